@@ -1,0 +1,1 @@
+"""Ways to run Backcast: local processes, containers."""

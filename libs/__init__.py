@@ -1,0 +1,1 @@
+"""Libraries shared by the services; they never import a service."""

@@ -1,0 +1,121 @@
+"""The one error tree of Backcast.
+
+    BackcastError
+    ├── BadInputError            the caller's input is wrong; nothing was done
+    │   ├── NotFoundError        the named object does not exist
+    │   ├── ConflictError        the named object exists or is busy
+    │   └── ForbiddenError       the credentials do not allow this
+    ├── DamagedDataError         stored or received bytes are not what they must be
+    │   └── WrongKeyError        bytes cannot be opened with the key at hand
+    ├── UnavailableError         a server or peer does not answer; trying again may help
+    │   └── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
+    ├── SourceError              a protected volume cannot be read as it should
+    ├── ConfigurationError       settings are wrong; the process must not start
+    └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
+
+Every class has a stable ``code`` (for programs: REST problems, JSON output, exit codes) and says whether
+trying again unchanged may help (``retriable``). The message is for people and says what failed, which
+object, what was expected, what was found and what to do; it never contains a secret.
+"""
+
+from typing import ClassVar
+
+
+class BackcastError(Exception):
+    """Root of all errors that Backcast raises on purpose."""
+
+    #: Stable machine-readable name; never changes once released.
+    code: ClassVar[str] = "error"
+    #: Whether the same request, unchanged, may succeed later.
+    retriable: ClassVar[bool] = False
+    #: HTTP status of the problem document that reports this error.
+    http_status: ClassVar[int] = 500
+    #: Exit status of the command that ends with this error.
+    exit_code: ClassVar[int] = 1
+
+
+class BadInputError(BackcastError):
+    """The caller's input is wrong; nothing was done."""
+
+    code = "bad-input"
+    http_status = 422
+    exit_code = 2
+
+
+class NotFoundError(BadInputError):
+    """The named object does not exist in this tenant."""
+
+    code = "not-found"
+    http_status = 404
+    exit_code = 3
+
+
+class ConflictError(BadInputError):
+    """The named object already exists, or another operation holds it."""
+
+    code = "conflict"
+    retriable = True
+    http_status = 409
+    exit_code = 4
+
+
+class ForbiddenError(BadInputError):
+    """The credentials are missing, unknown, or do not allow this."""
+
+    code = "forbidden"
+    http_status = 403
+    exit_code = 5
+
+
+class DamagedDataError(BackcastError):
+    """Stored or received bytes are not what they must be; they are never returned as data."""
+
+    code = "damaged-data"
+    http_status = 502
+    exit_code = 6
+
+
+class WrongKeyError(DamagedDataError):
+    """Bytes cannot be opened with the key at hand: wrong key file, or tampered bytes."""
+
+    code = "wrong-key"
+    exit_code = 7
+
+
+class UnavailableError(BackcastError):
+    """A server or peer does not answer, or answers that it cannot serve now."""
+
+    code = "unavailable"
+    retriable = True
+    http_status = 503
+    exit_code = 8
+
+
+class OutOfSpaceError(UnavailableError):
+    """A disk, bucket or quota is full."""
+
+    code = "out-of-space"
+    http_status = 507
+    exit_code = 9
+
+
+class SourceError(BackcastError):
+    """A protected volume cannot be read as it should: missing, unreadable, special, shrinking."""
+
+    code = "source"
+    http_status = 422
+    exit_code = 10
+
+
+class ConfigurationError(BackcastError):
+    """Settings are missing, unknown or contradictory; the process must not start."""
+
+    code = "configuration"
+    exit_code = 11
+
+
+class InvariantViolation(BackcastError):  # noqa: N818 -- a broken rule of the design, not an ordinary error
+    """A rule of the design is broken; the process stops rather than repair quietly."""
+
+    code = "invariant-violation"
+    exit_code = 12

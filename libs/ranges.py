@@ -1,0 +1,96 @@
+"""Half-open byte ranges and runs of chunk indexes: the only way public functions speak of extents."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from libs.errors import BadInputError
+
+_RUN = struct.Struct("<QI")
+#: Bytes of one packed run: first chunk index (u64), count (u32).
+RUN_SIZE_BYTES = _RUN.size
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """Bytes ``start`` up to, not including, ``end``.
+
+    Raises:
+        BadInputError: the range is negative or ends before it starts.
+    """
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise BadInputError(
+                f"byte range {self.start}-{self.end}: expected 0 <= start <= end"
+            )
+
+    @property
+    def length(self) -> int:
+        """Number of bytes in the range."""
+        return self.end - self.start
+
+    @staticmethod
+    def at(offset: int, length: int) -> "ByteRange":
+        """The range of ``length`` bytes that starts at ``offset``."""
+        return ByteRange(offset, offset + length)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ChunkRun:
+    """``count`` consecutive chunk indexes from ``first``; count is at least 1."""
+
+    first: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """The index after the last one of the run."""
+        return self.first + self.count
+
+
+def pack_runs(runs: Iterable[ChunkRun]) -> bytes:
+    """Runs as one bytes column, 12 bytes each: the form that events carry (a column costs 1/200 of dicts)."""
+    return b"".join(_RUN.pack(run.first, run.count) for run in runs)
+
+
+def unpack_runs(column: bytes, chunk_count_max: int) -> list[ChunkRun]:
+    """Read a column written by `pack_runs`.
+
+    Args:
+        column: the packed runs; its length must be a multiple of 12 bytes.
+        chunk_count_max: number of chunks that a volume of this size has; runs must lie below it.
+
+    Raises:
+        BadInputError: wrong length, an empty run, a run beyond the volume, or runs that do not ascend.
+    """
+    if len(column) % RUN_SIZE_BYTES:
+        raise BadInputError(
+            f"run column of {len(column)} bytes: expected a multiple of {RUN_SIZE_BYTES}"
+        )
+    runs = [ChunkRun(first, count) for first, count in _RUN.iter_unpack(column)]
+    before = 0
+    for run in runs:
+        if run.count == 0 or run.first < before or run.end > chunk_count_max:
+            raise BadInputError(
+                f"run of {run.count} chunks at {run.first}: expected at least one chunk, ascending runs, "
+                f"and an end at or below {chunk_count_max}"
+            )
+        before = run.end
+    return runs
+
+
+def runs_of(indexes: Iterable[int]) -> Iterator[ChunkRun]:
+    """Join ascending chunk indexes into runs."""
+    first = end = -1
+    for index in indexes:
+        if index != end:
+            if first >= 0:
+                yield ChunkRun(first, end - first)
+            first = index
+        end = index + 1
+    if first >= 0:
+        yield ChunkRun(first, end - first)
