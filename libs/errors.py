@@ -5,6 +5,7 @@
     │   ├── NotFoundError        the named object does not exist
     │   ├── ConflictError        the named object exists or is busy
     │   └── ForbiddenError       the credentials do not allow this
+    │       └── UnauthenticatedError   there are no credentials, or unknown ones
     ├── DamagedDataError         stored or received bytes are not what they must be
     │   └── WrongKeyError        bytes cannot be opened with the key at hand
     ├── UnavailableError         a server or peer does not answer; trying again may help
@@ -60,11 +61,18 @@ class ConflictError(BadInputError):
 
 
 class ForbiddenError(BadInputError):
-    """The credentials are missing, unknown, or do not allow this."""
+    """The credentials do not allow this."""
 
     code = "forbidden"
     http_status = 403
     exit_code = 5
+
+
+class UnauthenticatedError(ForbiddenError):
+    """The credentials are missing or unknown."""
+
+    code = "unauthenticated"
+    http_status = 401
 
 
 class DamagedDataError(BackcastError):
