@@ -1,0 +1,120 @@
+"""Settings that services share: how to listen and log, how to reach Postgres, Kafka and S3.
+
+A service's settings inherit `ServiceSettings` and hold the groups as fields:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(ServiceSettings):
+        postgres: PostgresSettings
+        kek: Secret
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from libs.runtime.settings import Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What every service has: a log, and an HTTP listener for its API, health and metrics."""
+
+    #: Least severe level that is logged.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    #: Address and port of the HTTP listener; port 0 takes a free one.
+    listen: str = "127.0.0.1:0"
+    #: Certificate chain in PEM; with it the listener speaks TLS only.
+    tls_certificate_file: Path | None = None
+    #: Private key of the certificate in PEM.
+    tls_key_file: Path | None = None
+    #: Requests that are worked on at the same time; more wait.
+    request_thread_count_max: int = 32
+    #: Longest request body that is read.
+    request_body_size_bytes_max: int = 1_048_576
+    #: Time that requests in flight get to finish when the process is asked to stop.
+    stop_timeout_seconds: int = 10
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            ValueError: certificate without key or key without certificate, or no thread at all.
+        """
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERTIFICATE_FILE and TLS_KEY_FILE must be set together")
+        if self.request_thread_count_max == 0:
+            raise ValueError("REQUEST_THREAD_COUNT_MAX must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresSettings:
+    """How to reach the catalog."""
+
+    #: File with the libpq connection string or URL; it may hold a password.
+    dsn: Secret
+    #: Connections kept at most.
+    pool_size_max: int = 8
+    #: The server cancels a statement that takes longer.
+    statement_timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaSettings:
+    """How to reach the brokers."""
+
+    #: Addresses of some brokers, host:port separated by commas.
+    bootstrap: str
+    #: PLAINTEXT only on loopback or inside an encrypted network.
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    #: How the user is proved with the SASL protocols.
+    sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+    #: User with the SASL protocols.
+    sasl_username: str | None = None
+    #: File with the user's password with the SASL protocols.
+    sasl_password: Secret | None = None
+    #: Certificate authorities in PEM that sign the brokers; the system's if not set.
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            ValueError: a SASL protocol without user or password.
+        """
+        with_user = self.security_protocol.startswith("SASL")
+        if with_user and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError(
+                f"KAFKA_SECURITY_PROTOCOL {self.security_protocol} needs KAFKA_SASL_USERNAME and "
+                f"KAFKA_SASL_PASSWORD_FILE"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Settings:
+    """How to reach the object store."""
+
+    #: URL of the S3 server, such as https://s3.example.net:9000.
+    endpoint: str
+    #: Bucket that holds the repository.
+    bucket: str
+    #: Region that requests are signed for.
+    region: str = "us-east-1"
+    #: File with the access key.
+    access_key: Secret
+    #: File with the secret key.
+    secret_key: Secret
+    #: Certificate authorities in PEM that sign the server; the system's if not set.
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the endpoint.
+
+        Raises:
+            ValueError: not the URL of a server.
+        """
+        url = urlsplit(self.endpoint)
+        if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/"):
+            raise ValueError(
+                f"S3_ENDPOINT {self.endpoint!r}: expected http://HOST:PORT or https://HOST:PORT"
+            )
