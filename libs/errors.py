@@ -7,16 +7,20 @@
     │   └── ForbiddenError       the credentials do not allow this
     │       └── UnauthenticatedError   there are no credentials, or unknown ones
     ├── DamagedDataError         stored or received bytes are not what they must be
-    │   └── WrongKeyError        bytes cannot be opened with the key at hand
+    │   ├── WrongKeyError        bytes cannot be opened with the key at hand
+    │   └── BadEventError        a record is not an event that can be applied
+    │       ├── UnknownEventError    its type or version is unknown
+    │       ├── MalformedEventError  its headers or value are not what an event is written as
+    │       └── OversizedEventError  it is larger than any event may be
     ├── UnavailableError         a server or peer does not answer; trying again may help
     │   └── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
     ├── SourceError              a protected volume cannot be read as it should
     ├── ConfigurationError       settings are wrong; the process must not start
     └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
 
-Every class has a stable ``code`` (for programs: REST problems, JSON output, exit codes) and says whether
-trying again unchanged may help (``retriable``). The message is for people and says what failed, which
-object, what was expected, what was found and what to do; it never contains a secret.
+Every class has a stable ``code`` (for programs: REST problems, JSON output, exit codes) and says
+whether trying again unchanged may help (``retriable``). The message is for people and says what
+failed, which object, what was expected, what was found and what to do; it never contains a secret.
 """
 
 from typing import ClassVar
@@ -88,6 +92,30 @@ class WrongKeyError(DamagedDataError):
 
     code = "wrong-key"
     exit_code = 7
+
+
+class BadEventError(DamagedDataError):
+    """A record is not an event that can be applied: counted, reported, never skipped in silence."""
+
+    code = "bad-event"
+
+
+class UnknownEventError(BadEventError):
+    """The type or version of an event is unknown: its writer is newer, or foreign."""
+
+    code = "unknown-event"
+
+
+class MalformedEventError(BadEventError):
+    """Headers or value of a record are not what an event is written as."""
+
+    code = "malformed-event"
+
+
+class OversizedEventError(BadEventError):
+    """An event is larger than any event may be."""
+
+    code = "oversized-event"
 
 
 class UnavailableError(BackcastError):

@@ -1,4 +1,4 @@
-"""Half-open byte ranges and runs of chunk indexes: the only way public functions speak of extents."""
+"""Half-open byte ranges and runs of chunk indexes: how public functions speak of extents."""
 
 import struct
 from collections.abc import Iterable, Iterator
@@ -24,9 +24,7 @@ class ByteRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end:
-            raise BadInputError(
-                f"byte range {self.start}-{self.end}: expected 0 <= start <= end"
-            )
+            raise BadInputError(f"byte range {self.start}-{self.end}: expected 0 <= start <= end")
 
     @property
     def length(self) -> int:
@@ -53,7 +51,10 @@ class ChunkRun:
 
 
 def pack_runs(runs: Iterable[ChunkRun]) -> bytes:
-    """Runs as one bytes column, 12 bytes each: the form that events carry (a column costs 1/200 of dicts)."""
+    """Runs as one bytes column, 12 bytes each: the form that events carry.
+
+    A column costs 1/200 of a list of dicts to encode.
+    """
     return b"".join(_RUN.pack(run.first, run.count) for run in runs)
 
 
@@ -65,22 +66,30 @@ def unpack_runs(column: bytes, chunk_count_max: int) -> list[ChunkRun]:
         chunk_count_max: number of chunks that a volume of this size has; runs must lie below it.
 
     Raises:
-        BadInputError: wrong length, an empty run, a run beyond the volume, or runs that do not ascend.
+        BadInputError: wrong length, an empty run, a run beyond the volume, or runs that do not
+            ascend.
     """
-    if len(column) % RUN_SIZE_BYTES:
-        raise BadInputError(
-            f"run column of {len(column)} bytes: expected a multiple of {RUN_SIZE_BYTES}"
-        )
+    _check_whole_runs(column)
     runs = [ChunkRun(first, count) for first, count in _RUN.iter_unpack(column)]
     before = 0
     for run in runs:
         if run.count == 0 or run.first < before or run.end > chunk_count_max:
             raise BadInputError(
-                f"run of {run.count} chunks at {run.first}: expected at least one chunk, ascending runs, "
-                f"and an end at or below {chunk_count_max}"
+                f"run of {run.count} chunks at {run.first}: expected at least one chunk, ascending "
+                f"runs, and an end at or below {chunk_count_max}"
             )
         before = run.end
     return runs
+
+
+def count_chunks(column: bytes) -> int:
+    """Number of chunks that a column written by `pack_runs` names, wherever they lie.
+
+    Raises:
+        BadInputError: the column is not made of whole runs.
+    """
+    _check_whole_runs(column)
+    return sum(count for _first, count in _RUN.iter_unpack(column))
 
 
 def runs_of(indexes: Iterable[int]) -> Iterator[ChunkRun]:
@@ -94,3 +103,10 @@ def runs_of(indexes: Iterable[int]) -> Iterator[ChunkRun]:
         end = index + 1
     if first >= 0:
         yield ChunkRun(first, end - first)
+
+
+def _check_whole_runs(column: bytes) -> None:
+    if len(column) % RUN_SIZE_BYTES:
+        raise BadInputError(
+            f"run column of {len(column)} bytes: expected a multiple of {RUN_SIZE_BYTES}"
+        )

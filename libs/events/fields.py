@@ -1,0 +1,27 @@
+"""Types of event fields: the bounds that the codec enforces when it writes and when it reads."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+#: Bytes of a BLAKE3 digest: chunk ids, map roots, batch digests.
+DIGEST_SIZE_BYTES = 32
+#: Longest message that an event carries, in characters; who writes one cuts it.
+MESSAGE_LENGTH_MAX = 2000
+
+#: Number of things or bytes; fits the signed 64-bit integers of every consumer.
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: Elapsed time; never negative. Infinity and NaN are no durations either.
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Digest = Annotated[bytes, Meta(min_length=DIGEST_SIZE_BYTES, max_length=DIGEST_SIZE_BYTES)]
+#: A name that a person typed; `libs.ids.check_name` has the exact rule.
+Name = Annotated[str, Meta(min_length=1, max_length=63)]
+#: A stable word for programs, such as the code of an error.
+Code = Annotated[str, Meta(min_length=1, max_length=63)]
+#: Text for people.
+Message = Annotated[str, Meta(max_length=MESSAGE_LENGTH_MAX)]
+ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+#: How sure the cut is: ``frozen`` = read from a frozen view; ``quiet`` = the source did not change
+#: while it was read; ``fuzzy`` = it did.
+Consistency = Literal["frozen", "quiet", "fuzzy"]
