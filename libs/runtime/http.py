@@ -67,7 +67,6 @@ def create_app(
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
-        max_body_size=settings.request_body_size_bytes_max,
         responses={"default": {"model": problems.Problem, "description": "Problem (RFC 9457)"}},
         exception_handlers={
             BackcastError: problems.on_backcast_error,
@@ -139,10 +138,7 @@ class RequestGuard:
             await send(message)
 
         try:
-            if self._too_long(scope):
-                await self._refuse(scope, receive, send_and_note)
-            else:
-                await self._app(scope, receive, send_and_note)
+            await self._app(scope, self._bounded(scope, receive), send_and_note)
         except Exception as err:
             problem = problems.unexpected_problem(f"{scope['method']} {scope['path']}", err)
             if status:
@@ -153,17 +149,24 @@ class RequestGuard:
             seconds = time.perf_counter() - begun
             self._seconds.labels(_method(scope), route, str(status)).observe(seconds)
 
-    def _too_long(self, scope: Scope) -> bool:
-        """By the declared length; the application counts a body that declares none."""
-        declared = Headers(scope=scope).get("content-length", "0")
-        return declared.isdecimal() and int(declared) > self._body_size_bytes_max
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """``receive`` that refuses a body once its declared or received length is too long."""
+        declared = Headers(scope=scope).get("content-length", "")
+        expected = int(declared) if declared.isdecimal() else 0
+        received = 0
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = problems.status_problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"request body: expected at most {self._body_size_bytes_max} bytes",
-        )
-        await problem.response({"Connection": "close"})(scope, receive, send)
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive() if expected <= self._body_size_bytes_max else {}
+            received += len(message.get("body", b""))
+            if max(expected, received) > self._body_size_bytes_max:
+                raise HTTPException(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    f"request body: expected at most {self._body_size_bytes_max} bytes",
+                )
+            return message
+
+        return receive_bounded
 
 
 def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegistry) -> None:

@@ -1,0 +1,81 @@
+import threading
+
+from prometheus_client import generate_latest
+
+from libs.errors import UnavailableError
+from libs.runtime.health import Check, Health
+from libs.runtime.metrics import new_registry, peak_resident_bytes
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def _named(checks: list[Check], name: str) -> Check:
+    (found,) = (check for check in checks if check.name == name)
+    return found
+
+
+def test_a_loop_is_alive_until_its_deadline_passes_without_progress() -> None:
+    clock = Clock()
+    health = Health(clock)
+    loop = health.loop("relay", deadline_seconds=30)
+    clock.seconds += 30
+    assert _named(health.alive(), "relay").ok
+    clock.seconds += 0.1
+    assert not _named(health.alive(), "relay").ok
+    loop.progressed()
+    assert _named(health.alive(), "relay").ok
+
+
+def test_a_process_is_not_ready_before_it_started() -> None:
+    health = Health()
+    assert not all(check.ok for check in health.ready())
+    health.started()
+    assert all(check.ok for check in health.ready())
+
+
+def test_a_dependency_that_fails_makes_the_process_unready_but_not_dead() -> None:
+    clock, working = Clock(), threading.Event()
+
+    def probe() -> None:
+        if not working.is_set():
+            raise UnavailableError("postgres: refused")
+
+    health = Health(clock)
+    health.depend_on("postgres", probe)
+    health.started()
+    assert health.alive() == []
+    failed = _named(health.ready(), "postgres")
+    assert (failed.ok, failed.last_ok_seconds_ago) == (False, None)
+    assert failed.detail == "unavailable: postgres: refused"
+    working.set()
+    clock.seconds += 1
+    assert _named(health.ready(), "postgres").ok
+
+
+def test_probes_are_not_repeated_within_a_second() -> None:
+    clock, calls = Clock(), []
+    health = Health(clock)
+    health.depend_on("s3", lambda: calls.append(clock.seconds))
+    for _ in range(5):
+        health.ready()
+    clock.seconds += 1
+    health.ready()
+    assert calls == [100.0, 101.0]
+
+
+def test_the_peak_of_memory_never_sinks_and_is_exported() -> None:
+    block = bytearray(b"x") * (64 << 20)
+    held = peak_resident_bytes()
+    assert held > len(block)
+    del block
+    # The kernel adds up counters of each CPU that lag by some pages.
+    assert peak_resident_bytes() > held - (2 << 20)
+    text = generate_latest(new_registry()).decode()
+    assert "process_resident_memory_peak_bytes" in text
+    assert "process_cpu_seconds_total" in text
