@@ -62,7 +62,7 @@ def unexpected_problem(request: str, error: Exception) -> Problem:
 
 async def on_backcast_error(request: Request, error: Exception) -> Response:
     """Handler of errors that were raised on purpose."""
-    assert isinstance(error, BackcastError)  # noqa: S101 -- registered for this class only
+    assert isinstance(error, BackcastError)
     problem = problem_of(error)
     level = logging.ERROR if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG
     log.log(
@@ -76,7 +76,7 @@ async def on_backcast_error(request: Request, error: Exception) -> Response:
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
     """Handler of malformed parameters and bodies. The input itself is not repeated."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for this class only
+    assert isinstance(error, RequestValidationError)
     detail = "; ".join(
         f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
     )
@@ -85,7 +85,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Handler of what the framework refuses: unknown paths, methods, bodies that are too long."""
-    assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class only
+    assert isinstance(error, HTTPException)
     problem = status_problem(error.status_code, str(error.detail))
     return problem.response(dict(error.headers) if error.headers else None)
 

@@ -1,0 +1,73 @@
+# Everything a person does with this repository. Each target sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+#: More arguments for the tool behind a target: make test ARGS="-k settings -x"
+ARGS ?=
+#: Fixed, so that every machine resolves and installs alike.
+UV_VERSION := 0.13.9
+READY := .venv/.ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check bench up down docs format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/backcast
+
+demo: $(READY) ## protect, change, lose and restore a real file-system image (3 minutes)
+	$(BIN)/python -m deploy.demo $(ARGS)
+
+test: $(READY) ## all tests, on real servers (10 minutes)
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated docs, manifests (2 minutes)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy libs services deploy bench docs/generate.py
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/tidy tests/unit
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m k8s.validate
+
+bench: $(READY) ## compare with the bare data path and with other backup programs
+	$(BIN)/python -m bench run $(ARGS)
+
+up: $(READY) ## start servers and services on this machine
+	$(BIN)/backcast dev up $(ARGS)
+
+down: $(READY) ## stop them; data stays
+	$(BIN)/backcast dev down $(ARGS)
+
+docs: $(READY) ## write docs/reference from the code
+	$(BIN)/python -m docs.generate
+
+format: $(READY) ## rewrite the code in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the targets above made here; data of `make up` stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then run=; else run="sudo -n"; fi; \
+	  $$run true 2>/dev/null && command -v apt-get >/dev/null || \
+	    { echo "the venv module is missing: apt-get install python3-venv (as root)" >&2; exit 1; }; \
+	  echo "installing python3-venv"; \
+	  $$run apt-get -qq update; $$run apt-get -qq install -y python3-venv; \
+	fi
+	@echo "setting up .venv (a minute or two the first time)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q "uv==$(UV_VERSION)"
+	@$(BIN)/uv sync --quiet --frozen --inexact --extra local
+	@touch $@

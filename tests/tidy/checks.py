@@ -1,0 +1,79 @@
+"""What our style asks of every Python file and no tool checks: pure functions of a text."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+
+FILE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 60
+
+#: Written in halves, or this file would break its own rule.
+_UNFINISHED = re.compile(rf"\b({'TO' + 'DO'}|{'FIX' + 'ME'}|{'X' + 'XX'})\b")
+_NOUNLESS = re.compile(r"(^|_)(utils?|common|helpers?|managers?|misc|stuff)(_|$)")
+_SUPPRESSION = re.compile(r"#\s*(noqa|type:\s*ignore)(.*)")
+_WITH_CODE_AND_REASON = {
+    "noqa": re.compile(r"\s*:\s*[A-Z]+[0-9]+(\s*,\s*[A-Z]+[0-9]+)*\s+(--|#)\s*\S"),
+    "type: ignore": re.compile(r"\[[a-z-]+(\s*,\s*[a-z-]+)*\]\s*#\s*\S"),
+}
+
+
+def long_file(path: str, text: str) -> Iterator[str]:
+    """A file that has outgrown what a reader holds in mind."""
+    lines = text.count("\n")
+    if lines > FILE_LINES_MAX:
+        yield f"{path}: {lines} lines, at most {FILE_LINES_MAX}"
+
+
+def long_functions(path: str, text: str) -> Iterator[str]:
+    """Functions that do not fit on a screen."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                yield f"{path}:{node.lineno}: {node.name} has {lines} lines, at most 60"
+
+
+def logic_in_init(path: str, text: str) -> Iterator[str]:
+    """Anything but a docstring, imports and __all__: the door is not the house."""
+    if not path.endswith("__init__.py"):
+        return
+    for node in ast.parse(text).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        exported = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if not (docstring or exported or isinstance(node, ast.Import | ast.ImportFrom)):
+            yield f"{path}:{node.lineno}: logic in __init__"
+
+
+def bare_suppressions(path: str, text: str) -> Iterator[str]:
+    """A silenced check without its code, or without the reason why it is wrong here."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        for found in _SUPPRESSION.finditer(token.string):
+            kind = "noqa" if found[1] == "noqa" else "type: ignore"
+            if not _WITH_CODE_AND_REASON[kind].match(found[2]):
+                yield f"{path}:{token.start[0]}: {found[0]!r} lacks its code or its reason"
+
+
+def unfinished(path: str, text: str) -> Iterator[str]:
+    """Marks of work left for later."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := _UNFINISHED.search(line):
+            yield f"{path}:{number}: {found[0]}"
+
+
+def nounless_names(path: str, text: str) -> Iterator[str]:
+    """Files and classes whose name says that the noun is missing."""
+    for part in path.removesuffix(".py").split("/"):
+        if _NOUNLESS.search(part):
+            yield f"{path}: {part!r} is no noun of the glossary"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name).lower()
+            if _NOUNLESS.search(snake):
+                yield f"{path}:{node.lineno}: {node.name!r} is no noun of the glossary"
+
+
+ALL = (long_file, long_functions, logic_in_init, bare_suppressions, unfinished, nounless_names)
