@@ -73,7 +73,7 @@ TENANT_SIZE_BYTES_MAX = 63
 
 
 def place_of(frame_number: int, position: int) -> int:
-    """Where an item lies in its pack, as one int4: frame number << 20 | offset in the plain frame."""
+    """Where an item lies in a pack, as one int4: frame number << 20 | offset in the plain frame."""
     return frame_number << 20 | position
 
 

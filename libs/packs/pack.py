@@ -57,11 +57,11 @@ class PackBuilder:
     ::
 
         slot = builder.reserve(frame, items)
-        if slot is None:                         # full: close it and go on with a new builder
-            if builder.close(): put(builder)     # no frame is being filled any more
-        elif builder.fill(slot, frame):          # another thread closed it meanwhile; this was the
-        last frame
-            put(builder)
+        if slot is None:                      # full: close it and go on with a new builder
+            if builder.close():               # no thread is filling a frame any more
+                put(builder.finish())
+        elif builder.fill(slot, frame):       # closed meanwhile, and this was the last frame
+            put(builder.finish())
 
     Of all calls of `close` and `fill`, exactly one returns True, and that caller calls `finish`. If
     a thread dies between `reserve` and `fill`, none does: the pack is lost with the attempt, and

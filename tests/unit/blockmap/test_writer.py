@@ -1,0 +1,177 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.blockmap.tree import MapRoot, span_chunks
+from libs.blockmap.writer import MapWriter
+from libs.errors import BadInputError
+from tests.unit.blockmap.map_history import HASHER, Clear, History, Put, Snapshot
+
+LEAF = span_chunks(0)
+SIZES = (
+    0,
+    1,
+    LEAF - 1,
+    LEAF,
+    LEAF + 1,
+    3000,
+    span_chunks(1),
+    span_chunks(1) + 700,
+    span_chunks(2) + 3,
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    size = draw(st.sampled_from(SIZES))
+    settle = draw(st.booleans())
+    changes = [draw(_change(size)) for _ in range(draw(st.integers(0, 6)) if size else 0)]
+    if settle:
+        changes.sort(key=lambda change: change.first)
+    return Snapshot(size, draw(st.booleans()), tuple(changes), settle)
+
+
+@st.composite
+def _change(draw: st.DrawFn, size: int) -> Put | Clear:
+    # Positions near the seams of leaves and of higher nodes, where mistakes live.
+    seam = draw(st.sampled_from([at for at in (0, *SIZES, 2 * LEAF, 5 * LEAF) if at < size]))
+    first = min(size - 1, max(0, seam + draw(st.integers(-3, 3))))
+    if draw(st.booleans()):
+        return Put(
+            first, min(size - first, draw(st.sampled_from((1, 5, 600)))), draw(st.integers(0, 3))
+        )
+    count = draw(st.sampled_from((1, LEAF - 1, LEAF, 2 * LEAF + 7, span_chunks(1), span_chunks(3))))
+    return Clear(first, min(size - first, count))
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=4))
+def test_any_history_reads_back_and_counts_what_left_and_entered(steps: list[Snapshot]) -> None:
+    history = History()
+    for step in steps:
+        history.play(step)
+
+
+def filled(size: int, *changes: Put | Clear, complete: bool = False) -> Snapshot:
+    return Snapshot(size, complete, changes, settle=False)
+
+
+def test_unchanged_snapshot_shares_the_root_and_reads_nothing() -> None:
+    history = History()
+    history.play(filled(10 * LEAF, Put(0, 5000, 1)))
+
+    def fetch(node_id: bytes) -> bytes:
+        pytest.fail(f"fetched {node_id.hex()}")
+
+    writer = MapWriter(
+        HASHER,
+        base=history.root,
+        base_size_chunks=10 * LEAF,
+        size_chunks=10 * LEAF,
+        fetch=fetch,
+        emit=lambda *_: pytest.fail("emitted"),
+        changed=lambda _: pytest.fail("changed"),
+        complete=False,
+    )
+    assert writer.finish() == history.root
+
+
+def test_complete_capture_of_equal_content_emits_nothing() -> None:
+    history = History()
+    content = Put(3, 5000, 1)
+    history.play(filled(10 * LEAF, content))
+    assert history.play(filled(10 * LEAF, content, complete=True)) == []
+
+
+def test_one_changed_chunk_emits_one_node_per_level() -> None:
+    history = History()
+    history.play(filled(span_chunks(1), Put(0, 40 * LEAF, 1)))
+    assert len(history.play(filled(span_chunks(1), Put(7777, 1, 2)))) == 2
+
+
+def test_shrunk_then_grown_volume_shows_zeros_where_old_data_was() -> None:
+    history = History()
+    history.play(filled(span_chunks(1) + 700, Put(0, 3000, 1), Put(span_chunks(1), 600, 2)))
+    history.play(filled(1000))
+    history.play(filled(span_chunks(1) + 700))
+    assert sorted(history.chunks) == list(range(1000))
+
+
+def test_clearing_a_huge_empty_range_costs_nothing() -> None:
+    history = History()
+    history.play(filled(span_chunks(4), Put(5, 1, 1)))
+    history.play(filled(span_chunks(4), Clear(6, span_chunks(4) - 6)))
+    assert list(history.chunks) == [5]
+
+
+def test_settled_leaves_are_emitted_before_the_end_and_forgotten() -> None:
+    emitted: list[bytes] = []
+    writer = MapWriter(
+        HASHER,
+        base=None,
+        base_size_chunks=0,
+        size_chunks=span_chunks(2),
+        fetch=lambda _: b"",
+        emit=lambda node_id, _: emitted.append(node_id),
+        changed=lambda _: None,
+        complete=True,
+    )
+    for leaf in range(2 * LEAF):
+        writer.put(leaf * LEAF, bytes(1), b"c" * 32)
+        writer.settle_below((leaf + 1) * LEAF)
+        assert len(emitted) == leaf + 1 + (leaf + 1) // LEAF
+    assert sum(map(len, writer._pending)) <= 1 + 2
+
+
+def test_changes_below_the_watermark_or_beyond_the_end_are_refused() -> None:
+    writer = _empty_writer(2 * LEAF)
+    writer.settle_below(100)
+    for refused in (99, 2 * LEAF):
+        with pytest.raises(BadInputError, match="settled"):
+            writer.put(refused, bytes(1), bytes(32))
+        with pytest.raises(BadInputError, match="settled"):
+            writer.clear(refused, 1)
+    with pytest.raises(BadInputError, match="bytes of chunk ids"):
+        writer.put(100, bytes(2), bytes(32))
+
+
+def test_empty_map_has_no_root() -> None:
+    assert _empty_writer(0).finish() == MapRoot(None, 0)
+    assert _empty_writer(span_chunks(2)).finish() == MapRoot(None, 2)
+
+
+class ForgetsWhatLeft(MapWriter):
+    """Planted: references of a removed subtree would never be given back."""
+
+    def _leave(self, subtree: MapRoot) -> None:
+        pass
+
+
+class KeepsWhatWasCutOff(MapWriter):
+    """Planted: protocol scenario 20, old data shows through after shrinking and growing."""
+
+    def _clear(self, level: int, no: int, first: int, end: int) -> None:
+        if first >= self._size_chunks:
+            return
+        super()._clear(level, no, first, end)
+
+
+@pytest.mark.parametrize("planted", [ForgetsWhatLeft, KeepsWhatWasCutOff])
+def test_harness_finds_planted_bugs(planted: type[MapWriter]) -> None:
+    history = History(planted)
+    history.play(filled(10 * LEAF, Put(0, 3000, 1)))
+    with pytest.raises(AssertionError):
+        history.play(filled(1000))
+
+
+def _empty_writer(size_chunks: int) -> MapWriter:
+    return MapWriter(
+        HASHER,
+        base=None,
+        base_size_chunks=0,
+        size_chunks=size_chunks,
+        fetch=lambda _: b"",
+        emit=lambda *_: None,
+        changed=lambda _: None,
+        complete=False,
+    )
