@@ -8,16 +8,14 @@ from typing import Any, cast
 
 import msgspec
 
-from libs.errors import (
-    BadEventError,
-    BadInputError,
-    MalformedEventError,
-    OversizedEventError,
-)
+from libs.errors import BadInputError, MalformedEventError, OversizedEventError
 from libs.events.registry import REGISTRY, Event, Registry
 
 #: Largest encoded event. Payload never travels in events; Kafka carries up to 512 KiB with headers.
 EVENT_SIZE_BYTES_MAX = 256 * 1024
+
+#: What decoding raises for bytes that are no such event; the last comes from a class's own checks.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadInputError)
 
 
 class Codec:
@@ -42,11 +40,14 @@ class Codec:
             OversizedEventError: the value is larger than `EVENT_SIZE_BYTES_MAX`.
         """
         name, _version = self._registry.wire_of(type(event))
-        value = self._encoder.encode(event)
+        try:
+            value = self._encoder.encode(event)
+        except (TypeError, ValueError, OverflowError) as err:
+            raise BadInputError(f"event {name}: {err}; it was not written") from err
         _check_size(name, value)
         try:
             self._decode_newest(name, value)
-        except BadEventError as err:
+        except MalformedEventError as err:
             raise BadInputError(f"{err}; it was not written") from err
         return value
 
@@ -68,7 +69,7 @@ class Codec:
     def _decode_newest(self, name: str, value: bytes) -> object:
         try:
             event = self._decoders[name].decode(value)
-        except (msgspec.DecodeError, BadInputError, RecursionError) as err:
+        except _UNREADABLE as err:
             raise MalformedEventError(f"event {name}: {err}") from err
         self._check_canonical(name, event, value)
         return event
@@ -76,7 +77,7 @@ class Codec:
     def _decode_fields(self, name: str, value: bytes) -> dict[str, Any]:
         try:
             fields = msgspec.msgpack.decode(value, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as err:
+        except _UNREADABLE as err:
             raise MalformedEventError(f"event {name}: {err}") from err
         self._check_canonical(name, fields, value)
         return fields
