@@ -64,6 +64,8 @@ class Variable:
     kind: Any
     #: Value when the variable is not set; `dataclasses.MISSING` if it must be set.
     default: Any
+    #: Whether the default is made anew by each process (``default_factory``), such as a host name.
+    computed: bool
 
     @property
     def required(self) -> bool:
@@ -145,10 +147,11 @@ def _variables(cls: type, prefix: str, path: tuple[str, ...]) -> Iterator[Variab
         if dataclasses.is_dataclass(kind):
             yield from _variables(typing.cast("type", kind), f"{name}_", here)
             continue
-        default = field.default
+        default, computed = field.default, False
         if field.default_factory is not _MISSING:
-            default = field.default_factory()
-        yield Variable(f"{name}_FILE" if kind is Secret else name, here, cls, kind, default)
+            default, computed = field.default_factory(), True
+        name = f"{name}_FILE" if kind is Secret else name
+        yield Variable(name, here, cls, kind, default, computed)
 
 
 def _unknown(known: list[Variable], service: str, environ: Mapping[str, str]) -> Iterator[str]:
