@@ -1,0 +1,141 @@
+"""Everything of one home together: PostgreSQL, Kafka, the S3 server, then our services."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from deploy.local.home import BackcastHome
+from deploy.local.kafka import KafkaServer
+from deploy.local.lock import Progress
+from deploy.local.minio import MinioServer
+from deploy.local.postgres import PostgresServer
+from deploy.local.s3 import S3Choice, choose_s3, s3_server
+from deploy.local.server import LocalServer
+from deploy.local.services import BUCKET, LocalServices
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """What `LocalCluster.status` says of one process."""
+
+    name: str
+    #: None when it does not run.
+    pid: int | None
+    #: Whether it serves requests.
+    ready: bool
+    address: str
+    log: str
+
+
+class LocalCluster:
+    """The servers and services of ``home``.
+
+    Every method but `up` and `down` only looks. After `up` the servers can be asked for their
+    addresses and credentials: ``postgres.dsn``, ``kafka.bootstrap``, ``s3.endpoint``,
+    ``s3.access_key``, ``s3.secret_key``.
+    """
+
+    def __init__(self, home: BackcastHome) -> None:
+        self.home = home
+        self.postgres = PostgresServer(home)
+        self.kafka = KafkaServer(home)
+        self.s3 = s3_server(home)
+
+    def up(
+        self,
+        progress: Progress,
+        *,
+        s3: S3Choice = S3Choice.AUTO,
+        servers_only: bool = False,
+    ) -> None:
+        """Start what does not run, and return when everything answers.
+
+        Either all of it runs afterwards, or what this call started is stopped again. Running
+        processes are left alone, except services when a server had to move to another port.
+
+        Raises:
+            BackcastError: something cannot be got or started, or the home has another S3 server.
+        """
+        with self.home.lock(progress), ExitStack() as undo:
+            self.s3 = choose_s3(self.home, s3, progress)
+            self.postgres.prepare(progress)
+            self.kafka.prepare(progress)
+            if _replace_taken_ports(self.home, self._servers()):
+                _stop(self._services(), progress)
+            _start(self._servers(), undo, progress)
+            if not servers_only:
+                _replace_taken_ports(self.home, self._services())
+                self._local_services().initialize(progress)
+                _start(self._services(), undo, progress)
+            undo.pop_all()
+
+    def down(self, progress: Progress) -> None:
+        """Stop everything, services first. Data stay; nothing to do if nothing runs."""
+        if not self.home.exists:
+            return
+        with self.home.lock(progress):
+            _stop([*self._services()[::-1], *self._servers()], progress)
+
+    def status(self) -> list[ProcessStatus]:
+        """Every process, in the order in which they are started."""
+        return [
+            ProcessStatus(
+                name=server.name,
+                pid=(pid := server.process.pid),
+                ready=pid is not None and server.is_ready(),
+                address=server.address,
+                log=str(server.process.log_file),
+            )
+            for server in [*self._servers(), *self._services()]
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Addresses and credentials for the command and for other programs, as variables."""
+        console = {}
+        if isinstance(self.s3, MinioServer):
+            console = {"BACKCAST_S3_CONSOLE_URL": self.s3.console_url}
+        return {
+            "BACKCAST_HOME": str(self.home.folder),
+            "BACKCAST_URL": self.home.url,
+            "BACKCAST_TOKEN": self.home.secret("token"),
+            "BACKCAST_S3_ENDPOINT": self.s3.endpoint,
+            "BACKCAST_S3_BUCKET": BUCKET,
+            "BACKCAST_S3_ACCESS_KEY": self.s3.access_key,
+            "BACKCAST_S3_SECRET_KEY": self.s3.secret_key,
+            **console,
+            "BACKCAST_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "BACKCAST_POSTGRES_URL": self.postgres.dsn,
+        }
+
+    def _servers(self) -> list[LocalServer]:
+        # Kafka first: it takes longest, and the others start meanwhile.
+        return [self.kafka, self.s3, self.postgres]
+
+    def _services(self) -> Sequence[LocalServer]:
+        return self._local_services().processes()
+
+    def _local_services(self) -> LocalServices:
+        # Made anew each time: settings are made of addresses, which may have moved.
+        return LocalServices(self.home, self.postgres, self.kafka, self.s3)
+
+
+def _replace_taken_ports(home: BackcastHome, servers: Sequence[LocalServer]) -> bool:
+    stopped = [server for server in servers if server.process.pid is None]
+    return home.replace_taken_ports(name for server in stopped for name in server.port_names)
+
+
+def _start(servers: Sequence[LocalServer], undo: ExitStack, progress: Progress) -> None:
+    for server in servers:
+        if server.process.pid is None:
+            undo.callback(server.stop)
+            progress(f"starting {server.name}")
+            server.spawn()
+    for server in servers:
+        server.wait_ready()
+
+
+def _stop(servers: Sequence[LocalServer], progress: Progress) -> None:
+    for server in servers:
+        if server.process.pid is not None:
+            progress(f"stopping {server.name}")
+        server.stop()  # also when it was killed: it may have left something behind

@@ -1,0 +1,95 @@
+"""pytest fixtures: real servers once per run, an empty database and a new bucket name per test.
+
+A server that cannot start fails the test where ``CI=true``, and skips it with the reason elsewhere.
+"""
+
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from deploy.local.cluster import LocalCluster
+from deploy.local.home import BackcastHome
+from deploy.local.lock import Progress
+from deploy.local.s3 import S3Choice
+from deploy.local.seaweedfs import SeaweedServer
+from libs.errors import BackcastError
+
+__all__ = ["bucket", "database", "seaweedfs", "servers"]
+
+
+@pytest.fixture(scope="session")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[LocalCluster]:
+    """PostgreSQL, Kafka and MinIO: ``postgres.dsn``, ``kafka.bootstrap``, ``s3.endpoint``."""
+    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("servers"), tied=True))
+    progress = _unhidden(pytestconfig)
+    start_or_skip(lambda: cluster.up(progress, s3=S3Choice.MINIO, servers_only=True))
+    yield cluster
+    cluster.down(progress)
+    shutil.rmtree(cluster.home.folder / "data")  # logs stay, as long as pytest keeps them
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[SeaweedServer]:
+    """SeaweedFS: ``endpoint``, ``access_key``, ``secret_key``."""
+    server = SeaweedServer(BackcastHome(tmp_path_factory.mktemp("seaweedfs"), tied=True))
+
+    def start() -> None:
+        server.prepare(_unhidden(pytestconfig))
+        server.spawn()
+        server.wait_ready()
+
+    try:
+        start_or_skip(start)
+        yield server
+    finally:
+        server.process.stop(signal.SIGKILL)  # a clean stop takes 15 s, for data that nobody needs
+        server.stop()
+        shutil.rmtree(server.home.folder / "data")
+
+
+@pytest.fixture
+def database(servers: LocalCluster) -> Iterator[str]:
+    """The connection string of the superuser for an empty database, dropped after the test."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(servers.postgres.dsn, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"'.encode())
+    yield servers.postgres.dsn.rpartition("/")[0] + f"/{name}"
+    with psycopg.connect(servers.postgres.dsn, autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@pytest.fixture
+def bucket() -> str:
+    """A bucket name that nobody used; the bucket is not made."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+def start_or_skip(start: Callable[[], None]) -> None:
+    """Call ``start``; if a server cannot be had, fail in continuous integration, else skip."""
+    try:
+        start()
+    except BackcastError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+def _unhidden(config: pytest.Config) -> Progress:
+    """Progress to the terminal although pytest captures output: a build takes minutes."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+
+    def progress(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(line)
+
+    return progress

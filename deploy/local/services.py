@@ -1,0 +1,182 @@
+"""Our own services as local processes: what runs, with which settings, in which order.
+
+The two tables are the whole wiring of a workstation; ports, credentials and folders are the home's.
+"""
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local.home import LOOPBACK, BackcastHome
+from deploy.local.http_probe import answers
+from deploy.local.kafka import KafkaServer
+from deploy.local.lock import Progress
+from deploy.local.postgres import PostgresServer
+from deploy.local.process import outer_environ
+from deploy.local.s3 import S3Server
+from deploy.local.server import LocalServer
+from libs.errors import UnavailableError
+
+BUCKET = "backcast"
+_SOURCE = Path(__file__).parents[2]
+_INIT_SECONDS_MAX = 120
+#: Byte buffers of megabytes come and go all the time. By default each is mapped and unmapped, which
+#: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use.
+_LARGE_BUFFERS = {
+    "MALLOC_ARENA_MAX": "4",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    #: Also the name of its settings, port, log and catalog login.
+    name: str
+    #: What comes after ``python -m``.
+    module: str
+    #: Groups of settings, see `LocalServices._groups`.
+    uses: tuple[str, ...]
+    #: Environment that is not a setting.
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+_SERVICES = (
+    _Service("catalog", "services.catalog", ("postgres", "kafka", "s3", "kek")),
+    _Service("coordinator", "services.change_capture coordinator", ("postgres", "tokens")),
+    _Service(
+        "agent",
+        "services.change_capture agent",
+        ("kafka", "coordinator", "node"),
+        _LARGE_BUFFERS,
+    ),
+    _Service("chunker", "services.chunker", ("postgres", "kafka", "s3", "kek"), _LARGE_BUFFERS),
+    _Service(
+        "restore",
+        "services.restore",
+        ("postgres", "s3", "kek", "tokens", "coordinator"),
+        _LARGE_BUFFERS,
+    ),
+)
+#: Services that log in to the catalog; `init` makes a login for each.
+_LOGINS = tuple(service.name for service in _SERVICES if "postgres" in service.uses)
+
+
+class ServiceProcess(LocalServer):
+    """One of our services, which answers ``/readyz`` once it works."""
+
+    def __init__(self, home: BackcastHome, service: _Service, environ: Mapping[str, str]) -> None:
+        super().__init__(home, service.name, (service.name,))
+        self._argv = [sys.executable, "-m", *service.module.split()]
+        self._environ = environ
+
+    def spawn(self) -> None:
+        """Start the service."""
+        self.process.start(self._argv, self._environ, folder=_SOURCE)
+
+    def is_ready(self) -> bool:
+        """Whether it says so itself."""
+        return answers(f"http://{self.address}/readyz")
+
+
+class LocalServices:
+    """The services of one home, and the set-up that runs before them."""
+
+    def __init__(
+        self, home: BackcastHome, postgres: PostgresServer, kafka: KafkaServer, s3: S3Server
+    ) -> None:
+        self._home = home
+        self._postgres = postgres
+        self._kafka = kafka
+        self._s3 = s3
+
+    def processes(self) -> list[ServiceProcess]:
+        """Every service, in the order in which they are started."""
+        return [
+            ServiceProcess(self._home, service, self._environ(service)) for service in _SERVICES
+        ]
+
+    def initialize(self, progress: Progress) -> None:
+        """Create or upgrade schema, logins, topics, bucket and keys. Harmless when repeated.
+
+        Raises:
+            UnavailableError: it failed; with the end of what it said.
+        """
+        progress("setting up the catalog, topics, bucket and keys")
+        owner = self._home.write_secret("postgres.dsn", self._postgres.dsn)
+        settings = {"POSTGRES_DSN_FILE": str(owner)}
+        settings |= {f"{login.upper()}_DSN_FILE": str(self._dsn_file(login)) for login in _LOGINS}
+        for group in ("kafka", "s3", "kek"):
+            settings |= self._groups("init")[group]
+        log_file = self._home.log_file("init")
+        with log_file.open("wb") as log:
+            finished = subprocess.run(
+                [sys.executable, "-m", "services.catalog", "init"],
+                env=outer_environ() | _prefixed("init", settings),
+                cwd=_SOURCE,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=_INIT_SECONDS_MAX,
+                check=False,
+            )
+        if finished.returncode:
+            said = log_file.read_text(errors="replace").strip()
+            raise UnavailableError(f"services.catalog init failed, see {log_file}: {said[-2000:]}")
+
+    def _environ(self, service: _Service) -> dict[str, str]:
+        settings = {"LISTEN": f"{LOOPBACK}:{self._home.port(service.name)}"}
+        groups = self._groups(service.name)
+        for group in service.uses:
+            settings |= groups[group]
+        return _prefixed(service.name, settings) | dict(service.environ)
+
+    def _groups(self, service: str) -> dict[str, dict[str, str]]:
+        """The settings that services share, by what they are for."""
+        home = self._home
+        return {
+            "postgres": {"POSTGRES_DSN_FILE": str(self._dsn_file(service))},
+            "kafka": {"KAFKA_BOOTSTRAP": self._kafka.bootstrap},
+            "s3": {
+                "S3_ENDPOINT": self._s3.endpoint,
+                "S3_BUCKET": BUCKET,
+                "S3_ACCESS_KEY_FILE": str(home.secret_file("s3-access-key")),
+                "S3_SECRET_KEY_FILE": str(home.secret_file("s3-secret-key")),
+            },
+            "kek": {"KEK_FILE": str(home.secret_file("kek"))},
+            "tokens": {"TOKENS_FILE": str(self._tokens_file())},
+            "coordinator": {
+                "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator')}",
+                "COORDINATOR_TOKEN_FILE": str(home.secret_file("token")),
+            },
+            "node": {
+                "NODE": _node_name(),
+                "SPAN_LISTEN": f"{LOOPBACK}:{home.port('agent-spans')}",
+                "STATE_FOLDER": str(home.data("agent")),
+            },
+        }
+
+    def _dsn_file(self, login: str) -> Path:
+        dsn = self._postgres.dsn_of(login, self._home.secret(f"postgres-{login}-password"))
+        return self._home.write_secret(f"postgres-{login}.dsn", dsn)
+
+    def _tokens_file(self) -> Path:
+        digest = hashlib.sha256(self._home.secret("token").encode()).hexdigest()
+        entry = {"name": "local", "sha256": digest, "tenant": "*", "role": "admin", "restore": True}
+        return self._home.write_secret("tokens.json", json.dumps([entry]))
+
+
+def _prefixed(service: str, settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"BACKCAST_{service.upper()}_{name}": value for name, value in settings.items()}
+
+
+def _node_name() -> str:
+    """This machine's name as a node name: lower case, and only what names may contain."""
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname().lower())
+    return kept.strip("-")[:63].strip("-") or "local"
