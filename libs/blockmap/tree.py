@@ -58,9 +58,8 @@ class MapReader:
         encoded = self._fetch(node_id)
         if self._hasher.node_id(encoded) != node_id:
             raise DamagedDataError(
-                f"map node {node_id.hex()}: its {len(encoded)} bytes have another id: damaged, "
-                "altered, "
-                f"or of another domain"
+                f"map node {node_id.hex()}: its {len(encoded)} bytes have another id: they are "
+                f"damaged, were altered, or belong to another domain"
             )
         node = decode_node(encoded)
         if node.level != level:

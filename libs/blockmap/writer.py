@@ -10,7 +10,7 @@ Finding equal bytes anywhere else would say nothing about what lies below (proto
 every other node is emitted, and a node that occurs at two places of one map is emitted twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from libs.blockmap.node import (
@@ -62,7 +62,7 @@ class MapWriter:
             count what left. Otherwise they are what they were in the base.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the facts of one map, named by the caller
         self,
         hasher: NodeHasher,
         *,
@@ -150,7 +150,7 @@ class MapWriter:
     def _check(self, first: int, count: int) -> None:
         if not self._settled <= first <= first + count <= self._size_chunks:
             raise BadInputError(
-                f"{count} chunks at {first}: expected them within {self._settled} (what is below is "
+                f"{count} chunks at {first}: expected them within {self._settled} (below it is "
                 f"settled) to {self._size_chunks} (the volume's end)"
             )
 
@@ -274,10 +274,10 @@ class _Base:
     def __init__(self, reader: MapReader, top: MapRoot, level: int) -> None:
         self._reader = reader
         #: Nodes above the part that a map of ``level`` covers, highest first.
-        self.above = list(_descend(reader, top, level))
-        if self.above:
-            children = reader.children(self.above[-1], level + 1)
-            top = children.get(0, MapRoot(None, level))
+        self.above: list[MapRoot] = []
+        while top.node_id is not None and top.level > level:
+            self.above.append(top)
+            top = reader.children(top, top.level).get(0, MapRoot(None, level))
         #: Covers the same chunks as the new root, or fewer if the base is lower.
         self.root = top if top.node_id is not None else MapRoot(None, level)
         self._level = level
@@ -311,9 +311,3 @@ class _Base:
             return self.root
         parent_no, slot = divmod(no, FAN_OUT)
         return self.children(level + 1, parent_no).get(slot, MapRoot(None, level))
-
-
-def _descend(reader: MapReader, top: MapRoot, level: int) -> Iterator[MapRoot]:
-    while top.node_id is not None and top.level > level:
-        yield top
-        top = reader.children(top, top.level).get(0, MapRoot(None, top.level - 1))

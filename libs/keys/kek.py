@@ -55,9 +55,8 @@ class KeyEncryptionKey:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", stripped):
             raise ConfigurationError(
                 f"key file: expected {2 * KEK_SIZE_BYTES} hexadecimal characters, got "
-                f"{len(stripped)} "
-                "characters; give the file that `backcast keys` made, or rebuild it from the "
-                "recovery sheet"
+                f"{len(stripped)} characters; give the file that `backcast keys` made, or rebuild "
+                f"it from the recovery sheet"
             )
         return KeyEncryptionKey(bytes.fromhex(stripped))
 

@@ -108,8 +108,7 @@ def unwrap(wrapped: bytes, kek: KeyEncryptionKey) -> DomainKeys:
         secrets = _wrapper(kek).decrypt(nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size])
     except InvalidTag as err:
         raise DamagedDataError(
-            f"{name}: the object is damaged or was altered; restore it from another copy of the "
-            "bucket"
+            f"{name}: the object is damaged or was altered; restore it from a copy of the bucket"
         ) from err
     return DomainKeys(
         uuid.UUID(bytes=domain),

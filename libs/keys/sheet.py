@@ -72,8 +72,7 @@ def read_sheet(text: str) -> RecoverySheet:
     if fingerprint != sheet.kek.fingerprint.hex():
         raise BadInputError(
             f"recovery sheet: the key has the fingerprint {sheet.kek.fingerprint.hex()}, but the "
-            "sheet says "
-            f"{fingerprint}: check that line, or lines of two sheets were mixed"
+            f"sheet says {fingerprint}: check that line, or lines of two sheets were mixed"
         )
     return sheet
 
@@ -93,8 +92,8 @@ def _read_line(lines: dict[int, tuple[str, str]], number: int) -> bytes:
     part = bytes.fromhex(key)
     if checksum != _line_checksum(number, part):
         raise BadInputError(
-            f"recovery sheet: line {number} of the key does not match its checksum: a typing error "
-            "in it"
+            f"recovery sheet: line {number} of the key does not match its checksum: look for a "
+            f"typing error in it"
         )
     return part
 

@@ -136,8 +136,7 @@ class FrameCipher:
         except InvalidTag as err:
             raise DamagedDataError(
                 f"pack {self._generation.hex}: the trailer or the header is damaged, was altered, "
-                "or belongs "
-                f"to another pack; restore it from another copy"
+                f"or belongs to another pack; restore it from another copy"
             ) from err
 
     def _check_sealed(self, frame_number: int, sealed: Buffer, plain_size_bytes: int) -> Codec:
@@ -185,8 +184,7 @@ class FrameCipher:
     def _damaged(self, frame_number: int, reason: str) -> DamagedDataError:
         return DamagedDataError(
             f"frame {frame_number} of pack {self._generation.hex} is damaged, was altered, or "
-            "belongs to "
-            f"another key: {reason}; restore the pack from another copy"
+            f"belongs to another key: {reason}; restore the pack from another copy"
         )
 
 

@@ -120,6 +120,10 @@ def seal_manifest(manifest: Manifest, key_id: uuid.UUID, manifest_key: bytes, sa
     """
     tenant = manifest.tenant.encode()
     plain = _encoder.encode(manifest)
+    try:
+        _decoder.decode(plain)  # what a reader would refuse is never written
+    except msgspec.MsgspecError as err:
+        raise BadInputError(f"manifest of session {manifest.session}: {err}") from err
     if not 0 < len(tenant) <= TENANT_SIZE_BYTES_MAX or len(salt) != MANIFEST_SALT_SIZE_BYTES:
         raise BadInputError(f"manifest of tenant {manifest.tenant!r}: bad length of tenant or salt")
     if len(plain) > MANIFEST_BODY_SIZE_BYTES_MAX:
@@ -170,8 +174,7 @@ def parse_manifest_header(data: Buffer) -> ManifestHeader:
     ):
         raise DamagedDataError(
             f"manifest of {len(data)} bytes: its header says {tenant_size} of tenant, {stored} of "
-            "body, "
-            f"{plain} when expanded"
+            f"body, {plain} when expanded"
         )
     return ManifestHeader(
         tenant=bytes(data[MANIFEST_HEADER.size : body_at]).decode(errors="replace"),

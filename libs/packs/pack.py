@@ -82,7 +82,7 @@ class PackBuilder:
         domain: uuid.UUID,
         key_id: uuid.UUID,
         pack_key: bytes,
-        buffer: bytearray,
+        buffer: bytearray | memoryview,
     ) -> None:
         if len(buffer) < PACK_SIZE_BYTES_MAX:
             raise InvariantViolation(
@@ -117,8 +117,7 @@ class PackBuilder:
             ):
                 raise InvariantViolation(
                     f"item {item.id.hex()} of {item.size_bytes} bytes at {item.position} in a "
-                    "frame of "
-                    f"{frame.plain_size_bytes}"
+                    f"frame of {frame.plain_size_bytes}"
                 )
         with self._lock:
             number, size = len(self._frames), frame.stored_size_bytes
@@ -172,6 +171,11 @@ class PackBuilder:
             if self._finished is None:
                 self._finished = self._write_ends()
             return self._finished
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes taken so far, without the trailer."""
+        return self._end
 
     @property
     def is_empty(self) -> bool:

@@ -181,8 +181,8 @@ def parse_frame_table(
         ):
             raise DamagedDataError(
                 f"frame table: frame {number} at {frame.offset} with {frame.stored_size_bytes} "
-                "stored and "
-                f"{frame.plain_size_bytes} plain bytes: expected it at {at}, ending by {frames_end}"
+                f"stored and {frame.plain_size_bytes} plain bytes: expected it at {at}, ending by "
+                f"{frames_end}"
             )
         at += frame.stored_size_bytes
     return frames

@@ -60,7 +60,7 @@ def test_every_flipped_bit_and_every_truncation_of_a_node_is_found(level: int) -
         flipped[bit // 8] ^= 1 << bit % 8
         damaged.append(bytes(flipped))
     for data in damaged:
-        reader = MapReader(HASHER, lambda _, data=data: data)
+        reader = MapReader(HASHER, {node_id: data}.__getitem__)
         with pytest.raises(DamagedDataError):
             reader.node(node_id, level)
 

@@ -97,6 +97,13 @@ def test_shrunk_then_grown_volume_shows_zeros_where_old_data_was() -> None:
     assert sorted(history.chunks) == list(range(1000))
 
 
+def test_shrinking_to_a_part_that_was_empty_forgets_all() -> None:
+    history = History()
+    history.play(filled(span_chunks(1) + 700, Put(span_chunks(1), 1, 0)))
+    history.play(filled(0))
+    assert history.root == MapRoot(None, 0)
+
+
 def test_clearing_a_huge_empty_range_costs_nothing() -> None:
     history = History()
     history.play(filled(span_chunks(4), Put(5, 1, 1)))
