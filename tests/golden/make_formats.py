@@ -1,0 +1,105 @@
+"""Golden bytes of every stored format: `python -m tests.golden.make_formats` writes missing files.
+
+A file that exists is never written again: it stands for objects that lie in buckets. A new format
+version gets new files.
+"""
+
+import datetime as dt
+import uuid
+from pathlib import Path
+
+from libs.blockmap.node import NodeHasher, encode_node
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.keyring import DomainKeys, wrap
+from libs.packs.chunk import ChunkHasher
+from libs.packs.frame import compress
+from libs.packs.layout import PACK_SIZE_BYTES_MAX
+from libs.packs.manifest import Manifest, VolumeEntry, seal_manifest
+from libs.packs.pack import FrameItem, PackBuilder
+from libs.packs.trailer import ItemKind
+
+FOLDER = Path(__file__).parent
+COMMAND = "python -m tests.golden.make_formats"
+
+KEK = KeyEncryptionKey(bytes(range(32)))
+KEYS = DomainKeys(uuid.UUID(int=1), uuid.UUID(int=2), b"i" * 32, b"d" * 32)
+GENERATION = uuid.UUID(int=3)
+HASHER = ChunkHasher(KEYS.id_key)
+NODE_HASHER = NodeHasher(KEYS.id_key)
+
+#: One chunk that compresses, one that does not.
+CHUNKS = (b"golden " * 100, bytes(range(256)))
+LEAF_ENTRIES = {
+    0: b"\0" + HASHER.chunk_id(CHUNKS[0]),
+    1: b"\0" + HASHER.chunk_id(CHUNKS[1]),
+    511: b"\1" + b"g" * 32,
+}
+LEAF = encode_node(0, LEAF_ENTRIES)
+UPPER = encode_node(1, {7: NODE_HASHER.node_id(LEAF)})
+MANIFEST = Manifest(
+    tenant="default",
+    domains=(KEYS.domain, uuid.UUID(int=9)),
+    group=uuid.UUID(int=4),
+    group_name="vm",
+    sequence=2,
+    session=uuid.UUID(int=5),
+    created_at=dt.datetime(2026, 11, 22, 10, 0, tzinfo=dt.UTC),
+    base_session=uuid.UUID(int=6),
+    consistency="frozen",
+    volumes=(
+        VolumeEntry(
+            volume=uuid.UUID(int=7),
+            name="vm",
+            lineage=1,
+            root=NODE_HASHER.node_id(UPPER),
+            root_level=1,
+            size_bytes=4096 << 16,
+            chunk_size_bytes=65536,
+            changed_bytes=3 << 16,
+            read_bytes=4096 << 16,
+            source="/images/vm.raw",
+            node="node-1",
+        ),
+    ),
+    previous_mac=b"p" * 32,
+)
+
+
+def golden_pack() -> bytes:
+    """A pack of one compressed frame, one raw frame, and a frame with a map node."""
+    builder = PackBuilder(
+        GENERATION,
+        KEYS.domain,
+        KEYS.key_id,
+        KEYS.pack_key(GENERATION),
+        bytearray(PACK_SIZE_BYTES_MAX),
+    )
+    contents = [(ItemKind.CHUNK, HASHER.chunk_id(chunk), chunk) for chunk in CHUNKS]
+    contents.append((ItemKind.NODE, NODE_HASHER.node_id(LEAF), LEAF))
+    for kind, item_id, plain in contents:
+        frame = compress(plain)
+        slot = builder.reserve(frame, [FrameItem(kind, item_id, 0, len(plain))])
+        assert slot is not None
+        builder.fill(slot, frame)
+    builder.close()
+    return bytes(builder.finish())
+
+
+def golden_files() -> dict[Path, bytes]:
+    """Path of each golden file and the bytes that today's code gives."""
+    manifest = seal_manifest(MANIFEST, KEYS.key_id, KEYS.manifest_key(), b"s" * 16)
+    return {
+        FOLDER / "packs" / "pack-v1.bin": golden_pack(),
+        FOLDER / "nodes" / "leaf-v1.bin": LEAF,
+        FOLDER / "nodes" / "upper-v1.bin": UPPER,
+        FOLDER / "manifests" / "manifest-v1.bin": manifest,
+        FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
+    }
+
+
+if __name__ == "__main__":
+    for path, data in golden_files().items():
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            print(f"wrote {path}")
