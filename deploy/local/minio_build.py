@@ -76,7 +76,9 @@ def _run_with_progress(argv: list[str], environ: Mapping[str, str], progress: Pr
             now = time.monotonic()
             if now - told >= _PROGRESS_INTERVAL_SECONDS:
                 told = now
-                progress(f"building MinIO: {now - started:.0f} s, {line.strip()}")
+                progress(
+                    f"building MinIO: {now - started:.0f} s, {len(said)} steps, {line.strip()}"
+                )
     if build.returncode:
         raise UnavailableError(f"building MinIO failed: {''.join(said[-20:]).strip()}")
     progress(f"built MinIO in {time.monotonic() - started:.0f} s")

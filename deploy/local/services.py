@@ -26,7 +26,8 @@ BUCKET = "backcast"
 _SOURCE = Path(__file__).parents[2]
 _INIT_SECONDS_MAX = 120
 #: Byte buffers of megabytes come and go all the time. By default each is mapped and unmapped, which
-#: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use.
+#: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use. Each arena
+#: keeps what it once needed, so there are few of them.
 _LARGE_BUFFERS = {
     "MALLOC_ARENA_MAX": "4",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
