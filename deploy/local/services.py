@@ -26,7 +26,7 @@ BUCKET = "backcast"
 _SOURCE = Path(__file__).parents[2]
 _INIT_SECONDS_MAX = 120
 #: Byte buffers of megabytes come and go all the time. By default each is mapped and unmapped, which
-#: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use. Each arena
+#: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use. An arena
 #: keeps what it once needed, so there are few of them.
 _LARGE_BUFFERS = {
     "MALLOC_ARENA_MAX": "4",
@@ -49,12 +49,16 @@ class _Service:
 
 
 _SERVICES = (
-    _Service("catalog", "services.catalog", ("postgres", "kafka", "s3", "kek")),
-    _Service("coordinator", "services.change_capture coordinator", ("postgres", "tokens")),
+    _Service("catalog", "services.catalog", ("postgres", "kafka")),
+    _Service(
+        "coordinator",
+        "services.change_capture.coordinator",
+        ("postgres", "s3", "kek", "tokens", "agents"),
+    ),
     _Service(
         "agent",
-        "services.change_capture agent",
-        ("kafka", "coordinator", "node"),
+        "services.change_capture.agent",
+        ("kafka", "coordinator", "announce", "tokens", "node"),
         _LARGE_BUFFERS,
     ),
     _Service("chunker", "services.chunker", ("postgres", "kafka", "s3", "kek"), _LARGE_BUFFERS),
@@ -118,7 +122,7 @@ class LocalServices:
         log_file = self._home.log_file("init")
         with log_file.open("wb") as log:
             finished = subprocess.run(
-                [sys.executable, "-m", "services.catalog", "init"],
+                [sys.executable, "-m", "services.catalog.init"],
                 env=outer_environ() | _prefixed("init", settings),
                 cwd=_SOURCE,
                 stdin=subprocess.DEVNULL,
@@ -154,8 +158,9 @@ class LocalServices:
             "tokens": {"TOKENS_FILE": str(self._tokens_file())},
             "coordinator": {
                 "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator')}",
-                "COORDINATOR_TOKEN_FILE": str(home.secret_file("token")),
             },
+            "announce": {"COORDINATOR_TOKEN_FILE": str(home.secret_file("token"))},
+            "agents": {"AGENT_TOKEN_FILE": str(home.secret_file("token"))},
             "node": {
                 "NODE": _node_name(),
                 "SPAN_LISTEN": f"{LOOPBACK}:{home.port('agent-spans')}",
