@@ -1,4 +1,4 @@
-"""Sizes, limits and record layouts of packs and manifests; no behaviour.
+"""Sizes, limits and record layouts of packs and manifests; nothing that does anything.
 
 Every integer is little-endian, except that a nonce is the frame number in 96 bits big-endian. Every
 limit is checked before memory is allocated for what it limits.

@@ -74,7 +74,9 @@ def golden_pack() -> bytes:
         KEYS.pack_key(GENERATION),
         bytearray(PACK_SIZE_BYTES_MAX),
     )
-    contents = [(ItemKind.CHUNK, HASHER.chunk_id(chunk), chunk) for chunk in CHUNKS]
+    contents: list[tuple[ItemKind, bytes, bytes]] = [
+        (ItemKind.CHUNK, HASHER.chunk_id(chunk), chunk) for chunk in CHUNKS
+    ]
     contents.append((ItemKind.NODE, NODE_HASHER.node_id(LEAF), LEAF))
     for kind, item_id, plain in contents:
         frame = compress(plain)
