@@ -152,3 +152,15 @@ def decode_node(data: bytes) -> Node:
             f"{present.bit_count()}"
         )
     return Node(level, present, data[_HEADER.size : ids_at], data[ids_at:])
+
+
+def node_size_bytes(data: bytes) -> int:
+    """Length of the node that ``data`` begins with, for readers that have only its place in a frame.
+
+    Raises:
+        DamagedDataError: no node begins here.
+    """
+    if len(data) < _HEADER.size:
+        raise DamagedDataError(f"map node: {len(data)} bytes are less than its header")
+    _, _, level, count, _ = _HEADER.unpack_from(data)
+    return int(_HEADER.size + count * (ID_SIZE_BYTES + (1 if level == 0 else 0)))

@@ -1,0 +1,302 @@
+"""Packs and the index of what lies in them: look up, pin, upload, register.
+
+Order of a pack's life: row `uploading` (begin_pack) → PUT → `live` with its items indexed (register).
+A crash after the row leaves a row that the orphan sweep will mark dead before it deletes the object;
+a crash after the PUT leaves the same; after `register` the pack is pinned by its attempt, and when the
+attempt is closed and nothing uses it, it is condemned like any other.
+
+A pin takes the pack's row FOR SHARE and condemning takes it FOR UPDATE in a statement of its own before
+it looks for pins: without both, a pin and a condemnation can commit side by side (scenario 6).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg import sql
+
+from libs.catalogdb.attempts import Stale, require_open
+from libs.catalogdb.log import Entry, append
+from libs.catalogdb.pool import Catalog, Tx
+from libs.errors import DamagedDataError, InvariantViolation
+from libs.events.packs import PackStored
+
+#: Bytes of a chunk or node id.
+_ID = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PackRecord:
+    """What the catalog keeps of an uploaded pack, besides its items."""
+
+    pack_no: int
+    generation: UUID
+    size_bytes: int
+    frames: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PackLocation:
+    """A pack that holds wanted items: how its frames are found and opened."""
+
+    pack_no: int
+    generation: UUID
+    domain: UUID
+    key_id: UUID
+    size_bytes: int
+    frames: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where items lie: for each id (pack number, place), and the packs."""
+
+    locations: list[tuple[int, int]]
+    packs: dict[int, PackLocation]
+
+
+def lookup_and_pin(
+    catalog: Catalog, domain_no: int, attempt: UUID, ids: Sequence[bytes], pinned: set[int]
+) -> list[int] | Stale:
+    """Find which ids are stored in live packs, and pin those packs for the attempt.
+
+    Args:
+        catalog: the catalog.
+        domain_no: where to look; a chunk of another domain is never found.
+        attempt: must be current.
+        ids: chunk ids; some hundred to a few thousand at once are efficient.
+        pinned: packs known to be pinned by this attempt; extended by those that this call pins. Pins
+            fall only with the whole attempt, so what was pinned once needs no second look.
+
+    Returns:
+        For each id the number of its pack, 0 where it is unknown or its pack could not be pinned (it is
+        being deleted): such a chunk is stored anew.
+    """
+    with catalog.transaction() as tx:
+        found = _find(tx, domain_no, ids)
+        missing = {pack_no for pack_no, _ in found.values()} - pinned
+        refused: set[int] = set()
+        if missing:
+            if not require_open(tx, attempt):
+                return Stale(attempt)
+            refused = missing - _pin(tx, attempt, missing)
+    pinned |= missing - refused
+    packs = [0] * len(ids)
+    for ordinal, (pack_no, _) in found.items():
+        if pack_no not in refused:
+            packs[ordinal] = pack_no
+    return packs
+
+
+def begin_pack(
+    catalog: Catalog, attempt: UUID, domain_no: int, key_id: UUID, generation: UUID
+) -> int | Stale:
+    """Claim a generation before its object is written; return the pack's number."""
+    with catalog.transaction() as tx:
+        if not require_open(tx, attempt):
+            return Stale(attempt)
+        row = tx.execute(
+            """INSERT INTO pack (generation, domain_no, key_id, attempt, state) VALUES (%s, %s, %s, %s, 'u')
+               ON CONFLICT (generation) DO NOTHING RETURNING pack_no""",
+            [generation, domain_no, key_id, attempt],
+        ).fetchone()
+        if row is None:  # the answer of a first call was lost
+            row = tx.execute(
+                "SELECT pack_no FROM pack WHERE generation = %s AND attempt = %s AND state = 'u'",
+                [generation, attempt],
+            ).fetchone()
+        if row is None:
+            raise InvariantViolation(
+                f"generation {generation.hex}: already used; a random 128-bit name came twice"
+            )
+        return int(row[0])
+
+
+def register(  # noqa: PLR0913 -- the record of a pack
+    catalog: Catalog,
+    attempt: UUID,
+    domain_no: int,
+    tenant: str,
+    session: UUID,
+    pack: PackRecord,
+    ids: Sequence[bytes],
+    places: Sequence[int],
+    chunk_count: int,
+) -> dict[int, int] | Stale:
+    """Make an uploaded pack live, pin it and index its items. Its object must be durable.
+
+    An item that another pack registered first keeps that place: the winner's pack is pinned and returned,
+    and the caller counts the winner (scenarios 5 and 22).
+
+    Returns:
+        For each item that has a winner, by its position in ``ids``, the winner's pack number.
+    """
+    with catalog.transaction() as tx:
+        if not require_open(tx, attempt):
+            return Stale(attempt)
+        live = tx.execute(
+            """UPDATE pack SET state = 'l', size_bytes = %s, frames = %s
+               WHERE pack_no = %s AND attempt = %s AND state IN ('u', 'l') RETURNING state""",
+            [pack.size_bytes, pack.frames, pack.pack_no, attempt],
+        ).fetchone()
+        if live is None:  # the sweep was first: the generation is dead for ever
+            return Stale(attempt)
+        tx.execute(
+            "INSERT INTO pin (owner, pack_no) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            [attempt, pack.pack_no],
+        )
+        _index(tx, domain_no, pack.pack_no, ids, places)
+        winners = _pin_winners(tx, domain_no, attempt, pack.pack_no, ids, places)
+        event = PackStored(
+            generation=pack.generation,
+            domain=_domain_id(tx, domain_no),
+            tenant=tenant,
+            session=session,
+            size_bytes=pack.size_bytes,
+            chunk_count=chunk_count,
+        )
+        append(tx, "chunker", [Entry(event, tenant, pack.generation.hex, session)])
+        return winners
+
+
+def locate(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> Resolved:
+    """Find where items lie, in the caller's transaction.
+
+    Raises:
+        DamagedDataError: an id is not in the index.
+    """
+    found = _find(tx, domain_no, ids)
+    if len(found) != len(ids):
+        lost = next(id_ for n, id_ in enumerate(ids) if n not in found)
+        raise DamagedDataError(
+            f"chunk {lost.hex()}: not in the catalog's index; run a verification"
+        )
+    rows = tx.execute(
+        """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames FROM pack p JOIN domain USING (domain_no)
+           WHERE pack_no = ANY(%s)""",
+        [list({pack_no for pack_no, _ in found.values()})],
+    ).fetchall()
+    return Resolved(
+        [found[n] for n in range(len(ids))], {row[0]: PackLocation(*row) for row in rows}
+    )
+
+
+def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocation, int]:
+    """The pack and the place of one item, unpinned: for what the caller's session or reader keeps.
+
+    Raises:
+        DamagedDataError: it is not in the index.
+    """
+    with catalog.transaction() as tx:
+        resolved = locate(tx, domain_no, [id_])
+    pack_no, place = resolved.locations[0]
+    return resolved.packs[pack_no], place
+
+
+def count_by_pack(catalog: Catalog, domain_no: int, ids: Sequence[bytes]) -> dict[int, int]:
+    """How many of ``ids`` (with repetitions) lie in each pack.
+
+    Raises:
+        InvariantViolation: one of them is not in the index.
+    """
+    counts: dict[int, int] = {}
+    with catalog.transaction() as tx:
+        found = _find(tx, domain_no, ids)
+    if len(found) != len(ids):
+        lost = next(id_ for n, id_ in enumerate(ids) if n not in found)
+        raise InvariantViolation(
+            f"chunk {lost.hex()}: referenced by the base, but not in the index"
+        )
+    for pack_no, _ in found.values():
+        counts[pack_no] = counts.get(pack_no, 0) + 1
+    return counts
+
+
+def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
+    """Pin live packs for a reader; return those that could be pinned."""
+    return _pin(tx, owner, set(packs))
+
+
+def _halves(ids: Sequence[bytes]) -> tuple[list[str], list[str]]:
+    text = b"".join(ids).hex()
+    width = 2 * _ID
+    starts = range(0, len(text), width)
+    return [text[s : s + _ID] for s in starts], [text[s + _ID : s + width] for s in starts]
+
+
+def _table(domain_no: int) -> sql.Identifier:
+    return sql.Identifier(f"chunk_{domain_no}")
+
+
+def _find(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """Position in ``ids`` → (pack number, place), for those in the index."""
+    high, low = _halves(ids)
+    rows = tx.execute(
+        sql.SQL(
+            """SELECT wanted.n::int4, c.pack_no, c.place
+               FROM unnest(%s::uuid[], %s::uuid[]) WITH ORDINALITY AS wanted (high, low, n)
+               JOIN {} c ON c.id_high = wanted.high AND c.id_low = wanted.low"""
+        ).format(_table(domain_no)),
+        [high, low],
+        binary=True,
+    )
+    return {n - 1: (pack_no, place) for n, pack_no, place in rows}
+
+
+def _pin(tx: Tx, owner: UUID, packs: set[int]) -> set[int]:
+    live = {
+        row[0]
+        for row in tx.execute(
+            "SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l' ORDER BY pack_no FOR SHARE",
+            [list(packs)],
+        )
+    }
+    tx.execute(
+        "INSERT INTO pin (owner, pack_no) SELECT %s, unnest(%s::int[]) ON CONFLICT DO NOTHING",
+        [owner, list(live)],
+    )
+    return live
+
+
+def _index(
+    tx: Tx, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
+) -> None:
+    high, low = _halves(ids)
+    # In order of ids, so that two registrations cannot wait for each other. A row whose pack is no longer
+    # live is taken over: its copy is going away.
+    tx.execute(
+        sql.SQL(
+            """INSERT INTO {table} AS c (id_high, id_low, pack_no, place)
+               SELECT high, low, %s, place FROM unnest(%s::uuid[], %s::uuid[], %s::int[]) AS item (high, low, place)
+               ORDER BY high
+               ON CONFLICT (id_high) DO UPDATE SET pack_no = excluded.pack_no, place = excluded.place
+               WHERE c.id_low = excluded.id_low
+                 AND NOT EXISTS (SELECT FROM pack WHERE pack.pack_no = c.pack_no AND pack.state = 'l')"""
+        ).format(table=_table(domain_no)),
+        [pack_no, high, low, list(places)],
+    )
+
+
+def _pin_winners(  # noqa: PLR0913 -- the same record as register
+    tx: Tx, domain_no: int, attempt: UUID, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
+) -> dict[int, int]:
+    # A winner may be condemned between our look and our pin; then its row is ours to take. Each turn
+    # either pins all winners or meets a newly condemned pack, so it ends.
+    while True:
+        found = _find(tx, domain_no, ids)
+        if len(found) != len(ids):
+            clash = next(id_ for n, id_ in enumerate(ids) if n not in found)
+            raise InvariantViolation(
+                f"chunk {clash.hex()}: the index holds another id with the same first half; refusing to mix them"
+            )
+        winners = {n: found_pack for n, (found_pack, _) in found.items() if found_pack != pack_no}
+        wanted = set(winners.values())
+        if not wanted or _pin(tx, attempt, wanted) == wanted:
+            return winners
+        _index(tx, domain_no, pack_no, ids, places)
+
+
+def _domain_id(tx: Tx, domain_no: int) -> UUID:
+    row = tx.execute("SELECT domain FROM domain WHERE domain_no = %s", [domain_no]).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))

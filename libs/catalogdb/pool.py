@@ -1,0 +1,105 @@
+"""The connection pool and the one way to run a transaction."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import LiteralString
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from libs.errors import InvariantViolation, OutOfSpaceError, UnavailableError
+
+Tx = Connection[TupleRow]
+
+#: SQLSTATE classes after which the same call may succeed: connection lost, serialization failure or
+#: deadlock, resources, operator intervention (fail-over), system errors.
+_RETRIABLE_CLASSES = ("08", "40", "53", "57", "58")
+_OUT_OF_SPACE = ("53100", "58030")
+
+
+class Catalog:
+    """A bounded pool of connections to one catalog. Safe to share between threads.
+
+    Args:
+        dsn: libpq connection string; it may hold a password and is never printed.
+        size_max: connections kept at most; a caller waits for a free one up to 30 s.
+    """
+
+    def __init__(self, dsn: str, size_max: int = 8, application: str = "backcast") -> None:
+        self._pool: ConnectionPool[Tx] = ConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=size_max,
+            timeout=30,
+            open=False,
+            kwargs={"application_name": application, "prepare_threshold": 2},
+            check=ConnectionPool.check_connection,
+        )
+        self._dsn = dsn
+
+    def open(self, timeout_seconds: float = 30) -> None:
+        """Connect.
+
+        Raises:
+            UnavailableError: the catalog does not answer in time.
+        """
+        try:
+            self._pool.open(wait=True, timeout=timeout_seconds)
+        except PoolTimeout as err:
+            raise UnavailableError(
+                f"catalog: no connection within {timeout_seconds:.0f} s; is Postgres running and "
+                f"are the address and password right?"
+            ) from err
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """One transaction, READ COMMITTED: rules that need more take explicit row locks.
+
+        Raises:
+            UnavailableError: connection lost or transaction aborted by the server. The commit may or may
+                not have happened; every function here may be called again to find out.
+            OutOfSpaceError: the disk of Postgres is full; nothing was committed.
+        """
+        with translated(), self._pool.connection() as tx:
+            yield tx
+
+    def listen(self, channel: LiteralString) -> Connection[TupleRow]:
+        """A dedicated autocommit connection that listens on a notification channel; the caller closes it."""
+        with translated():
+            connection = psycopg.connect(self._dsn, autocommit=True)
+            connection.execute(f"LISTEN {channel}")
+            return connection
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn errors of the driver into ours."""
+    try:
+        yield
+    except PoolTimeout as err:
+        raise UnavailableError("catalog: no free connection within 30 s") from err
+    except psycopg.Error as err:
+        state = err.sqlstate or ""
+        if state in _OUT_OF_SPACE:
+            raise OutOfSpaceError(
+                "catalog: the disk of Postgres is full; nothing was committed. Free space there, then try again"
+            ) from err
+        if isinstance(err, psycopg.OperationalError) and (
+            not state or state[:2] in _RETRIABLE_CLASSES
+        ):
+            raise UnavailableError(
+                f"catalog: {type(err).__name__} {state}: {_first_line(err)}"
+            ) from err
+        raise InvariantViolation(
+            f"catalog: {type(err).__name__} {state}: {_first_line(err)}"
+        ) from err
+
+
+def _first_line(err: psycopg.Error) -> str:
+    return str(err).strip().split("\n", 1)[0]

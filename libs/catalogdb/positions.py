@@ -1,0 +1,36 @@
+"""Where chunkers go on reading `block-changes`: kept here, never in Kafka.
+
+A partition is read again from the beginning of the earliest capture whose session is still open; what
+was stored before is found in the index, and captures of ended sessions are skipped, so reading again is
+cheap and losing this position costs time only.
+"""
+
+from libs.catalogdb.pool import Catalog
+
+
+def start_offset(catalog: Catalog, topic: str, partition: int) -> int | None:
+    """Offset to begin at, or None: nothing is known, begin at the earliest record."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT least(
+                   (SELECT next_offset FROM consumer_position WHERE topic = %s AND partition = %s),
+                   (SELECT min(p.start_offset) FROM session s JOIN part p USING (session)
+                    WHERE s.state = 'o' AND p.partition = %s))""",
+            [topic, partition, partition],
+        ).fetchone()
+        stored = tx.execute(
+            "SELECT next_offset FROM consumer_position WHERE topic = %s AND partition = %s",
+            [topic, partition],
+        ).fetchone()
+    return int(row[0]) if row and row[0] is not None and stored else None
+
+
+def store_offset(catalog: Catalog, topic: str, partition: int, next_offset: int) -> None:
+    """Record that everything before ``next_offset`` is finished; never moves backwards."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """INSERT INTO consumer_position (topic, partition, next_offset) VALUES (%s, %s, %s)
+               ON CONFLICT (topic, partition)
+               DO UPDATE SET next_offset = greatest(consumer_position.next_offset, excluded.next_offset)""",
+            [topic, partition, next_offset],
+        )

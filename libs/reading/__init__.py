@@ -1,0 +1,1 @@
+"""Reading stored items back: from a place in a pack to verified plain bytes."""

@@ -1,0 +1,101 @@
+"""Frames read back from the store, each once: a small cache of plain frames, shared by threads."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from libs.catalogdb.packs import PackLocation
+from libs.errors import DamagedDataError
+from libs.keys.vault import KeyVault
+from libs.packs.frame import FrameCipher
+from libs.packs.layout import CHUNK_SIZE_BYTES, split_place
+from libs.packs.trailer import FrameEntry, parse_frame_table
+from libs.ranges import ByteRange
+from libs.store.layout import pack_object
+from libs.store.port import ObjectStore
+
+
+class FrameReader:
+    """Fetches, opens and remembers frames. Thread-safe.
+
+    Two threads that want the same frame at once fetch it once.
+
+    Args:
+        store: where packs lie.
+        vault: gives the keys of domains.
+        frame_count_max: plain frames that are remembered, up to 1 MiB each.
+    """
+
+    def __init__(self, store: ObjectStore, vault: KeyVault, frame_count_max: int = 32) -> None:
+        self._store = store
+        self._vault = vault
+        self._frame_count_max = frame_count_max
+        self._frames: OrderedDict[tuple[int, int], _Fetched] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def frame(self, pack: PackLocation, number: int) -> bytes:
+        """The plain bytes of a frame.
+
+        Raises:
+            NotFoundError: the pack's object is gone (it was moved, or the store lost it).
+            DamagedDataError: the bytes are not what was stored.
+            WrongKeyError: the keys at hand do not open it.
+        """
+        key = (pack.pack_no, number)
+        with self._lock:
+            fetched = self._frames.setdefault(key, _Fetched())
+            self._frames.move_to_end(key)
+            while len(self._frames) > self._frame_count_max:
+                self._frames.popitem(last=False)
+        try:
+            return fetched.get(lambda: self._fetch(pack, number))
+        except BaseException:
+            with self._lock:
+                self._frames.pop(key, None)
+            raise
+
+    def chunk(self, pack: PackLocation, place: int) -> bytes:
+        """The plain bytes of a chunk of a volume: 64 KiB at this place."""
+        return self.item(pack, place)[:CHUNK_SIZE_BYTES]
+
+    def item(self, pack: PackLocation, place: int) -> bytes:
+        """The plain bytes from this place to the end of its frame; items know their own length."""
+        number, position = split_place(place)
+        return self.frame(pack, number)[position:]
+
+    def _fetch(self, pack: PackLocation, number: int) -> bytes:
+        entry = frame_entry(pack, number)
+        sealed = self._store.get_range(
+            pack_object(pack.generation), ByteRange.at(entry.offset, entry.stored_size_bytes)
+        )
+        keys = self._vault.get(pack.domain, pack.key_id)
+        cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
+        return cipher.open(number, sealed, entry.plain_size_bytes)
+
+
+def frame_entry(pack: PackLocation, number: int) -> FrameEntry:
+    """Where a frame lies in its pack's object.
+
+    Raises:
+        DamagedDataError: the catalog's frame table has no such frame.
+    """
+    frames = parse_frame_table(pack.frames)
+    if number >= len(frames):
+        raise DamagedDataError(
+            f"pack {pack.generation.hex}: the catalog knows {len(frames)} frames, not number {number}"
+        )
+    return frames[number]
+
+
+class _Fetched:
+    """One frame that is fetched by the first who asks; the others wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plain: bytes | None = None
+
+    def get(self, fetch: Callable[[], bytes]) -> bytes:
+        with self._lock:
+            if self._plain is None:
+                self._plain = fetch()
+            return self._plain

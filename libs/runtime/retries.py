@@ -1,0 +1,42 @@
+"""Trying again: for calls that are safe to repeat and fail with an error that says it may help."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from libs.errors import BackcastError
+
+T = TypeVar("T")
+
+_WAIT_SECONDS_FIRST = 0.1
+_WAIT_SECONDS_MAX = 5.0
+
+
+def retried(
+    call: Callable[[], T],
+    total_seconds_max: float = 60.0,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Call until it succeeds, fails for good, or the time is over; waits grow and are jittered.
+
+    Args:
+        call: may be made again, whatever became of earlier tries.
+        total_seconds_max: no try begins later than this.
+        clock: monotonic seconds.
+        sleep: waits.
+
+    Raises:
+        BackcastError: the last error, if it is not retriable or the time is over.
+    """
+    begun, wait = clock(), _WAIT_SECONDS_FIRST
+    while True:
+        try:
+            return call()
+        except BackcastError as err:
+            if not err.retriable or clock() - begun + wait > total_seconds_max:
+                raise
+        sleep(random.uniform(wait / 2, wait))  # noqa: S311 -- spreads load, keeps no secret
+        wait = min(2 * wait, _WAIT_SECONDS_MAX)

@@ -1,0 +1,30 @@
+"""Opens the S3 store that a service is configured for, after looking at what it really does."""
+
+from libs.runtime.groups import S3Settings
+from libs.store.probe import StoreAbilities, probe_s3
+from libs.store.retrying import RetryingStore
+from libs.store.s3 import S3Bucket, S3Store
+
+
+def bucket_of(settings: S3Settings) -> S3Bucket:
+    """The bucket that the settings name."""
+    return S3Bucket(
+        endpoint=settings.endpoint,
+        bucket=settings.bucket,
+        access_key=settings.access_key.reveal(),
+        secret_key=settings.secret_key.reveal(),
+        region=settings.region,
+        ca_file=settings.ca_file,
+    )
+
+
+def open_store(settings: S3Settings) -> RetryingStore:
+    """The configured store, probed, with retries.
+
+    Raises:
+        ConfigurationError: the store does not do what Backcast needs.
+        UnavailableError: the store does not answer.
+    """
+    bucket = bucket_of(settings)
+    abilities: StoreAbilities = probe_s3(bucket)
+    return RetryingStore(S3Store(bucket, put_checksum=abilities.put_checksum))

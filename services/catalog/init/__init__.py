@@ -1,0 +1,1 @@
+"""One-shot set-up: `python -m services.catalog.init`."""

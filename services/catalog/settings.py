@@ -1,0 +1,19 @@
+"""Settings of the catalog service: BACKCAST_CATALOG_*."""
+
+from dataclasses import dataclass
+
+from libs.runtime.groups import KafkaSettings, PostgresSettings, ServiceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ServiceSettings):
+    """What the catalog's loops need to know."""
+
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    #: Events that are read from the log and published at a time.
+    relay_batch_count_max: int = 500
+    #: The relay looks at the log at least this often, also if nobody woke it.
+    relay_interval_seconds: float = 1.0
+    #: How often overdue sessions and readers are ended.
+    housekeeping_interval_seconds: float = 5.0

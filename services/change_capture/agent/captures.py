@@ -1,0 +1,125 @@
+"""The captures of this agent process: begin, look up, settle, and let go of what nobody settles."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+from uuid import UUID
+
+from libs.errors import BackcastError, NotFoundError
+from services.change_capture.agent.capture import Capture, Sender
+from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.window import Window
+
+log = logging.getLogger(__name__)
+
+
+class Captures:
+    """All captures since this process started. Thread-safe.
+
+    Args:
+        boot: identifies this agent process.
+        node: name of this node.
+        state_folder: where fingerprint files are.
+        window: keeps offered spans.
+        sender: publishes the events of captures.
+        scan_thread_count: threads per capture.
+        outcome_timeout_seconds: a capture that nobody needed for so long is let go.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the agent's surroundings
+        self,
+        boot: UUID,
+        node: str,
+        state_folder: Path,
+        window: Window,
+        sender: Sender,
+        scan_thread_count: int,
+        outcome_timeout_seconds: float,
+    ) -> None:
+        self.boot = boot
+        self._node = node
+        self._state_folder = state_folder
+        self._window = window
+        self._sender = sender
+        self._scan_thread_count = scan_thread_count
+        self._outcome_timeout_seconds = outcome_timeout_seconds
+        self._captures: dict[UUID, Capture] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, order: CaptureOrder) -> Capture:
+        """Begin a capture; a second order for the same one returns the running one.
+
+        Another capture of the same volume is superseded and stopped: its session has ended, or the
+        coordinator would not have opened a new one.
+
+        Raises:
+            SourceError: the volume cannot be opened.
+        """
+        with self._lock:
+            running = self._captures.get(order.capture)
+            if running:
+                return running
+            outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
+            for capture in outdated:
+                del self._captures[capture.order.capture]
+            capture = Capture(
+                order, self.boot, self._node, self._state_folder, self._window, self._sender
+            )
+            self._captures[order.capture] = capture
+            capture.start(self._scan_thread_count)
+        for old in outdated:
+            old.stop()
+        return capture
+
+    def find(self, capture: UUID) -> Capture | None:
+        """The capture, if this process has it."""
+        with self._lock:
+            return self._captures.get(capture)
+
+    def get(self, capture: UUID) -> Capture:
+        """The capture.
+
+        Raises:
+            NotFoundError: this process does not have it (any more).
+        """
+        found = self.find(capture)
+        if found is None:
+            raise NotFoundError(
+                f"capture {capture}: not known to this agent process; was the agent restarted?"
+            )
+        return found
+
+    def settle(self, capture: UUID, *, sealed: bool) -> None:
+        """Act on the outcome of a capture's session; harmless when repeated."""
+        with self._lock:
+            settled = self._captures.pop(capture, None)
+        if settled:
+            settled.settle(sealed=sealed)
+
+    def drop_forgotten(self) -> None:
+        """Let go of captures whose outcome nobody reported. Their fingerprint files stay: the next order
+        says which session became the base.
+        """
+        now = time.monotonic()
+        with self._lock:
+            forgotten = [
+                c
+                for c in self._captures.values()
+                if c.state != "reading" and now - c.last_used > self._outcome_timeout_seconds
+            ]
+            for capture in forgotten:
+                del self._captures[capture.order.capture]
+        for capture in forgotten:
+            log.info("capture let go", extra={"capture": str(capture.order.capture)})
+            capture.stop()
+
+    def stop_all(self) -> None:
+        """Stop every capture, when the process ends."""
+        with self._lock:
+            captures, self._captures = list(self._captures.values()), {}
+        for capture in captures:
+            try:
+                capture.stop()
+            except BackcastError as err:
+                log.warning("capture not stopped cleanly", extra={"detail": str(err)})

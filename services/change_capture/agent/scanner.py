@@ -1,0 +1,172 @@
+"""The scanner: one thread of a capture; reads regions, finds changed chunks, gathers them into spans.
+
+This is the agent's hot path. Each byte is read once into the span's buffer, fingerprinted there, hashed
+there if it changed, and sent from there. Pieces are read at the buffer's fill mark: an unchanged piece is
+overwritten by the next one, and changed chunks of a mixed piece are moved together, so that scattered
+changes still make full spans.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from libs.packs.chunk import ZERO_CHUNK, ChunkHasher, Fingerprinter
+from libs.packs.layout import CHUNK_SIZE_BYTES, FINGERPRINT_SIZE_BYTES
+from libs.ranges import ByteRange
+from services.change_capture.agent.fingerprints import ZERO_FINGERPRINT
+from services.change_capture.agent.window import SPAN_SIZE_BYTES
+from services.change_capture.drivers.scan import REGION_CHUNKS, Region
+
+#: Bytes read at once: large enough for the system call not to matter, aligned so that the chunks of one
+#: aligned MiB stay in one span (a range of 1 MiB then touches at most two frames).
+PIECE_SIZE_BYTES = 1 << 20
+#: Chunks that became zero and are kept back for the next batch; bounds the event's size.
+ZEROS_PER_BATCH_MAX = 8192
+
+
+@dataclass(slots=True)
+class Span:
+    """Changed chunks gathered so far: their bytes lie at the start of the buffer, in order."""
+
+    buffer: bytearray
+    indexes: list[int] = field(default_factory=list)
+    ids: list[bytes] = field(default_factory=list)
+    zeros: list[int] = field(default_factory=list)
+
+    @property
+    def fill_bytes(self) -> int:
+        """Bytes of the buffer that are taken."""
+        return len(self.indexes) * CHUNK_SIZE_BYTES
+
+
+@dataclass(slots=True)
+class ScanFigures:
+    """What a scanner has done."""
+
+    read_bytes: int = 0
+    changed_bytes: int = 0
+
+
+class Scanner:
+    """Scans regions for one capture; not thread-safe, each thread has its own.
+
+    Args:
+        read_into: fills a buffer from a byte offset of the frozen view.
+        hasher: names chunks.
+        fingerprinter: makes change fingerprints.
+        take_buffer: gives an empty span buffer; may wait.
+        emit: publishes a span and takes its buffer over; it is told the region that is not finished yet.
+    """
+
+    def __init__(
+        self,
+        read_into: Callable[[int, memoryview], None],
+        hasher: ChunkHasher,
+        fingerprinter: Fingerprinter,
+        take_buffer: Callable[[], bytearray],
+        emit: Callable[[Span, int], None],
+    ) -> None:
+        self._read_into = read_into
+        self._chunk_id = hasher.chunk_id
+        self._fingerprints = fingerprinter.fingerprints
+        self._zero_fingerprint = fingerprinter.fingerprints(ZERO_CHUNK)
+        self._take_buffer = take_buffer
+        self._emit = emit
+        self._region = 0
+        self.span = Span(take_buffer())
+        self.figures = ScanFigures()
+
+    def scan(self, region: Region, old: bytes) -> bytes:
+        """Find the changed chunks of a region.
+
+        Args:
+            region: its data extents; everything between them is zeros.
+            old: the region's 128 fingerprints at the base, zeros standing for zero chunks.
+
+        Returns:
+            The region's fingerprints now.
+        """
+        self._region = region.number
+        new = bytearray(len(old))
+        at = 0  # chunk within the region that is looked at next
+        first = region.number * REGION_CHUNKS
+        for extent in region.extents:
+            begin = extent.start // CHUNK_SIZE_BYTES - first
+            self._note_zeros(first, at, begin, old)
+            for piece in _pieces(extent):
+                self._scan_piece(piece, first, old, new)
+            at = extent.end // CHUNK_SIZE_BYTES - first
+        self._note_zeros(first, at, region.chunk_count, old)
+        return bytes(new)
+
+    def _scan_piece(self, piece: ByteRange, first: int, old: bytes, new: bytearray) -> None:
+        if self.span.fill_bytes + piece.length > SPAN_SIZE_BYTES:
+            self._flush()
+        span = self.span
+        fill = span.fill_bytes
+        view = memoryview(span.buffer)[fill : fill + piece.length]
+        self._read_into(piece.start, view)
+        self.figures.read_bytes += piece.length
+        begin = piece.start // CHUNK_SIZE_BYTES - first
+        where = slice(
+            begin * FINGERPRINT_SIZE_BYTES,
+            (begin + piece.length // CHUNK_SIZE_BYTES) * FINGERPRINT_SIZE_BYTES,
+        )
+        found = self._fingerprints(view)
+        before = old[where]
+        if found == before:
+            new[where] = found
+            return
+        new[where] = self._gather(view, piece.start // CHUNK_SIZE_BYTES, found, before)
+        if len(span.zeros) > ZEROS_PER_BATCH_MAX:
+            self._flush()
+
+    def _gather(self, view: memoryview, index: int, found: bytes, before: bytes) -> bytes:
+        """Keep the changed chunks of a piece in the span; return the piece's fingerprints."""
+        span, kept, prints = self.span, 0, []
+        for number in range(len(view) // CHUNK_SIZE_BYTES):
+            where = slice(number * FINGERPRINT_SIZE_BYTES, (number + 1) * FINGERPRINT_SIZE_BYTES)
+            fingerprint, known = found[where], before[where]
+            chunk = view[number * CHUNK_SIZE_BYTES : (number + 1) * CHUNK_SIZE_BYTES]
+            if fingerprint == self._zero_fingerprint and bytes(chunk) == ZERO_CHUNK:
+                fingerprint = ZERO_FINGERPRINT
+            prints.append(fingerprint)
+            if fingerprint == known:
+                continue
+            if fingerprint == ZERO_FINGERPRINT:
+                span.zeros.append(index + number)
+                continue
+            if kept != number:
+                view[kept * CHUNK_SIZE_BYTES : (kept + 1) * CHUNK_SIZE_BYTES] = chunk
+            kept += 1
+            span.indexes.append(index + number)
+            span.ids.append(self._chunk_id(chunk))
+        self.figures.changed_bytes += kept * CHUNK_SIZE_BYTES
+        return b"".join(prints)
+
+    def _flush(self) -> None:
+        """Emit what was gathered, and go on with a new buffer."""
+        self._emit(self.span, self._region)
+        self.span = Span(bytearray())  # the old buffer is no longer ours, whatever happens next
+        self.span = Span(self._take_buffer())
+
+    def _note_zeros(self, first: int, begin: int, end: int, old: bytes) -> None:
+        """Chunks without data that had data at the base have become zero."""
+        where = slice(begin * FINGERPRINT_SIZE_BYTES, end * FINGERPRINT_SIZE_BYTES)
+        if not any(old[where]):
+            return
+        for number in range(begin, end):
+            at = number * FINGERPRINT_SIZE_BYTES
+            if old[at : at + FINGERPRINT_SIZE_BYTES] != ZERO_FINGERPRINT:
+                self.span.zeros.append(first + number)
+
+
+def _pieces(extent: ByteRange) -> list[ByteRange]:
+    """The extent cut at multiples of the piece size."""
+    cuts = [
+        extent.start,
+        *range(
+            (extent.start // PIECE_SIZE_BYTES + 1) * PIECE_SIZE_BYTES, extent.end, PIECE_SIZE_BYTES
+        ),
+        extent.end,
+    ]
+    return [ByteRange(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]

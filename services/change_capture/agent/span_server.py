@@ -1,0 +1,164 @@
+"""The span server: chunkers dial it and take the bytes that they want. One thread per connection."""
+
+import contextlib
+import hmac
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+from libs.errors import BackcastError, ConfigurationError, DamagedDataError
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.ranges import runs_of
+from libs.spans.messages import (
+    HELLO_SIZE_BYTES,
+    MESSAGE_SIZE_BYTES_MAX,
+    REQUEST_SIZE_BYTES,
+    Kind,
+    Reply,
+    Request,
+    Status,
+    pack_reply,
+    unpack_hello,
+    unpack_request,
+    unpack_reread,
+    unpack_wanted,
+)
+from services.change_capture.agent.capture import Capture
+from services.change_capture.agent.window import SPAN_SIZE_BYTES, Window
+
+log = logging.getLogger(__name__)
+
+#: A peer that has dialled must say who it is within this time.
+_HELLO_TIMEOUT_SECONDS = 10
+#: A peer may be silent between requests while it compresses and uploads.
+_IDLE_TIMEOUT_SECONDS = 600
+#: Connections at once; a chunker opens a few per capture.
+_CONNECTION_COUNT_MAX = 256
+
+
+class SpanServer:
+    """Serves the spans of this agent's captures.
+
+    Args:
+        listen: "host:port"; port 0 takes a free one.
+        window: where offered spans wait.
+        find: finds a capture by its id.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
+
+    def __init__(self, listen: str, window: Window, find: Callable[[UUID], Capture | None]) -> None:
+        host, _, port = listen.rpartition(":")
+        try:
+            self._listener = socket.create_server((host, int(port)), backlog=128)
+        except (OSError, ValueError) as err:
+            raise ConfigurationError(f"SPAN_LISTEN {listen!r}: cannot listen there: {err}") from err
+        self.address = "{}:{}".format(*self._listener.getsockname()[:2])
+        self._window = window
+        self._find = find
+        self._slots = threading.BoundedSemaphore(_CONNECTION_COUNT_MAX)
+        threading.Thread(target=self._accept, name="span-server", daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            self._slots.acquire()
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(
+                target=self._serve, args=(peer,), name="span-peer", daemon=True
+            ).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        try:
+            with peer, contextlib.suppress(OSError):
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._converse(peer)
+        except DamagedDataError as err:
+            log.warning("span peer dropped", extra={"detail": str(err)})
+        finally:
+            self._slots.release()
+
+    def _converse(self, peer: socket.socket) -> None:
+        peer.settimeout(_HELLO_TIMEOUT_SECONDS)
+        raw = _receive(peer, HELLO_SIZE_BYTES)
+        if raw is None:
+            return
+        hello = unpack_hello(raw)
+        capture = self._find(hello.capture)
+        if capture is None or not hmac.compare_digest(hello.token, capture.order.token):
+            _refuse(
+                peer, Status.REFUSED, f"capture {hello.capture}: not known here, or a wrong token"
+            )
+            return
+        peer.sendall(pack_reply(Reply(Status.OK, 0)))
+        peer.settimeout(_IDLE_TIMEOUT_SECONDS)
+        while raw := _receive(peer, REQUEST_SIZE_BYTES):
+            request = unpack_request(raw)
+            body = _receive(peer, request.body_size_bytes) if request.body_size_bytes else b""
+            if body is None:
+                return
+            capture.touch()
+            if request.kind is Kind.REREAD:
+                self._reread(peer, capture, body)
+            else:
+                self._hand_out(peer, capture, request, body)
+
+    def _hand_out(
+        self, peer: socket.socket, capture: Capture, request: Request, body: bytes
+    ) -> None:
+        buffer = self._window.claim(capture.order.capture, request.batch)
+        try:
+            if request.kind is Kind.DROP:
+                return
+            if buffer is None:
+                peer.sendall(pack_reply(Reply(Status.GONE, 0)))
+                return
+            wanted = unpack_wanted(request, body)
+            peer.sendall(pack_reply(Reply(Status.OK, len(wanted) * CHUNK_SIZE_BYTES)))
+            view = memoryview(buffer)
+            for run in runs_of(wanted):  # neighbours go out in one call
+                peer.sendall(view[run.first * CHUNK_SIZE_BYTES : run.end * CHUNK_SIZE_BYTES])
+        finally:
+            if buffer is not None:
+                self._window.give_back(buffer)
+
+    def _reread(self, peer: socket.socket, capture: Capture, body: bytes) -> None:
+        runs = unpack_reread(body, capture.view.chunk_count)
+        buffer = bytearray(SPAN_SIZE_BYTES)
+        view, fill = memoryview(buffer), 0
+        try:
+            for run in runs:
+                length = run.count * CHUNK_SIZE_BYTES
+                capture.view.read_into(run.first * CHUNK_SIZE_BYTES, view[fill : fill + length])
+                fill += length
+        except BackcastError as err:
+            _refuse(peer, Status.FAILED, str(err))
+            return
+        peer.sendall(pack_reply(Reply(Status.OK, fill)))
+        peer.sendall(view[:fill])
+
+
+def _refuse(peer: socket.socket, status: Status, message: str) -> None:
+    text = message.encode()[:MESSAGE_SIZE_BYTES_MAX]
+    peer.sendall(pack_reply(Reply(status, len(text))) + text)
+
+
+def _receive(peer: socket.socket, size: int) -> bytes | None:
+    """Exactly ``size`` bytes, or None when the peer has closed the connection."""
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        got = peer.recv_into(view)
+        if got == 0:
+            return None
+        view = view[got:]
+    return bytes(buffer)

@@ -1,0 +1,1 @@
+"""The coordinator: sessions, from a request to its outcome."""

@@ -1,0 +1,56 @@
+"""`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
+
+import contextlib
+import sys
+import threading
+
+from libs.catalogdb.inventory import list_nodes
+from libs.catalogdb.pool import Catalog
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.runtime.auth import Tokens
+from libs.runtime.health import Health
+from libs.runtime.http import create_app, serving
+from libs.runtime.metrics import new_registry
+from libs.runtime.service import run_service
+from libs.runtime.signals import Stop
+from libs.store.opening import open_store
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.routes import add_routes
+from services.change_capture.coordinator.settings import Settings
+
+
+def main(settings: Settings, stop: Stop) -> None:
+    """Wire the coordinator and run it until it is asked to stop."""
+    health, registry = Health(), new_registry()
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "coordinator"
+    )
+    catalog.open()
+    with contextlib.closing(catalog):
+        vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
+        agents = Agents(settings.agent_token.reveal())
+        conductor = Conductor(catalog, vault, agents, settings.session_deadline_seconds)
+        app = create_app(
+            "Backcast coordinator", settings, health, registry, Tokens(settings.tokens.reveal())
+        )
+        add_routes(app, catalog, vault, agents, conductor)
+        health.depend_on("catalog", lambda: list_nodes(catalog))
+        threads = [
+            threading.Thread(target=conductor.listen, args=(stop,), name="listen"),
+            threading.Thread(
+                target=conductor.watch, args=(stop, settings.watch_interval_seconds), name="watch"
+            ),
+        ]
+        with serving(app, settings):
+            for thread in threads:
+                thread.start()
+            health.started()
+            stop.wait()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(run_service("coordinator", Settings, main))

@@ -1,0 +1,66 @@
+"""The coordinator's side of the agents' RPC."""
+
+import base64
+import threading
+
+from libs.catalogdb.inventory import Node
+from libs.catalogdb.sessions import PartView, SessionView
+from libs.runtime.rest import RestClient
+from services.change_capture.rpc import CaptureStatus, ProbeResponse
+
+
+class Agents:
+    """Calls agents by the addresses that they announced. Thread-safe.
+
+    Args:
+        token: what the agents' RPC accepts.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._clients: dict[str, RestClient] = {}
+        self._lock = threading.Lock()
+
+    def probe(self, node: Node, path: str) -> int:
+        """Size in bytes of what lies at a path of a node.
+
+        Raises:
+            SourceError: it cannot be captured.
+            UnavailableError: the agent does not answer.
+        """
+        answer = self._client(node.rpc_url).post("/v1/probe", {"path": path})
+        return ProbeResponse.model_validate(answer).size_bytes
+
+    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
+        """Order a capture; ordering it again is harmless."""
+        body = {
+            "session": str(session.session),
+            "capture": str(part.capture),
+            "tenant": session.tenant,
+            "group": str(session.group_id),
+            "volume": str(part.volume),
+            "path": part.path,
+            "base": str(session.base) if session.base else None,
+            "token": base64.b64encode(part.token).decode(),
+            "id_key": base64.b64encode(id_key).decode(),
+        }
+        return CaptureStatus.model_validate(self._client(part.rpc_url).post("/v1/captures", body))
+
+    def status(self, part: PartView) -> CaptureStatus:
+        """How far a capture is.
+
+        Raises:
+            NotFoundError: the agent process does not know it: it was restarted.
+            UnavailableError: the agent does not answer.
+        """
+        return CaptureStatus.model_validate(
+            self._client(part.rpc_url).get(f"/v1/captures/{part.capture}")
+        )
+
+    def settle(self, part: PartView, *, sealed: bool) -> None:
+        """Tell the agent how the session ended; it lets go of the volume."""
+        self._client(part.rpc_url).post(f"/v1/captures/{part.capture}/outcome", {"sealed": sealed})
+
+    def _client(self, url: str) -> RestClient:
+        with self._lock:
+            return self._clients.setdefault(url, RestClient(url, self._token))

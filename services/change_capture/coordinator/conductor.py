@@ -1,0 +1,175 @@
+"""The conductor: takes sessions from their request to their end, and tells the agents.
+
+It holds no state that matters: sessions are in the catalog, captures in the agents. A coordinator that
+is killed at any moment leaves sessions that its successor looks after, or that their deadline rejects.
+"""
+
+import logging
+import threading
+import time
+from uuid import UUID
+
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions import (
+    SESSION_CHANNEL,
+    GroupBusy,
+    SessionView,
+    open_session,
+    open_sessions,
+    read_session,
+    reject_session,
+    report_read,
+)
+from libs.errors import BackcastError, NotFoundError, UnavailableError
+from libs.keys.vault import KeyVault
+from libs.runtime.signals import Stop
+from services.change_capture.coordinator.agents import Agents
+
+log = logging.getLogger(__name__)
+
+
+class Conductor:
+    """Opens sessions, orders captures, and looks after both. Thread-safe.
+
+    Args:
+        catalog: the catalog, in the coordinator's role.
+        vault: gives the id keys that agents need.
+        agents: the agents' RPC.
+        session_deadline_seconds: time without progress after which a session is rejected.
+    """
+
+    def __init__(
+        self, catalog: Catalog, vault: KeyVault, agents: Agents, session_deadline_seconds: float
+    ) -> None:
+        self._catalog = catalog
+        self._vault = vault
+        self._agents = agents
+        self._session_deadline_seconds = session_deadline_seconds
+        self._unsettled: set[UUID] = set()
+        self._bell = threading.Condition()
+        self._rings = 0
+
+    def request(
+        self, tenant: str, group: str, session: UUID, *, full: bool
+    ) -> SessionView | GroupBusy:
+        """Open a session and order its captures. The same session again returns it as it is now."""
+        view = open_session(
+            self._catalog, tenant, group, session, self._session_deadline_seconds, full=full
+        )
+        if isinstance(view, SessionView) and view.state == "open":
+            self._order(view)
+        return view
+
+    def wait(self, session: UUID, timeout_seconds: float) -> SessionView:
+        """The session when something about it changed, or as it is after the time.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
+        with self._bell:
+            rings = self._rings
+        view = read_session(self._catalog, session)
+        if view.state != "open":
+            return view
+        with self._bell:
+            self._bell.wait_for(lambda: self._rings != rings, timeout_seconds)
+        return read_session(self._catalog, session)
+
+    def listen(self, stop: Stop) -> None:
+        """Body of a thread: wakes waiting requests when a session changes."""
+        while not stop.requested:
+            try:
+                connection = self._catalog.listen(SESSION_CHANNEL)
+                with connection:
+                    while not stop.requested:
+                        for _ in connection.notifies(timeout=1, stop_after=1):
+                            self._ring()
+            except BackcastError as err:
+                log.warning("not listening to the catalog", extra={"detail": str(err)})
+                stop.wait(1)
+
+    def watch(self, stop: Stop, interval_seconds: float) -> None:
+        """Body of a thread: rejects sessions whose agent lost the capture, and reports outcomes to agents."""
+        looked_after = 0.0
+        while not stop.requested:
+            self._wait_for_ring(min(interval_seconds, 1))
+            try:
+                self._settle_ended()
+                if time.monotonic() - looked_after >= interval_seconds:
+                    looked_after = time.monotonic()
+                    for session in open_sessions(self._catalog):
+                        self._unsettled.add(session)
+                        self._look_after(read_session(self._catalog, session))
+            except UnavailableError as err:
+                log.warning("sessions not looked after", extra={"detail": str(err)})
+
+    def _order(self, view: SessionView) -> None:
+        keys = self._vault.get(view.domain, view.key_id)
+        self._unsettled.add(view.session)
+        for part in view.parts:
+            if part.finished:
+                continue
+            try:
+                self._agents.begin(view, part, keys.id_key)
+            except BackcastError as err:
+                message = f"volume {part.volume_name} on node {part.node}: {err}"
+                reject_session(self._catalog, "coordinator", view.session, err.code, message)
+                return
+
+    def _look_after(self, view: SessionView) -> None:
+        for part in view.parts:
+            if part.finished or view.state != "open":
+                continue
+            try:
+                status = self._agents.status(part)
+            except NotFoundError:
+                message = f"volume {part.volume_name}: the agent on node {part.node} was restarted; take the snapshot again"
+                reject_session(
+                    self._catalog, "coordinator", view.session, "agent-restarted", message
+                )
+                return
+            except UnavailableError as err:  # its deadline decides
+                log.warning(
+                    "agent does not answer",
+                    extra={"session": str(view.session), "detail": str(err)},
+                )
+                continue
+            if status.state == "aborted":
+                message = f"volume {part.volume_name}: {status.message}"
+                reject_session(
+                    self._catalog, "coordinator", view.session, status.code or "aborted", message
+                )
+                return
+            report_read(
+                self._catalog,
+                view.session,
+                part.capture,
+                status.read_bytes,
+                self._session_deadline_seconds,
+            )
+
+    def _wait_for_ring(self, timeout_seconds: float) -> None:
+        with self._bell:
+            rings = self._rings
+            self._bell.wait_for(lambda: self._rings != rings, timeout_seconds)
+
+    def _ring(self) -> None:
+        with self._bell:
+            self._rings += 1
+            self._bell.notify_all()
+
+    def _settle_ended(self) -> None:
+        for session in list(self._unsettled):
+            view = read_session(self._catalog, session)
+            if view.state == "open":
+                continue
+            self._unsettled.discard(session)
+            for part in view.parts:
+                try:
+                    self._agents.settle(part, sealed=view.state == "sealed")
+                except (
+                    BackcastError
+                ) as err:  # the agent lets go by itself later; nothing depends on it
+                    log.info(
+                        "outcome not reported", extra={"session": str(session), "detail": str(err)}
+                    )

@@ -1,0 +1,185 @@
+"""The coordinator's REST endpoints: nodes, volumes, and sessions."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Query
+from pydantic import BaseModel, Field
+
+from libs.catalogdb.inventory import (
+    Node,
+    add_volume,
+    announce_node,
+    find_node,
+    group_of,
+    list_nodes,
+)
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions import GroupBusy, SessionView
+from libs.errors import ConflictError, NotFoundError
+from libs.ids import check_name
+from libs.keys.vault import KeyVault
+from libs.runtime.auth import Caller, Role, require
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.tenants import ensure_tenant
+from services.change_capture.rpc import NodeAnnouncement
+
+Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
+
+#: Longest time that a request may wait for a session to change.
+WAIT_SECONDS_MAX = 30.0
+
+
+class VolumeRequest(BaseModel):
+    """Protect a volume."""
+
+    name: str = Field(description="Name of the volume, unique in the tenant")
+    path: str = Field(description="Path of the file or block device on the node")
+    node: str | None = Field(
+        None, description="Node that the path is on; may be left out if there is only one"
+    )
+    group: str | None = Field(None, description="Group to cut it with; by default one of its own")
+
+
+class VolumeAnswer(BaseModel):
+    """A protected volume."""
+
+    volume: UUID
+    name: str
+    group: str
+    node: str
+    path: str
+    size_bytes: int
+
+
+class SnapshotRequest(BaseModel):
+    """Take a snapshot of a group."""
+
+    session: UUID = Field(
+        description="Chosen by the client; the same one again makes no second snapshot"
+    )
+    name: str = Field(description="Name of a group or of one of its volumes")
+    full: bool = Field(False, description="Compare and count everything, without a base")
+
+
+class PartAnswer(BaseModel):
+    """One volume of a session."""
+
+    volume: str
+    finished: bool
+    logical_bytes: int
+    read_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    stored_bytes: int
+    consistency: str
+    attempts: int
+
+
+class SessionAnswer(BaseModel):
+    """A session as it is now."""
+
+    session: UUID
+    group: str
+    state: str
+    sequence: int | None
+    base: UUID | None
+    code: str | None
+    message: str | None
+    seconds: float
+    parts: list[PartAnswer]
+
+
+def add_routes(
+    app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
+) -> None:
+    """Add the endpoints to the application."""
+
+    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
+    def announce(_: Operator, node: NodeAnnouncement) -> None:
+        announce_node(
+            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
+        )
+
+    @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
+    def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
+        check_name("tenant", tenant)
+        name = check_name("volume", request.name)
+        group = check_name("group", request.group or name)
+        node = find_node(catalog, request.node) if request.node else _only_node(catalog)
+        size_bytes = agents.probe(node, request.path)
+        ensure_tenant(catalog, vault, tenant)
+        volume = add_volume(catalog, tenant, name, group, node.name, request.path)
+        return VolumeAnswer(
+            volume=volume.volume,
+            name=volume.name,
+            group=volume.group,
+            node=volume.node,
+            path=volume.path,
+            size_bytes=size_bytes,
+        )
+
+    @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
+    def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
+        group = group_of(catalog, tenant, request.name)
+        view = conductor.request(tenant, group, request.session, full=request.full)
+        if isinstance(view, GroupBusy):
+            raise ConflictError(
+                f"group {group}: session {view.session} is taking a snapshot of it now; wait for it, then try again"
+            )
+        if (view.tenant, view.group) != (tenant, group):
+            raise ConflictError(
+                f"session {request.session}: it belongs to another group; choose another id"
+            )
+        return _answer(view)
+
+    @app.get(
+        "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
+    )
+    def session(
+        tenant: str,
+        session: UUID,
+        _: Reader,
+        wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
+    ) -> SessionAnswer:
+        view = conductor.wait(session, wait_seconds)
+        if view.tenant != tenant:
+            raise NotFoundError(f"session {session}: there is none of this id")
+        return _answer(view)
+
+
+def _only_node(catalog: Catalog) -> Node:
+    nodes = list_nodes(catalog)
+    if len(nodes) == 1:
+        return nodes[0]
+    names = ", ".join(node.name for node in nodes) or "none has announced itself yet"
+    raise NotFoundError(f"node: name the one that the path is on ({names})")
+
+
+def _answer(view: SessionView) -> SessionAnswer:
+    return SessionAnswer(
+        session=view.session,
+        group=view.group,
+        state=view.state,
+        sequence=view.sequence,
+        base=view.base,
+        code=view.reject_code,
+        message=view.reject_message,
+        seconds=view.seconds,
+        parts=[
+            PartAnswer(
+                volume=part.volume_name,
+                finished=part.finished,
+                logical_bytes=part.size_bytes,
+                read_bytes=part.read_bytes,
+                changed_bytes=part.changed_bytes,
+                sent_bytes=part.sent_bytes,
+                stored_bytes=part.stored_bytes,
+                consistency=part.consistency,
+                attempts=part.attempt_number,
+            )
+            for part in view.parts
+        ],
+    )

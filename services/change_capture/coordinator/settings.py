@@ -1,0 +1,24 @@
+"""Settings of the coordinator: BACKCAST_COORDINATOR_*."""
+
+from dataclasses import dataclass
+
+from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.settings import Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ServiceSettings):
+    """What the coordinator needs to know."""
+
+    postgres: PostgresSettings
+    s3: S3Settings
+    #: File with the key-encryption key: 64 hexadecimal characters.
+    kek: Secret
+    #: File with the tokens that the REST endpoints accept.
+    tokens: Secret
+    #: File with the token for the agents' RPC.
+    agent_token: Secret
+    #: A session that makes no progress for so long is rejected.
+    session_deadline_seconds: float = 120.0
+    #: How often open sessions and their agents are looked after.
+    watch_interval_seconds: float = 2.0

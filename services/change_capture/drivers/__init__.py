@@ -1,0 +1,1 @@
+"""Capture drivers: how changes are known and where the frozen view comes from."""

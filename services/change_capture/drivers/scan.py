@@ -1,0 +1,176 @@
+"""Driver `scan`: reads every data extent and compares fingerprints with the last sealed capture.
+
+It works on anything that can be read: regular files and block devices. Holes are skipped without
+reading. The frozen view is the file itself: whether it changed meanwhile is found out afterwards and
+said (`quiet` or `fuzzy`), never hidden.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from libs.errors import SourceError
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.ranges import ByteRange
+
+#: Unit of scanning and of fingerprint records: one thread works on one region at a time.
+REGION_CHUNKS = 128
+REGION_SIZE_BYTES = REGION_CHUNKS * CHUNK_SIZE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Part of the volume, aligned to 8 MiB: its data extents, aligned to chunks."""
+
+    number: int
+    #: Chunks that the volume has in it: 128, fewer in the last region.
+    chunk_count: int
+    extents: tuple[ByteRange, ...]
+
+
+class ScanView:
+    """An open volume. Reading is thread-safe; nothing is ever written.
+
+    Args:
+        path: a regular file or a block device.
+
+    Raises:
+        SourceError: missing, unreadable, or something that is no volume.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            before = path.stat()
+            _refuse_special(path, before)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as err:
+            raise SourceError(
+                f"volume {path}: {err.strerror}; check the path and its permissions"
+            ) from err
+        self._before = os.fstat(self._fd)
+        #: Bytes of the volume when it was opened; the snapshot has exactly these.
+        self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+
+    @property
+    def identity(self) -> str:
+        """What tells this device from another one under the same path; fingerprints are tied to it."""
+        s = self._before
+        return f"block:{s.st_rdev}" if stat.S_ISBLK(s.st_mode) else f"file:{s.st_dev}:{s.st_ino}"
+
+    def regions(self) -> Iterator[Region]:
+        """Regions that have data, ascending. Holes cost a system call each, not a read.
+
+        Raises:
+            SourceError: the file system reports an error.
+        """
+        number, extents = 0, list[ByteRange]()
+        for extent in self._extents():
+            start = extent.start
+            while start < extent.end:
+                at = start // REGION_SIZE_BYTES
+                if at != number and extents:
+                    yield self.region(number, tuple(extents))
+                    extents = []
+                number = at
+                end = min(extent.end, (at + 1) * REGION_SIZE_BYTES)
+                extents.append(ByteRange(start, end))
+                start = end
+        if extents:
+            yield self.region(number, tuple(extents))
+
+    def region(self, number: int, extents: tuple[ByteRange, ...] = ()) -> Region:
+        """A region of this volume with these data extents."""
+        chunk_count = min(REGION_CHUNKS, self.chunk_count - number * REGION_CHUNKS)
+        return Region(number, chunk_count, extents)
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks of the volume; the last one may be padded with zeros."""
+        return -(-self.size_bytes // CHUNK_SIZE_BYTES)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from byte ``start``; what lies beyond the volume's end is zeros.
+
+        Raises:
+            SourceError: the device fails, or the file became shorter than when it was opened.
+        """
+        wanted = min(len(buffer), self.size_bytes - start)
+        done = 0
+        try:
+            while done < wanted:
+                got = os.preadv(self._fd, [buffer[done:wanted]], start + done)
+                if got == 0:
+                    raise SourceError(
+                        f"volume {self.path}: it shrank below {start + wanted} bytes while it was read; "
+                        f"take the snapshot again when nothing truncates it"
+                    )
+                done += got
+        except OSError as err:
+            raise SourceError(f"volume {self.path}: {err.strerror} at byte {start + done}") from err
+        if wanted < len(buffer):
+            buffer[wanted:] = bytes(len(buffer) - wanted)
+
+    def consistency(self) -> Literal["quiet", "fuzzy"]:
+        """``quiet`` if the volume looks untouched since it was opened, else ``fuzzy``.
+
+        A block device has no modification time, so nobody can vouch for it: ``fuzzy`` unless it is
+        read-only.
+        """
+        after = os.fstat(self._fd)
+        if stat.S_ISBLK(after.st_mode):
+            return "quiet" if _is_read_only(after) else "fuzzy"
+        same = (self._before.st_mtime_ns, self._before.st_size) == (
+            after.st_mtime_ns,
+            after.st_size,
+        )
+        return "quiet" if same else "fuzzy"
+
+    def close(self) -> None:
+        """Close the volume; whoever still reads gets an error."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _extents(self) -> Iterator[ByteRange]:
+        """Data extents widened to chunks, ascending, disjoint."""
+        at = 0
+        while at < self.size_bytes:
+            try:
+                data = os.lseek(self._fd, at, os.SEEK_DATA)
+                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
+            except OSError as err:
+                if err.errno == errno.ENXIO:  # no data after `at`
+                    return
+                if err.errno != errno.EINVAL:
+                    raise SourceError(f"volume {self.path}: {err.strerror} at byte {at}") from err
+                data, hole = at, self.size_bytes  # this device does not know holes
+            start = max(at, data - data % CHUNK_SIZE_BYTES)
+            at = min(-(-hole // CHUNK_SIZE_BYTES), self.chunk_count) * CHUNK_SIZE_BYTES
+            if at > start:
+                yield ByteRange(start, at)
+
+
+def _refuse_special(path: Path, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+    }
+    kind = kinds.get(stat.S_IFMT(mode), "of an unknown kind")
+    raise SourceError(f"volume {path}: it is {kind}; expected a regular file or a block device")
+
+
+def _is_read_only(status: os.stat_result) -> bool:
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    try:
+        return Path(f"/sys/dev/block/{major}:{minor}/ro").read_text().strip() == "1"
+    except OSError:
+        return False

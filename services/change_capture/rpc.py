@@ -1,0 +1,58 @@
+"""What coordinator and agents say to each other over HTTP."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Base64Bytes, BaseModel, Field
+
+
+class NodeAnnouncement(BaseModel):
+    """An agent tells where it can be reached and which process it is."""
+
+    name: str = Field(description="Name of the node")
+    rpc_url: str = Field(description="Base URL of the agent's RPC")
+    span_address: str = Field(description="host:port that chunkers dial")
+    boot: UUID = Field(description="Changes with every start of the agent process")
+
+
+class ProbeRequest(BaseModel):
+    """Look at a path that is to become a volume."""
+
+    path: str
+
+
+class ProbeResponse(BaseModel):
+    """The path can be captured."""
+
+    size_bytes: int
+
+
+class CaptureRequest(BaseModel):
+    """Capture one volume for one session."""
+
+    session: UUID
+    capture: UUID
+    tenant: str
+    group: UUID
+    volume: UUID
+    path: str
+    base: UUID | None
+    token: Base64Bytes
+    id_key: Base64Bytes
+
+
+class CaptureStatus(BaseModel):
+    """How far a capture is."""
+
+    capture: UUID
+    boot: UUID
+    state: Literal["reading", "complete", "aborted"]
+    read_bytes: int
+    code: str | None = None
+    message: str | None = None
+
+
+class Outcome(BaseModel):
+    """How the session of a capture ended."""
+
+    sealed: bool

@@ -1,0 +1,312 @@
+"""The captures that this chunker works on, and the lanes that do the work.
+
+A capture goes: begun (part taken) → spans on the lanes, in any order → completed by the agent → all spans
+through → finished → sealed, if it is the session's last part. It ends at once when it fails (its session
+is rejected), or when its attempt turns out to be stale (somebody else has it).
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from libs.catalogdb.attempts import Progress, Stale, finish_part, renew
+from libs.catalogdb.packs import count_by_pack
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.positions import store_offset
+from libs.catalogdb.sealing import Refused
+from libs.catalogdb.sessions import PartView, SessionView, reject_session
+from libs.errors import BackcastError, InvariantViolation
+from libs.events.batches import BatchesDigest
+from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
+from libs.kafka.consumer import Partition
+from libs.keys.vault import KeyVault
+from libs.reading.frames import FrameReader
+from libs.runtime.retries import retried
+from libs.runtime.signals import Stop
+from services.chunker.ledger import Ledger
+from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
+from services.chunker.sealer import Sealer
+from services.chunker.work import CaptureWork
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Capture:
+    """One capture in progress. Its lock guards what lanes and intake both change."""
+
+    view: SessionView
+    part: PartView
+    started: CaptureStarted
+    partition: Partition
+    start_offset: int
+    work: CaptureWork
+    digest: BatchesDigest = field(default_factory=BatchesDigest)
+    completed: CaptureCompleted | None = None
+    running: int = 0
+    over: bool = False
+    renewed: Progress | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Captures:
+    """All captures of this process. Thread-safe.
+
+    Args:
+        catalog: the catalog, in the chunker's role.
+        vault: gives the keys of domains.
+        packer: stores frames.
+        frames: reads map nodes back.
+        sealer: commits snapshots.
+        lane_count: threads that work on spans.
+        span_queue_length_max: spans that may wait for a lane.
+        session_deadline_seconds: time that progress gives a session.
+        known_chunk_sample: see `CaptureWork`.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the chunker's surroundings
+        self,
+        catalog: Catalog,
+        vault: KeyVault,
+        packer: Packer,
+        frames: FrameReader,
+        sealer: Sealer,
+        lane_count: int,
+        span_queue_length_max: int,
+        session_deadline_seconds: float,
+        known_chunk_sample: int,
+    ) -> None:
+        self._catalog = catalog
+        self._vault = vault
+        self._packer = packer
+        self._frames = frames
+        self._sealer = sealer
+        self._session_deadline_seconds = session_deadline_seconds
+        self._known_chunk_sample = known_chunk_sample
+        self._lanes = ThreadPoolExecutor(lane_count, thread_name_prefix="lane")
+        self._queue_slots = asyncio.Semaphore(span_queue_length_max)
+        self._captures: dict[UUID, Capture] = {}
+        self._lock = threading.Lock()
+        self._positions: dict[Partition, int] = {}
+        self._stored: dict[Partition, int] = {}
+
+    def find(self, capture: UUID) -> Capture | None:
+        """The capture, if this process works on it."""
+        with self._lock:
+            return self._captures.get(capture)
+
+    def begin(  # noqa: PLR0913 -- everything known when a part is taken
+        self,
+        attempt: UUID,
+        view: SessionView,
+        part: PartView,
+        started: CaptureStarted,
+        partition: Partition,
+        start_offset: int,
+    ) -> None:
+        """Start to work on a part that was just taken."""
+        keys = self._vault.get(view.domain, view.key_id)
+        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+        work = CaptureWork(
+            part,
+            started,
+            packs,
+            self._catalog,
+            self._packer,
+            self._frames,
+            self._known_chunk_sample,
+        )
+        with self._lock:
+            earlier = self._captures.pop(part.capture, None)
+            self._captures[part.capture] = Capture(
+                view, part, started, partition, start_offset, work
+            )
+        if earlier:
+            self._drop(earlier)
+
+    async def add_span(self, capture: Capture, event: ExtentsChanged, value: bytes) -> None:
+        """Queue a batch for the lanes; waits while the queue is full."""
+        if event.batch < capture.digest.count:
+            return  # seen before
+        if event.batch > capture.digest.count:
+            self.fail(
+                capture,
+                "batches-missing",
+                f"batch {capture.digest.count} never came; take the snapshot again",
+            )
+            return
+        capture.digest.add(value)
+        with capture.lock:
+            capture.running += 1
+        await self._queue_slots.acquire()
+        loop = asyncio.get_running_loop()
+        future = self._lanes.submit(self._guarded, capture, lambda: capture.work.take_span(event))
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._queue_slots.release))
+
+    def complete(self, capture: Capture, event: CaptureCompleted) -> None:
+        """The agent has published everything; the capture finishes when its spans are through."""
+        if (event.batches, event.batches_digest) != (capture.digest.count, capture.digest.digest()):
+            message = f"{capture.digest.count} of {event.batches} batches arrived as they were sent; take the snapshot again"
+            self.fail(capture, "batches-missing", message)
+            return
+        with capture.lock:
+            capture.completed = event
+            capture.running += 1
+        self._lanes.submit(self._guarded, capture, lambda: None)
+
+    def seal(self, session: UUID) -> None:
+        """Seal a session all of whose parts were finished, by this process or another."""
+        self._lanes.submit(self._seal, session)
+
+    def fail(self, capture: Capture, code: str, message: str) -> None:
+        """Reject the capture's session and stop working on it."""
+        self._drop(capture)
+        text = f"volume {capture.part.volume_name}: {message}"
+        retried(lambda: reject_session(self._catalog, "chunker", capture.view.session, code, text))
+
+    def fail_partition(self, partition: Partition, code: str, message: str) -> None:
+        """Fail every capture of a partition."""
+        for capture in self._of({partition}):
+            self.fail(capture, code, message)
+
+    def drop_partitions(self, partitions: frozenset[Partition]) -> None:
+        """Stop working on captures whose partitions others will get; their sessions stay open."""
+        for capture in self._of(partitions):
+            self._drop(capture)
+
+    def note_positions(self, positions: Mapping[Partition, int]) -> None:
+        """Remember how far each partition was read."""
+        with self._lock:
+            self._positions = dict(positions)
+
+    def look_after(
+        self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]
+    ) -> None:
+        """Body of a thread: records progress, which renews deadlines, and positions."""
+        while not stop.wait(interval_seconds):
+            try:
+                self._renew_all()
+                self._store_positions()
+            except BackcastError as err:
+                log.warning("progress not recorded", extra={"detail": str(err)})
+            progressed()
+
+    def close(self) -> None:
+        """Stop the lanes; open captures are left to a successor."""
+        with self._lock:
+            captures = list(self._captures.values())
+        for capture in captures:
+            self._drop(capture)
+        self._lanes.shutdown(cancel_futures=True)
+
+    def _of(self, partitions: "frozenset[Partition] | set[Partition]") -> list[Capture]:
+        with self._lock:
+            return [
+                capture for capture in self._captures.values() if capture.partition in partitions
+            ]
+
+    def _guarded(self, capture: Capture, step: Callable[[], None]) -> None:
+        """Run one step on a lane; the last one of a completed capture finishes it."""
+        try:
+            if not capture.over:
+                step()
+            with capture.lock:
+                capture.running -= 1
+                last = capture.running == 0 and capture.completed is not None and not capture.over
+            if last:
+                self._finish(capture)
+        except StaleAttemptError:
+            log.info("attempt is stale", extra={"capture": str(capture.part.capture)})
+            self._drop(capture)
+        except BackcastError as err:
+            level = logging.CRITICAL if isinstance(err, InvariantViolation) else logging.WARNING
+            log.log(
+                level,
+                "capture failed",
+                extra={"capture": str(capture.part.capture), "detail": str(err)},
+            )
+            self.fail(capture, err.code, str(err))
+        except Exception as err:
+            log.critical("capture failed unexpectedly", exc_info=True)
+            self.fail(capture, "unexpected", f"{type(err).__name__}; see the chunker's log")
+
+    def _finish(self, capture: Capture) -> None:
+        completed, work = capture.completed, capture.work
+        assert completed is not None
+        root = work.finish()
+        packs = work.packs
+        unplaced = packs.ledger.unplaced()
+        places = (
+            retried(lambda: count_by_pack(self._catalog, packs.domain_no, unplaced))
+            if unplaced
+            else {}
+        )
+        progress = replace(work.progress, read_bytes=completed.read_bytes)
+        finished = retried(
+            lambda: finish_part(
+                self._catalog,
+                packs.attempt,
+                root.node_id,
+                root.level,
+                progress,
+                completed.consistency,
+                packs.ledger.use(places),
+            )
+        )
+        if isinstance(finished, Stale):
+            raise StaleAttemptError
+        self._drop(capture)
+        if finished:
+            self._seal(capture.view.session)
+
+    def _seal(self, session: UUID) -> None:
+        try:
+            outcome = self._sealer.seal(session)
+        except BackcastError as err:
+            log.warning("not sealed", extra={"session": str(session), "detail": str(err)})
+            retried(lambda: reject_session(self._catalog, "chunker", session, err.code, str(err)))
+            return
+        if isinstance(outcome, Refused):
+            reason = f"{outcome.reason}; take the snapshot again"
+            retried(lambda: reject_session(self._catalog, "chunker", session, "refused", reason))
+
+    def _drop(self, capture: Capture) -> None:
+        with capture.lock:
+            if capture.over:
+                return
+            capture.over = True
+        with self._lock:
+            if self._captures.get(capture.part.capture) is capture:
+                del self._captures[capture.part.capture]
+        capture.work.abandon()
+
+    def _renew_all(self) -> None:
+        with self._lock:
+            captures = list(self._captures.values())
+        for capture in captures:
+            progress = capture.work.progress
+            if progress == capture.renewed:
+                continue
+            if renew(
+                self._catalog, capture.work.packs.attempt, progress, self._session_deadline_seconds
+            ):
+                capture.renewed = progress
+            else:
+                self._drop(capture)
+
+    def _store_positions(self) -> None:
+        with self._lock:
+            positions = dict(self._positions)
+            for capture in self._captures.values():
+                if capture.partition in positions:
+                    positions[capture.partition] = min(
+                        positions[capture.partition], capture.start_offset
+                    )
+        for partition, offset in positions.items():
+            if self._stored.get(partition) != offset:
+                store_offset(self._catalog, partition.topic, partition.number, offset)
+                self._stored[partition] = offset

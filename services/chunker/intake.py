@@ -1,0 +1,201 @@
+"""The intake: reads `block-changes`, checks every event, and hands spans to the lanes.
+
+Events are claims. Each is checked against its session's row and authenticated with the capture's token;
+what fails is counted and notified, and ends the session that it belongs to, never the partition.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry, Counter
+
+from libs.catalogdb.attempts import NotTaken, Taken, WrongBoot, take_part
+from libs.catalogdb.notices import raise_notification
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.positions import start_offset
+from libs.catalogdb.sessions import PartView, SessionView, reject_session, session_of_capture
+from libs.errors import BadEventError, MalformedEventError
+from libs.events.block_changes import (
+    CaptureAborted,
+    CaptureCompleted,
+    CaptureStarted,
+    ExtentsChanged,
+    TrackingLost,
+)
+from libs.events.mac import is_authentic
+from libs.events.notifications import NotificationRaised
+from libs.events.topics import BLOCK_CHANGES
+from libs.kafka.consumer import (
+    BadRecord,
+    Delivery,
+    EventConsumer,
+    LostRecords,
+    Partition,
+    ReceivedEvent,
+)
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.runtime.groups import KafkaSettings
+from libs.runtime.health import Loop
+from libs.runtime.retries import retried
+from libs.runtime.signals import Stop
+from services.chunker.captures import Captures
+
+log = logging.getLogger(__name__)
+GROUP = "backcast-chunker"
+
+
+class Intake:
+    """Runs on one event loop; everything that blocks runs in threads.
+
+    Args:
+        catalog: the catalog, in the chunker's role.
+        captures: the captures that this process works on.
+        name: name of this chunker.
+        registry: gets the counter of refused events.
+    """
+
+    def __init__(
+        self, catalog: Catalog, captures: Captures, name: str, registry: CollectorRegistry
+    ) -> None:
+        self._catalog = catalog
+        self._captures = captures
+        self._name = name
+        self._refused = Counter(
+            "backcast_chunker_refused_events",
+            "Records of block-changes that were no valid, authentic event.",
+            registry=registry,
+        )
+
+    async def run(self, settings: KafkaSettings, stop: Stop, loop: Loop) -> None:
+        """Read until asked to stop."""
+        async with EventConsumer(
+            settings, [BLOCK_CHANGES], group=GROUP, starts=self._starts, revoked=self._revoked
+        ) as consumer:
+            while not stop.requested:
+                for delivery in await consumer.batch(0.5):
+                    await self._handle(delivery)
+                self._captures.note_positions(consumer.positions())
+                loop.progressed()
+
+    async def _starts(self, partitions: frozenset[Partition]) -> Mapping[Partition, int]:
+        starts = {}
+        for partition in partitions:
+            offset = await asyncio.to_thread(
+                retried, lambda p=partition: start_offset(self._catalog, p.topic, p.number)
+            )
+            if offset is not None:
+                starts[partition] = offset
+        return starts
+
+    async def _revoked(self, partitions: frozenset[Partition]) -> None:
+        self._captures.drop_partitions(partitions)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        match delivery:
+            case BadRecord():
+                await asyncio.to_thread(self._refuse, delivery.error, None, None)
+            case LostRecords():
+                log.error("records lost", extra={"partition": str(delivery.partition)})
+                reason = "records of its capture are no longer in Kafka; take the snapshot again"
+                self._captures.fail_partition(delivery.partition, "records-lost", reason)
+            case ReceivedEvent():
+                try:
+                    await self._handle_event(delivery)
+                except BadEventError as err:
+                    await asyncio.to_thread(self._refuse, err, delivery, None)
+
+    async def _handle_event(self, received: ReceivedEvent) -> None:
+        event = received.event
+        if isinstance(event, TrackingLost):
+            return  # for monitoring; the agent acts on it itself
+        if isinstance(event, CaptureStarted):
+            await asyncio.to_thread(self._begin, received, event)
+            return
+        if not isinstance(event, ExtentsChanged | CaptureCompleted | CaptureAborted):
+            raise MalformedEventError(f"event {received.envelope.type}: not expected on this topic")
+        capture = self._captures.find(event.capture)
+        if capture is None:
+            return  # its session has ended, or another chunker has it
+        _authenticate(received, capture.view.tenant, capture.part)
+        match event:
+            case ExtentsChanged():
+                await self._captures.add_span(capture, event, received.value)
+            case CaptureCompleted():
+                self._captures.complete(capture, event)
+            case CaptureAborted():
+                self._captures.fail(capture, event.code, event.message)
+
+    def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
+        view = retried(lambda: session_of_capture(self._catalog, event.capture))
+        if view is None:
+            raise MalformedEventError(f"capture {event.capture}: nobody asked for it")
+        part = next(part for part in view.parts if part.capture == event.capture)
+        _authenticate(received, view.tenant, part)
+        if view.state != "open":
+            return
+        if not _matches(view, part, event):
+            self._reject(
+                view.session,
+                "capture-mismatch",
+                "the agent captured something else than was ordered",
+            )
+            return
+        known = self._captures.find(event.capture)
+        if known and known.started.boot == event.boot:
+            return
+        taken = retried(
+            lambda: take_part(
+                self._catalog,
+                event.capture,
+                event.boot,
+                self._name,
+                received.partition.number,
+                received.offset,
+            )
+        )
+        match taken:
+            case Taken():
+                part = replace(part, attempt_number=taken.number)
+                self._captures.begin(
+                    taken.attempt, view, part, event, received.partition, received.offset
+                )
+            case NotTaken():
+                if not taken.session_ended and all(one.finished for one in view.parts):
+                    self._captures.seal(view.session)
+            case WrongBoot():
+                reason = f"the agent on node {part.node} was restarted while it captured; take the snapshot again"
+                self._reject(view.session, "agent-restarted", reason)
+
+    def _reject(self, session: UUID, code: str, message: str) -> None:
+        retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
+
+    def _refuse(self, error: BadEventError, received: ReceivedEvent | None, _: None) -> None:
+        self._refused.inc()
+        tenant = received.envelope.tenant if received else "default"
+        log.warning("event refused", extra={"detail": str(error)})
+        notice = NotificationRaised(kind=error.code, severity="warning", message=str(error)[:2000])
+        retried(lambda: raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice))
+
+
+def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:
+    """Refuse what the session's agent has not written (scenario 21)."""
+    envelope = received.envelope
+    if (envelope.tenant, envelope.subject) != (tenant, str(part.volume)) or not is_authentic(
+        part.token, envelope, received.value
+    ):
+        raise MalformedEventError(
+            f"event {envelope.event_id} of capture {part.capture}: tenant, volume or MAC are not those of its session"
+        )
+
+
+def _matches(view: SessionView, part: PartView, event: CaptureStarted) -> bool:
+    return (
+        (event.session, event.tenant, event.group, event.volume, event.node)
+        == (view.session, view.tenant, view.group_id, part.volume, part.node)
+        and event.base in (None, view.base)
+        and (event.complete or event.base == view.base is not None)
+        and event.chunk_size_bytes == CHUNK_SIZE_BYTES
+    )

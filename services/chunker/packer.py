@@ -1,0 +1,214 @@
+"""The packer: puts frames of many attempts into packs, uploads and registers them.
+
+For each pack, in this order: row `uploading` (the generation is claimed) → frames → PUT → register. A
+crash after any step leaves at most a row that the sweep marks dead and an object that it then deletes.
+"""
+
+import logging
+import mmap
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from libs.catalogdb.attempts import Stale
+from libs.catalogdb.packs import PackRecord, begin_pack, register
+from libs.catalogdb.pool import Catalog
+from libs.ids import new_generation
+from libs.keys.keyring import DomainKeys
+from libs.packs.frame import CompressedFrame
+from libs.packs.layout import PACK_SIZE_BYTES_MAX
+from libs.packs.pack import FrameItem, PackBuilder
+from libs.packs.trailer import ItemKind
+from libs.runtime.retries import retried
+from libs.store.layout import pack_object
+from libs.store.port import ObjectStore
+from services.chunker.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class StaleAttemptError(Exception):
+    """The attempt is not the current one any more; whoever meets this drops the work, silently."""
+
+
+@dataclass(slots=True)
+class AttemptPacks:
+    """What the packer needs to know of an attempt, and the pack that it is filling."""
+
+    attempt: UUID
+    session: UUID
+    tenant: str
+    domain_no: int
+    keys: DomainKeys
+    ledger: Ledger
+    #: Packs that are pinned by the attempt: ours and those of known chunks.
+    pinned: set[int] = field(default_factory=set)
+    stored_bytes: int = 0
+    open_pack: "OpenPack | None" = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPack:
+    """A pack under construction."""
+
+    owner: AttemptPacks
+    pack_no: int
+    builder: PackBuilder
+    buffer: mmap.mmap
+
+
+class Packer:
+    """Thread-safe; shared by all lanes.
+
+    Args:
+        catalog: the catalog.
+        store: where packs go.
+        buffer_count_max: packs under construction or upload at once. When all buffers are taken, another
+            attempt's pack is closed early and uploaded, so nobody waits for somebody who waits.
+    """
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._free: list[mmap.mmap] = []
+        self._unmade = buffer_count_max
+        self._open: list[OpenPack] = []
+        self._changed = threading.Condition()
+
+    def store(
+        self, owner: AttemptPacks, frame: CompressedFrame, items: Sequence[FrameItem]
+    ) -> None:
+        """Put a frame into the attempt's pack; uploads packs that became full.
+
+        Raises:
+            StaleAttemptError: the attempt is over.
+            BackcastError: store or catalog fail for longer than retries last.
+        """
+        while True:
+            pack = self._pack_of(owner)
+            slot = pack.builder.reserve(frame, items)
+            if slot is None:
+                self._close(pack)
+            else:
+                if pack.builder.fill(slot, frame):
+                    self._upload(pack)
+                return
+
+    def finish(self, owner: AttemptPacks) -> None:
+        """Upload the attempt's last pack. Frames must not be stored at the same time."""
+        pack = owner.open_pack
+        if pack:
+            self._close(pack)
+
+    def abandon(self, owner: AttemptPacks) -> None:
+        """Forget the attempt's open pack; its row and what was uploaded are swept later."""
+        with owner.lock:
+            pack, owner.open_pack = owner.open_pack, None
+        if pack is None:
+            return
+        with self._changed:
+            if pack in self._open:
+                self._open.remove(pack)
+        if pack.builder.close():
+            self._return_buffer(pack.buffer)
+
+    def _pack_of(self, owner: AttemptPacks) -> OpenPack:
+        with owner.lock:
+            if owner.open_pack is None:
+                owner.open_pack = self._begin(owner)
+            return owner.open_pack
+
+    def _begin(self, owner: AttemptPacks) -> OpenPack:
+        generation = new_generation()
+        buffer = self._take_buffer()
+        try:
+            pack_no = retried(
+                lambda: begin_pack(
+                    self._catalog, owner.attempt, owner.domain_no, owner.keys.key_id, generation
+                )
+            )
+            if isinstance(pack_no, Stale):
+                raise StaleAttemptError
+        except BaseException:
+            self._return_buffer(buffer)
+            raise
+        builder = PackBuilder(
+            generation,
+            owner.keys.domain,
+            owner.keys.key_id,
+            owner.keys.pack_key(generation),
+            memoryview(buffer),
+        )
+        pack = OpenPack(owner, pack_no, builder, buffer)
+        with self._changed:
+            self._open.append(pack)
+        return pack
+
+    def _close(self, pack: OpenPack) -> None:
+        # No longer a candidate for closing early: whoever closes one waits for its owner's lock, and an
+        # owner that holds its lock to begin a new pack must have none left to wait for.
+        with self._changed:
+            if pack in self._open:
+                self._open.remove(pack)
+        with pack.owner.lock:
+            if pack.owner.open_pack is pack:
+                pack.owner.open_pack = None
+        if pack.builder.close():
+            self._upload(pack)
+
+    def _upload(self, pack: OpenPack) -> None:
+        """PUT and register a finished pack; exactly one thread gets here for each pack."""
+        owner, builder = pack.owner, pack.builder
+        try:
+            if builder.is_empty:
+                return
+            body = builder.finish()
+            generation = builder.header.generation
+            self._store.put(pack_object(generation), body)
+            items = builder.items
+            ids, places = [item.id for item in items], [item.place for item in items]
+            record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())
+            winners = retried(
+                lambda: register(
+                    self._catalog,
+                    owner.attempt,
+                    owner.domain_no,
+                    owner.tenant,
+                    owner.session,
+                    record,
+                    ids,
+                    places,
+                    sum(item.kind is ItemKind.CHUNK for item in items),
+                )
+            )
+            if isinstance(winners, Stale):
+                raise StaleAttemptError
+            with owner.lock:
+                owner.pinned.update(winners.values(), [pack.pack_no])
+                owner.stored_bytes += len(body)
+            owner.ledger.registered(ids, pack.pack_no, winners)
+        finally:
+            self._return_buffer(pack.buffer)
+
+    def _take_buffer(self) -> mmap.mmap:
+        while True:
+            with self._changed:
+                if self._free:
+                    return self._free.pop()
+                if self._unmade:
+                    self._unmade -= 1
+                    # Anonymous memory: pages that a small pack never touches are never resident.
+                    return mmap.mmap(-1, PACK_SIZE_BYTES_MAX)
+                fullest = max(self._open, key=lambda pack: pack.builder.size_bytes, default=None)
+                if fullest is None:  # all are being uploaded
+                    self._changed.wait(1)
+                    continue
+                self._open.remove(fullest)
+            self._close(fullest)
+
+    def _return_buffer(self, buffer: mmap.mmap) -> None:
+        with self._changed:
+            self._free.append(buffer)
+            self._changed.notify()

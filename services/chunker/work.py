@@ -1,0 +1,321 @@
+"""The work on one capture by one attempt: spans in, packs and a block map out.
+
+Each span goes through `take_span` on one of the lanes: look up its ids, ask the agent for those that are
+new, receive them straight into the frame that is being filled, hash them again, and put what was found
+into the block map. When all batches of the capture are through, `finish` writes the rest.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from libs.blockmap.node import NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tree import MapRoot
+from libs.blockmap.writer import MapWriter
+from libs.catalogdb.attempts import Progress, Stale
+from libs.catalogdb.packs import count_by_pack, find_item, lookup_and_pin
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions import PartView
+from libs.errors import DamagedDataError, NotFoundError
+from libs.events.block_changes import CaptureStarted, ExtentsChanged
+from libs.packs.chunk import ChunkHasher
+from libs.packs.frame import compress
+from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
+from libs.packs.pack import FrameItem
+from libs.packs.trailer import ItemKind
+from libs.ranges import ChunkRun, runs_of, unpack_runs
+from libs.reading.frames import FrameReader
+from libs.runtime.retries import retried
+from libs.spans.connection import SpanConnection
+from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
+
+_ID = 32
+#: Domain tag of the tenant's own domain in block maps.
+_OWN_DOMAIN = b"\0"
+#: Chunks of one aligned MiB stay in one frame, so that reading 1 MiB back touches at most two.
+_GROUP_CHUNKS = FRAME_PLAIN_SIZE_BYTES_MAX // CHUNK_SIZE_BYTES
+#: Departed ids are counted in batches of this size.
+_DEPARTED_BATCH = 4096
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A frame that is being filled; used by one thread at a time."""
+
+    buffer: bytearray = field(default_factory=lambda: bytearray(FRAME_PLAIN_SIZE_BYTES_MAX))
+    items: list[FrameItem] = field(default_factory=list)
+    fill: int = 0
+
+    def has_room(self, length: int) -> bool:
+        return self.fill + length <= len(self.buffer)
+
+    def space(self, length: int) -> memoryview:
+        """The next ``length`` bytes; they are kept by `keep`."""
+        return memoryview(self.buffer)[self.fill : self.fill + length]
+
+    def keep(self, kind: ItemKind, id_: bytes, length: int) -> None:
+        """The next ``length`` bytes are this item."""
+        self.items.append(FrameItem(kind, id_, self.fill, length))
+        self.fill += length
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """What a thread needs while it takes spans of this capture."""
+
+    connection: SpanConnection
+    frame: _Frame = field(default_factory=_Frame)
+
+
+class CaptureWork:
+    """Thread-safe: spans may be taken by several lanes at once; `finish` comes after all of them.
+
+    Args:
+        part: the part as the catalog has it.
+        started: what the agent said when the capture began.
+        packs: the attempt and its keys.
+        catalog: the catalog.
+        packer: stores frames.
+        frames: reads the base's map nodes back.
+        known_chunk_sample: one of so many known chunks is asked for and checked.
+        dial: connects to the agent.
+    """
+
+    def __init__(  # noqa: PLR0913 -- one capture's surroundings
+        self,
+        part: PartView,
+        started: CaptureStarted,
+        packs: AttemptPacks,
+        catalog: Catalog,
+        packer: Packer,
+        frames: FrameReader,
+        known_chunk_sample: int,
+        dial: Callable[..., SpanConnection] = SpanConnection,
+    ) -> None:
+        self.part = part
+        self.started = started
+        self.packs = packs
+        self._catalog = catalog
+        self._packer = packer
+        self._frames = frames
+        self._sample_rate = 1 / known_chunk_sample
+        self._dial = dial
+        self._hasher = ChunkHasher(packs.keys.id_key)
+        self._size_chunks = -(-started.volume_size_bytes // CHUNK_SIZE_BYTES)
+        self._idle_lanes: list[_Lane] = []
+        self._lock = threading.Lock()
+        self._changed_bytes = 0
+        self._sent_bytes = 0
+        self._watermarks = _Watermarks()
+        self._nodes = _Frame()
+        self._map_lock = threading.Lock()
+        self._map = MapWriter(
+            NodeHasher(packs.keys.id_key),
+            base=MapRoot(NodeId(part.base_root), part.base_level) if part.base_root else None,
+            base_size_chunks=-(-part.base_size_bytes // CHUNK_SIZE_BYTES),
+            size_chunks=self._size_chunks,
+            fetch=self._fetch_node,
+            emit=self._emit_node,
+            changed=packs.ledger.settled,
+            complete=started.complete,
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """Figures so far; what the agent has read is known at the end."""
+        return Progress(
+            size_bytes=self.started.volume_size_bytes,
+            changed_bytes=self._changed_bytes,
+            sent_bytes=self._sent_bytes,
+            stored_bytes=self.packs.stored_bytes,
+        )
+
+    def take_span(self, event: ExtentsChanged) -> None:
+        """Store what is new of a span and enter it in the block map.
+
+        Raises:
+            StaleAttemptError: another attempt has taken over.
+            BadInputError: the event contradicts itself or the volume's size.
+            DamagedDataError: bytes do not match the ids they were announced with.
+            SourceError: the agent cannot serve the capture any more.
+            UnavailableError: the agent, the store or the catalog does not answer.
+        """
+        runs = unpack_runs(event.runs, self._size_chunks)
+        ids = [event.ids[at : at + _ID] for at in range(0, len(event.ids), _ID)]
+        if ids:
+            self._take_chunks(event.batch, runs, ids)
+        self._enter(event, runs)
+        departed = self.packs.ledger.take_departed(_DEPARTED_BATCH)
+        if departed:
+            self._count_departed(departed)
+
+    def finish(self) -> MapRoot:
+        """Write the rest of the block map and of the packs; everything is registered when it returns."""
+        for lane in self._idle_lanes:
+            self._flush(lane.frame)
+            lane.connection.close()
+        with self._map_lock:
+            root = self._map.finish()
+            self._flush(self._nodes)
+        self._packer.finish(self.packs)
+        self._count_departed(self.packs.ledger.take_departed(1))
+        return root
+
+    def abandon(self) -> None:
+        """Let go of connections and of the open pack."""
+        self._packer.abandon(self.packs)
+        for lane in self._idle_lanes:
+            lane.connection.close()
+
+    def _take_chunks(self, batch: int, runs: Sequence[ChunkRun], ids: Sequence[bytes]) -> None:
+        fresh = self._fresh(ids)
+        indexes = [index for run in runs for index in range(run.first, run.end)]
+        wanted, taken = [], set[bytes]()
+        for id_ in ids:
+            first = id_ in fresh and id_ not in taken
+            taken.add(id_)
+            wanted.append(first or (id_ not in fresh and random.random() < self._sample_rate))  # noqa: S311 -- a sample, no secret
+        lane = self._borrow()
+        try:
+            asked = [
+                (index, id_) for index, id_, want in zip(indexes, ids, wanted, strict=True) if want
+            ]
+            if not lane.connection.want(batch, wanted, CHUNK_SIZE_BYTES):
+                lane.connection.reread(list(runs_of(index for index, _ in asked)), CHUNK_SIZE_BYTES)
+            self._receive(lane, asked, fresh)
+        except BaseException:
+            lane.connection.close()
+            raise
+        with self._lock:
+            self._idle_lanes.append(lane)
+            self._changed_bytes += len(ids) * CHUNK_SIZE_BYTES
+            self._sent_bytes += len(asked) * CHUNK_SIZE_BYTES
+
+    def _fresh(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Of these ids, those that this caller shall store."""
+        packs, ledger = self.packs, self.packs.ledger
+        unknown = ledger.unknown(ids)
+        if not unknown:
+            return set()
+        found = retried(
+            lambda: lookup_and_pin(
+                self._catalog, packs.domain_no, packs.attempt, unknown, packs.pinned
+            )
+        )
+        if isinstance(found, Stale):
+            raise StaleAttemptError
+        ledger.locate({id_: pack for id_, pack in zip(unknown, found, strict=True) if pack})
+        return ledger.claim(id_ for id_, pack in zip(unknown, found, strict=True) if not pack)
+
+    def _receive(self, lane: _Lane, asked: Sequence[tuple[int, bytes]], fresh: set[bytes]) -> None:
+        """Receive the asked chunks in order, verify them, and keep the fresh ones for packing."""
+        at = 0
+        while at < len(asked):
+            group = asked[at][0] // _GROUP_CHUNKS
+            end = at + 1
+            while end < len(asked) and asked[end][0] // _GROUP_CHUNKS == group:
+                end += 1
+            length = (end - at) * CHUNK_SIZE_BYTES
+            if not lane.frame.has_room(length):
+                self._flush(lane.frame)
+            view = lane.frame.space(length)
+            lane.connection.receive_into(view)
+            self._verify(view, asked[at:end])
+            _keep_fresh(lane.frame, view, asked[at:end], fresh)
+            at = end
+
+    def _verify(self, view: memoryview, asked: Sequence[tuple[int, bytes]]) -> None:
+        announced = b"".join([id_ for _, id_ in asked])
+        if self._hasher.chunk_ids(view) != announced:
+            raise DamagedDataError(
+                f"volume {self.part.volume_name}: bytes near chunk {asked[0][0]} do not match the ids that node "
+                f"{self.part.node} announced; the volume changed after it was hashed, or the node is at fault"
+            )
+
+    def _flush(self, frame: _Frame) -> None:
+        """Compress a frame and give it to the packer."""
+        if frame.fill:
+            compressed = compress(memoryview(frame.buffer)[: frame.fill])
+            self._packer.store(self.packs, compressed, frame.items)
+            frame.items, frame.fill = [], 0
+
+    def _enter(self, event: ExtentsChanged, runs: Sequence[ChunkRun]) -> None:
+        """Enter a batch in the block map; nodes that no later batch can change are written."""
+        with self._map_lock:
+            at = 0
+            for run in runs:
+                end = at + run.count * _ID
+                self._map.put(run.first, _OWN_DOMAIN * run.count, event.ids[at:end])
+                at = end
+            for run in unpack_runs(event.zero_runs, self._size_chunks):
+                self._map.clear(run.first, run.count)
+            self._map.settle_below(self._watermarks.through(event.batch, event.settled_below))
+
+    def _emit_node(self, node_id: NodeId, encoded: bytes) -> None:
+        """Keep a new map node for packing; called by the map writer, under the map's lock.
+
+        A node of this attempt is written once: what lies below it is pinned by the same attempt. Nodes of
+        others are never looked for (scenario 3).
+        """
+        if not self.packs.ledger.claim([node_id]):
+            return
+        if not self._nodes.has_room(len(encoded)):
+            self._flush(self._nodes)
+        self._nodes.space(len(encoded))[:] = encoded
+        self._nodes.keep(ItemKind.NODE, node_id, len(encoded))
+
+    def _fetch_node(self, node_id: NodeId) -> bytes:
+        """Read a node of the base. A pack that is rewritten meanwhile has moved its items: look again."""
+        try:
+            return self._read_node(node_id)
+        except NotFoundError:
+            return self._read_node(node_id)
+
+    def _read_node(self, node_id: NodeId) -> bytes:
+        pack, place = retried(lambda: find_item(self._catalog, self.packs.domain_no, node_id))
+        item = self._frames.item(pack, place)
+        return item[: node_size_bytes(item)]
+
+    def _count_departed(self, ids: list[bytes]) -> None:
+        if ids:
+            counts = retried(lambda: count_by_pack(self._catalog, self.packs.domain_no, ids))
+            self.packs.ledger.departed(counts)
+
+    def _borrow(self) -> _Lane:
+        with self._lock:
+            if self._idle_lanes:
+                return self._idle_lanes.pop()
+        return _Lane(self._dial(self.part.span_address, self.part.capture, self.part.token))
+
+
+def _keep_fresh(
+    frame: _Frame, view: memoryview, asked: Sequence[tuple[int, bytes]], fresh: set[bytes]
+) -> None:
+    """Keep the fresh chunks of what was received; samples of known ones are overwritten."""
+    kept = 0
+    for number, (_, id_) in enumerate(asked):
+        if id_ not in fresh:
+            continue
+        if kept != number:
+            source, target = number * CHUNK_SIZE_BYTES, kept * CHUNK_SIZE_BYTES
+            view[target : target + CHUNK_SIZE_BYTES] = view[source : source + CHUNK_SIZE_BYTES]
+        kept += 1
+        frame.keep(ItemKind.CHUNK, id_, CHUNK_SIZE_BYTES)
+
+
+class _Watermarks:
+    """The watermark that holds once all batches up to some number are through, in whatever order."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._early: dict[int, int] = {}
+        self._settled = 0
+
+    def through(self, batch: int, settled_below: int) -> int:
+        """Note that a batch is through; returns the index below which everything is final."""
+        self._early[batch] = settled_below
+        while self._next in self._early:
+            self._settled = max(self._settled, self._early.pop(self._next))
+            self._next += 1
+        return self._settled
