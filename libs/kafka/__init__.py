@@ -1,0 +1,1 @@
+"""Kafka: the only place that makes clients; consumer, publisher and topics."""
