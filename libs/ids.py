@@ -18,8 +18,8 @@ def uuid7(unix_milliseconds: int | None = None, randomness: bytes | None = None)
     """A time-ordered identifier (RFC 9562, version 7) for events, sessions, captures and attempts.
 
     Args:
-        unix_milliseconds: time to encode; the system clock if None. Order by it is a convenience for
-            people; no correctness rests on it.
+        unix_milliseconds: time to encode; the system clock if None. Order by it is a convenience
+            for people; no correctness rests on it.
         randomness: 10 random bytes; from the system if None.
     """
     at = time.time_ns() // 1_000_000 if unix_milliseconds is None else unix_milliseconds
@@ -39,8 +39,8 @@ def check_name(kind: str, name: str) -> str:
     """Return ``name`` if it is a valid name for a ``kind`` (tenant, volume, group, node).
 
     Raises:
-        BadInputError: not 1 to 63 characters of a-z, 0-9, '.', '_', '-', beginning and ending with a
-            letter or digit. '@' is excluded because it separates a name from a recovery point.
+        BadInputError: not 1 to 63 characters of a-z, 0-9, '.', '_', '-', beginning and ending with
+            a letter or digit. '@' is excluded because it separates a name from a recovery point.
     """
     if not _NAME.fullmatch(name):
         raise BadInputError(

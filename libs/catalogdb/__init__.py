@@ -1,7 +1,7 @@
 """The catalog in Postgres: its schema and, for each transaction, one function with plain SQL inside.
 
 Nothing else in Backcast writes these tables. Functions take a `Catalog`, do one transaction (or one
-read), and return its outcome as a value; a refusal that the protocol expects is a value, not an exception.
-All of them may be called again with the same arguments after a lost connection: the answer is then that
-of the first call.
+read), and return its outcome as a value; a refusal that the protocol expects is a value, not an
+exception. All of them may be called again with the same arguments after a lost connection: the
+answer is then that of the first call.
 """

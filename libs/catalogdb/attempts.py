@@ -1,7 +1,8 @@
 """Attempts: a chunker's try at one part of a session.
 
-A chunker that takes a part over increments its attempt; whatever an older attempt still does is refused,
-because every transaction of a chunker names its attempt and requires it to be open (scenario 1).
+A chunker that takes a part over increments its attempt; whatever an older attempt still does is
+refused, because every transaction of a chunker names its attempt and requires it to be open
+(scenario 1).
 """
 
 from collections.abc import Mapping
@@ -145,8 +146,8 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
         root_level: its level.
         progress: final figures.
         consistency: "frozen", "quiet" or "fuzzy".
-        use: per pack number, the addresses that enter and leave. Every pack with entered > 0 must be
-            pinned by the attempt: the seal expects exactly these.
+        use: per pack number, the addresses that enter and leave. Every pack with entered > 0 must
+            be pinned by the attempt: the seal expects exactly these.
 
     Returns:
         Whether all parts of the session are finished now: the caller seals (scenario 11).

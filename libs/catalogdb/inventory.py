@@ -60,9 +60,9 @@ def find_tenant(catalog: Catalog, name: str) -> Tenant | None:
 def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Tenant:
     """Create a tenant with a domain of its own, or return the one that exists.
 
-    The domain's wrapped key must already be in the store: a key that exists only in the catalog would
-    lose the data with the catalog (scenario 14). If another caller was first, the caller's key object is
-    never used and harmless.
+    The domain's wrapped key must already be in the store: a key that exists only in the catalog
+    would lose the data with the catalog (scenario 14). If another caller was first, the caller's
+    key object is never used and harmless.
     """
     with catalog.transaction() as tx:
         tx.execute("SELECT pg_advisory_xact_lock(%s)", [_TENANTS_LOCK])
@@ -121,8 +121,8 @@ def add_volume(
     """Protect a volume, in a group that is created if need be. Adding it again unchanged returns it.
 
     Raises:
-        ConflictError: the name is taken by a volume or group with other properties. Volumes and groups
-            share one name space per tenant, because a recovery point names either.
+        ConflictError: the name is taken by a volume or group with other properties. Volumes and
+            groups share one name space per tenant, because a recovery point names either.
     """
     with catalog.transaction() as tx:
         tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant])

@@ -1,8 +1,8 @@
 """The catalog event log: the truth of decisions. Events are appended by the transaction that decides.
 
-Each relayed topic has gapless positions in commit order. They come from a counter row that is locked
-last in the transaction, not from a sequence: with a sequence, a transaction that commits late would
-leave a hole that a reader has already passed (scenario 16).
+Each relayed topic has gapless positions in commit order. They come from a counter row that is
+locked last in the transaction, not from a sequence: with a sequence, a transaction that commits
+late would leave a hole that a reader has already passed (scenario 16).
 """
 
 from collections.abc import Sequence
@@ -88,7 +88,8 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
     """Events of a topic with positions above ``after``, in order, at most ``limit``.
 
     Raises:
-        InvariantViolation: a position is missing; a reader never moves past a hole it cannot explain.
+        InvariantViolation: a position is missing; a reader never moves past a hole it cannot
+            explain.
     """
     with catalog.transaction() as tx:
         rows = tx.execute(

@@ -76,9 +76,9 @@ def create_login(dsn: str, service: str, login: str, password: str) -> None:
                 sql.Identifier(login), sql.Literal(password)
             )
         )
-        # Our queries are point look-ups. Statistics of a table that grows from nothing to millions of rows within
-        # one session lag behind, and a plan made from them would scan the table for every span. Settings of a
-        # role do not pass to its members, so each login gets them.
+        # Our queries are point look-ups. Statistics of a table that grows from nothing to millions
+        # of rows within one session lag behind, and a plan made from them would scan the table for
+        # every span. Settings of a role do not pass to its members, so each login gets them.
         for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"):
             db.execute(
                 sql.SQL("ALTER ROLE {} SET {} = off").format(

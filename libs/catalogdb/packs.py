@@ -65,12 +65,12 @@ def lookup_and_pin(
         domain_no: where to look; a chunk of another domain is never found.
         attempt: must be current.
         ids: chunk ids; some hundred to a few thousand at once are efficient.
-        pinned: packs known to be pinned by this attempt; extended by those that this call pins. Pins
-            fall only with the whole attempt, so what was pinned once needs no second look.
+        pinned: packs known to be pinned by this attempt; extended by those that this call pins.
+            Pins fall only with the whole attempt, so what was pinned once needs no second look.
 
     Returns:
-        For each id the number of its pack, 0 where it is unknown or its pack could not be pinned (it is
-        being deleted): such a chunk is stored anew.
+        For each id the number of its pack, 0 where it is unknown or its pack could not be pinned
+        (it is being deleted): such a chunk is stored anew.
     """
     with catalog.transaction() as tx:
         found = _find(tx, domain_no, ids)
@@ -125,8 +125,8 @@ def register(  # noqa: PLR0913 -- the record of a pack
 ) -> dict[int, int] | Stale:
     """Make an uploaded pack live, pin it and index its items. Its object must be durable.
 
-    An item that another pack registered first keeps that place: the winner's pack is pinned and returned,
-    and the caller counts the winner (scenarios 5 and 22).
+    An item that another pack registered first keeps that place: the winner's pack is pinned and
+    returned, and the caller counts the winner (scenarios 5 and 22).
 
     Returns:
         For each item that has a winner, by its position in ``ids``, the winner's pack number.
@@ -262,8 +262,8 @@ def _index(
     tx: Tx, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
 ) -> None:
     high, low = _halves(ids)
-    # In order of ids, so that two registrations cannot wait for each other. A row whose pack is no longer
-    # live is taken over: its copy is going away.
+    # In order of ids, so that two registrations cannot wait for each other. A row whose pack is no
+    # longer live is taken over: its copy is going away.
     tx.execute(
         sql.SQL(
             """INSERT INTO {table} AS c (id_high, id_low, pack_no, place)
@@ -280,8 +280,8 @@ def _index(
 def _pin_winners(  # noqa: PLR0913 -- the same record as register
     tx: Tx, domain_no: int, attempt: UUID, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
 ) -> dict[int, int]:
-    # A winner may be condemned between our look and our pin; then its row is ours to take. Each turn
-    # either pins all winners or meets a newly condemned pack, so it ends.
+    # A winner may be condemned between our look and our pin; then its row is ours to take. Each
+    # turn either pins all winners or meets a newly condemned pack, so it ends.
     while True:
         found = _find(tx, domain_no, ids)
         if len(found) != len(ids):

@@ -62,8 +62,8 @@ class Catalog:
         """One transaction, READ COMMITTED: rules that need more take explicit row locks.
 
         Raises:
-            UnavailableError: connection lost or transaction aborted by the server. The commit may or may
-                not have happened; every function here may be called again to find out.
+            UnavailableError: connection lost or transaction aborted by the server. The commit may
+                or may not have happened; every function here may be called again to find out.
             OutOfSpaceError: the disk of Postgres is full; nothing was committed.
         """
         with translated(), self._pool.connection() as tx:

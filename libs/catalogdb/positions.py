@@ -1,8 +1,8 @@
 """Where chunkers go on reading `block-changes`: kept here, never in Kafka.
 
-A partition is read again from the beginning of the earliest capture whose session is still open; what
-was stored before is found in the index, and captures of ended sessions are skipped, so reading again is
-cheap and losing this position costs time only.
+A partition is read again from the beginning of the earliest capture whose session is still open;
+what was stored before is found in the index, and captures of ended sessions are skipped, so reading
+again is cheap and losing this position costs time only.
 """
 
 from libs.catalogdb.pool import Catalog

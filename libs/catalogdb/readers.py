@@ -1,8 +1,8 @@
 """Readers: restores and range reads that keep what they read from being deleted.
 
-A reader pins the snapshot (its row) and each pack when it resolves it, live and locked; both are needed,
-because a pack that is rewritten goes even while the snapshot stays (scenario 29). Every reader has an
-owner-chosen id and a deadline; one that dies holds nothing back for longer.
+A reader pins the snapshot (its row) and each pack when it resolves it, live and locked; both are
+needed, because a pack that is rewritten goes even while the snapshot stays (scenario 29). Every
+reader has an owner-chosen id and a deadline; one that dies holds nothing back for longer.
 """
 
 from collections.abc import Sequence

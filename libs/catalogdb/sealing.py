@@ -1,8 +1,9 @@
 """The commit of a snapshot: one transaction that checks everything and acknowledges.
 
-Before it, in this order: every pack is durable and registered, every part is finished, the manifest is
-PUT. A crash before the commit leaves an open session that a successor seals or the deadline rejects, and
-objects that nothing refers to. After the commit the snapshot exists, whatever crashes next.
+Before it, in this order: every pack is durable and registered, every part is finished, the manifest
+is PUT. A crash before the commit leaves an open session that a successor seals or the deadline
+rejects, and objects that nothing refers to. After the commit the snapshot exists, whatever crashes
+next.
 """
 
 from dataclasses import dataclass
@@ -44,11 +45,11 @@ class _Refusal(Exception):  # noqa: N818 -- leaves the transaction, never this m
 def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Sealed | Refused:
     """Acknowledge the snapshot that a session has made.
 
-    Checked here, under locks: the session is open; its parts are finished and each attempt is the current
-    one; the group's head has not moved; the base is live; every pin the parts expect exists and its pack
-    is live. The packs are locked FOR SHARE, in order, so that condemning one waits and then sees what
-    this transaction wrote (scenario 26). Two of these rules back each other up wherever the model found
-    that one alone can fail; keep both.
+    Checked here, under locks: the session is open; its parts are finished and each attempt is the
+    current one; the group's head has not moved; the base is live; every pin the parts expect exists
+    and its pack is live. The packs are locked FOR SHARE, in order, so that condemning one waits and
+    then sees what this transaction wrote (scenario 26). Two of these rules back each other up
+    wherever the model found that one alone can fail; keep both.
 
     Args:
         catalog: the catalog.

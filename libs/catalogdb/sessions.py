@@ -1,7 +1,7 @@
 """Sessions: the making of one snapshot, from the request to its acknowledgement or rejection.
 
-A session is open, then sealed or rejected, for ever. It pins its base while open. One group has at most
-one open session, because the base is the group's head or nothing. Sealing is in `sealing`.
+A session is open, then sealed or rejected, for ever. It pins its base while open. One group has at
+most one open session, because the base is the group's head or nothing. Sealing is in `sealing`.
 """
 
 import os

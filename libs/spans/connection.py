@@ -17,7 +17,8 @@ from libs.spans.messages import (
     unpack_reply,
 )
 
-#: An agent that sends nothing for so long is taken for dead; it answers from memory or a local disk.
+#: An agent that sends nothing for so long is taken for dead; it answers from memory or a local
+#: disk.
 _TIMEOUT_SECONDS = 30
 
 

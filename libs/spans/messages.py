@@ -2,14 +2,16 @@
 
     chunker → agent   HELLO   magic, version, capture, token
     agent → chunker   REPLY   status, length, then a message if the status is not OK
-    chunker → agent   WANT    batch, count, bitmap of the wanted chunks     → REPLY, then their bytes in order
+    chunker → agent   WANT    batch, count, bitmap of the wanted chunks     → REPLY, then their
+    bytes in order
                       DROP    batch: nothing of it is wanted (no reply)
-                      REREAD  runs of chunk indexes                         → REPLY, then their bytes in order
+                      REREAD  runs of chunk indexes                         → REPLY, then their
+                      bytes in order
 
-WANT takes bytes from the agent's window and lets go of the whole span. A chunker that comes late (after a
-restart) is answered GONE and asks with REREAD, which reads the frozen view again; the chunker hashes what
-it gets, so a view that changed meanwhile is found out. All integers are little endian. One request is in
-flight per connection; lengths are bounded before anything is allocated.
+WANT takes bytes from the agent's window and lets go of the whole span. A chunker that comes late
+(after a restart) is answered GONE and asks with REREAD, which reads the frozen view again; the
+chunker hashes what it gets, so a view that changed meanwhile is found out. All integers are little
+endian. One request is in flight per connection; lengths are bounded before anything is allocated.
 """
 
 import enum

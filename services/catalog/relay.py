@@ -1,8 +1,8 @@
 """The relay: publishes the catalog's event log to Kafka, in order, at least once.
 
-For each topic: read after the published position → publish → wait for Kafka → record the position. A
-crash after any step publishes events again, with the same ids and positions; a consumer drops what it
-has seen. Two relays at once only repeat each other.
+For each topic: read after the published position → publish → wait for Kafka → record the position.
+A crash after any step publishes events again, with the same ids and positions; a consumer drops
+what it has seen. Two relays at once only repeat each other.
 """
 
 import asyncio

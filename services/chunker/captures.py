@@ -1,8 +1,8 @@
 """The captures that this chunker works on, and the lanes that do the work.
 
-A capture goes: begun (part taken) → spans on the lanes, in any order → completed by the agent → all spans
-through → finished → sealed, if it is the session's last part. It ends at once when it fails (its session
-is rejected), or when its attempt turns out to be stale (somebody else has it).
+A capture goes: begun (part taken) → spans on the lanes, in any order → completed by the agent → all
+spans through → finished → sealed, if it is the session's last part. It ends at once when it fails
+(its session is rejected), or when its attempt turns out to be stale (somebody else has it).
 """
 
 import asyncio

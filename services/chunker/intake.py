@@ -1,7 +1,8 @@
 """The intake: reads `block-changes`, checks every event, and hands spans to the lanes.
 
-Events are claims. Each is checked against its session's row and authenticated with the capture's token;
-what fails is counted and notified, and ends the session that it belongs to, never the partition.
+Events are claims. Each is checked against its session's row and authenticated with the capture's
+token; what fails is counted and notified, and ends the session that it belongs to, never the
+partition.
 """
 
 import asyncio

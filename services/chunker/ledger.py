@@ -1,8 +1,8 @@
 """The ledger of one attempt: which chunks it has where, and what that changes in pack_use.
 
 It answers two questions without asking the catalog for every chunk: "do we have this one already?"
-while spans arrive, and "in which pack does it lie?" when a part of the block map is settled. What it
-has forgotten, the catalog is asked for.
+while spans arrive, and "in which pack does it lie?" when a part of the block map is settled. What
+it has forgotten, the catalog is asked for.
 """
 
 import itertools

@@ -1,7 +1,8 @@
 """The packer: puts frames of many attempts into packs, uploads and registers them.
 
-For each pack, in this order: row `uploading` (the generation is claimed) → frames → PUT → register. A
-crash after any step leaves at most a row that the sweep marks dead and an object that it then deletes.
+For each pack, in this order: row `uploading` (the generation is claimed) → frames → PUT → register.
+A crash after any step leaves at most a row that the sweep marks dead and an object that it then
+deletes.
 """
 
 import logging
@@ -65,8 +66,9 @@ class Packer:
     Args:
         catalog: the catalog.
         store: where packs go.
-        buffer_count_max: packs under construction or upload at once. When all buffers are taken, another
-            attempt's pack is closed early and uploaded, so nobody waits for somebody who waits.
+        buffer_count_max: packs under construction or upload at once. When all buffers are taken,
+            another attempt's pack is closed early and uploaded, so nobody waits for somebody who
+            waits.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
@@ -147,8 +149,8 @@ class Packer:
         return pack
 
     def _close(self, pack: OpenPack) -> None:
-        # No longer a candidate for closing early: whoever closes one waits for its owner's lock, and an
-        # owner that holds its lock to begin a new pack must have none left to wait for.
+        # No longer a candidate for closing early: whoever closes one waits for its owner's lock,
+        # and an owner that holds its lock to begin a new pack must have none left to wait for.
         with self._changed:
             if pack in self._open:
                 self._open.remove(pack)

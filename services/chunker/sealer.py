@@ -1,8 +1,8 @@
 """The last steps of a session: the part is finished, and whoever finished the last part seals.
 
-Order: part finished (catalog) → manifest PUT → seal (the commit). A crash before the commit leaves a
-manifest that no snapshot names, and an open session whose finished parts keep their pins: a successor
-that reads the topic again finds all parts finished and seals.
+Order: part finished (catalog) → manifest PUT → seal (the commit). A crash before the commit leaves
+    a manifest that no snapshot names, and an open session whose finished parts keep their pins: a
+    successor that reads the topic again finds all parts finished and seals.
 """
 
 import os

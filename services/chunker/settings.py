@@ -28,6 +28,6 @@ class Settings(ServiceSettings):
     session_deadline_seconds: float = 120.0
     #: How often progress is recorded.
     renew_interval_seconds: float = 1.0
-    #: One of so many chunks that are already stored is asked for and checked all the same: a client that
-    #: claims to have what it has only the hash of is found out.
+    #: One of so many chunks that are already stored is asked for and checked all the same: a client
+    #: that claims to have what it has only the hash of is found out.
     known_chunk_sample: int = 128

@@ -1,8 +1,9 @@
 """The work on one capture by one attempt: spans in, packs and a block map out.
 
-Each span goes through `take_span` on one of the lanes: look up its ids, ask the agent for those that are
-new, receive them straight into the frame that is being filled, hash them again, and put what was found
-into the block map. When all batches of the capture are through, `finish` writes the rest.
+Each span goes through `take_span` on one of the lanes: look up its ids, ask the agent for those
+that are new, receive them straight into the frame that is being filled, hash them again, and put
+what was found into the block map. When all batches of the capture are through, `finish` writes the
+rest.
 """
 
 import random
@@ -255,8 +256,8 @@ class CaptureWork:
     def _emit_node(self, node_id: NodeId, encoded: bytes) -> None:
         """Keep a new map node for packing; called by the map writer, under the map's lock.
 
-        A node of this attempt is written once: what lies below it is pinned by the same attempt. Nodes of
-        others are never looked for (scenario 3).
+        A node of this attempt is written once: what lies below it is pinned by the same attempt.
+        Nodes of others are never looked for (scenario 3).
         """
         if not self.packs.ledger.claim([node_id]):
             return

@@ -1,7 +1,7 @@
 """`python -m services.catalog.init`: schema, roles, logins, topics and bucket; harmless when repeated.
 
-Runs before the services, as the owner of the schema. Order: schema → logins → topics → bucket. A crash
-after any step leaves a set-up that the next run completes.
+Runs before the services, as the owner of the schema. Order: schema → logins → topics → bucket. A
+crash after any step leaves a set-up that the next run completes.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """One capture: from the order to the last published batch, and then serving until its outcome is known.
 
-Order of effects: buffers are offered to the window before their batch is published; the fingerprint file
-is durable before CaptureCompleted is published, because from then on the session can be sealed. A crash
-before CaptureCompleted leaves a capture that can never be sealed; a crash after it leaves a whole one
-whose bytes the agent must still serve, so the coordinator rejects the session when the agent is gone.
+Order of effects: buffers are offered to the window before their batch is published; the fingerprint
+file is durable before CaptureCompleted is published, because from then on the session can be
+sealed. A crash before CaptureCompleted leaves a capture that can never be sealed; a crash after it
+leaves a whole one whose bytes the agent must still serve, so the coordinator rejects the session
+when the agent is gone.
 """
 
 import logging

@@ -1,13 +1,13 @@
 """Fingerprint files: what a volume looked like when a capture of it was made.
 
 A file belongs to one session and is used only by a capture whose base is that session, on the same
-device: whatever happens to sessions in between, an outdated file is never consulted (scenario 8). It is
-written while the capture scans and renamed into place when it is complete; a torn or damaged file is as
-good as none, and then the capture compares everything.
+device: whatever happens to sessions in between, an outdated file is never consulted (scenario 8).
+    It is written while the capture scans and renamed into place when it is complete; a torn or
+    damaged file is as good as none, and then the capture compares everything.
 
-Format: header (magic, version, lengths, identity), records of (region number u64, 128 × 16 bytes), an
-index of the region numbers in record order, footer (record count u64, xxh3-64 of index, magic). All zero
-fingerprints stand for zero chunks; regions without data have no record.
+Format: header (magic, version, lengths, identity), records of (region number u64, 128 × 16 bytes),
+    an index of the region numbers in record order, footer (record count u64, xxh3-64 of index,
+    magic). All zero fingerprints stand for zero chunks; regions without data have no record.
 """
 
 import contextlib

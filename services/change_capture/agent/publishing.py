@@ -26,8 +26,8 @@ T = TypeVar("T")
 class EventSender:
     """Sends the events of captures, in the order of calls, authenticated with each capture's token.
 
-    Thread-safe. After a failure the producer is replaced: captures that were publishing end with its
-    error, later ones begin with a fresh one.
+    Thread-safe. After a failure the producer is replaced: captures that were publishing end with
+    its error, later ones begin with a fresh one.
 
     Args:
         settings: how to reach the brokers.

@@ -1,9 +1,9 @@
 """The scanner: one thread of a capture; reads regions, finds changed chunks, gathers them into spans.
 
-This is the agent's hot path. Each byte is read once into the span's buffer, fingerprinted there, hashed
-there if it changed, and sent from there. Pieces are read at the buffer's fill mark: an unchanged piece is
-overwritten by the next one, and changed chunks of a mixed piece are moved together, so that scattered
-changes still make full spans.
+This is the agent's hot path. Each byte is read once into the span's buffer, fingerprinted there,
+hashed there if it changed, and sent from there. Pieces are read at the buffer's fill mark: an
+unchanged piece is overwritten by the next one, and changed chunks of a mixed piece are moved
+together, so that scattered changes still make full spans.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from services.change_capture.agent.fingerprints import ZERO_FINGERPRINT
 from services.change_capture.agent.window import SPAN_SIZE_BYTES
 from services.change_capture.drivers.scan import REGION_CHUNKS, Region
 
-#: Bytes read at once: large enough for the system call not to matter, aligned so that the chunks of one
-#: aligned MiB stay in one span (a range of 1 MiB then touches at most two frames).
+#: Bytes read at once: large enough for the system call not to matter, aligned so that the chunks of
+#: one aligned MiB stay in one span (a range of 1 MiB then touches at most two frames).
 PIECE_SIZE_BYTES = 1 << 20
 #: Chunks that became zero and are kept back for the next batch; bounds the event's size.
 ZEROS_PER_BATCH_MAX = 8192
@@ -54,7 +54,8 @@ class Scanner:
         hasher: names chunks.
         fingerprinter: makes change fingerprints.
         take_buffer: gives an empty span buffer; may wait.
-        emit: publishes a span and takes its buffer over; it is told the region that is not finished yet.
+        emit: publishes a span and takes its buffer over; it is told the region that is not finished
+            yet.
     """
 
     def __init__(

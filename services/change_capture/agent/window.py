@@ -18,8 +18,8 @@ class Window:
     """Buffers shared by all captures of the agent. Thread-safe.
 
     Args:
-        span_count_max: buffers at most, 8 MiB each; made when first needed, then used again: fresh memory
-            costs more in page faults than hashing it does.
+        span_count_max: buffers at most, 8 MiB each; made when first needed, then used again: fresh
+            memory costs more in page faults than hashing it does.
     """
 
     def __init__(self, span_count_max: int) -> None:

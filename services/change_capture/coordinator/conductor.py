@@ -1,7 +1,8 @@
 """The conductor: takes sessions from their request to their end, and tells the agents.
 
-It holds no state that matters: sessions are in the catalog, captures in the agents. A coordinator that
-is killed at any moment leaves sessions that its successor looks after, or that their deadline rejects.
+It holds no state that matters: sessions are in the catalog, captures in the agents. A coordinator
+that is killed at any moment leaves sessions that its successor looks after, or that their deadline
+rejects.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Driver `scan`: reads every data extent and compares fingerprints with the last sealed capture.
 
 It works on anything that can be read: regular files and block devices. Holes are skipped without
-reading. The frozen view is the file itself: whether it changed meanwhile is found out afterwards and
-said (`quiet` or `fuzzy`), never hidden.
+reading. The frozen view is the file itself: whether it changed meanwhile is found out afterwards
+and said (`quiet` or `fuzzy`), never hidden.
 """
 
 import errno
