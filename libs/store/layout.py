@@ -1,0 +1,135 @@
+"""Where each kind of object lies in the bucket: the only place that spells object keys.
+
+    packs/<first 2 hex of generation>/<generation, 32 hex>
+    manifests/<tenant>/<group>/<sequence, 10 digits>-<session>-<suffix of the attempt>
+    keys/<domain>/<key id>
+    checkpoints/<incarnation, 10 digits>/<log position, 20 digits>
+
+Numbers are padded so that a listing of one folder is in their order. Every function pair is
+inverse: parsing accepts exactly what its writer writes, so a foreign object is never taken for one
+of ours.
+"""
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from libs.errors import BadInputError
+from libs.ids import check_name
+
+PACKS_PREFIX = "packs/"
+MANIFESTS_PREFIX = "manifests/"
+KEYS_PREFIX = "keys/"
+CHECKPOINTS_PREFIX = "checkpoints/"
+
+#: Snapshots of one group, ever: 10 digits.
+SEQUENCE_MAX = 10**10 - 1
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_PACK = re.compile(r"packs/([0-9a-f]{2})/(\1[0-9a-f]{30})")
+_MANIFEST = re.compile(
+    rf"manifests/([a-z0-9._-]+)/({_UUID})/((?!0{{10}})[0-9]{{10}})-({_UUID})-([a-z0-9]{{1,32}})"
+)
+_DOMAIN_KEY = re.compile(rf"keys/({_UUID})/({_UUID})")
+_CHECKPOINT = re.compile(r"checkpoints/([0-9]{10})/([0-9]{20})")
+_SUFFIX = re.compile(r"[a-z0-9]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestName:
+    """What the key of a manifest says."""
+
+    tenant: str
+    group: uuid.UUID
+    #: Number of the snapshot in its group, from 1.
+    sequence: int
+    session: uuid.UUID
+    #: 1 to 32 of a-z and 0-9; makes attempts of one session write different objects.
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainKeyName:
+    """What the key of a wrapped data key says."""
+
+    domain: uuid.UUID
+    key_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointName:
+    """What the key of a catalog checkpoint says."""
+
+    incarnation: int
+    log_position: int
+
+
+def pack_object(generation: uuid.UUID) -> str:
+    """Key of the pack of this generation. 256 folders keep every folder small on file systems."""
+    return f"packs/{generation.hex[:2]}/{generation.hex}"
+
+
+def parse_pack_object(key: str) -> uuid.UUID:
+    """The generation of a pack.
+
+    Raises:
+        BadInputError: not the key of a pack; so for the other parsers.
+    """
+    return uuid.UUID(hex=_match(_PACK, "pack", key)[2])
+
+
+def manifest_folder(tenant: str, group: uuid.UUID | None = None) -> str:
+    """Prefix of the manifests of a tenant, or of one group, which list in order of sequence."""
+    folder = f"manifests/{check_name('tenant', tenant)}/"
+    return folder if group is None else f"{folder}{group}/"
+
+
+def manifest_object(name: ManifestName) -> str:
+    """Key of a manifest.
+
+    Raises:
+        BadInputError: tenant, sequence or suffix out of bounds.
+    """
+    if not 1 <= name.sequence <= SEQUENCE_MAX or not _SUFFIX.fullmatch(name.suffix):
+        raise BadInputError(
+            f"manifest {name.sequence} with suffix {name.suffix!r}: expected a sequence of "
+            f"1 to {SEQUENCE_MAX} and a suffix of 1 to 32 characters of a-z and 0-9"
+        )
+    folder = manifest_folder(name.tenant, name.group)
+    return f"{folder}{name.sequence:010d}-{name.session}-{name.suffix}"
+
+
+def parse_manifest_object(key: str) -> ManifestName:
+    """What the key of a manifest says."""
+    match = _match(_MANIFEST, "manifest", key)
+    tenant = check_name("tenant", match[1])
+    return ManifestName(tenant, uuid.UUID(match[2]), int(match[3]), uuid.UUID(match[4]), match[5])
+
+
+def domain_key_object(name: DomainKeyName) -> str:
+    """Key of the object that holds a wrapped data key."""
+    return f"keys/{name.domain}/{name.key_id}"
+
+
+def parse_domain_key_object(key: str) -> DomainKeyName:
+    """What the key of a wrapped data key's object says."""
+    match = _match(_DOMAIN_KEY, "wrapped key", key)
+    return DomainKeyName(uuid.UUID(match[1]), uuid.UUID(match[2]))
+
+
+def checkpoint_object(name: CheckpointName) -> str:
+    """Key of a catalog checkpoint; the last one listed is the newest."""
+    return f"checkpoints/{name.incarnation:010d}/{name.log_position:020d}"
+
+
+def parse_checkpoint_object(key: str) -> CheckpointName:
+    """What the key of a checkpoint says."""
+    match = _match(_CHECKPOINT, "checkpoint", key)
+    return CheckpointName(int(match[1]), int(match[2]))
+
+
+def _match(pattern: re.Pattern[str], kind: str, key: str) -> re.Match[str]:
+    match = pattern.fullmatch(key)
+    if match is None:
+        raise BadInputError(f"object key {key[:80]!r}: expected the key of a {kind}")
+    return match

@@ -1,0 +1,177 @@
+"""Reading the responses of S3 servers: whole bodies, exact ranges, and errors as Backcast's own."""
+
+import re
+from collections.abc import Mapping
+from http.client import HTTPResponse, IncompleteRead
+from types import MappingProxyType
+from typing import NoReturn
+from xml.etree import ElementTree as ET
+
+from libs.errors import (
+    BackcastError,
+    ConfigurationError,
+    ConflictError,
+    DamagedDataError,
+    ForbiddenError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
+from libs.ranges import ByteRange
+from libs.store.port import OBJECT_SIZE_BYTES_MAX, ChecksumRefusedError
+
+#: An error document or a page of 1,000 keys is far smaller.
+_DOCUMENT_SIZE_BYTES_MAX = 4 << 20
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(?:\d{1,19}|\*)")
+
+# The error codes that say more than their HTTP status does.
+_BY_CODE: Mapping[str, type[BackcastError]] = MappingProxyType(
+    {
+        "NoSuchKey": NotFoundError,
+        "NoSuchBucket": ConfigurationError,
+        "AuthorizationHeaderMalformed": ConfigurationError,  # the region is not the bucket's
+        "XMinioStorageFull": OutOfSpaceError,
+        "XMinioAdminBucketQuotaExceeded": OutOfSpaceError,
+        "QuotaExceeded": OutOfSpaceError,
+        "BadDigest": ChecksumRefusedError,
+        "XAmzContentChecksumMismatch": ChecksumRefusedError,
+        "XAmzContentSHA256Mismatch": ChecksumRefusedError,
+        "IncompleteBody": UnavailableError,
+        "RequestTimeout": UnavailableError,
+    }
+)
+
+_BY_STATUS: Mapping[int, type[BackcastError]] = MappingProxyType(
+    {
+        401: ForbiddenError,
+        403: ForbiddenError,
+        # Only NoSuchKey proves that an object is missing: a 404 page of a proxy must not pass as
+        # data loss.
+        404: UnavailableError,
+        408: UnavailableError,
+        409: UnavailableError,
+        412: ConflictError,
+        416: DamagedDataError,
+        429: UnavailableError,
+        501: ConfigurationError,
+        507: OutOfSpaceError,
+    }
+)
+
+
+def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
+    """Raise the error that a response with an unexpected status stands for.
+
+    Args:
+        what: the operation and the object, for the message.
+        response: of any status; its body is read as an S3 error document if it is one.
+    """
+    code, message = _error_document(response)
+    status = response.status
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
+    if kind is None:
+        kind = UnavailableError if status >= 500 else ConfigurationError
+    raise kind(f"{what}: the store answered {status} {code or response.reason}: {message}")
+
+
+def read_whole(what: str, response: HTTPResponse) -> bytes:
+    """The body of a successful GET.
+
+    Raises:
+        UnavailableError: the server does not say how long the body is.
+        DamagedDataError: it is longer than an object may be.
+        http.client.IncompleteRead: the body was cut off; the connection pool translates it.
+        BackcastError: the error that the response stands for.
+    """
+    if response.status != 200:
+        raise_refusal(what, response)
+    if response.length is None:  # chunked: nothing tells whether it is whole
+        raise UnavailableError(f"{what}: the store did not state the length of the object")
+    if response.length > OBJECT_SIZE_BYTES_MAX:
+        raise DamagedDataError(
+            f"{what}: object of {response.length} bytes, expected at most {OBJECT_SIZE_BYTES_MAX}"
+        )
+    return response.read()
+
+
+def range_header(wanted: ByteRange) -> dict[str, str]:
+    """The request header that asks for ``wanted``, which is not empty."""
+    return {"Range": f"bytes={wanted.start}-{wanted.end - 1}"}
+
+
+def read_range(what: str, response: HTTPResponse, wanted: ByteRange) -> bytes:
+    """The body of a ranged GET: exactly ``wanted``.
+
+    Raises:
+        DamagedDataError: the response is for other bytes, which means that the object is shorter.
+        http.client.IncompleteRead: the body was cut off; the connection pool translates it.
+    """
+    _check_range(what, response, wanted)
+    return response.read()
+
+
+def read_range_into(
+    what: str, response: HTTPResponse, wanted: ByteRange, buffer: memoryview
+) -> None:
+    """Like `read_range`, into the caller's buffer.
+
+    Raises:
+        DamagedDataError: the response is for other bytes, which means that the object is shorter.
+        http.client.IncompleteRead: the body was cut off; the connection pool translates it.
+    """
+    _check_range(what, response, wanted)
+    filled = 0
+    while filled < wanted.length:
+        count = response.readinto(buffer[filled:])
+        if count == 0:
+            raise IncompleteRead(b"", wanted.length - filled)
+        filled += count
+
+
+def read_document(what: str, response: HTTPResponse) -> ET.Element:
+    """The body of a response that is an XML document.
+
+    Raises:
+        UnavailableError: it is not XML, or absurdly long; a proxy answered instead of the store.
+    """
+    try:
+        # The standard parser is safe here: expat refuses entity expansion and the size is bounded.
+        return ET.fromstring(_read_bounded(response))  # noqa: S314 -- see above
+    except ET.ParseError as error:
+        raise UnavailableError(f"{what}: the answer is not an S3 document: {error}") from error
+
+
+def _check_range(what: str, response: HTTPResponse, wanted: ByteRange) -> None:
+    if response.status not in (200, 206):  # a 200 is for the whole object and fails the next check
+        raise_refusal(what, response)
+    stated = response.getheader("Content-Range", "")
+    if response.status == 206 and not stated:
+        raise UnavailableError(f"{what}: the answer does not say which bytes it has")
+    match = _CONTENT_RANGE.fullmatch(stated)
+    expected = (wanted.start, wanted.end - 1)
+    if match is None or (int(match[1]), int(match[2])) != expected:
+        raise DamagedDataError(
+            f"{what}: expected bytes {expected[0]}-{expected[1]}, "
+            f"the store gives {stated or 'no range'!r}; the object is not what it must be"
+        )
+    if response.length != wanted.length:
+        raise DamagedDataError(
+            f"{what}: expected a body of {wanted.length} bytes, got {response.length}"
+        )
+
+
+def _error_document(response: HTTPResponse) -> tuple[str, str]:
+    """Code and message of an S3 error document; empty and the reason if there is none.
+
+    Nothing else of the document is used: it can hold the access key and the string that was signed.
+    """
+    try:
+        root = ET.fromstring(_read_bounded(response))  # noqa: S314 -- as in read_document
+    except ET.ParseError:
+        return "", "without an S3 error document"
+    return root.findtext("{*}Code", ""), root.findtext("{*}Message", "")[:200]
+
+
+def _read_bounded(response: HTTPResponse) -> bytes:
+    return response.read(_DOCUMENT_SIZE_BYTES_MAX)

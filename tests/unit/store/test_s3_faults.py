@@ -1,0 +1,352 @@
+"""Answers that a real S3 server gives only when something is wrong: each becomes the right error.
+
+A server in a thread plays them; the real servers are in tests/contract/test_store_s3.py.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import pytest
+
+from libs.errors import (
+    BackcastError,
+    ConfigurationError,
+    DamagedDataError,
+    ForbiddenError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
+from libs.ranges import ByteRange
+from libs.store.connections import Origin, Timeouts
+from libs.store.port import ChecksumRefusedError
+from libs.store.s3 import S3Bucket, S3Store
+
+BODY = bytes(range(200))
+WHOLE = ByteRange(0, len(BODY))
+
+
+class ScriptedServer:
+    """Answers each request with the next of ``answers`` (raw bytes), then closes if told to."""
+
+    def __init__(self, *answers: bytes, keep_open: bool = True, read_body: bool = True) -> None:
+        self._answers = iter(answers)
+        self._keep_open = keep_open
+        self._read_body = read_body
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._stopping = threading.Event()
+        self.connection_count = 0
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connection_count += 1
+            with connection, connection.makefile("rb") as stream:
+                connection.settimeout(10)
+                while self._answer(connection, stream.readline, stream.read) and self._keep_open:
+                    pass
+
+    def _answer(
+        self,
+        connection: socket.socket,
+        readline: Callable[[], bytes],
+        read: Callable[[int], bytes],
+    ) -> bool:
+        length = 0
+        lines = iter(readline, b"\r\n")
+        for line in lines:
+            if not line:
+                return False  # the client closed the connection
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        if self._read_body:
+            read(length)
+        answer = next(self._answers, None)
+        if answer is None:  # silence, until the client gives up
+            self._stopping.wait(10)
+            return False
+        connection.sendall(answer)
+        return True
+
+
+def reply(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+    stated = len(body) if length is None else length
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {stated}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def refusal(status: str, code: str) -> bytes:
+    document = (
+        f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>because</Message>"
+        f"<AWSAccessKeyId>access</AWSAccessKeyId></Error>"
+    )
+    return reply(status, document.encode(), "Content-Type: application/xml")
+
+
+def partial(body: bytes = BODY, stated: str = f"bytes 0-{len(BODY) - 1}/{len(BODY)}") -> bytes:
+    return reply("206 Partial Content", body, f"Content-Range: {stated}")
+
+
+@contextmanager
+def serving(*answers: bytes, keep_open: bool = False, read_body: bool = True) -> Iterator[S3Store]:
+    with ScriptedServer(*answers, keep_open=keep_open, read_body=read_body) as server:
+        store = S3Store(
+            S3Bucket(
+                endpoint=server.endpoint, bucket="b", access_key="access", secret_key="top-secret"
+            ),
+            timeouts=Timeouts(connect_seconds=1, read_seconds=0.3),
+        )
+        yield store
+        store.close()
+
+
+OPERATIONS: dict[str, Callable[[S3Store], object]] = {
+    "put": lambda store: store.put("key", BODY),
+    "get": lambda store: store.get("key"),
+    "get_range": lambda store: store.get_range("key", WHOLE),
+    "get_into": lambda store: store.get_into("key", WHOLE, memoryview(bytearray(len(BODY)))),
+    "stat": lambda store: store.stat("key"),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete("key"),
+}
+
+REFUSALS = [
+    ("500 Internal Server Error", "InternalError", UnavailableError),
+    ("503 Service Unavailable", "SlowDown", UnavailableError),
+    ("503 Service Unavailable", "XMinioServerNotInitialized", UnavailableError),
+    ("429 Too Many Requests", "TooManyRequests", UnavailableError),
+    ("409 Conflict", "OperationAborted", UnavailableError),
+    ("400 Bad Request", "RequestTimeout", UnavailableError),
+    ("400 Bad Request", "IncompleteBody", UnavailableError),
+    ("400 Bad Request", "BadDigest", ChecksumRefusedError),
+    ("400 Bad Request", "XAmzContentChecksumMismatch", ChecksumRefusedError),
+    ("507 Insufficient Storage", "XMinioStorageFull", OutOfSpaceError),
+    ("400 Bad Request", "XMinioAdminBucketQuotaExceeded", OutOfSpaceError),
+    ("403 Forbidden", "AccessDenied", ForbiddenError),
+    ("403 Forbidden", "RequestTimeTooSkewed", ForbiddenError),
+    ("404 Not Found", "NoSuchBucket", ConfigurationError),
+    ("400 Bad Request", "AuthorizationHeaderMalformed", ConfigurationError),
+    ("501 Not Implemented", "NotImplemented", ConfigurationError),
+    ("301 Moved Permanently", "PermanentRedirect", ConfigurationError),
+]
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS.keys() - {"stat"}))  # HEAD has no body
+@pytest.mark.parametrize(("status", "code", "expected"), REFUSALS)
+def test_a_refusal_becomes_its_error(
+    operation: str, status: str, code: str, expected: type[BackcastError]
+) -> None:
+    with serving(refusal(status, code)) as store, pytest.raises(BackcastError) as raised:
+        OPERATIONS[operation](store)
+    assert type(raised.value) is expected
+    assert code in str(raised.value)
+    assert "access" not in str(raised.value)
+    assert "top-secret" not in repr(raised.value)
+
+
+@pytest.mark.parametrize("operation", ["get", "get_range", "get_into"])
+def test_a_missing_object_is_told_only_by_the_store(operation: str) -> None:
+    with serving(refusal("404 Not Found", "NoSuchKey")) as store, pytest.raises(NotFoundError):
+        OPERATIONS[operation](store)
+    page_of_a_proxy = reply("404 Not Found", b"<html><body>default backend - 404")
+    with serving(page_of_a_proxy) as store, pytest.raises(UnavailableError):
+        OPERATIONS[operation](store)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", id="connection closed"),
+        pytest.param(b"HTTP/1.1 200", id="status line cut off"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Le", id="header cut off"),
+        pytest.param(b"220 smtp.example.org ready\r\n", id="not HTTP"),
+        pytest.param(None, id="silence"),
+    ],
+)
+def test_no_answer_is_unavailable(operation: str, answer: bytes | None) -> None:
+    answers = () if answer is None else (answer,)
+    with serving(*answers) as store, pytest.raises(UnavailableError):
+        OPERATIONS[operation](store)
+
+
+def test_a_port_where_nobody_listens_is_unavailable() -> None:
+    with serving() as store:
+        pass
+    for call in OPERATIONS.values():
+        with pytest.raises(UnavailableError):
+            call(store)
+
+
+@pytest.mark.parametrize("cut_at", [0, 1, len(BODY) - 1])
+@pytest.mark.parametrize("operation", ["get", "get_range", "get_into"])
+def test_a_body_that_is_cut_off_is_never_returned(operation: str, cut_at: int) -> None:
+    if operation == "get":
+        answer = reply("200 OK", BODY[:cut_at], length=len(BODY))
+    else:
+        content_range = f"Content-Range: bytes 0-{len(BODY) - 1}/{len(BODY)}"
+        answer = reply("206 Partial Content", BODY[:cut_at], content_range, length=len(BODY))
+    with serving(answer) as store, pytest.raises(UnavailableError):
+        OPERATIONS[operation](store)
+
+
+@pytest.mark.parametrize("operation", ["get_range", "get_into"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(reply("200 OK", BODY), id="range ignored"),
+        pytest.param(partial(BODY[:-1], "bytes 0-198/199"), id="object shorter"),
+        pytest.param(partial(BODY, "bytes 1-200/300"), id="other range"),
+        pytest.param(partial(BODY[:-1]), id="body shorter than its range"),
+        pytest.param(partial(BODY + b"x"), id="body longer than its range"),
+        pytest.param(partial(BODY, "bytes */200"), id="no range in the header"),
+        pytest.param(refusal("416 Range Not Satisfiable", "InvalidRange"), id="beyond the end"),
+    ],
+)
+def test_other_bytes_than_asked_for_are_damage(operation: str, answer: bytes) -> None:
+    with serving(answer) as store, pytest.raises(DamagedDataError):
+        OPERATIONS[operation](store)
+
+
+def test_a_range_that_fits_is_read() -> None:
+    with serving(partial(), partial(), keep_open=True) as store:
+        buffer = bytearray(len(BODY))
+        store.get_into("key", WHOLE, memoryview(buffer))
+        assert store.get_range("key", WHOLE) == BODY == buffer
+
+
+def test_an_absurd_length_is_refused_before_memory_is_taken() -> None:
+    with serving(reply("200 OK", length=1 << 50)) as store, pytest.raises(DamagedDataError):
+        store.get("key")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf of i",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ],
+)
+def test_an_object_without_a_length_is_not_read(answer: bytes) -> None:
+    with serving(answer) as store, pytest.raises(UnavailableError):
+        store.get("key")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<html>",
+        b"",
+        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+        b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult>&undefined;</ListBucketResult>',
+    ],
+)
+def test_a_listing_that_is_none_is_unavailable(document: bytes) -> None:
+    with serving(reply("200 OK", document)) as store, pytest.raises(UnavailableError):
+        list(store.list(""))
+
+
+def test_stat_needs_a_size_and_a_date() -> None:
+    with serving(reply("200 OK", length=5)) as store, pytest.raises(UnavailableError):
+        store.stat("key")
+    with serving(reply("404 Not Found")) as store:
+        assert store.stat("key") is None
+
+
+def test_a_server_that_refuses_before_the_body_ends_is_heard() -> None:
+    refused = refusal("403 Forbidden", "AccessDenied")
+    with serving(refused, read_body=False) as store, pytest.raises(BackcastError) as raised:
+        store.put("key", bytes(64 << 20))
+    # Depending on which packet is first, the answer or the broken connection is what is seen.
+    assert isinstance(raised.value, ForbiddenError | UnavailableError)
+
+
+def test_a_checksum_that_the_store_reports_otherwise_is_damage() -> None:
+    answer = reply("200 OK", b"", "x-amz-checksum-crc32c: AAAAAA==")
+    with serving(answer) as store, pytest.raises(DamagedDataError):
+        store.put("key", BODY)
+
+
+def test_connections_are_kept_after_answers_and_refusals_and_dropped_after_faults() -> None:
+    answers = [
+        reply("200 OK"),
+        refusal("404 Not Found", "NoSuchKey"),
+        refusal("503 Service Unavailable", "SlowDown"),
+        reply("200 OK", BODY),
+        reply("200 OK", BODY[:9], length=len(BODY)),  # then silence: the connection is of no use
+        reply("200 OK", BODY),
+    ]
+    with ScriptedServer(*answers) as server:
+        bucket = S3Bucket(endpoint=server.endpoint, bucket="b", access_key="a", secret_key="s")
+        store = S3Store(bucket, timeouts=Timeouts(read_seconds=0.3))
+        store.put("key", BODY)
+        with pytest.raises(NotFoundError):
+            store.get("key")
+        with pytest.raises(UnavailableError):
+            store.get("key")
+        assert store.get("key") == BODY
+        assert server.connection_count == 1
+        with pytest.raises(UnavailableError):
+            store.get("key")
+        assert store.get("key") == BODY
+        assert server.connection_count == 2
+        store.close()
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
+    with serving(reply("200 OK", BODY), reply("200 OK", BODY), keep_open=False) as store:
+        assert store.get("key") == BODY
+        assert store.get("key") == BODY
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "s3.example.org",
+        "ftp://s3.example.org",
+        "http://",
+        "http://s3:99999",
+        "http://key:top-secret@s3",
+        "http://s3/path",
+        "http://s3?x=1",
+    ],
+)
+def test_an_endpoint_is_an_origin_and_nothing_else(url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Origin.parse(url)
+    assert "top-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://s3.example.org", "s3.example.org"),
+        ("https://s3.example.org:443/", "s3.example.org"),
+        ("https://s3.example.org:80", "s3.example.org:80"),
+        ("http://[::1]:9000", "[::1]:9000"),
+    ],
+)
+def test_the_host_header_leaves_out_the_usual_port(url: str, authority: str) -> None:
+    assert Origin.parse(url).authority == authority
