@@ -1,10 +1,12 @@
 """Reading sealed snapshots: list them, find the one that a recovery point means."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import LiteralString
 from uuid import UUID
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
 
 
@@ -15,6 +17,7 @@ class SnapshotVolume:
     tenant: str
     domain_no: int
     domain: UUID
+    key_id: UUID
     session: UUID
     sequence: int
     sealed_at: datetime
@@ -35,34 +38,64 @@ class SnapshotVolume:
     sent_bytes: int
     stored_bytes: int
 
+    @property
+    def label(self) -> str:
+        """How a person names it: ``volume@sequence``."""
+        return f"{self.name}@{self.sequence}"
 
-_SNAPSHOTS = """
-    SELECT t.name, d.domain_no, d.domain, s.session, s.sequence, s.sealed_at, s.consistency, s.base, g.name, g.group_id,
-           v.volume_no, v.volume_id, v.name, n.name, v.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes,
-           sv.changed_bytes, sv.sent_bytes, sv.stored_bytes
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Which recovery point of a volume: at most one of the fields is set, none means the newest."""
+
+    #: Number of the snapshot in its group.
+    sequence: int | None = None
+    #: The newest snapshot sealed at or before this instant.
+    at: datetime | None = None
+    #: The newest snapshot sealed at least so long ago, by the catalog's clock.
+    ago: timedelta | None = None
+
+
+_SNAPSHOT_VOLUMES: LiteralString = """
+    SELECT t.name, d.domain_no, d.domain, d.key_id, s.session, s.sequence, s.sealed_at,
+           s.consistency, s.base, g.name, g.group_id, v.volume_no, v.volume_id, v.name, n.name,
+           v.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes, sv.changed_bytes,
+           sv.sent_bytes, sv.stored_bytes
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'
-    JOIN snapshot_volume sv USING (session) JOIN volume v USING (volume_no) JOIN node n USING (node_no)
-    WHERE t.name = %(tenant)s"""
+    JOIN snapshot_volume sv USING (session)
+    JOIN volume v USING (volume_no) JOIN node n USING (node_no)
+    WHERE t.name = %(tenant)s """
 
 
 def list_snapshots(
-    catalog: Catalog,
-    tenant: str,
-    name: str | None = None,
-    limit: int = 1000,
-    before: datetime | None = None,
+    catalog: Catalog, tenant: str, name: str | None, limit: int, before: UUID | None
 ) -> list[SnapshotVolume]:
-    """Live snapshots of a tenant, or of one volume or group, newest first; a row per volume."""
+    """A page of the tenant's live snapshots, newest first; a row per volume.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: only snapshots of this group, or of the group of this volume.
+        limit: snapshots at most; all volumes of each are given.
+        before: session of the last snapshot of the previous page.
+    """
+    page: LiteralString = """
+        AND s.session IN (
+            SELECT s.session
+            FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+            WHERE t.name = %(tenant)s AND s.state = 'l'
+              AND (%(name)s::text IS NULL OR g.name = %(name)s
+                   OR EXISTS (SELECT FROM volume v
+                              WHERE v.group_no = g.group_no AND v.name = %(name)s))
+              AND (%(before)s::uuid IS NULL
+                   OR (s.sealed_at, s.session) <
+                      (SELECT sealed_at, session FROM snapshot WHERE session = %(before)s))
+            ORDER BY s.sealed_at DESC, s.session DESC LIMIT %(limit)s)
+        ORDER BY s.sealed_at DESC, s.session DESC, v.name"""
+    wanted = {"tenant": tenant, "name": name, "limit": limit, "before": before}
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            _SNAPSHOTS
-            + """ AND (%(name)s::text IS NULL OR g.name = %(name)s OR v.name = %(name)s)
-                  AND (%(before)s::timestamptz IS NULL OR s.sealed_at < %(before)s)
-                  ORDER BY s.sealed_at DESC, s.session, v.name LIMIT %(limit)s""",
-            {"tenant": tenant, "name": name, "limit": limit, "before": before},
-        ).fetchall()
-    return [SnapshotVolume(*row) for row in rows]
+        return _select(tx, page, wanted)
 
 
 def read_snapshot(catalog: Catalog, tenant: str, session: UUID) -> list[SnapshotVolume]:
@@ -71,47 +104,68 @@ def read_snapshot(catalog: Catalog, tenant: str, session: UUID) -> list[Snapshot
     Raises:
         NotFoundError: the tenant has no live snapshot of this id.
     """
+    condition: LiteralString = "AND s.session = %(session)s ORDER BY v.name"
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            _SNAPSHOTS + " AND s.session = %(session)s ORDER BY v.name",
-            {"tenant": tenant, "session": session},
-        ).fetchall()
-    if not rows:
+        found = _select(tx, condition, {"tenant": tenant, "session": session})
+    if not found:
         raise NotFoundError(f"snapshot {session}: tenant {tenant} has no live snapshot of this id")
-    return [SnapshotVolume(*row) for row in rows]
+    return found
 
 
-def find_volume_at(
-    catalog: Catalog, tenant: str, volume: str, sequence: int | None, at: datetime | None
-) -> SnapshotVolume:
+def newest_points(catalog: Catalog, tenant: str) -> dict[UUID, SnapshotVolume]:
+    """The newest recovery point of each of the tenant's volumes that has one, by volume id."""
+    newest: LiteralString = """
+        AND s.sequence = (SELECT max(o.sequence) FROM snapshot o
+                          WHERE o.group_no = g.group_no AND o.state = 'l')"""
+    with catalog.transaction() as tx:
+        return {point.volume: point for point in _select(tx, newest, {"tenant": tenant})}
+
+
+def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> SnapshotVolume:
     """One volume at a recovery point.
 
     Args:
         catalog: the catalog.
         tenant: name of the tenant.
-        volume: name of a volume, or of a group with a single volume.
-        sequence: number of the snapshot in its group; None for the newest.
-        at: with no sequence, the newest snapshot sealed at or before this instant.
+        name: of a volume, or of a group with a single volume.
+        point: which recovery point.
 
     Raises:
         NotFoundError: no such volume, or it has no such recovery point.
     """
+    condition: LiteralString = """
+        AND (v.name = %(name)s OR g.name = %(name)s)
+        AND (%(sequence)s::int IS NULL OR s.sequence = %(sequence)s)
+        AND (%(at)s::timestamptz IS NULL OR s.sealed_at <= %(at)s)
+        AND (%(ago)s::interval IS NULL OR s.sealed_at <= now() - %(ago)s::interval)
+        ORDER BY s.sequence DESC, v.name = %(name)s DESC LIMIT 2"""
+    wanted = {
+        "tenant": tenant,
+        "name": name,
+        "sequence": point.sequence,
+        "at": point.at,
+        "ago": point.ago,
+    }
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            _SNAPSHOTS
-            + """ AND (v.name = %(name)s OR g.name = %(name)s)
-                  AND (%(sequence)s::int IS NULL OR s.sequence = %(sequence)s)
-                  AND (%(at)s::timestamptz IS NULL OR s.sealed_at <= %(at)s)
-                  ORDER BY s.sequence DESC, v.name = %(name)s DESC LIMIT 2""",
-            {"tenant": tenant, "name": volume, "sequence": sequence, "at": at},
-        ).fetchall()
-    found = [SnapshotVolume(*row) for row in rows]
+        found = _select(tx, condition, wanted)
     if not found:
-        point = sequence if sequence is not None else at.isoformat() if at else "latest"
         raise NotFoundError(
-            f"{volume}@{point}: tenant {tenant} has no such recovery point; `backcast snapshot list {volume}` shows them"
+            f"{name}: tenant {tenant} has no such recovery point of it; "
+            f"`backcast snapshot list {name}` shows those that there are"
         )
     first, *rest = found
-    if first.name != volume and rest and rest[0].session == first.session:
-        raise NotFoundError(f"{volume}: is a group of several volumes; name one of them")
+    if first.name != name and rest and rest[0].session == first.session:
+        raise NotFoundError(f"{name}: is a group of several volumes; name one of them")
     return first
+
+
+def volume_of_snapshot(tx: Tx, tenant: str, session: UUID, volume_no: int) -> SnapshotVolume | None:
+    """One volume of a live snapshot, in the caller's transaction."""
+    condition: LiteralString = "AND s.session = %(session)s AND v.volume_no = %(volume_no)s"
+    wanted = {"tenant": tenant, "session": session, "volume_no": volume_no}
+    found = _select(tx, condition, wanted)
+    return found[0] if found else None
+
+
+def _select(tx: Tx, condition: LiteralString, wanted: Mapping[str, object]) -> list[SnapshotVolume]:
+    return [SnapshotVolume(*row) for row in tx.execute(_SNAPSHOT_VOLUMES + condition, wanted)]

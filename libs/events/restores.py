@@ -23,17 +23,21 @@ class RestoreRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlanned:
-    """Emitted when it was resolved which packs a restore reads; each of them is pinned.
+    """Emitted when it was resolved which packs a window of a restore reads; each of them is pinned.
 
-    Stream key: restore. Ordering: after the request, before progress. A duplicate is harmless.
+    Stream key: restore. Ordering: after the request; a window may be planned while earlier ones are
+    restored, and again with the same figures. A duplicate is harmless.
     """
 
     restore: UUID
     session: UUID
     volume: UUID
+    #: The window: chunk indexes of the volume.
+    first_chunk: Count
+    chunk_count: Count
     packs: Count
     frames: Count
-    #: Stored bytes that will be fetched.
+    #: Stored bytes of these frames.
     planned_bytes: Count
 
 

@@ -111,7 +111,14 @@ SAMPLES: tuple[Event, ...] = (
     ),
     SnapshotRejected(session=SESSION, group=GROUP, code="deadline", message="no progress"),
     RestoreRequested(**_RESTORE, size_bytes=1 << 40),
-    RestorePlanned(**_RESTORE, packs=3, frames=70, planned_bytes=1 << 24),
+    RestorePlanned(
+        **_RESTORE,
+        first_chunk=1 << 14,
+        chunk_count=1 << 14,
+        packs=3,
+        frames=70,
+        planned_bytes=1 << 24,
+    ),
     RestoreProgressed(**_RESTORE, restored_bytes=1 << 30, fetched_bytes=1 << 23),
     RestoreCompleted(**_RESTORE, restored_bytes=1 << 40, fetched_bytes=1 << 24, seconds=9.5),
     RestoreFailed(

@@ -229,6 +229,7 @@ CREATE TABLE reader (
     session       uuid NOT NULL REFERENCES snapshot,
     volume_no     int NOT NULL REFERENCES volume,
     state         "char" NOT NULL DEFAULT 'o',  -- 'o' open, 'c' completed, 'f' failed
+    announced     boolean NOT NULL,     -- a restore: its steps are events; else a single read
     deadline      timestamptz NOT NULL,
     opened_at     timestamptz NOT NULL DEFAULT now(),
     ended_at      timestamptz,
