@@ -1,23 +1,34 @@
 """The benchmark: measure Backcast, its ceiling and its peers, and make the tables."""
 
 import argparse
+import dataclasses
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from bench import datasets
+from bench import datasets, results
+from bench.catalog import measure_catalog
+from bench.machine import package_versions
+from bench.measure import StepFailedError
 from bench.passes import STEPS
 from bench.report import replace_tables, tables
 from bench.run import SUBJECTS, Plan, run
 from deploy.local.cache import cache_folder
+from libs.errors import BackcastError
 
 _HERE = Path(__file__).parent
+_RESULTS = _HERE / "results"
 _DOCUMENT = _HERE.parent / "docs" / "benchmarks.md"
 _S3_SERVERS = {name: (name,) for name in ("minio", "seaweedfs")} | {"both": ("minio", "seaweedfs")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one of the commands `run`, `report` and `images`."""
+    """Runs one of the commands.
+
+    Raises:
+        SystemExit: the command line is wrong, or a server or command that is needed fails.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -27,21 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measuring.add_argument("--s3", choices=_S3_SERVERS, default="minio")
     measuring.add_argument("--subjects", type=_names_of(SUBJECTS), default=list(SUBJECTS))
     measuring.add_argument("--steps", type=_names_of(STEPS), default=list(STEPS))
-    latest = _HERE / "results" / "latest.json"
-    measuring.add_argument("--json", type=Path, default=latest, help="the result file")
+    measuring.add_argument("--json", type=Path, default=_RESULTS / "latest.json")
     measuring.set_defaults(do=_run)
 
     reporting = commands.add_parser("report", help=f"write the tables of {_DOCUMENT.name}")
-    reporting.add_argument("file", type=Path, help="a result file")
+    reporting.add_argument("files", type=Path, nargs="+", help="result files")
     reporting.add_argument("--print", action="store_true", help="print them only")
     reporting.set_defaults(do=_report)
+
+    filling = commands.add_parser("catalog", help="measure bytes of Postgres per unique chunk")
+    filling.add_argument("--chunks", type=_counts, default=[1_000_000, 10_000_000])
+    filling.add_argument("--json", type=Path, default=_RESULTS / "catalog.json")
+    filling.set_defaults(do=_catalog)
 
     making = commands.add_parser("images", help="make the images only, into the cache")
     _add_dataset_options(making, default=["real"])
     making.set_defaults(do=_datasets)
 
     options = parser.parse_args(arguments)
-    options.do(options)
+    try:
+        options.do(options)
+    except (StepFailedError, BackcastError) as error:
+        sys.exit(str(error))
 
 
 def _add_dataset_options(parser: argparse.ArgumentParser, default: list[str]) -> None:
@@ -62,6 +80,10 @@ def _names_of(known: Collection[str]) -> Callable[[str], list[str]]:
     return names
 
 
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
+
+
 def _datasets(options: argparse.Namespace) -> list[datasets.Dataset]:
     prepared = []
     for name in options.datasets:
@@ -79,13 +101,25 @@ def _run(options: argparse.Namespace) -> None:
         steps=options.steps,
         repetitions=options.repeat,
     )
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     run(plan, cache_folder() / "bench", options.json)
     print(tables(options.json))
 
 
+def _catalog(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    costs: list[dict[str, float]] = []
+    result = {**results.header(folder, package_versions()), "catalog": costs}
+    with tempfile.TemporaryDirectory(dir=folder, prefix="catalog-") as work:
+        for cost in measure_catalog(options.chunks, Path(work) / "home"):
+            costs.append(dataclasses.asdict(cost))
+            results.write(options.json, result)
+            print(cost, file=sys.stderr)
+    print(tables(options.json))
+
+
 def _report(options: argparse.Namespace) -> None:
-    text = tables(options.file)
+    text = "\n".join(tables(file) for file in options.files)
     print(text)
     if not options.print:
         replace_tables(_DOCUMENT, text)

@@ -2,22 +2,25 @@
 
 import dataclasses
 import json
-import shlex
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
 from typing_extensions import override
 
-from bench.measure import Usage, run_command
+from bench.measure import StepFailedError, Usage, run_command
 from bench.s3 import bucket_objects
 from bench.subject import Subject, command_environment
 from deploy.local.cache import cache_folder
 
 _COMMAND = Path(sys.executable).with_name("backcast")
+_RANGE_SECONDS_MAX = 60
 
 
 class Backcast(Subject):
@@ -30,25 +33,24 @@ class Backcast(Subject):
             "XDG_CACHE_HOME": str(cache_folder().parent),  # holds MinIO and Kafka's jars
         }
         self._environment = command_environment(folder, settings)
+        self._servers: dict[str, int] = {}
         self._volumes: set[str] = set()
 
     @override
     @classmethod
     def version(cls) -> str | None:
+        if not _COMMAND.exists():
+            return None
         git = ("git", "describe", "--always", "--dirty")
-        said = subprocess.run(
-            git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-        return f"backcast {said.stdout.strip() or 'of an unknown commit'}"
+        here = Path(__file__).parent
+        said = subprocess.run(git, cwd=here, capture_output=True, text=True, check=False)
+        return f"backcast {said.stdout.strip()}".strip()
 
     @override
     def open(self) -> None:
-        self._run("dev", "up", "--s3", self.s3_server)
-        for line in self._run("dev", "env").output.splitlines():
-            words = shlex.split(line)
-            if words[:1] == ["export"]:
-                name, _, value = words[1].partition("=")
-                self._environment[name] = value
+        status = json.loads(self._run("dev", "up", "--s3", self.s3_server, "--json").output)
+        self._servers = {process["name"]: process["pid"] for process in status["processes"]}
+        self._environment |= json.loads(self._run("dev", "env", "--json").output)
 
     @override
     def close(self) -> None:
@@ -56,19 +58,24 @@ class Backcast(Subject):
 
     @override
     def servers(self) -> Mapping[str, int]:
-        status = json.loads(self._run("dev", "status", "--json").output)
-        return {process["name"]: process["pid"] for process in status["processes"]}
+        return self._servers
 
     @override
     def backup(self, volume: str, image: Path) -> Usage:
         if volume not in self._volumes:
             self._run("volume", "add", volume, image)
             self._volumes.add(volume)
-        return self._reported(self._run("snapshot", "take", volume, "--json"))
+        before = self._catalog_rows()
+        usage = self._run("snapshot", "take", volume, "--json")
+        new = {table: rows - before.get(table, 0) for table, rows in self._catalog_rows().items()}
+        added = {table: rows for table, rows in new.items() if rows}
+        reported = json.loads(usage.output) | {"catalog_rows": added}
+        return dataclasses.replace(usage, reported=reported)
 
     @override
     def restore(self, volume: str, target: Path) -> Usage:
-        return self._reported(self._run("restore", f"{volume}@latest", target, "--json"))
+        usage = self._run("restore", f"{volume}@latest", target, "--json")
+        return dataclasses.replace(usage, reported=json.loads(usage.output))
 
     @override
     def read_range(self, volume: str, offset: int, size_bytes: int, target: Path) -> Usage:
@@ -81,8 +88,12 @@ class Backcast(Subject):
             },
         )
         start, start_cpu = time.perf_counter(), time.process_time()
-        with urllib.request.urlopen(request) as response:
-            target.write_bytes(response.read())
+        try:
+            with urllib.request.urlopen(request, timeout=_RANGE_SECONDS_MAX) as response:
+                target.write_bytes(response.read())
+        except urllib.error.HTTPError as refusal:
+            message = f"{request.full_url}: {refusal}: {refusal.read().decode(errors='replace')}"
+            raise StepFailedError(message) from refusal
         wall = time.perf_counter() - start
         return Usage(wall, time.process_time() - start_cpu, rss_bytes=0)
 
@@ -94,9 +105,16 @@ class Backcast(Subject):
         )
         return bucket_objects(endpoint, access_key, secret_key, bucket)
 
+    def _catalog_rows(self) -> dict[str, int]:
+        """Rows of every table of the catalog."""
+        rows = {}
+        with psycopg.connect(self._environment["BACKCAST_POSTGRES_URL"]) as catalog:
+            tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            for (table,) in catalog.execute(tables).fetchall():
+                count = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+                counted = catalog.execute(count).fetchone()
+                rows[table] = int(counted[0]) if counted else 0
+        return rows
+
     def _run(self, *argv: str | Path) -> Usage:
         return run_command((_COMMAND, *argv), self._environment, self.folder, self.log)
-
-    @staticmethod
-    def _reported(usage: Usage) -> Usage:
-        return dataclasses.replace(usage, reported=json.loads(usage.output))

@@ -31,9 +31,9 @@ CHUNK, FRAME, SPAN, PACK = 64 << 10, 1 << 20, 8 << 20, 32 << 20
 CHUNKS_PER_FRAME = FRAME // CHUNK
 ZERO = bytes(CHUNK)
 #: Three threads keep two cores busy while one waits for the server.
-THREADS = int(os.environ.get("CEILING_THREADS", "3"))
+THREADS = 3
 #: The project's own zstd level.
-LEVEL = int(os.environ.get("CEILING_LEVEL", "2"))
+LEVEL = 2
 
 #: Chunk index → chunk id, or → fingerprint.
 BlockMap = dict[int, bytes]

@@ -1,8 +1,9 @@
 """One subject's pass over the steps: fresh repository, same sources, every result compared."""
 
+import dataclasses
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class Pass:
         repository.mkdir()
         self._subject = kind(repository, name.s3_server)
 
-    def measure(self, steps: Sequence[str]) -> Iterator[Measurement]:
+    def measure(self, steps: Sequence[str]) -> Generator[Measurement]:
         """Yields a measurement per step that subject and dataset have; ends if `full` fails."""
         try:
             self._subject.open()
@@ -94,7 +95,7 @@ class Pass:
         watch = ServerWatch(self._subject.servers())
         usage, error = None, None
         try:
-            usage = self._run(step, image, target)
+            usage = dataclasses.replace(self._run(step, image, target), output="")
         except StepFailedError as failure:
             error = str(failure)
         meanwhile = watch.stop()

@@ -1,12 +1,12 @@
 """The tables of a result file, as Markdown: figures, and how they compare with what is aimed at."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.passes import STEPS
+from bench.results import read
 
 BEGIN, END = "<!-- begin of generated tables -->", "<!-- end of generated tables -->"
 MIB = 1 << 20
@@ -26,6 +26,7 @@ LIMITS: Mapping[tuple[str, str], float] = {
     ("sparse-1t", "unchanged"): 1.0,
 }
 SERVICE_RSS_MIB_MAX = 400
+CATALOG_BYTES_PER_CHUNK_MAX = 115
 SERVICES = ("agent", "catalog", "chunker", "coordinator", "restore")
 
 #: One step's measurements of one subject, over the repetitions.
@@ -34,9 +35,11 @@ Repeated = Sequence[Mapping[str, Any]]
 
 def tables(result_file: Path) -> str:
     """Returns all tables of a result file."""
-    results = json.loads(result_file.read_text())
+    results = read(result_file)
     parts = [_machine(results)]
-    measured: list[Mapping[str, Any]] = results["measurements"]
+    if "catalog" in results:
+        parts.append(_catalog(results["catalog"]))
+    measured: list[Mapping[str, Any]] = results.get("measurements", [])
     for dataset, s3 in dict.fromkeys((one["dataset"], one["s3_server"]) for one in measured):
         group = Group([m for m in measured if (m["dataset"], m["s3_server"]) == (dataset, s3)])
         size_mib = results["datasets"][dataset]["golden"]["logical_bytes"] // MIB
@@ -77,7 +80,8 @@ def _machine(results: Mapping[str, Any]) -> str:
         f"{results['started'][:10]} · {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['file_system']} · "
         f"{machine['system']}, kernel {machine['kernel']} · "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ", ".join(f"{name} {said.removeprefix(name).strip()}" for name, said in versions.items())
+        + f" · `{results['command']}`"
     )
 
 
@@ -90,12 +94,12 @@ def _times(group: Group) -> str:
         if not good:
             return "failed"
         walls = [_wall(one) for one in good]
-        spread = f" ({min(walls):.2f}–{max(walls):.2f})" if len(walls) > 1 else ""
+        spread = f" ({_s(min(walls))}–{_s(max(walls))})" if len(walls) > 1 else ""
         cpu = statistics.median(one["usage"]["cpu_seconds"] for one in good)
         servers = statistics.median(map(_server_cpu, good))
         wrong = " **DIFFERENT**" if any(one["identical"] is False for one in good) else ""
         failed = f" **{len(measured) - len(good)} failed**" if len(good) < len(measured) else ""
-        return f"{statistics.median(walls):.2f}{spread} · {cpu:.1f} + {servers:.1f}{wrong}{failed}"
+        return f"{_s(statistics.median(walls))}{spread} · {cpu:.1f} + {servers:.1f}{wrong}{failed}"
 
     rows = [[name, *(cell(name, step) for step in group.steps)] for name in group.subjects]
     return "Wall seconds (lowest–highest) · CPU seconds of the command + its servers\n\n" + _table(
@@ -170,6 +174,10 @@ def _limits(group: Group, dataset: str) -> str | None:
         if of_dataset == dataset and wall is not None:
             what = f"{step}, seconds"
             rows.append([what, _judged(f"{wall:.3f}", f"≤ {seconds_max}", wall <= seconds_max)])
+    for one in group.of("backcast", "unchanged")[-1:]:
+        added = (one["usage"] or {}).get("reported", {}).get("catalog_rows", {})
+        listed = ", ".join(f"{table} {count}" for table, count in added.items())
+        rows.append(["unchanged, rows added to the catalog", f"{sum(added.values())} ({listed})"])
     for service in SERVICES:
         peaks = [
             one["servers"][service]["rss_bytes"] / MIB
@@ -184,6 +192,26 @@ def _limits(group: Group, dataset: str) -> str | None:
     return "Backcast's limits\n\n" + _table(["what", "measured"], rows) if rows else None
 
 
+def _catalog(costs: Sequence[Mapping[str, float]]) -> str:
+    rows = [
+        [
+            f"{cost['chunks']:,}",
+            f"{cost['index_bytes_per_chunk']:.1f}",
+            _judged(
+                f"{cost['catalog_bytes_per_chunk']:.1f}",
+                f"≤ {CATALOG_BYTES_PER_CHUNK_MAX}",
+                cost["catalog_bytes_per_chunk"] <= CATALOG_BYTES_PER_CHUNK_MAX,
+            ),
+            f"{cost['registered_per_second']:,.0f}",
+            f"{cost['looked_up_per_second']:,.0f}",
+        ]
+        for cost in costs
+    ]
+    columns = ["unique chunks", "bytes per chunk in the index", "in the whole catalog"]
+    columns += ["registered per second", "looked up per second"]
+    return "### The catalog\n\n" + _table(columns, rows)
+
+
 def _judged(figure: str, aim: str, met: bool) -> str:
     return f"{figure} ({aim}: {'yes' if met else '**no**'})"
 
@@ -191,6 +219,10 @@ def _judged(figure: str, aim: str, met: bool) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3f}"
 
 
 def _wall(one: Mapping[str, Any]) -> float:

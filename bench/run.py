@@ -5,18 +5,19 @@ Slow minutes of the machine then hit everybody, and ratios within the run hold.
 """
 
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from bench import results
 from bench.backcast import Backcast
 from bench.ceiling_subject import CeilingSubject
 from bench.datasets import Dataset
-from bench.machine import describe_machine, package_versions, s3_server_version
+from bench.machine import package_versions, s3_server_version
 from bench.passes import Measurement, Pass, PassName
 from bench.peers import Borg, Kopia, NewerRestic, Restic, Rustic
 from bench.subject import Subject
@@ -32,7 +33,6 @@ SUBJECTS: Mapping[str, type[Subject]] = {
 }
 #: The peers read every hole of a sparse image, which takes up to an hour.
 SPARSE_SUBJECTS = ("ceiling", "backcast")
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,22 @@ def run(plan: Plan, work_parent: Path, result_file: Path) -> None:
     for subject in missing:
         _tell(f"{subject}: not installed, left out")
         del versions[subject]
-    header = {
-        "format": FORMAT,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(work_parent),
-        "versions": {
-            **package_versions(),
-            **{kind: s3_server_version(kind) for kind in plan.s3_servers},
-            **versions,
-        },
+    servers = {kind: s3_server_version(kind) for kind in plan.s3_servers}
+    measured: list[dict[str, Any]] = []
+    result = {
+        **results.header(work_parent, {**package_versions(), **servers, **versions}),
         "datasets": {dataset.name: dataset.manifest for dataset in plan.datasets},
+        "measurements": measured,
     }
-    measured: list[Measurement] = []
     for dataset, name in _passes(plan, list(versions)):
         with tempfile.TemporaryDirectory(dir=work_parent, prefix="run-") as work:
             one_pass = Pass(name, dataset, SUBJECTS[name.subject], Path(work))
-            for measurement in one_pass.measure(plan.steps):
-                measured.append(measurement)
-                _write(result_file, header, measured)
-                _tell(_line(measurement))
+            # Closed here, whatever happens: the servers must end before their folder goes.
+            with closing(one_pass.measure(plan.steps)) as measurements:
+                for measurement in measurements:
+                    measured.append(dataclasses.asdict(measurement))
+                    results.write(result_file, result)
+                    _tell(_line(measurement))
 
 
 def _passes(plan: Plan, subjects: list[str]) -> Iterator[tuple[Dataset, PassName]]:
@@ -89,13 +86,6 @@ def _passes(plan: Plan, subjects: list[str]) -> Iterator[tuple[Dataset, PassName
                 for place in range(len(names)):
                     subject = names[(place + repetition) % len(names)]
                     yield dataset, PassName(dataset.name, s3_server, subject, repetition)
-
-
-def _write(path: Path, header: Mapping[str, object], measured: Sequence[Measurement]) -> None:
-    results = {**header, "measurements": [dataclasses.asdict(one) for one in measured]}
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n")
-    unfinished.rename(path)
 
 
 def _line(one: Measurement) -> str:

@@ -51,9 +51,9 @@ class FreshS3:
         return self._server.secret_key
 
     def pids(self) -> dict[str, int]:
-        """The server's process id under the name `s3`."""
+        """The server's process id, by the server's name."""
         pid = self._server.process.pid
-        return {"s3": pid} if pid else {}
+        return {self._server.name: pid} if pid else {}
 
     def objects(self) -> dict[str, int]:
         """Sizes in bytes of the stored objects, by name."""

@@ -26,13 +26,13 @@ class Subject(ABC):
     def __init__(self, folder: Path, s3_server: str) -> None:
         self.folder = folder
         self.s3_server = s3_server
-        #: What its commands printed; outlives the folder.
+        #: What its commands printed; an error quotes the end of it.
         self.log = folder.with_suffix(".log")
 
     @classmethod
     @abstractmethod
     def version(cls) -> str | None:
-        """Which version is installed, None if none is."""
+        """Which version is installed; None if it is not."""
 
     @abstractmethod
     def open(self) -> None:
