@@ -22,7 +22,7 @@ class Publisher:
     acknowledged may have arrived all the same.
 
     Memory is bounded by two batches (256 KiB) per partition: `publish` waits while they are full.
-    Use it as an async context manager. Tasks of one event loop may share it: the records of each task
+    Use it as an async context manager. Tasks of one event loop may share it: each one's records
     keep their order, a failure is everybody's, and `flush` waits for everybody's records.
 
     Args:
