@@ -38,6 +38,7 @@ class EventSender:
         self._settings = settings
         self._source = f"agent/{node}"
         self._publisher: Publisher | None = None
+        self._connecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="kafka", daemon=True).start()
 
@@ -80,17 +81,23 @@ class EventSender:
 
     def _run(self, call: Callable[[Publisher], Coroutine[Any, Any, T]]) -> T:
         async def on_loop() -> T:
+            publisher = await self._ready()
+            try:
+                return await call(publisher)
+            except BackcastError as err:
+                if self._publisher is publisher:
+                    await self._replace(err)
+                raise
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result()
+
+    async def _ready(self) -> Publisher:
+        async with self._connecting:
             if self._publisher is None:
                 publisher = Publisher(self._settings)
                 await publisher.__aenter__()
                 self._publisher = publisher
-            try:
-                return await call(self._publisher)
-            except BackcastError as err:
-                await self._replace(err)
-                raise
-
-        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result()
+            return self._publisher
 
     async def _replace(self, error: BackcastError | None = None) -> None:
         publisher, self._publisher = self._publisher, None
