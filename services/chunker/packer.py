@@ -46,6 +46,8 @@ class AttemptPacks:
     #: Packs that are pinned by the attempt: ours and those of known chunks.
     pinned: set[int] = field(default_factory=set)
     stored_bytes: int = 0
+    #: Nothing more is stored for it.
+    over: bool = False
     open_pack: "OpenPack | None" = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -107,6 +109,7 @@ class Packer:
     def abandon(self, owner: AttemptPacks) -> None:
         """Forget the attempt's open pack; its row and what was uploaded are swept later."""
         with owner.lock:
+            owner.over = True
             pack, owner.open_pack = owner.open_pack, None
         if pack is None:
             return
@@ -118,6 +121,8 @@ class Packer:
 
     def _pack_of(self, owner: AttemptPacks) -> OpenPack:
         with owner.lock:
+            if owner.over:
+                raise StaleAttemptError
             if owner.open_pack is None:
                 owner.open_pack = self._begin(owner)
             return owner.open_pack

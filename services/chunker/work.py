@@ -166,8 +166,9 @@ class CaptureWork:
     def abandon(self) -> None:
         """Let go of connections and of the open pack."""
         self._packer.abandon(self.packs)
-        for lane in self._idle_lanes:
-            lane.connection.close()
+        with self._lock:
+            for lane in self._idle_lanes:
+                lane.connection.close()
 
     def _take_chunks(self, batch: int, runs: Sequence[ChunkRun], ids: Sequence[bytes]) -> None:
         fresh = self._fresh(ids)
@@ -189,6 +190,8 @@ class CaptureWork:
             lane.connection.close()
             raise
         with self._lock:
+            if self.packs.over:
+                lane.connection.close()
             self._idle_lanes.append(lane)
             self._changed_bytes += len(ids) * CHUNK_SIZE_BYTES
             self._sent_bytes += len(asked) * CHUNK_SIZE_BYTES
