@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     making.set_defaults(do=_datasets)
 
     options = parser.parse_args(arguments)
+    # Asked to end, it stops its servers and deletes their folders, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         options.do(options)
     except (StepFailedError, BackcastError) as error:
