@@ -33,6 +33,8 @@ class Sealer:
         view = retried(lambda: read_session(self._catalog, session))
         if view.state == "rejected":
             return Refused(session, "the session was rejected")
+        if view.sequence is not None:
+            return Sealed(session, view.sequence)
         keys = self._vault.get(view.domain, view.key_id)
         salt = os.urandom(MANIFEST_SALT_SIZE_BYTES)
         body = seal_manifest(_manifest(view), view.key_id, keys.manifest_key(), salt)
