@@ -46,7 +46,7 @@ class KeyVault:
             wrapped = self._store.get(key)
         except NotFoundError as err:
             raise WrongKeyError(
-                f"domain {domain}: its wrapped key {key_id} is not in the bucket; restore the object "
+                f"domain {domain}: its wrapped key {key_id} is not in the bucket; restore object "
                 f"{key} from a copy of the bucket"
             ) from err
         keys = unwrap(wrapped, self._kek)

@@ -8,11 +8,29 @@ from libs.catalogdb.packs import PackLocation
 from libs.errors import DamagedDataError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher
-from libs.packs.layout import CHUNK_SIZE_BYTES, split_place
+from libs.packs.layout import split_place
 from libs.packs.trailer import FrameEntry, parse_frame_table
 from libs.ranges import ByteRange
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
+
+
+class Tally:
+    """Counts what was fetched from the store for one purpose; cached frames cost nothing.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.stored_bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, stored_bytes: int) -> None:
+        """Count one fetched frame."""
+        with self._lock:
+            self.frames += 1
+            self.stored_bytes += stored_bytes
 
 
 class FrameReader:
@@ -33,8 +51,8 @@ class FrameReader:
         self._frames: OrderedDict[tuple[int, int], _Fetched] = OrderedDict()
         self._lock = threading.Lock()
 
-    def frame(self, pack: PackLocation, number: int) -> bytes:
-        """The plain bytes of a frame.
+    def frame(self, pack: PackLocation, number: int, tally: Tally | None = None) -> bytes:
+        """The plain bytes of a frame; counted in ``tally`` if they had to be fetched.
 
         Raises:
             NotFoundError: the pack's object is gone (it was moved, or the store lost it).
@@ -48,26 +66,24 @@ class FrameReader:
             while len(self._frames) > self._frame_count_max:
                 self._frames.popitem(last=False)
         try:
-            return fetched.get(lambda: self._fetch(pack, number))
+            return fetched.get(lambda: self._fetch(pack, number, tally))
         except BaseException:
             with self._lock:
                 self._frames.pop(key, None)
             raise
 
-    def chunk(self, pack: PackLocation, place: int) -> bytes:
-        """The plain bytes of a chunk of a volume: 64 KiB at this place."""
-        return self.item(pack, place)[:CHUNK_SIZE_BYTES]
-
-    def item(self, pack: PackLocation, place: int) -> bytes:
+    def item(self, pack: PackLocation, place: int, tally: Tally | None = None) -> bytes:
         """The plain bytes from this place to the end of its frame; items know their own length."""
         number, position = split_place(place)
-        return self.frame(pack, number)[position:]
+        return self.frame(pack, number, tally)[position:]
 
-    def _fetch(self, pack: PackLocation, number: int) -> bytes:
+    def _fetch(self, pack: PackLocation, number: int, tally: Tally | None) -> bytes:
         entry = frame_entry(pack, number)
         sealed = self._store.get_range(
             pack_object(pack.generation), ByteRange.at(entry.offset, entry.stored_size_bytes)
         )
+        if tally:
+            tally.add(len(sealed))
         keys = self._vault.get(pack.domain, pack.key_id)
         cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
         return cipher.open(number, sealed, entry.plain_size_bytes)
@@ -82,7 +98,8 @@ def frame_entry(pack: PackLocation, number: int) -> FrameEntry:
     frames = parse_frame_table(pack.frames)
     if number >= len(frames):
         raise DamagedDataError(
-            f"pack {pack.generation.hex}: the catalog knows {len(frames)} frames, not number {number}"
+            f"pack {pack.generation.hex}: the catalog knows {len(frames)} frames, "
+            f"not number {number}"
         )
     return frames[number]
 

@@ -1,4 +1,4 @@
-"""`python -m services.catalog`: the loops of the catalog. (`python -m services.catalog.init` sets up.)"""
+"""`python -m services.catalog`: the loops of the catalog. `services.catalog.init` sets it up."""
 
 import asyncio
 import contextlib

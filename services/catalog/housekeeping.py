@@ -1,4 +1,4 @@
-"""Housekeeping: ends sessions and readers whose deadline has passed, so that the dead hold nothing back."""
+"""Housekeeping: ends overdue sessions and readers, so that the dead hold nothing back."""
 
 import logging
 from collections.abc import Callable

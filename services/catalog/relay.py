@@ -41,7 +41,7 @@ class Relay:
         self._news = asyncio.Event()
 
     async def run(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        """Publish until asked to stop; after an error begin again from what is known to be published."""
+        """Publish until asked to stop; after an error begin again from what Kafka has for sure."""
         listening = asyncio.create_task(
             asyncio.to_thread(self._listen, stop, asyncio.get_running_loop())
         )

@@ -1,4 +1,4 @@
-"""`python -m services.catalog.init`: schema, roles, logins, topics and bucket; harmless when repeated.
+"""`python -m services.catalog.init`: schema, roles, logins, topics, bucket; may be repeated.
 
 Runs before the services, as the owner of the schema. Order: schema → logins → topics → bucket. A
 crash after any step leaves a set-up that the next run completes.
