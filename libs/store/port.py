@@ -92,7 +92,7 @@ class ObjectStore(Protocol):
     def get_into(self, key: str, wanted: ByteRange, buffer: memoryview) -> None:
         """Like `get_range`, but fill ``buffer``, writable and exactly as long as ``wanted``.
 
-        A reused buffer costs a third of the CPU of fresh memory (docs/adr/0003). After an error the
+        Reused buffers cost half the CPU of new memory or less (docs/adr/0003). After an error the
         content of the buffer is undefined.
         """
         ...

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from deploy.local.home import BackcastHome
-from deploy.local.minio import MinioServer
+from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
 from deploy.local.s3 import S3Server
-from deploy.local.seaweedfs import SeaweedServer
 from libs.errors import (
     BackcastError,
     BadInputError,
@@ -33,26 +31,16 @@ from libs.store.s3 import S3Bucket, S3Store
 from tests.contract.test_store import BODY, StoreContract
 
 
-@pytest.fixture(scope="module", params=[MinioServer, SeaweedServer], ids=["minio", "seaweedfs"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Server]:
-    kind: type[MinioServer | SeaweedServer] = request.param
-    started = kind(BackcastHome(tmp_path_factory.mktemp("home"), tied=True))
-    try:
-        try:
-            started.prepare(print)
-            started.spawn()
-            started.wait_ready()
-        except BackcastError as error:
-            if "CI" in os.environ:
-                raise
-            pytest.skip(str(error))
-        # MinIO says that it is ready a moment before it is.
-        assert wait_until(lambda: answers(bucket_of(started)), seconds=30)
-        yield started
-    finally:
-        started.stop()
+@pytest.fixture(scope="module", params=["minio", "seaweedfs"])
+def server(request: pytest.FixtureRequest) -> S3Server:
+    if request.param == "minio":
+        cluster: LocalCluster = request.getfixturevalue("servers")
+        started: S3Server = cluster.s3
+    else:
+        started = request.getfixturevalue("seaweedfs")
+    # MinIO says that it is ready a moment before it is.
+    assert wait_until(lambda: answers(bucket_of(started)), seconds=30)
+    return started
 
 
 def bucket_of(server: S3Server) -> S3Bucket:
