@@ -6,8 +6,8 @@ import hashlib
 
 import google_crc32c
 
-#: google_crc32c reads `bytes` only. Copies that stay in the CPU's cache are not measurable (0.10 s/GiB
-#: with and without); a copy of the whole pack would be new memory.
+#: google_crc32c reads `bytes` only. Copies that stay in the CPU's cache are not measurable
+#: (0.10 s/GiB with and without); a copy of the whole pack would be new memory.
 _PIECE_SIZE_BYTES = 256 << 10
 
 
