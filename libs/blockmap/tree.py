@@ -88,9 +88,17 @@ class MapReader:
         """
         return self._lookup(root, 0, wanted.first, wanted.end)
 
-    def diff(self, old: MapRoot, new: MapRoot) -> Iterator[ChunkRun]:
-        """Where two maps differ, as ascending runs; reads only nodes that differ."""
-        return _joined(self._diff(old, new, max(old.level, new.level), 0))
+    def diff(self, old: MapRoot, new: MapRoot, first: int = 0) -> Iterator[ChunkRun]:
+        """Where two maps differ from chunk ``first`` on, as ascending runs.
+
+        Reads only nodes that differ and reach beyond ``first``.
+        """
+        runs = self._diff(old, new, max(old.level, new.level), 0, first)
+        return _joined(
+            ChunkRun(max(run.first, first), run.end - max(run.first, first))
+            for run in runs
+            if run.end > first
+        )
 
     def _lookup(self, subtree: MapRoot, start: int, first: int, end: int) -> Iterator[MapRun]:
         if subtree.node_id is None:
@@ -110,12 +118,14 @@ class MapReader:
             if at < end and first < at + span:
                 yield from self._lookup(child, at, first, end)
 
-    def _diff(self, old: MapRoot, new: MapRoot, level: int, start: int) -> Iterator[ChunkRun]:
-        if old.node_id == new.node_id:
+    def _diff(
+        self, old: MapRoot, new: MapRoot, level: int, start: int, first: int
+    ) -> Iterator[ChunkRun]:
+        if old.node_id == new.node_id or start + span_chunks(level) <= first:
             return
         if old.node_id is None or new.node_id is None:
             subtree = new if old.node_id is None else old
-            for run in self._lookup(subtree, start, start, start + span_chunks(level)):
+            for run in self._lookup(subtree, start, first, start + span_chunks(level)):
                 yield ChunkRun(run.first, run.chunk_count)
             return
         if level == 0:
@@ -129,7 +139,8 @@ class MapReader:
         nothing = MapRoot(None, level - 1)
         for slot in sorted(olds.keys() | news.keys()):
             at = start + slot * span_chunks(level - 1)
-            yield from self._diff(olds.get(slot, nothing), news.get(slot, nothing), level - 1, at)
+            was, now = olds.get(slot, nothing), news.get(slot, nothing)
+            yield from self._diff(was, now, level - 1, at, first)
 
 
 def _joined(runs: Iterable[ChunkRun]) -> Iterator[ChunkRun]:

@@ -94,7 +94,7 @@ def open_reader(
                WHERE r.state = 'o'
                  AND (r.session, r.volume_no, r.announced)
                      = (excluded.session, excluded.volume_no, excluded.announced)
-               RETURNING xmax = 0""",  # true for a new row
+               RETURNING xmax = 0""",
             [reader, point.session, point.volume_no, announce, deadline_seconds],
         ).fetchone()
         if opened is None:
@@ -102,7 +102,7 @@ def open_reader(
                 f"restore {reader}: this id is taken by one that has ended or reads something else; "
                 f"choose a new one"
             )
-        if announce and opened[0]:
+        if announce and opened[0]:  # xmax is 0 in a row that was inserted, not updated
             event = RestoreRequested(
                 restore=reader,
                 session=point.session,

@@ -45,6 +45,8 @@ class FrameReader:
     """
 
     def __init__(self, store: ObjectStore, vault: KeyVault, frame_count_max: int = 32) -> None:
+        #: All that was ever fetched.
+        self.fetched = Tally()
         self._store = store
         self._vault = vault
         self._frame_count_max = frame_count_max
@@ -82,8 +84,9 @@ class FrameReader:
         sealed = self._store.get_range(
             pack_object(pack.generation), ByteRange.at(entry.offset, entry.stored_size_bytes)
         )
-        if tally:
-            tally.add(len(sealed))
+        for counted in (self.fetched, tally):
+            if counted:
+                counted.add(len(sealed))
         keys = self._vault.get(pack.domain, pack.key_id)
         cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
         return cipher.open(number, sealed, entry.plain_size_bytes)

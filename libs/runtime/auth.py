@@ -112,13 +112,30 @@ def require(role: Role, *, restore: bool = False) -> Callable[..., Awaitable[Cal
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        tokens: Tokens = request.app.state.tokens
-        entry = tokens.find(credentials.credentials) if credentials else None
-        if entry is None:
-            raise UnauthenticatedError("expected 'Authorization: Bearer' with a known token")
+        entry = _entry_of(request, credentials)
         return _authorized(entry, request.path_params.get("tenant", ALL_TENANTS), role, restore)
 
     return authorize
+
+
+async def authenticated(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    """A dependency of a route that tells the same to everybody who has any known token.
+
+    Raises:
+        UnauthenticatedError: no token, or none that is known.
+    """
+    _entry_of(request, credentials)
+
+
+def _entry_of(request: Request, credentials: HTTPAuthorizationCredentials | None) -> TokenEntry:
+    tokens: Tokens = request.app.state.tokens
+    entry = tokens.find(credentials.credentials) if credentials else None
+    if entry is None:
+        raise UnauthenticatedError("expected 'Authorization: Bearer' with a known token")
+    return entry
 
 
 def _authorized(entry: TokenEntry, tenant: str, role: Role, restore: bool) -> Caller:

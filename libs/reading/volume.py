@@ -1,0 +1,246 @@
+"""Volumes at recovery points: where each chunk lies, and any range of bytes, verified.
+
+Whatever is read is pinned by a reader first (scenario 29), so nothing that is being read goes away.
+"""
+
+import contextlib
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+from uuid import UUID
+
+from libs.blockmap.node import MapRun, NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tree import MapReader, MapRoot, span_chunks
+from libs.catalogdb.packs import PackLocation
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.readers import close_reader, open_reader, resolve
+from libs.catalogdb.snapshots import SnapshotVolume
+from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
+from libs.ids import uuid7
+from libs.keys.vault import KeyVault
+from libs.packs.chunk import ChunkHasher
+from libs.packs.layout import CHUNK_ID_SIZE_BYTES, CHUNK_SIZE_BYTES, split_place
+from libs.ranges import ByteRange, ChunkRun
+from libs.reading.frames import FrameReader, Tally
+
+#: Places of map nodes that a volume's reader remembers; a level of 512 nodes is located at once.
+_NODE_PLACES_MAX = 4096
+
+
+class PlacedChunk(NamedTuple):
+    """A chunk of a volume that is not all zeros, and where it is stored."""
+
+    chunk_index: int
+    id: bytes
+    pack: PackLocation
+    #: frame number << 20 | byte offset within the plain frame.
+    place: int
+
+
+class VolumeReaders:
+    """Opens volumes at recovery points for reading. Thread-safe.
+
+    Args:
+        catalog: the catalog, in a role that may pin.
+        vault: gives the keys of domains.
+        nodes: reads frames of map nodes.
+        chunks: reads frames of chunks; apart, so that reading much leaves the maps in memory.
+        deadline_seconds: a volume that is not read from for so long loses its pins.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        vault: KeyVault,
+        nodes: FrameReader,
+        chunks: FrameReader,
+        deadline_seconds: float,
+    ) -> None:
+        self.catalog = catalog
+        self.vault = vault
+        self.nodes = nodes
+        self.chunks = chunks
+        self.deadline_seconds = deadline_seconds
+
+    @contextlib.contextmanager
+    def open(self, point: SnapshotVolume) -> Iterator["VolumeReader"]:
+        """Read a volume while the context lasts, under a reader of its own.
+
+        Raises:
+            NotFoundError: the snapshot is no longer live.
+            WrongKeyError: the key-encryption key at hand does not open the domain's keys.
+        """
+        reader = uuid7()
+        open_reader(self.catalog, reader, point, self.deadline_seconds, announce=False)
+        try:
+            yield self.join(point, reader)
+        finally:
+            close_reader(self.catalog, reader)
+
+    def join(self, point: SnapshotVolume, reader: UUID) -> "VolumeReader":
+        """Read a volume under a reader that somebody has opened and will close."""
+        return VolumeReader(self, point, reader)
+
+
+class VolumeReader:
+    """One volume at one recovery point. Thread-safe.
+
+    Every method may raise:
+        NotFoundError: the reader was closed, or its deadline has passed.
+        DamagedDataError: what is stored is not what it must be; it is never returned.
+        WrongKeyError: the keys at hand do not open a pack.
+        UnavailableError: the catalog or the store does not answer.
+    """
+
+    def __init__(self, readers: VolumeReaders, point: SnapshotVolume, reader: UUID) -> None:
+        self.point = point
+        self.reader = reader
+        #: Counts the frames that were fetched for this volume.
+        self.tally = Tally()
+        #: Keys the identity of the domain's chunks.
+        self.id_key = readers.vault.get(point.domain, point.key_id).id_key
+        self._readers = readers
+        self._root = root_of(point)
+        self._hasher = ChunkHasher(self.id_key)
+        self._map = MapReader(NodeHasher(self.id_key), self._fetch_node)
+        self._node_places: dict[bytes, tuple[PackLocation, int]] = {}
+
+    def lookup(self, wanted: ChunkRun) -> Iterator[MapRun]:
+        """The chunks of ``wanted`` that are not zero, as ascending runs.
+
+        Goes down level by level, so that each level's nodes are located in one transaction.
+        """
+        subtrees = [] if self._root.node_id is None else [(0, self._root)]
+        for level in range(self._root.level, 0, -1):
+            self._locate_nodes([subtree for _, subtree in subtrees])
+            span = span_chunks(level - 1)
+            subtrees = [
+                (start + slot * span, child)
+                for start, subtree in subtrees
+                for slot, child in self._map.children(subtree, level).items()
+                if start + slot * span < wanted.end and wanted.first < start + (slot + 1) * span
+            ]
+        self._locate_nodes([leaf for _, leaf in subtrees])
+        for start, leaf in subtrees:
+            first = max(wanted.first - start, 0)
+            for run in self._map.lookup(leaf, ChunkRun(first, wanted.end - start - first)):
+                yield self._checked(MapRun(start + run.first, run.tags, run.ids))
+
+    def changes_since(self, older: SnapshotVolume, first: int) -> Iterator[ChunkRun]:
+        """Where this point differs from another one of the volume, from chunk ``first`` on.
+
+        ``older``, which may be newer, must be pinned by the caller.
+        """
+        return self._map.diff(root_of(older), self._root, first)
+
+    def locate(self, wanted: ChunkRun) -> list[PlacedChunk]:
+        """Where the chunks of ``wanted`` that are not zero are stored, ascending; pins the packs.
+
+        One transaction, however many chunks: some ten thousand are a good bound.
+        """
+        runs = list(self.lookup(wanted))
+        indexes = [index for run in runs for index in range(run.first, run.first + run.chunk_count)]
+        ids = [
+            run.ids[at : at + CHUNK_ID_SIZE_BYTES]
+            for run in runs
+            for at in range(0, len(run.ids), CHUNK_ID_SIZE_BYTES)
+        ]
+        if not ids:
+            return []
+        found = self._resolve(ids)
+        return [
+            PlacedChunk(index, id_, pack, place)
+            for index, id_, (pack, place) in zip(indexes, ids, found, strict=True)
+        ]
+
+    def read(self, placed: Sequence[PlacedChunk], wanted: ByteRange) -> bytes:
+        """The bytes of ``wanted``; every chunk is compared with its id.
+
+        Args:
+            placed: what `locate` gave for chunks that include those of ``wanted``.
+            wanted: some megabytes at most; they are in memory at once.
+        """
+        buffer = bytearray(wanted.length)
+        first = bisect_left(placed, wanted.start // CHUNK_SIZE_BYTES, key=_index_of)
+        end = bisect_left(placed, -(-wanted.end // CHUNK_SIZE_BYTES), key=_index_of)
+        for (_, number), chunks in groupby(sorted(placed[first:end], key=_frame_of), key=_frame_of):
+            self._read_frame(number, list(chunks), wanted, buffer)
+        return bytes(buffer)
+
+    def _read_frame(
+        self, number: int, chunks: Sequence[PlacedChunk], wanted: ByteRange, buffer: bytearray
+    ) -> None:
+        plain = memoryview(self._frame(number, chunks[0]))
+        for chunk in chunks:
+            position = split_place(chunk.place)[1]
+            content = plain[position : position + CHUNK_SIZE_BYTES]
+            if self._hasher.chunk_id(content) != chunk.id:
+                raise DamagedDataError(
+                    f"{self._where(chunk)}: its bytes in frame {number} of pack "
+                    f"{chunk.pack.generation.hex} are not those of chunk {chunk.id.hex()}"
+                )
+            at = chunk.chunk_index * CHUNK_SIZE_BYTES
+            start, end = max(at, wanted.start), min(at + CHUNK_SIZE_BYTES, wanted.end)
+            buffer[start - wanted.start : end - wanted.start] = content[start - at : end - at]
+
+    def _frame(self, number: int, chunk: PlacedChunk) -> bytes:
+        try:
+            return self._readers.chunks.frame(chunk.pack, number, self.tally)
+        except WrongKeyError:
+            raise
+        except (DamagedDataError, NotFoundError) as err:  # pinned, so the store has lost it
+            raise DamagedDataError(f"{self._where(chunk)}: {err}") from err
+
+    def _where(self, chunk: PlacedChunk) -> str:
+        return f"volume {self.point.label} at byte {chunk.chunk_index * CHUNK_SIZE_BYTES}"
+
+    def _resolve(self, ids: Sequence[bytes]) -> list[tuple[PackLocation, int]]:
+        readers, point = self._readers, self.point
+        resolved = resolve(
+            readers.catalog, self.reader, point.domain_no, ids, readers.deadline_seconds
+        )
+        return [(resolved.packs[pack_no], place) for pack_no, place in resolved.locations]
+
+    def _locate_nodes(self, subtrees: Sequence[MapRoot]) -> None:
+        if len(self._node_places) > _NODE_PLACES_MAX:
+            self._node_places.clear()
+        ids = [one.node_id for one in subtrees if one.node_id not in self._node_places]
+        unknown = [node_id for node_id in ids if node_id is not None]
+        if unknown:
+            self._node_places.update(zip(unknown, self._resolve(unknown), strict=True))
+
+    def _fetch_node(self, node_id: NodeId) -> bytes:
+        pack, place = self._node_places.get(node_id) or self._resolve([node_id])[0]
+        try:
+            item = self._readers.nodes.item(pack, place, self.tally)
+        except NotFoundError as err:
+            raise DamagedDataError(f"block map of volume {self.point.label}: {err}") from err
+        return item[: node_size_bytes(item)]
+
+    def _checked(self, run: MapRun) -> MapRun:
+        if run.tags.strip(b"\0"):
+            raise DamagedDataError(
+                f"block map of volume {self.point.label}: a chunk near {run.first} is of another "
+                f"domain, which this program cannot read"
+            )
+        return run
+
+
+def root_of(point: SnapshotVolume) -> MapRoot:
+    """The root of a volume's block map at a recovery point."""
+    return MapRoot(NodeId(point.root) if point.root else None, point.root_level)
+
+
+def chunks_of(wanted: ByteRange) -> ChunkRun:
+    """The chunks that hold a range of a volume; the range is not empty."""
+    first = wanted.start // CHUNK_SIZE_BYTES
+    return ChunkRun(first, -(-wanted.end // CHUNK_SIZE_BYTES) - first)
+
+
+def _index_of(chunk: PlacedChunk) -> int:
+    return chunk.chunk_index
+
+
+def _frame_of(chunk: PlacedChunk) -> tuple[int, int]:
+    return chunk.pack.pack_no, split_place(chunk.place)[0]

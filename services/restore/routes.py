@@ -1,0 +1,54 @@
+"""The restore service's REST endpoints, put together."""
+
+from concurrent.futures import Executor
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel, Field
+
+from libs.keys.kek import KeyEncryptionKey
+from libs.reading.volume import VolumeReaders
+from libs.runtime.auth import authenticated
+from libs.store.port import ObjectStore, Presigner
+from services.restore.routes_addresses import add_address_routes
+from services.restore.routes_bytes import add_byte_routes
+from services.restore.routes_listing import add_listing_routes
+from services.restore.routes_restores import add_restore_routes
+from services.restore.settings import Settings
+
+
+class Links(BaseModel):
+    """Where the other public services are."""
+
+    coordinator: str = Field(description="URL at which clients reach the coordinator")
+
+
+def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __main__
+    app: FastAPI,
+    settings: Settings,
+    readers: VolumeReaders,
+    store: ObjectStore,
+    presigner: Presigner,
+    kek: KeyEncryptionKey,
+    threads: Executor,
+) -> None:
+    """Add the endpoints to the application.
+
+    Args:
+        app: the application.
+        settings: what clients are told, and for how long they may use it.
+        readers: opens volumes for reading.
+        store: where packs and wrapped keys lie.
+        presigner: signs reads at the endpoint that clients use.
+        kek: the key-encryption key; only its fingerprint leaves the service.
+        threads: read ahead for downloads.
+    """
+
+    @app.get("/v1", tags=["listing"], summary="Where the other public services are")
+    def links(_: Annotated[None, Depends(authenticated)]) -> Links:
+        return Links(coordinator=settings.coordinator_url)
+
+    add_listing_routes(app, readers, store, kek)
+    add_byte_routes(app, readers, threads)
+    add_restore_routes(app, settings, readers, presigner)
+    add_address_routes(app, readers, store)

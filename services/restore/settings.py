@@ -1,0 +1,33 @@
+"""Settings of the restore service: BACKCAST_RESTORE_*."""
+
+from dataclasses import dataclass
+
+from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.settings import Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ServiceSettings):
+    """What the restore service needs to know."""
+
+    postgres: PostgresSettings
+    s3: S3Settings
+    #: File with the key-encryption key: 64 hexadecimal characters.
+    kek: Secret
+    #: File with the tokens that the REST endpoints accept.
+    tokens: Secret
+    #: URL at which clients reach the coordinator; handed to whoever asks.
+    coordinator_url: str
+    #: URL at which clients reach the S3 server with the presigned reads of a restore plan; the
+    #: service's own endpoint if not set.
+    client_s3_endpoint: str | None = None
+    #: How long presigned reads of a plan hold: the time in which one window must be restored.
+    plan_expiry_seconds: int = 3600
+    #: A restore or a download that is not heard of for so long loses its pins.
+    reader_deadline_seconds: float = 600.0
+    #: Frames of map nodes kept in memory, up to 1 MiB each; one covers 2 GiB of a full volume.
+    node_frame_count_max: int = 32
+    #: Frames of chunks kept in memory, up to 1 MiB each.
+    chunk_frame_count_max: int = 32
+    #: Threads that read ahead for downloads.
+    read_thread_count: int = 4
