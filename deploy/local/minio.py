@@ -1,10 +1,11 @@
 """MinIO: the reference S3 server of tests and benchmarks."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.http_probe import answers
+from deploy.local.http_probe import status_of
 from deploy.local.lock import Progress
 from deploy.local.minio_build import minio_program
 from deploy.local.server import LocalServer
@@ -67,5 +68,6 @@ class MinioServer(LocalServer):
         self.process.start(argv, environ, folder=folder)
 
     def is_ready(self) -> bool:
-        """Whether it says so itself."""
-        return answers(f"{self.endpoint}/minio/health/ready")
+        """Whether it serves buckets; its own health check says so a moment too early."""
+        # Anonymous, so refused: but only once the server knows its users.
+        return status_of(f"{self.endpoint}/no-such-bucket") == HTTPStatus.FORBIDDEN

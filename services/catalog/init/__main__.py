@@ -15,6 +15,7 @@ from libs.errors import ConfigurationError
 from libs.events.topics import TOPICS
 from libs.kafka.topics import ensure_topics
 from libs.keys.kek import KeyEncryptionKey
+from libs.runtime.retries import retried
 from libs.runtime.service import run_service
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
@@ -37,7 +38,7 @@ def main(settings: Settings, _: Stop) -> None:
     report = asyncio.run(ensure_topics(settings.kafka, TOPICS, settings.topic_replication_factor))
     for difference in report.differences:
         log.warning("topic is not as it should be", extra={"detail": difference})
-    abilities = probe_s3(bucket_of(settings.s3), create=True)
+    abilities = retried(lambda: probe_s3(bucket_of(settings.s3), create=True))
     log.info("store is usable", extra={"abilities": str(abilities), "kek": kek.fingerprint.hex()})
 
 
