@@ -99,7 +99,7 @@ def open_reader(
         ).fetchone()
         if opened is None:
             raise ConflictError(
-                f"restore {reader}: this id is taken by one that has ended or reads something else; "
+                f"restore {reader}: the id is taken by one that has ended or reads something else; "
                 f"choose a new one"
             )
         if announce and opened[0]:  # xmax is 0 in a row that was inserted, not updated

@@ -1,0 +1,156 @@
+"""What a restore writes to: a new file, or with force an existing file or block device."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    ConflictError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
+from libs.ranges import ByteRange
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: ioctl of Linux that zeroes a range of a block device, by the device itself where it can.
+_BLKZEROOUT = 0x127F
+_ZEROS = bytes(1 << 20)
+
+
+class RestoreTarget:
+    """An open target. Thread-safe: every write names its offset.
+
+    What is never written reads as zeros in a file; in a device it must be zeroed.
+
+    Args:
+        path: for messages.
+        descriptor: open for writing; `open_target` closes it.
+        size_bytes: what is written beyond it is cut off.
+        is_device: whether it is a block device.
+    """
+
+    def __init__(self, path: Path, descriptor: int, size_bytes: int, *, is_device: bool) -> None:
+        self.is_device = is_device
+        self._path = path
+        self._descriptor = descriptor
+        self._size_bytes = size_bytes
+
+    def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Write buffers one after another from ``offset`` on.
+
+        Raises:
+            OutOfSpaceError: the disk is full.
+            UnavailableError: the disk does not take it.
+        """
+        with _translated(self._path):
+            views = list(buffers)
+            excess = offset + sum(len(view) for view in views) - self._size_bytes
+            if excess > 0:
+                views[-1] = views[-1][:-excess]
+            while views:
+                written = os.pwritev(self._descriptor, views, offset)
+                offset += written
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][written:]
+
+    def zero(self, wanted: ByteRange) -> None:
+        """Make a range of a device zero; errors as `write`."""
+        end = min(wanted.end, self._size_bytes)
+        with contextlib.suppress(OSError):
+            span = struct.pack("QQ", wanted.start, end - wanted.start)
+            fcntl.ioctl(self._descriptor, _BLKZEROOUT, span)
+            return
+        for at in range(wanted.start, end, len(_ZEROS)):
+            self.write(at, [memoryview(_ZEROS)[: end - at]])
+
+    def sync(self) -> None:
+        """Wait until everything is on the medium; errors as `write`."""
+        with _translated(self._path):
+            os.fdatasync(self._descriptor)
+
+
+@contextlib.contextmanager
+def open_target(path: Path, size_bytes: int, *, force: bool) -> Iterator[RestoreTarget]:
+    """Open what a volume of ``size_bytes`` is restored to, while the context lasts.
+
+    A file that this call made is removed if the context ends by an error. With ``force`` an
+    existing file is emptied first; a device keeps what lies beyond the volume's size.
+
+    Raises:
+        ConflictError: it exists and ``force`` is not given, or a device is in use.
+        NotFoundError: its folder does not exist.
+        BadInputError: it is neither a file nor a block device, cannot be opened, or is too small.
+        OutOfSpaceError: the file system has no room for a file of this size.
+    """
+    existing = check_target(path, force=force)
+    is_device = existing is not None and stat.S_ISBLK(existing.st_mode)
+    # On a block device O_EXCL refuses one that is mounted or otherwise in use.
+    flags = os.O_RDWR if existing and not is_device else os.O_RDWR | os.O_EXCL
+    descriptor = _open(path, flags if existing else flags | os.O_CREAT)
+    try:
+        with _translated(path):
+            if is_device:
+                _check_device(path, descriptor, size_bytes)
+            else:
+                os.ftruncate(descriptor, 0)
+                os.ftruncate(descriptor, size_bytes)
+        yield RestoreTarget(path, descriptor, size_bytes, is_device=is_device)
+    except BaseException:
+        if existing is None:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def check_target(path: Path, *, force: bool) -> os.stat_result | None:
+    """What is at ``path`` now; None if nothing. Errors as `open_target`, but nothing is touched."""
+    try:
+        existing = path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise NotFoundError(f"{path}: there is no folder {path.parent}; make it") from None
+        return None
+    except OSError as err:
+        raise BadInputError(f"{path}: {err.strerror}") from err
+    if not (stat.S_ISREG(existing.st_mode) or stat.S_ISBLK(existing.st_mode)):
+        raise BadInputError(f"{path}: is neither a file nor a block device")
+    if not force:
+        raise ConflictError(f"{path}: exists; choose another name, or overwrite it with --force")
+    return existing
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except OSError as err:
+        if err.errno in (errno.EBUSY, errno.EEXIST):
+            raise ConflictError(f"{path}: is in use: {err.strerror}") from err
+        raise BadInputError(f"{path}: cannot be opened for writing: {err.strerror}") from err
+
+
+def _check_device(path: Path, descriptor: int, size_bytes: int) -> None:
+    has_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+    if has_bytes < size_bytes:
+        raise BadInputError(f"{path}: has {has_bytes} bytes, the volume needs {size_bytes}")
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        kind: type[BackcastError] = UnavailableError
+        if err.errno in _NO_SPACE:
+            kind = OutOfSpaceError
+        raise kind(f"{path}: cannot be written: {err.strerror}") from err
