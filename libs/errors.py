@@ -155,3 +155,13 @@ class InvariantViolation(BackcastError):  # noqa: N818 -- a broken rule of the d
 
     code = "invariant-violation"
     exit_code = 12
+
+
+def error_class(code: str) -> type[BackcastError]:
+    """The class with this stable code; `BackcastError` for a code that this program has none for."""
+    classes = [BackcastError]
+    for cls in classes:  # grows while it is walked: the whole tree
+        if cls.code == code:
+            return cls
+        classes += cls.__subclasses__()
+    return BackcastError

@@ -1,0 +1,77 @@
+"""Which services the command talks to, and for whom.
+
+`BACKCAST_URL` names the restore service; the coordinator is found through it. Without the variable
+they are those that ``backcast dev up`` started in `BACKCAST_HOME`.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from libs.errors import ConfigurationError
+from libs.ids import check_name
+
+if TYPE_CHECKING:  # imported late below: it brings urllib3, which ``--help`` need not wait for
+    from libs.runtime.rest import RestClient
+
+_TENANT = "default"
+
+
+class Services:
+    """The restore service and the coordinator, as one tenant's command sees them. Thread-safe."""
+
+    def __init__(self, url: str, token: str, tenant: str) -> None:
+        self.tenant = check_name("tenant", tenant)
+        self._token = token
+        self.restore = _client(url, token)
+
+    @cached_property
+    def coordinator(self) -> "RestClient":
+        """The coordinator, where volumes are added and snapshots taken.
+
+        Raises:
+            UnavailableError: the restore service does not answer.
+            UnauthenticatedError: it does not know the token.
+        """
+        return _client(self.restore.get("/v1")["coordinator"], self._token)
+
+    def path(self, below: str) -> str:
+        """The full path of what lies ``below`` the tenant's."""
+        return f"/v1/tenants/{quote(self.tenant)}{below}"
+
+    def get(self, below: str, query: Mapping[str, object] | None = None) -> Any:
+        """GET a document of the tenant from the restore service."""
+        return self.restore.get(self.path(below), query)
+
+
+def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Services:
+    """The services that arguments and environment name; no request is made yet.
+
+    Raises:
+        ConfigurationError: a URL without a token, or neither and nothing was started here.
+        BadInputError: the tenant's name is none.
+    """
+    tenant = args.tenant or environ.get("BACKCAST_TENANT") or _TENANT
+    url, token = environ.get("BACKCAST_URL"), environ.get("BACKCAST_TOKEN")
+    if url and token:
+        return Services(url, token, tenant)
+    if url:
+        raise ConfigurationError(f"BACKCAST_TOKEN is not set, but {url} asks for a token")
+    from deploy.local.home import BackcastHome  # noqa: PLC0415 -- needless against a cluster
+
+    home = BackcastHome.from_environment(environ)
+    if not home.exists:
+        raise ConfigurationError(
+            f"BACKCAST_URL is not set and nothing was started in {home.folder}: "
+            f"run `backcast dev up`, or set BACKCAST_URL and BACKCAST_TOKEN"
+        )
+    return Services(home.url, token or home.secret("token"), tenant)
+
+
+def _client(url: str, token: str) -> "RestClient":
+    from libs.runtime.rest import RestClient  # noqa: PLC0415 -- see above
+
+    return RestClient(url, token)

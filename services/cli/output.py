@@ -1,0 +1,92 @@
+"""What the command prints: text for people, or JSON for programs; never both on standard output."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+Document = Mapping[str, Any]
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    heading: str
+    #: What it shows of a document.
+    content: Callable[[Document], object]
+    #: Whether it is set to the right, as quantities are.
+    right: bool = False
+
+
+class Output:
+    """Results on standard output; notes and errors on standard error.
+
+    Args:
+        as_json: results as JSON, one object per line, flushed one by one; errors too.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def show(self, document: Document, text: str) -> None:
+        """One result: the document as JSON, or the text."""
+        print(json.dumps(document) if self.as_json else text, flush=True)
+
+    def show_all(self, documents: Iterable[Document], columns: Sequence[Column]) -> None:
+        """Results of one kind: a JSON line each, or a table."""
+        if not self.as_json:
+            print(table(columns, documents), flush=True)
+            return
+        for document in documents:
+            print(json.dumps(document), flush=True)
+
+    def note(self, text: str) -> None:
+        """Tell people something; programs find it in the result."""
+        if not self.as_json:
+            print(text, file=sys.stderr)
+
+    def failure(self, code: str, message: str) -> None:
+        """Why something failed: a line for people, or an object with the stable code."""
+        line = json.dumps({"code": code, "message": message})
+        print(line if self.as_json else f"backcast: {message}", file=sys.stderr)
+
+
+def table(columns: Sequence[Column], documents: Iterable[Document]) -> str:
+    """A row per document under upper-case headings; columns as wide as they must be."""
+    rows = [[str(column.content(document)) for column in columns] for document in documents]
+    lines = [[column.heading.upper() for column in columns], *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def human_bytes(count: int) -> str:
+    """A size with three digits that matter: ``0 B``, ``812 KiB``, ``1.31 GiB``."""
+    if count < _KIB:
+        return f"{count} B"
+    units = iter(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+    size, unit = count / _KIB, next(units)
+    while size >= 999.5:
+        size, unit = size / _KIB, next(units)
+    decimals = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{size:.{decimals}f} {unit}"
+
+
+def human_time(instant: str) -> str:
+    """An instant of the REST interface to the second: ``2026-11-22T10:00:00Z``, as points take it.
+
+    Rounded up, so that the point NAME@INSTANT of a snapshot's time is that snapshot.
+    """
+    at = datetime.fromisoformat(instant)
+    whole = at.replace(microsecond=0) + timedelta(seconds=1 if at.microsecond else 0)
+    return whole.astimezone(UTC).isoformat().replace("+00:00", "Z")

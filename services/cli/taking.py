@@ -1,0 +1,98 @@
+"""Taking snapshots: asks for a session of each group, then waits for their ends.
+
+The command chooses a session's id before it asks. So it may ask again when an answer got lost, and
+no second snapshot is made.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from libs.errors import BackcastError, ConflictError, NotFoundError
+from libs.runtime.retries import retried
+from services.cli.connection import Services
+from services.cli.progress import Progress
+
+#: A session as the coordinator answers it.
+Session = dict[str, Any]
+
+#: The coordinator answers sooner when something changes. It must stay below its limit of 30 s.
+_WAIT_SECONDS = 20
+#: The coordinator may be away for so long, as in a restart, before the command gives up.
+_RETRY_SECONDS_MAX = 30.0
+
+
+def groups_of(services: Services, names: Sequence[str]) -> list[str]:
+    """The groups that names of groups and volumes mean, each once.
+
+    Raises:
+        NotFoundError: the tenant has none of this name.
+    """
+    if len(names) == 1:  # the coordinator finds it; nothing could be asked for twice
+        return list(names)
+    volumes = services.get("/volumes")
+    groups = {volume["name"]: volume["group"] for volume in volumes}
+    groups |= {volume["group"]: volume["group"] for volume in volumes}
+    for name in names:
+        if name not in groups:
+            raise NotFoundError(
+                f"{name}: tenant {services.tenant} has no volume or group of this name; "
+                f"`backcast volume list` shows them"
+            )
+    return list(dict.fromkeys(groups[name] for name in names))
+
+
+def take_all(
+    services: Services, sessions: Mapping[str, UUID], *, full: bool, progress: Progress
+) -> Iterator[Session | BackcastError]:
+    """Take a snapshot of each group, all at once; their ends are yielded in the order given.
+
+    Args:
+        services: where to ask.
+        sessions: group, and the id that its session shall have.
+        full: without a base: everything is compared and counted.
+        progress: told the bytes read of the group that is waited for.
+
+    Yields:
+        A sealed or rejected session; or why it could not be opened or followed, which keeps
+        nothing from the others.
+
+    Raises:
+        BackcastError: the coordinator could not be found; nothing was asked for.
+    """
+    _ = services.coordinator  # one that cannot be found at all is no reason to wait and retry
+    opened = [_open(services, group, id_, full=full) for group, id_ in sessions.items()]
+    for session in opened:
+        yield session if isinstance(session, BackcastError) else _end(services, session, progress)
+
+
+def _open(services: Services, group: str, id_: UUID, *, full: bool) -> Session | BackcastError:
+    def ask() -> Session | BackcastError:
+        body = {"session": str(id_), "name": group, "full": full}
+        try:
+            answer: Session = services.coordinator.post(services.path("/snapshots"), body)
+        except ConflictError as busy:  # retriable, but whoever asked should know at once
+            return busy
+        return answer
+
+    try:
+        return retried(ask, _RETRY_SECONDS_MAX)
+    except BackcastError as err:
+        return err
+
+
+def _end(services: Services, session: Session, progress: Progress) -> Session | BackcastError:
+    path = services.path(f"/sessions/{session['session']}")
+    query = {"wait_seconds": _WAIT_SECONDS}
+    while session["state"] == "open":
+        parts = session["parts"]
+        progress(
+            session["group"],
+            sum(part["read_bytes"] for part in parts),
+            sum(part["logical_bytes"] for part in parts),
+        )
+        try:
+            session = retried(lambda: services.coordinator.get(path, query), _RETRY_SECONDS_MAX)
+        except BackcastError as err:
+            return err
+    return session

@@ -1,0 +1,127 @@
+"""Taking snapshots against a scripted coordinator."""
+
+from typing import Any
+
+import pytest
+
+from services.cli import snapshots
+from tests.unit.cli.conftest import Backcast
+from tests.unit.cli.scripted_service import Script, ScriptedService
+
+TAKE = ("POST", "/v1/tenants/default/snapshots")
+FIGURES = {
+    "logical_bytes": 1 << 30,
+    "read_bytes": 1 << 20,
+    "changed_bytes": 65536,
+    "sent_bytes": 65536,
+    "stored_bytes": 30000,
+}
+
+
+def session(id_: str, state: str, consistency: str = "quiet", **more: Any) -> dict[str, Any]:
+    part = {"volume": "vm", "finished": state == "sealed", "consistency": consistency, **FIGURES}
+    ended = {"sequence": 7, "code": None, "message": None, "seconds": 1.5}
+    return {"session": id_, "group": "vm", "state": state, **ended, "parts": [part], **more}
+
+
+def wait_for(id_: str) -> tuple[str, str]:
+    return "GET", f"/v1/tenants/default/sessions/{id_}"
+
+
+def test_it_waits_until_the_session_is_sealed(
+    backcast: Backcast, script: Script, service: ScriptedService
+) -> None:
+    script[TAKE] = [session("s", "open")]
+    script[wait_for("s")] = [session("s", "open"), session("s", "sealed")]
+    ran = backcast("snapshot", "take", "vm", "--json")
+    assert ran.status == 0
+    assert ran.objects == [
+        {
+            "snapshot": "s",
+            "volume": "vm",
+            "point": "vm@7",
+            **FIGURES,
+            "seconds": 1.5,
+            "consistency": "quiet",
+        }
+    ]
+    assert ran.err == ""
+    assert all(float(query["wait_seconds"]) <= 30 for query in service.queries(wait_for("s")[1]))
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_session(
+    backcast: Backcast, script: Script, service: ScriptedService
+) -> None:
+    script[TAKE] = [(503, "unavailable"), session("s", "open")]
+    script[wait_for("s")] = [(503, "unavailable"), session("s", "sealed")]
+    assert backcast("snapshot", "take", "vm", "--full").status == 0
+    first, second = service.bodies(*TAKE)
+    assert first == second
+    assert first["full"] is True
+
+
+def test_a_busy_group_is_reported_at_once(
+    backcast: Backcast, script: Script, service: ScriptedService
+) -> None:
+    script[TAKE] = [(409, "conflict")]
+    assert backcast("snapshot", "take", "vm").status == 4
+    assert len(service.bodies(*TAKE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("source", 10), ("damaged-data", 6), ("agent-restarted", 1)]
+)
+def test_a_rejection_ends_with_the_status_of_its_code(
+    backcast: Backcast, script: Script, code: str, status: int
+) -> None:
+    script[TAKE] = [session("s", "rejected", code=code, message="the disk is gone")]
+    ran = backcast("snapshot", "take", "vm")
+    assert (ran.status, ran.out) == (status, "")
+    assert f"snapshot of vm: {code}: the disk is gone" in ran.err
+
+
+def test_a_fuzzy_snapshot_is_pointed_out(backcast: Backcast, script: Script) -> None:
+    script[TAKE] = [session("s", "sealed", consistency="fuzzy")]
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status == 0
+    assert "warning: vm@7 is fuzzy" in ran.err
+
+
+def test_names_of_one_group_mean_one_snapshot_of_it(
+    backcast: Backcast, script: Script, service: ScriptedService
+) -> None:
+    script["GET", "/v1/tenants/default/volumes"] = [
+        [{"name": name, "group": group} for name, group in (("a", "g"), ("b", "g"), ("c", "c"))]
+    ]
+    script[TAKE] = [session("s", "sealed")]
+    assert backcast("snapshot", "take", "a", "b", "g", "c").status == 0
+    assert [body["name"] for body in service.bodies(*TAKE)] == ["g", "c"]
+    ran = backcast("snapshot", "take", "a", "nope")
+    assert ran.status == 3
+    assert "nope" in ran.err
+    assert len(service.bodies(*TAKE)) == 2
+
+
+def test_a_failed_group_keeps_nothing_from_the_others(backcast: Backcast, script: Script) -> None:
+    script["GET", "/v1/tenants/default/volumes"] = [
+        [{"name": name, "group": name} for name in "ab"]
+    ]
+    script[TAKE] = [(409, "conflict"), session("s", "sealed")]
+    ran = backcast("snapshot", "take", "a", "b", "--json")
+    assert ran.status == 4
+    assert [one["point"] for one in ran.objects] == ["vm@7"]
+
+
+def test_interrupted_it_says_what_becomes_of_the_session(
+    backcast: Backcast,
+    script: Script,
+    service: ScriptedService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshots, "take_all", interrupt)
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status == 130
+    assert "backcast snapshot show" in ran.err
