@@ -1,12 +1,13 @@
 """Packs and the index of what lies in them: look up, pin, upload, register.
 
-Order of a pack's life: row `uploading` (begin_pack) → PUT → `live` with its items indexed (register).
-A crash after the row leaves a row that the orphan sweep will mark dead before it deletes the object;
-a crash after the PUT leaves the same; after `register` the pack is pinned by its attempt, and when the
-attempt is closed and nothing uses it, it is condemned like any other.
+Order of a pack's life: row `uploading` (begin_pack) → PUT → `live` with its items indexed
+(register). A crash after the row leaves a row that the orphan sweep will mark dead before it
+deletes the object; a crash after the PUT leaves the same; after `register` the pack is pinned by
+its attempt, and when the attempt is closed and nothing uses it, it is condemned like any other.
 
-A pin takes the pack's row FOR SHARE and condemning takes it FOR UPDATE in a statement of its own before
-it looks for pins: without both, a pin and a condemnation can commit side by side (scenario 6).
+A pin takes the pack's row FOR SHARE and condemning takes it FOR UPDATE in a statement of its own
+before it looks for pins: without both, a pin and a condemnation can commit side by side (scenario
+6).
 """
 
 from collections.abc import Iterable, Sequence
@@ -96,7 +97,8 @@ def begin_pack(
         if not require_open(tx, attempt):
             return Stale(attempt)
         row = tx.execute(
-            """INSERT INTO pack (generation, domain_no, key_id, attempt, state) VALUES (%s, %s, %s, %s, 'u')
+            """INSERT INTO pack (generation, domain_no, key_id, attempt, state)
+               VALUES (%s, %s, %s, %s, 'u')
                ON CONFLICT (generation) DO NOTHING RETURNING pack_no""",
             [generation, domain_no, key_id, attempt],
         ).fetchone()
@@ -134,28 +136,32 @@ def register(  # noqa: PLR0913 -- the record of a pack
     with catalog.transaction() as tx:
         if not require_open(tx, attempt):
             return Stale(attempt)
-        live = tx.execute(
-            """UPDATE pack SET state = 'l', size_bytes = %s, frames = %s
-               WHERE pack_no = %s AND attempt = %s AND state IN ('u', 'l') RETURNING state""",
-            [pack.size_bytes, pack.frames, pack.pack_no, attempt],
+        row = tx.execute(
+            "SELECT state::text FROM pack WHERE pack_no = %s AND attempt = %s FOR UPDATE",
+            [pack.pack_no, attempt],
         ).fetchone()
-        if live is None:  # the sweep was first: the generation is dead for ever
+        state = row[0] if row else None
+        if state not in ("u", "l"):  # the sweep was first: the generation is dead for ever
             return Stale(attempt)
+        tx.execute(
+            "UPDATE pack SET state = 'l', size_bytes = %s, frames = %s WHERE pack_no = %s",
+            [pack.size_bytes, pack.frames, pack.pack_no],
+        )
         tx.execute(
             "INSERT INTO pin (owner, pack_no) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             [attempt, pack.pack_no],
         )
-        _index(tx, domain_no, pack.pack_no, ids, places)
-        winners = _pin_winners(tx, domain_no, attempt, pack.pack_no, ids, places)
-        event = PackStored(
-            generation=pack.generation,
-            domain=_domain_id(tx, domain_no),
-            tenant=tenant,
-            session=session,
-            size_bytes=pack.size_bytes,
-            chunk_count=chunk_count,
-        )
-        append(tx, "chunker", [Entry(event, tenant, pack.generation.hex, session)])
+        winners = _index(tx, domain_no, attempt, pack.pack_no, ids, places)
+        if state == "u":  # else the answer of a first call was lost
+            event = PackStored(
+                generation=pack.generation,
+                domain=_domain_id(tx, domain_no),
+                tenant=tenant,
+                session=session,
+                size_bytes=pack.size_bytes,
+                chunk_count=chunk_count,
+            )
+            append(tx, "chunker", [Entry(event, tenant, pack.generation.hex, session)])
         return winners
 
 
@@ -172,8 +178,8 @@ def locate(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> Resolved:
             f"chunk {lost.hex()}: not in the catalog's index; run a verification"
         )
     rows = tx.execute(
-        """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames FROM pack p JOIN domain USING (domain_no)
-           WHERE pack_no = ANY(%s)""",
+        """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
+           FROM pack p JOIN domain USING (domain_no) WHERE pack_no = ANY(%s)""",
         [list({pack_no for pack_no, _ in found.values()})],
     ).fetchall()
     return Resolved(
@@ -247,7 +253,8 @@ def _pin(tx: Tx, owner: UUID, packs: set[int]) -> set[int]:
     live = {
         row[0]
         for row in tx.execute(
-            "SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l' ORDER BY pack_no FOR SHARE",
+            """SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l'
+               ORDER BY pack_no FOR SHARE""",
             [list(packs)],
         )
     }
@@ -258,42 +265,54 @@ def _pin(tx: Tx, owner: UUID, packs: set[int]) -> set[int]:
     return live
 
 
-def _index(
-    tx: Tx, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
-) -> None:
-    high, low = _halves(ids)
-    # In order of ids, so that two registrations cannot wait for each other. A row whose pack is no
-    # longer live is taken over: its copy is going away.
-    tx.execute(
-        sql.SQL(
-            """INSERT INTO {table} AS c (id_high, id_low, pack_no, place)
-               SELECT high, low, %s, place FROM unnest(%s::uuid[], %s::uuid[], %s::int[]) AS item (high, low, place)
-               ORDER BY high
-               ON CONFLICT (id_high) DO UPDATE SET pack_no = excluded.pack_no, place = excluded.place
-               WHERE c.id_low = excluded.id_low
-                 AND NOT EXISTS (SELECT FROM pack WHERE pack.pack_no = c.pack_no AND pack.state = 'l')"""
-        ).format(table=_table(domain_no)),
-        [pack_no, high, low, list(places)],
-    )
-
-
-def _pin_winners(  # noqa: PLR0913 -- the same record as register
+def _index(  # noqa: PLR0913 -- the same record as register
     tx: Tx, domain_no: int, attempt: UUID, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
 ) -> dict[int, int]:
+    """Index items that have no place in a live pack yet; pin and return the winners of the others.
+
+    Each step is a statement of its own, because a statement sees other packs as they were when it
+    began: one that waited for a rival's row would not see that the rival's pack is live by now, and
+    would take over the place that the rival has just been promised (scenarios 5 and 22).
+    """
+    high, low = _halves(ids)
+    items = {"pack_no": pack_no, "high": high, "low": low, "places": list(places)}
+    fresh = tx.execute(_INSERT.format(table=_table(domain_no)), items)
+    if fresh.rowcount == len(ids):
+        return {}
     # A winner may be condemned between our look and our pin; then its row is ours to take. Each
     # turn either pins all winners or meets a newly condemned pack, so it ends.
     while True:
+        tx.execute(_TAKE_OVER.format(table=_table(domain_no)), items)
         found = _find(tx, domain_no, ids)
         if len(found) != len(ids):
             clash = next(id_ for n, id_ in enumerate(ids) if n not in found)
             raise InvariantViolation(
-                f"chunk {clash.hex()}: the index holds another id with the same first half; refusing to mix them"
+                f"chunk {clash.hex()}: the index holds another id with the same first half; "
+                f"refusing to mix them"
             )
-        winners = {n: found_pack for n, (found_pack, _) in found.items() if found_pack != pack_no}
+        winners = {n: winner for n, (winner, _) in found.items() if winner != pack_no}
         wanted = set(winners.values())
         if not wanted or _pin(tx, attempt, wanted) == wanted:
             return winners
-        _index(tx, domain_no, pack_no, ids, places)
+
+
+#: In order of ids, so that two registrations cannot wait for each other. A row that exists is not
+#: changed, but waited for and locked: nobody else moves the item until this transaction ends.
+_INSERT = sql.SQL(
+    """INSERT INTO {table} AS c (id_high, id_low, pack_no, place)
+       SELECT high, low, %(pack_no)s, place
+       FROM unnest(%(high)s::uuid[], %(low)s::uuid[], %(places)s::int[]) AS item (high, low, place)
+       ORDER BY high
+       ON CONFLICT (id_high) DO UPDATE SET place = c.place WHERE false"""
+)
+
+#: A row whose pack is no longer live is taken over: its copy is going away.
+_TAKE_OVER = sql.SQL(
+    """UPDATE {table} AS c SET pack_no = %(pack_no)s, place = item.place
+       FROM unnest(%(high)s::uuid[], %(low)s::uuid[], %(places)s::int[]) AS item (high, low, place)
+       WHERE c.id_high = item.high AND c.id_low = item.low
+         AND NOT EXISTS (SELECT FROM pack WHERE pack.pack_no = c.pack_no AND pack.state = 'l')"""
+)
 
 
 def _domain_id(tx: Tx, domain_no: int) -> UUID:
