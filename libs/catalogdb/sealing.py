@@ -6,6 +6,8 @@ rejects, and objects that nothing refers to. After the commit the snapshot exist
 next.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -47,9 +49,9 @@ def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Seal
 
     Checked here, under locks: the session is open; its parts are finished and each attempt is the
     current one; the group's head has not moved; the base is live; every pin the parts expect exists
-    and its pack is live. The packs are locked FOR SHARE, in order, so that condemning one waits and
-    then sees what this transaction wrote (scenario 26). Two of these rules back each other up
-    wherever the model found that one alone can fail; keep both.
+    and its pack is live. The packs are locked FOR SHARE, in order, so that condemning or rewriting
+    one waits and then sees what this transaction wrote (scenarios 24 and 26). Two of these rules
+    back each other up wherever the model found that one alone can fail; keep both.
 
     Args:
         catalog: the catalog.
@@ -66,7 +68,8 @@ def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Seal
 
 def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
     row = tx.execute(
-        "SELECT state::text, group_no, base, head_sequence FROM session WHERE session = %s FOR UPDATE",
+        """SELECT state::text, group_no, base, head_sequence FROM session
+           WHERE session = %s FOR UPDATE""",
         [session],
     ).fetchone()
     if row is None:
@@ -78,10 +81,11 @@ def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
         raise _Refusal("the session was rejected")
     _check_head(tx, group_no, base, head_sequence)
     _check_parts(tx, session)
-    _check_packs(tx, session)
+    packs = _lock_packs(tx, session)
+    _check_pins(tx, session, packs)
     sequence = head_sequence + 1
     _record(tx, session, group_no, sequence, manifest_key, mac)
-    _count_uses(tx, session, sequence)
+    _count_uses(tx, session, sequence, packs)
     close_attempts(tx, session)
     tx.execute("DELETE FROM part_use WHERE session = %s", [session])
     tx.execute("UPDATE session SET state = 's', ended_at = now() WHERE session = %s", [session])
@@ -108,7 +112,8 @@ def _check_head(tx: Tx, group_no: int, base: UUID | None, head_sequence: int) ->
 def _check_parts(tx: Tx, session: UUID) -> None:
     row = tx.execute(
         """SELECT count(*) FILTER (WHERE p.state <> 'f' OR a.attempt IS NULL)
-           FROM part p LEFT JOIN attempt a ON a.attempt = p.attempt AND a.open WHERE p.session = %s""",
+           FROM part p LEFT JOIN attempt a ON a.attempt = p.attempt AND a.open
+           WHERE p.session = %s""",
         [session],
     ).fetchone()
     if row is None or row[0] != 0:
@@ -117,28 +122,51 @@ def _check_parts(tx: Tx, session: UUID) -> None:
         )
 
 
-def _check_packs(tx: Tx, session: UUID) -> None:
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    live: bool
+    moved_to: int | None
+
+
+def _lock_packs(tx: Tx, session: UUID) -> dict[int, _Pack]:
+    """Lock every pack that an address entered or left, and those that rewrites moved it to.
+
+    Whoever deletes or rewrites one of them is through, or waits until this transaction ends.
+    """
+    wanted = {
+        row[0] for row in tx.execute("SELECT pack_no FROM part_use WHERE session = %s", [session])
+    }
+    packs: dict[int, _Pack] = {}
+    while wanted:  # chains of moves end, because a pack moves only to a younger one
+        rows = tx.execute(
+            """SELECT pack_no, state = 'l', moved_to FROM pack
+               WHERE pack_no = ANY(%s) ORDER BY pack_no FOR SHARE""",
+            [list(wanted)],
+        ).fetchall()
+        packs |= {pack_no: _Pack(live, moved_to) for pack_no, live, moved_to in rows}
+        wanted = {moved_to for _, _, moved_to in rows if moved_to is not None} - packs.keys()
+    return packs
+
+
+def _check_pins(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> None:
     expected = tx.execute(
-        """SELECT DISTINCT p.attempt, u.pack_no FROM part_use u JOIN part p USING (session, volume_no)
+        """SELECT DISTINCT p.attempt, u.pack_no
+           FROM part_use u JOIN part p USING (session, volume_no)
            WHERE u.session = %s AND u.entered > 0""",
         [session],
     ).fetchall()
-    packs = sorted({pack_no for _, pack_no in expected})
-    live = tx.execute(
-        "SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l' ORDER BY pack_no FOR SHARE",
-        [packs],
-    ).fetchall()
-    if len(live) != len(packs):
+    if not all(pack_no in packs and packs[pack_no].live for _, pack_no in expected):
         raise _Refusal("a pack that the snapshot needs is no longer live")
     pins = tx.execute(
-        "SELECT count(*) FROM pin JOIN unnest(%s::uuid[], %s::int[]) AS e (owner, pack_no) USING (owner, pack_no)",
+        """SELECT count(*) FROM pin
+           JOIN unnest(%s::uuid[], %s::int[]) AS e (owner, pack_no) USING (owner, pack_no)""",
         [[attempt for attempt, _ in expected], [pack_no for _, pack_no in expected]],
     ).fetchone()
     if pins is None or pins[0] != len(expected):
         raise _Refusal("a pin that the snapshot relies on is gone")
 
 
-def _record(
+def _record(  # noqa: PLR0913 -- the columns of a row
     tx: Tx, session: UUID, group_no: int, sequence: int, manifest_key: str, mac: bytes
 ) -> None:
     tx.execute(
@@ -151,32 +179,21 @@ def _record(
         [sequence, manifest_key, mac, session],
     )
     tx.execute(
-        """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes, read_bytes, changed_bytes,
-                                        sent_bytes, stored_bytes)
-           SELECT session, volume_no, root, root_level, size_bytes, read_bytes, changed_bytes, sent_bytes, stored_bytes
+        """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes,
+                                        read_bytes, changed_bytes, sent_bytes, stored_bytes)
+           SELECT session, volume_no, root, root_level, size_bytes,
+                  read_bytes, changed_bytes, sent_bytes, stored_bytes
            FROM part WHERE session = %s""",
         [session],
     )
     tx.execute(
-        "UPDATE volume_group SET head_sequence = %s, head_session = %s, head_mac = %s WHERE group_no = %s",
+        """UPDATE volume_group SET head_sequence = %s, head_session = %s, head_mac = %s
+           WHERE group_no = %s""",
         [sequence, session, mac, group_no],
     )
 
 
-#: A pack that a rewrite has replaced since its use was counted: its addresses are in `moved_to` now
-#: (scenario 24). Chains end, because a pack moves only to a younger one.
-_DEPARTED = """
-    WITH RECURSIVE moved (volume_no, pack_no, entered, departed) AS (
-        SELECT volume_no, pack_no, entered, departed FROM part_use WHERE session = %(session)s
-        UNION ALL
-        SELECT m.volume_no, p.moved_to, m.entered, m.departed
-        FROM moved m JOIN pack p USING (pack_no) WHERE p.moved_to IS NOT NULL
-    )
-    SELECT m.volume_no, m.pack_no, sum(m.entered - m.departed)::bigint AS change
-    FROM moved m JOIN pack p USING (pack_no) WHERE p.moved_to IS NULL GROUP BY 1, 2"""
-
-
-def _count_uses(tx: Tx, session: UUID, sequence: int) -> None:
+def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]) -> None:
     """Apply the parts' differences to pack_use: O(packs touched)."""
     # A part without a base counts everything anew: rows of the lineage's earlier snapshots close.
     tx.execute(
@@ -186,7 +203,7 @@ def _count_uses(tx: Tx, session: UUID, sequence: int) -> None:
                              WHERE s.session = p.session AND b.volume_no = p.volume_no)""",
         {"session": session, "sequence": sequence},
     )
-    changes = [row for row in tx.execute(_DEPARTED, {"session": session}) if row[2] != 0]
+    changes = _changes(tx, session, packs)
     columns = ([c[0] for c in changes], [c[1] for c in changes], [c[2] for c in changes])
     updated = tx.execute(
         """UPDATE pack_use u SET addresses = u.addresses + d.change,
@@ -201,7 +218,8 @@ def _count_uses(tx: Tx, session: UUID, sequence: int) -> None:
     for volume_no, pack_no, change in fresh:
         if change < 0:
             raise InvariantViolation(
-                f"lineage {volume_no}: {-change} addresses leave pack {pack_no}, which it does not use"
+                f"lineage {volume_no}: {-change} addresses leave pack {pack_no}, "
+                f"which it does not use"
             )
     with (
         tx.cursor() as cursor,
@@ -213,6 +231,23 @@ def _count_uses(tx: Tx, session: UUID, sequence: int) -> None:
             copy.write_row((volume_no, pack_no, change, sequence))
 
 
+def _changes(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> list[tuple[int, int, int]]:
+    """(lineage, pack, by how much its addresses change), where the pack's items are now.
+
+    A part was counted when it was captured; a pack that it left may have been rewritten since, and
+    its count moved with its items (scenario 24).
+    """
+    changes: Counter[tuple[int, int]] = Counter()
+    for volume_no, counted_in, change in tx.execute(
+        "SELECT volume_no, pack_no, entered - departed FROM part_use WHERE session = %s", [session]
+    ):
+        pack_no = counted_in
+        while (moved_to := packs[pack_no].moved_to) is not None:
+            pack_no = moved_to
+        changes[volume_no, pack_no] += change
+    return [(*where, change) for where, change in changes.items() if change]
+
+
 def _sequence_of(tx: Tx, session: UUID) -> int:
     row = tx.execute("SELECT sequence FROM snapshot WHERE session = %s", [session]).fetchone()
     assert row is not None
@@ -220,7 +255,8 @@ def _sequence_of(tx: Tx, session: UUID) -> int:
 
 
 def _event(view: SessionView) -> Entry:
-    assert view.sequence is not None and view.manifest_key is not None
+    assert view.sequence is not None
+    assert view.manifest_key is not None
     event = SnapshotSealed(
         session=view.session,
         group=view.group_id,
