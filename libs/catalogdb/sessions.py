@@ -12,6 +12,7 @@ from uuid import UUID
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
+from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
 from libs.ids import uuid7
 
@@ -83,7 +84,7 @@ class GroupBusy:
     session: UUID
 
 
-def open_session(
+def open_session(  # noqa: PLR0913 -- what a client may ask for
     catalog: Catalog,
     tenant: str,
     group: str,
@@ -107,9 +108,8 @@ def open_session(
     """
     with catalog.transaction() as tx:
         locked = tx.execute(
-            """SELECT g.group_no, g.head_sequence, s.session FROM volume_group g
-               JOIN tenant t ON t.tenant_no = g.tenant_no
-               LEFT JOIN snapshot s ON s.session = g.head_session AND s.state = 'l'
+            """SELECT group_no, head_sequence, head_session
+               FROM volume_group g JOIN tenant t USING (tenant_no)
                WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
             [tenant, group],
         ).fetchone()
@@ -123,17 +123,15 @@ def open_session(
         ).fetchone()
         if busy:
             return GroupBusy(busy[0])
-        base = None if full else head
-        if base is not None:
-            # The session row now pins the base: retention must find either the row or the lock.
-            tx.execute(
-                "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [base]
-            )
-        tx.execute(
+        base = None if full else _lock_live(tx, head)
+        opened = tx.execute(
             """INSERT INTO session (session, group_no, base, head_sequence, deadline)
-               VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))""",
+               VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
+               ON CONFLICT (session) DO NOTHING""",
             [session, group_no, base, head_sequence, deadline_seconds],
         )
+        if not opened.rowcount:  # the same id was given to another group at the same time
+            return session_view(tx, session)
         volumes = tx.execute(
             "SELECT volume_no, node_no FROM volume WHERE group_no = %s ORDER BY 1", [group_no]
         ).fetchall()
@@ -141,9 +139,12 @@ def open_session(
             raise NotFoundError(f"group {group}: it has no volume")
         for volume_no, node_no in volumes:
             tx.execute(
-                """INSERT INTO part (session, volume_no, node_no, capture, token, base_root, base_level, base_size_bytes)
-                   SELECT %s, %s, %s, %s, %s, b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
-                   FROM (VALUES (1)) one LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
+                """INSERT INTO part (session, volume_no, node_no, capture, token,
+                                     base_root, base_level, base_size_bytes)
+                   SELECT %s, %s, %s, %s, %s,
+                          b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
+                   FROM (VALUES (1)) one
+                   LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
                 [
                     session,
                     volume_no,
@@ -195,38 +196,25 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         Whether this call rejected it; False if it had ended already.
     """
     with catalog.transaction() as tx:
-        ended = tx.execute(
-            """UPDATE session SET state = 'r', ended_at = now(), reject_code = %s, reject_message = %s
-               WHERE session = %s AND state = 'o' RETURNING group_no""",
-            [code, message[:2000], session],
-        ).fetchone()
-        if ended is None:
-            return False
-        close_attempts(tx, session)
-        tx.execute("DELETE FROM part_use WHERE session = %s", [session])
-        row = tx.execute(
-            "SELECT t.name, g.group_id FROM volume_group g JOIN tenant t USING (tenant_no) WHERE group_no = %s",
-            ended,
-        ).fetchone()
-        assert row is not None
-        event = SnapshotRejected(session=session, group=row[1], code=code, message=message[:2000])
-        append(tx, source, [Entry(event, row[0], str(row[1]), session)])
-        notify_session(tx, session)
-        return True
+        rejected = _reject(tx, session, code, message)
+        append(tx, source, [rejected] if rejected else [])
+        return rejected is not None
 
 
 def report_read(
     catalog: Catalog, session: UUID, capture: UUID, read_bytes: int, deadline_seconds: float
 ) -> None:
-    """Move the deadline because an agent has read on, though it may have found nothing to publish."""
+    """Move the deadline: an agent has read on, though it may have found nothing to publish."""
     with catalog.transaction() as tx:
         advanced = tx.execute(
-            "UPDATE part SET read_bytes = %s WHERE capture = %s AND state <> 'f' AND read_bytes < %s",
+            """UPDATE part SET read_bytes = %s
+               WHERE capture = %s AND state <> 'f' AND read_bytes < %s""",
             [read_bytes, capture, read_bytes],
         )
         if advanced.rowcount:
             tx.execute(
-                "UPDATE session SET deadline = now() + make_interval(secs => %s) WHERE session = %s AND state = 'o'",
+                """UPDATE session SET deadline = now() + make_interval(secs => %s)
+                   WHERE session = %s AND state = 'o'""",
                 [deadline_seconds, session],
             )
             notify_session(tx, session)
@@ -234,15 +222,16 @@ def report_read(
 
 def reject_overdue(catalog: Catalog) -> list[UUID]:
     """Reject every open session whose deadline has passed; return their ids."""
-    with catalog.transaction() as tx:
-        overdue = [
-            r[0]
-            for r in tx.execute(
-                "SELECT session FROM session WHERE state = 'o' AND deadline < now()"
-            )
-        ]
     message = "no progress before the deadline: is the agent, the chunker or the object store down?"
-    return [s for s in overdue if reject_session(catalog, "catalog", s, "deadline", message)]
+    with catalog.transaction() as tx:
+        # One that somebody works on at this moment is left for the next time: it makes progress.
+        overdue = tx.execute(
+            """SELECT session FROM session WHERE state = 'o' AND deadline < now()
+               FOR UPDATE SKIP LOCKED"""
+        ).fetchall()
+        rejected = [_reject(tx, session, "deadline", message) for (session,) in overdue]
+        append(tx, "catalog", [entry for entry in rejected if entry])
+    return [session for (session,) in overdue]
 
 
 def weakest_consistency(view: SessionView) -> Consistency:
@@ -256,7 +245,8 @@ def close_attempts(tx: Tx, session: UUID, volume_no: int | None = None) -> None:
     closed = [
         r[0]
         for r in tx.execute(
-            """UPDATE attempt SET open = false WHERE session = %s AND open AND (%s::int IS NULL OR volume_no = %s)
+            """UPDATE attempt SET open = false
+               WHERE session = %s AND open AND (%s::int IS NULL OR volume_no = %s)
                RETURNING attempt""",
             [session, volume_no, volume_no],
         )
@@ -269,19 +259,56 @@ def notify_session(tx: Tx, session: UUID) -> None:
     tx.execute("SELECT pg_notify(%s, %s)", [SESSION_CHANNEL, str(session)])
 
 
+def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
+    """The snapshot if it is live; it stays so until the transaction ends.
+
+    The session's row then pins it: retention must find either the row or this lock. A statement of
+    its own, after the group was locked: a snapshot that was sealed while we waited for the group is
+    not seen by the statement that waited.
+    """
+    live = tx.execute(
+        "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [snapshot]
+    ).fetchone()
+    return snapshot if live else None
+
+
+def _reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
+    """End a session in the caller's transaction, unless it has ended; what to log of it."""
+    ended = tx.execute(
+        """UPDATE session s SET state = 'r', ended_at = now(), reject_code = %s, reject_message = %s
+           FROM volume_group g JOIN tenant t USING (tenant_no)
+           WHERE s.session = %s AND s.state = 'o' AND g.group_no = s.group_no
+           RETURNING g.group_id, t.name""",
+        [code, message[:MESSAGE_LENGTH_MAX], session],
+    ).fetchone()
+    if ended is None:
+        return None
+    group, tenant = ended
+    close_attempts(tx, session)
+    tx.execute("DELETE FROM part_use WHERE session = %s", [session])
+    notify_session(tx, session)
+    event = SnapshotRejected(
+        session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
+    )
+    return Entry(event, tenant, str(group), session)
+
+
 _SESSION = """
     SELECT s.session, t.name, d.domain_no, d.domain, d.key_id, g.name, g.group_id,
-           CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END, s.base, s.head_sequence,
-           g.head_mac, n.sequence, n.manifest_key, s.reject_code, s.reject_message,
-           extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at)::float8
-    FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no) JOIN domain d USING (domain_no)
-    LEFT JOIN snapshot n USING (session)
+           CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END,
+           s.base, s.head_sequence, g.head_mac, n.sequence, n.manifest_key,
+           s.reject_code, s.reject_message,
+           -- A clock that was set back must not make a duration that no event can carry.
+           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8
+    FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+    JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""
 
 _PARTS = """
-    SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url, n.span_address, p.boot,
-           p.state = 'f', p.attempt_number, p.base_root, p.base_level, p.base_size_bytes, p.root, p.root_level,
-           p.size_bytes, p.read_bytes, p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency
+    SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url,
+           n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root, p.base_level,
+           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
+           p.sent_bytes, p.stored_bytes, p.consistency
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 
@@ -292,4 +319,4 @@ def session_view(tx: Tx, session: UUID) -> SessionView:
     if row is None:
         raise NotFoundError(f"session {session}: there is none of this id")
     parts = tuple(PartView(*part) for part in tx.execute(_PARTS, [session]))
-    return SessionView(*row, parts)
+    return SessionView(*(*row, parts))
