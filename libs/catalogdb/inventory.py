@@ -46,7 +46,8 @@ class Volume:
 #: Any number that only the creation of tenants uses.
 _TENANTS_LOCK = 0x74656E61
 
-_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, v.path, g.head_sequence
+_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, v.path,
+                     g.head_sequence
               FROM volume v JOIN volume_group g USING (group_no) JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
 
@@ -86,8 +87,9 @@ def announce_node(catalog: Catalog, node: Node) -> None:
     with catalog.transaction() as tx:
         tx.execute(
             """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
-               ON CONFLICT (name) DO UPDATE SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
-                                                boot = excluded.boot, seen_at = now()""",
+               ON CONFLICT (name) DO UPDATE
+               SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
+                   boot = excluded.boot, seen_at = now()""",
             [node.name, node.rpc_url, node.span_address, node.boot],
         )
 
@@ -115,17 +117,21 @@ def find_node(catalog: Catalog, name: str) -> Node:
     )
 
 
-def add_volume(
+def add_volume(  # noqa: PLR0913 -- the columns of a row
     catalog: Catalog, tenant: str, name: str, group: str, node: str, path: str
 ) -> Volume:
-    """Protect a volume, in a group that is created if need be. Adding it again unchanged returns it.
+    """Protect a volume, in a group that is made if need be; adding it again unchanged returns it.
 
     Raises:
         ConflictError: the name is taken by a volume or group with other properties. Volumes and
-            groups share one name space per tenant, because a recovery point names either.
+            groups share one name space per tenant, because a recovery point names either; only a
+            volume that is alone in its group may share its name.
+        NotFoundError: no such tenant or node.
     """
     with catalog.transaction() as tx:
-        tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant])
+        # Names are given one at a time within a tenant.
+        if not tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant]).fetchone():
+            raise NotFoundError(f"tenant {tenant}: there is none of this name")
         found = tx.execute(
             _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]
         ).fetchone()
@@ -134,13 +140,14 @@ def add_volume(
             if (volume.group, volume.node, volume.path) == (group, node, path):
                 return volume
             raise ConflictError(
-                f"volume {name}: already protects {volume.node}:{volume.path} in group {volume.group}; "
-                f"choose another name"
+                f"volume {name}: already protects {volume.node}:{volume.path} in group "
+                f"{volume.group}; choose another name"
             )
         _refuse_shared_name(tx, tenant, name, group)
         tx.execute(
             """INSERT INTO volume_group (group_id, tenant_no, name)
-               SELECT %s, tenant_no, %s FROM tenant WHERE name = %s ON CONFLICT (tenant_no, name) DO NOTHING""",
+               SELECT %s, tenant_no, %s FROM tenant WHERE name = %s
+               ON CONFLICT (tenant_no, name) DO NOTHING""",
             [uuid7(), group, tenant],
         )
         tx.execute(
@@ -151,7 +158,8 @@ def add_volume(
             [uuid7(), name, path, group, node, tenant],
         )
         row = tx.execute(_VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]).fetchone()
-        assert row is not None
+        if row is None:
+            raise NotFoundError(f"node {node}: no agent has announced itself under this name")
         return Volume(*row)
 
 
@@ -177,15 +185,16 @@ def group_of(catalog: Catalog, tenant: str, name: str) -> str:
         ).fetchone()
     if row is None:
         raise NotFoundError(
-            f"{name}: tenant {tenant} has no volume or group of this name; `backcast volume list` shows what there is"
+            f"{name}: tenant {tenant} has no volume or group of this name; "
+            f"`backcast volume list` shows what there is"
         )
     return str(row[0])
 
 
 def _tenant(tx: Tx, name: str) -> Tenant | None:
     row = tx.execute(
-        """SELECT tenant_no, name, domain_no, domain, key_id FROM tenant JOIN domain USING (domain_no)
-           WHERE name = %s""",
+        """SELECT tenant_no, name, domain_no, domain, key_id
+           FROM tenant JOIN domain USING (domain_no) WHERE name = %s""",
         [name],
     ).fetchone()
     return Tenant(*row) if row else None
@@ -194,13 +203,13 @@ def _tenant(tx: Tx, name: str) -> Tenant | None:
 def _refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:
     clash = tx.execute(
         """SELECT g.name FROM volume_group g JOIN tenant t USING (tenant_no)
-           WHERE t.name = %(tenant)s AND g.name = %(name)s AND %(name)s <> %(group)s
+           WHERE t.name = %(tenant)s AND g.name = %(name)s
            UNION ALL
            SELECT v.name FROM volume v JOIN tenant t USING (tenant_no)
-           WHERE t.name = %(tenant)s AND v.name = %(group)s AND %(name)s <> %(group)s""",
+           WHERE t.name = %(tenant)s AND v.name = %(group)s""",
         {"tenant": tenant, "name": name, "group": group},
     ).fetchone()
     if clash:
         raise ConflictError(
-            f"{clash[0]}: a volume and another group of one tenant cannot share a name"
+            f"{clash[0]}: a volume and a group of others cannot share a name within a tenant"
         )
