@@ -1,4 +1,4 @@
-"""The catalog in Postgres: its schema and, for each transaction, one function with plain SQL inside.
+"""The catalog in Postgres: its schema and one function per transaction, with plain SQL inside.
 
 Nothing else in Backcast writes these tables. Functions take a `Catalog`, do one transaction (or one
 read), and return its outcome as a value; a refusal that the protocol expects is a value, not an

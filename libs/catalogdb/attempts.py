@@ -31,7 +31,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """Nothing to take: the session has ended, or the part is finished and only waits for the seal."""
+    """Nothing to take: the session has ended, or the part is finished and awaits the seal."""
 
     session_ended: bool
 
@@ -65,6 +65,8 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
 ) -> Taken | NotTaken | WrongBoot:
     """Make a new attempt at a part; older ones are closed and lose their pins.
 
+    Calling it again makes another attempt: what the first answer was worth is refused from then on.
+
     Args:
         catalog: the catalog.
         capture: names the part.
@@ -89,14 +91,15 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         close_attempts(tx, session, volume_no)
         attempt = uuid7()
         row = tx.execute(
-            """UPDATE part SET attempt = %s, attempt_number = attempt_number + 1, state = 'c', boot = %s,
-                               partition = %s, start_offset = %s
+            """UPDATE part SET attempt = %s, attempt_number = attempt_number + 1, state = 'c',
+                               boot = %s, partition = %s, start_offset = %s
                WHERE capture = %s RETURNING attempt_number""",
             [attempt, boot, partition, start_offset, capture],
         ).fetchone()
         assert row is not None
         tx.execute(
-            "INSERT INTO attempt (attempt, session, volume_no, number, chunker) VALUES (%s, %s, %s, %s, %s)",
+            """INSERT INTO attempt (attempt, session, volume_no, number, chunker)
+               VALUES (%s, %s, %s, %s, %s)""",
             [attempt, session, volume_no, row[0], chunker],
         )
         return Taken(attempt, row[0])
@@ -106,8 +109,8 @@ def renew(catalog: Catalog, attempt: UUID, progress: Progress, deadline_seconds:
     """Move the session's deadline and record progress; False if the attempt is stale."""
     with catalog.transaction() as tx:
         row = tx.execute(
-            """UPDATE part SET size_bytes = %s, read_bytes = greatest(read_bytes, %s), changed_bytes = %s,
-                               sent_bytes = %s, stored_bytes = %s
+            """UPDATE part SET size_bytes = %s, read_bytes = greatest(read_bytes, %s),
+                               changed_bytes = %s, sent_bytes = %s, stored_bytes = %s
                WHERE attempt = %s AND state = 'c' RETURNING session""",
             [
                 progress.size_bytes,
@@ -121,7 +124,8 @@ def renew(catalog: Catalog, attempt: UUID, progress: Progress, deadline_seconds:
         if row is None:
             return False
         renewed = tx.execute(
-            "UPDATE session SET deadline = now() + make_interval(secs => %s) WHERE session = %s AND state = 'o'",
+            """UPDATE session SET deadline = now() + make_interval(secs => %s)
+               WHERE session = %s AND state = 'o'""",
             [deadline_seconds, row[0]],
         )
         notify_session(tx, row[0])
@@ -137,7 +141,7 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
     consistency: str,
     use: Mapping[int, PackUse],
 ) -> bool | Stale:
-    """Record that all of a part is stored and registered. Its pins stay until the seal or the rejection.
+    """Record that all of a part is stored and registered; its pins stay until the session ends.
 
     Args:
         catalog: the catalog.
@@ -154,7 +158,8 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
     """
     with catalog.transaction() as tx:
         part = tx.execute(
-            """SELECT p.session, p.volume_no, p.state::text FROM part p JOIN session s USING (session)
+            """SELECT p.session, p.volume_no, p.state::text
+               FROM part p JOIN session s USING (session)
                WHERE p.attempt = %s AND s.state = 'o' FOR UPDATE""",
             [attempt],
         ).fetchone()
@@ -163,8 +168,9 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
         session, volume_no, state = part
         if state != "f":
             tx.execute(
-                """UPDATE part SET state = 'f', root = %s, root_level = %s, size_bytes = %s, read_bytes = %s,
-                                   changed_bytes = %s, sent_bytes = %s, stored_bytes = %s, consistency = %s
+                """UPDATE part SET state = 'f', root = %s, root_level = %s, size_bytes = %s,
+                                   read_bytes = %s, changed_bytes = %s, sent_bytes = %s,
+                                   stored_bytes = %s, consistency = %s
                    WHERE attempt = %s""",
                 [
                     root,

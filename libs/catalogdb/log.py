@@ -1,4 +1,4 @@
-"""The catalog event log: the truth of decisions. Events are appended by the transaction that decides.
+"""The catalog event log: the truth of decisions, appended by the transaction that decides.
 
 Each relayed topic has gapless positions in commit order. They come from a counter row that is
 locked last in the transaction, not from a sequence: with a sequence, a transaction that commits
@@ -65,8 +65,8 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
         for position, entry in enumerate(batch, start=int(row[0]) - len(batch) + 1):
             name, version = REGISTRY.wire_of(type(entry.event))
             tx.execute(
-                """INSERT INTO event_log (topic, position, event_id, type, version, subject, tenant, occurred_at,
-                                          correlation_id, value)
+                """INSERT INTO event_log (topic, position, event_id, type, version, subject,
+                                          tenant, occurred_at, correlation_id, value)
                    VALUES (%s, %s, %s, %s, %s, %s, %s, clock_timestamp(), %s, %s)""",
                 [
                     topic,
@@ -93,8 +93,8 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
     """
     with catalog.transaction() as tx:
         rows = tx.execute(
-            """SELECT position, event_id, type, version, subject, tenant, occurred_at, correlation_id,
-                      causation_id, value
+            """SELECT position, event_id, type, version, subject, tenant, occurred_at,
+                      correlation_id, causation_id, value
                FROM event_log WHERE topic = %s AND position > %s ORDER BY position LIMIT %s""",
             [topic, after, limit],
         ).fetchall()
@@ -102,7 +102,8 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
     for expected, event in enumerate(events, start=after + 1):
         if event.envelope.position != expected:
             raise InvariantViolation(
-                f"topic {topic}: expected position {expected} in the log, found {event.envelope.position}"
+                f"topic {topic}: expected position {expected} in the log, "
+                f"found {event.envelope.position}"
             )
     return events
 

@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema. Run once by `python -m services.catalog init`, as the owner."""
+"""Bring a database to the newest schema; `python -m services.catalog.init` does it as the owner."""
 
 from importlib import resources
 
@@ -17,7 +17,7 @@ SERVICE_ROLES = ("coordinator", "chunker", "catalog", "restore")
 
 
 def migrate(dsn: str) -> int:
-    """Apply the migrations that the database lacks, then the roles' grants; return the schema version.
+    """Apply the migrations that a database lacks, then the roles' grants; return its version.
 
     Each migration and its version row are one transaction: a crash leaves the previous version.
 
@@ -30,14 +30,16 @@ def migrate(dsn: str) -> int:
     with translated(), psycopg.connect(dsn, autocommit=True) as db:
         db.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         db.execute(
-            "CREATE TABLE IF NOT EXISTS schema_version (version int PRIMARY KEY, at timestamptz DEFAULT now())"
+            """CREATE TABLE IF NOT EXISTS schema_version
+               (version int PRIMARY KEY, at timestamptz DEFAULT now())"""
         )
         row = db.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
         version = int(row[0]) if row else 0
         newest = int(migrations[-1][:3])
         if version > newest:
             raise ConfigurationError(
-                f"catalog schema is version {version}, this program knows up to {newest}: run the newer release"
+                f"catalog schema is version {version}, this program knows up to {newest}: "
+                f"run the newer release"
             )
         db.execute(schema.joinpath("roles.sql").read_bytes())
         for name in migrations[version:]:

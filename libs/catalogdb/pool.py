@@ -70,7 +70,7 @@ class Catalog:
             yield tx
 
     def listen(self, channel: LiteralString) -> Connection[TupleRow]:
-        """A dedicated autocommit connection that listens on a notification channel; the caller closes it."""
+        """An autocommit connection that listens on a notification channel; the caller closes it."""
         with translated():
             connection = psycopg.connect(self._dsn, autocommit=True)
             connection.execute(f"LISTEN {channel}")
@@ -88,7 +88,8 @@ def translated() -> Iterator[None]:
         state = err.sqlstate or ""
         if state in _OUT_OF_SPACE:
             raise OutOfSpaceError(
-                "catalog: the disk of Postgres is full; nothing was committed. Free space there, then try again"
+                "catalog: the disk of Postgres is full; nothing was committed. "
+                "Free space there, then try again"
             ) from err
         if isinstance(err, psycopg.OperationalError) and (
             not state or state[:2] in _RETRIABLE_CLASSES

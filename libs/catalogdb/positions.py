@@ -30,7 +30,7 @@ def store_offset(catalog: Catalog, topic: str, partition: int, next_offset: int)
     with catalog.transaction() as tx:
         tx.execute(
             """INSERT INTO consumer_position (topic, partition, next_offset) VALUES (%s, %s, %s)
-               ON CONFLICT (topic, partition)
-               DO UPDATE SET next_offset = greatest(consumer_position.next_offset, excluded.next_offset)""",
+               ON CONFLICT (topic, partition) DO UPDATE
+               SET next_offset = greatest(consumer_position.next_offset, excluded.next_offset)""",
             [topic, partition, next_offset],
         )
