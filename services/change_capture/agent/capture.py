@@ -1,4 +1,4 @@
-"""One capture: from the order to the last published batch, and then serving until its outcome is known.
+"""One capture: from the order to the last published batch, then serving until its outcome is known.
 
 Order of effects: buffers are offered to the window before their batch is published; the fingerprint
 file is durable before CaptureCompleted is published, because from then on the session can be
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from uuid import UUID
 
-from libs.errors import BackcastError, SourceError
+from libs.errors import BackcastError, InvariantViolation, SourceError
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import (
     CaptureAborted,
@@ -50,7 +50,7 @@ class Sender(Protocol):
     """Where a capture publishes its events: `publishing.EventSender`."""
 
     def send(self, order: CaptureOrder, event: Event) -> bytes:
-        """Publish, in the order of calls, and return the encoded value; need not wait for the broker."""
+        """Publish, in the order of calls; return the encoded value; need not wait for a broker."""
         ...
 
     def flush(self) -> None:
@@ -106,7 +106,7 @@ class Capture:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, whatever it is doing, and let go of the volume. Blocks until its threads have ended."""
+        """End it, whatever it is doing, and let go of the volume; blocks until its threads have."""
         self._window.stop(self.order.capture)
         self._thread.join()
         self.view.close()
@@ -114,9 +114,8 @@ class Capture:
             self._old.close()
         self._window.forget(self.order.capture)
 
-    def settle(self, *, sealed: bool) -> None:
+    def keep_fingerprints(self, *, sealed: bool) -> None:
         """Act on the outcome: keep the fingerprints of what was sealed, or those of the base."""
-        self.stop()
         base = {self.order.base} if self.order.base else set()
         keep_only(self._state_folder, self.order.volume, {self.order.session} if sealed else base)
 
@@ -136,6 +135,13 @@ class Capture:
         return FingerprintFile.open_for(path, self.order.base, self.view.identity)
 
     def _run(self) -> None:
+        try:
+            self._capture()
+            self.state = "complete"
+        except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+            self._abort(self._as_error(err))
+
+    def _capture(self) -> None:
         begun = time.monotonic()
         path = fingerprint_path(self._state_folder, self.order.volume, self.order.session)
         writer = FingerprintWriter(
@@ -144,14 +150,10 @@ class Capture:
         try:
             self._sender.send(self.order, self._started())
             self._scan_all(writer)
+            completed = self._completed(time.monotonic() - begun)
             writer.finish()
-            self._sender.send(self.order, self._completed(time.monotonic() - begun))
+            self._sender.send(self.order, completed)
             self._sender.flush()
-            self.state = "complete"
-        except BackcastError as err:
-            self._abort(err)
-        except OSError as err:
-            self._abort(SourceError(f"volume {self.order.path}: {err}"))
         finally:
             writer.discard()
 
@@ -168,7 +170,7 @@ class Capture:
             raise self._failure
 
     def _scan(self, writer: FingerprintWriter) -> None:
-        """Body of a scanning thread: take regions until there are none, or until one of them failed."""
+        """Body of a scanning thread: take regions until there are none, or until one failed."""
         scanner: Scanner | None = None
         try:
             scanner = Scanner(
@@ -183,12 +185,9 @@ class Capture:
                 old = self._old.record(region.number) if self._old else ZERO_RECORD
                 writer.add(region.number, scanner.scan(region, old))
             if not self._failure:
-                self._emit(scanner.span)
-                scanner = None
-        except BackcastError as err:
-            self._failure = self._failure or err
-        except OSError as err:
-            self._failure = self._failure or SourceError(f"volume {self.order.path}: {err}")
+                self._emit(scanner.take_span())
+        except Exception as err:  # noqa: BLE001 -- a region that nobody scanned looks unchanged
+            self._failure = self._failure or self._as_error(err)
         finally:
             if scanner and scanner.span.buffer:
                 self._window.give_back(scanner.span.buffer)
@@ -218,6 +217,16 @@ class Capture:
                 self._window.give_back(span.buffer)
             self._digest.add(self._sender.send(self.order, event))
 
+    def _as_error(self, err: Exception) -> BackcastError:
+        if isinstance(err, BackcastError):
+            return err
+        if isinstance(err, OSError):
+            return SourceError(f"volume {self.order.path}: {err}")
+        log.critical("capture failed unexpectedly", exc_info=err)
+        return InvariantViolation(
+            f"volume {self.order.path}: {type(err).__name__} in the agent; see its log"
+        )
+
     def _abort(self, err: BackcastError) -> None:
         log.warning(
             "capture aborted", extra={"capture": str(self.order.capture), "detail": str(err)}
@@ -234,16 +243,13 @@ class Capture:
         )
         try:
             self._sender.send(self.order, event)
-        except (
-            BackcastError
-        ) as again:  # the coordinator also asks for the state, so nothing is lost
+        except BackcastError as again:  # the coordinator asks for the state too: nothing is lost
             log.warning("abort not published", extra={"detail": str(again)})
 
     def _regions(self) -> Iterator[Region]:
         """Regions with data, merged with those that had data at the base and have none now."""
-        end = -(
-            -self.view.chunk_count // REGION_CHUNKS
-        )  # what lies beyond was cut off, not cleared
+        # What lies beyond the end was cut off, not cleared.
+        end = -(-self.view.chunk_count // REGION_CHUNKS)
         known = self._old.regions() if self._old else ()
         gone = deque(sorted(number for number in known if number < end))
         for region in self.view.regions():
@@ -286,7 +292,7 @@ class Capture:
 
 
 class _Watermark:
-    """Hands out regions in ascending order and knows below which one no later batch names a chunk."""
+    """Hands out regions, ascending, and knows below which one no later batch names a chunk."""
 
     def __init__(self, regions: Iterator[Region]) -> None:
         self._regions = regions
@@ -304,7 +310,7 @@ class _Watermark:
             return region
 
     def emitted(self, still_in: int | None) -> int:
-        """The calling thread's span goes out, and it is still in this region; returns the watermark."""
+        """The calling thread's span goes out while it is in this region; returns the watermark."""
         with self._lock:
             self._held.pop(threading.get_ident(), None)
             if still_in is not None:

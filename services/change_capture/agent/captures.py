@@ -94,19 +94,26 @@ class Captures:
         """Act on the outcome of a capture's session; harmless when repeated."""
         with self._lock:
             settled = self._captures.pop(capture, None)
-        if settled:
-            settled.settle(sealed=sealed)
+        if settled is None:
+            return
+        settled.stop()
+        with self._lock:
+            # The next capture of the volume may have begun: its files are not ours to judge.
+            if not any(c.order.volume == settled.order.volume for c in self._captures.values()):
+                settled.keep_fingerprints(sealed=sealed)
 
     def drop_forgotten(self) -> None:
-        """Let go of captures whose outcome nobody reported. Their fingerprint files stay: the next order
-        says which session became the base.
+        """Let go of captures that nobody asks for, or they would fill the window for ever.
+
+        While its session is open, a capture is asked for every few seconds. Fingerprint files stay:
+        the next order says which session became the base.
         """
         now = time.monotonic()
         with self._lock:
             forgotten = [
                 c
                 for c in self._captures.values()
-                if c.state != "reading" and now - c.last_used > self._outcome_timeout_seconds
+                if now - c.last_used > self._outcome_timeout_seconds
             ]
             for capture in forgotten:
                 del self._captures[capture.order.capture]

@@ -2,15 +2,17 @@
 
 A file belongs to one session and is used only by a capture whose base is that session, on the same
 device: whatever happens to sessions in between, an outdated file is never consulted (scenario 8).
-    It is written while the capture scans and renamed into place when it is complete; a torn or
-    damaged file is as good as none, and then the capture compares everything.
+It is written while the capture scans and renamed into place when it is complete; a torn or damaged
+file is as good as none, and then the capture compares everything.
 
-Format: header (magic, version, lengths, identity), records of (region number u64, 128 × 16 bytes),
-    an index of the region numbers in record order, footer (record count u64, xxh3-64 of index,
-    magic). All zero fingerprints stand for zero chunks; regions without data have no record.
+Format: header (magic, version, session, size, length of the identity; the identity), records of 128
+fingerprints of 16 bytes, an index of the region numbers in record order (u64 each), footer (record
+count u64, xxh3-64 of everything before the footer, magic). All zero fingerprints stand for zero
+chunks; regions without data have no record.
 """
 
 import contextlib
+import errno
 import os
 import struct
 import threading
@@ -19,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64
 
+from libs.errors import OutOfSpaceError, UnavailableError
 from libs.packs.layout import FINGERPRINT_SIZE_BYTES
 from services.change_capture.drivers.scan import REGION_CHUNKS
 
@@ -32,6 +35,8 @@ _MAGIC = b"BCFP"
 _VERSION = 1
 _HEADER = struct.Struct("<4sH16sQH")
 _FOOTER = struct.Struct("<QQ4s")
+#: The file of a volume of 1 TiB, 256 MiB, is checked in this many bytes at a time.
+_CHECKED_AT_ONCE_BYTES = 1 << 20
 
 
 class FingerprintFile:
@@ -65,7 +70,7 @@ class FingerprintFile:
         ordinal = self._index.get(region)
         if ordinal is None:
             return ZERO_RECORD
-        at = self._records_start + ordinal * (8 + RECORD_SIZE_BYTES) + 8
+        at = self._records_start + ordinal * RECORD_SIZE_BYTES
         record = os.pread(self._fd, RECORD_SIZE_BYTES, at)
         if len(record) != RECORD_SIZE_BYTES:
             raise OSError(f"fingerprint file: record {ordinal} is cut off")
@@ -81,18 +86,23 @@ class FingerprintFile:
 
 
 class FingerprintWriter:
-    """Writes the fingerprints of a running capture next to their final place. Adding is thread-safe."""
+    """Writes the fingerprints of a running capture next to their final place.
+
+    Adding is thread-safe. Every method raises OutOfSpaceError or UnavailableError where the state
+    folder fails: that is no fault of the volume.
+    """
 
     def __init__(self, path: Path, session: UUID, size_bytes: int, identity: str) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.with_suffix(".part").open("wb")
-        name = identity.encode()
-        self._file.write(
-            _HEADER.pack(_MAGIC, _VERSION, session.bytes, size_bytes, len(name)) + name
-        )
+        self._part = path.with_suffix(".part")
         self._regions = array("Q")
+        self._checksum = xxh3_64()
         self._lock = threading.Lock()
+        name = identity.encode()
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._part.open("wb")
+        self._write(_HEADER.pack(_MAGIC, _VERSION, session.bytes, size_bytes, len(name)) + name)
 
     def add(self, region: int, record: bytes) -> None:
         """Add the fingerprints of a region; one without data is left out."""
@@ -100,21 +110,39 @@ class FingerprintWriter:
             return
         with self._lock:
             self._regions.append(region)
-            self._file.write(region.to_bytes(8, "little") + record)
+            self._write(record)
 
     def finish(self) -> None:
         """Make the file durable and put it in its place."""
-        index = self._regions.tobytes()
-        self._file.write(index + _FOOTER.pack(len(self._regions), xxh3_64_intdigest(index), _MAGIC))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._path.with_suffix(".part").replace(self._path)
+        self._write(self._regions.tobytes())
+        self._write(_FOOTER.pack(len(self._regions), self._checksum.intdigest(), _MAGIC))
+        with self._translated():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
 
     def discard(self) -> None:
         """Remove what was written; harmless after `finish`."""
-        self._file.close()
-        self._path.with_suffix(".part").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is buffered may not fit on the disk
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
+
+    def _write(self, piece: bytes) -> None:
+        self._checksum.update(piece)
+        with self._translated():
+            self._file.write(piece)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            text = f"fingerprint file {self._part}: {err.strerror}"
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfSpaceError(f"{text}; free space in the agent's state folder") from err
+            raise UnavailableError(f"{text}; check the agent's state folder") from err
 
 
 def fingerprint_path(folder: Path, volume: UUID, session: UUID) -> Path:
@@ -125,7 +153,7 @@ def fingerprint_path(folder: Path, volume: UUID, session: UUID) -> Path:
 def keep_only(folder: Path, volume: UUID, sessions: set[UUID]) -> None:
     """Delete the volume's fingerprint files of other sessions."""
     kept = {f"{session}.fp" for session in sessions}
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # what stays costs space, nothing else
         for path in (folder / "fingerprints" / str(volume)).iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -140,11 +168,18 @@ def _read_index(fd: int, session: UUID, identity: str) -> tuple[int, "array[int]
     size = os.fstat(fd).st_size
     count, checksum, magic = _FOOTER.unpack(os.pread(fd, _FOOTER.size, size - _FOOTER.size))
     records_start = _HEADER.size + name_length
-    if magic != _MAGIC or size != records_start + count * (16 + RECORD_SIZE_BYTES) + _FOOTER.size:
+    if magic != _MAGIC or size != records_start + count * (RECORD_SIZE_BYTES + 8) + _FOOTER.size:
         raise ValueError("cut off")
-    raw = os.pread(fd, 8 * count, size - _FOOTER.size - 8 * count)
-    if xxh3_64_intdigest(raw) != checksum:
-        raise ValueError("damaged index")
+    if _checksum(fd, size - _FOOTER.size) != checksum:
+        raise ValueError("damaged")
     regions = array("Q")
-    regions.frombytes(raw)
+    regions.frombytes(os.pread(fd, 8 * count, size - _FOOTER.size - 8 * count))
     return records_start, regions
+
+
+def _checksum(fd: int, size: int) -> int:
+    """Checksum of the first ``size`` bytes, which are a 4096th of the data that they describe."""
+    checksum = xxh3_64()
+    for at in range(0, size, _CHECKED_AT_ONCE_BYTES):
+        checksum.update(os.pread(fd, min(_CHECKED_AT_ONCE_BYTES, size - at), at))
+    return checksum.intdigest()

@@ -92,6 +92,7 @@ class EventSender:
         return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result()
 
     async def _ready(self) -> Publisher:
+        """The one producer. With two of them, one capture's events could overtake each other."""
         async with self._connecting:
             if self._publisher is None:
                 publisher = Publisher(self._settings)

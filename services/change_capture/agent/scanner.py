@@ -1,4 +1,4 @@
-"""The scanner: one thread of a capture; reads regions, finds changed chunks, gathers them into spans.
+"""The scanner: one thread of a capture. Reads regions, finds changed chunks, gathers them in spans.
 
 This is the agent's hot path. Each byte is read once into the span's buffer, fingerprinted there,
 hashed there if it changed, and sent from there. Pieces are read at the buffer's fill mark: an
@@ -6,6 +6,7 @@ unchanged piece is overwritten by the next one, and changed chunks of a mixed pi
 together, so that scattered changes still make full spans.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ from services.change_capture.drivers.scan import REGION_CHUNKS, Region
 #: Bytes read at once: large enough for the system call not to matter, aligned so that the chunks of
 #: one aligned MiB stay in one span (a range of 1 MiB then touches at most two frames).
 PIECE_SIZE_BYTES = 1 << 20
-#: Chunks that became zero and are kept back for the next batch; bounds the event's size.
+#: Chunks that became zero and are kept back for the next batch, give or take those of one region.
+#: At the worst no two are neighbours: 8,320 runs of 12 bytes, 98 KiB of the 256 of an event.
 ZEROS_PER_BATCH_MAX = 8192
 
 
@@ -54,8 +56,8 @@ class Scanner:
         hasher: names chunks.
         fingerprinter: makes change fingerprints.
         take_buffer: gives an empty span buffer; may wait.
-        emit: publishes a span and takes its buffer over; it is told the region that is not finished
-            yet.
+        emit: publishes a span and takes its buffer over, also if it fails; it is told the region
+            that is not finished yet.
     """
 
     def __init__(
@@ -97,7 +99,14 @@ class Scanner:
                 self._scan_piece(piece, first, old, new)
             at = extent.end // CHUNK_SIZE_BYTES - first
         self._note_zeros(first, at, region.chunk_count, old)
+        if len(self.span.zeros) > ZEROS_PER_BATCH_MAX:
+            self._flush()
         return bytes(new)
+
+    def take_span(self) -> Span:
+        """Take out what was gathered; the scanner is left without a buffer."""
+        span, self.span = self.span, Span(bytearray())
+        return span
 
     def _scan_piece(self, piece: ByteRange, first: int, old: bytes, new: bytearray) -> None:
         if self.span.fill_bytes + piece.length > SPAN_SIZE_BYTES:
@@ -118,8 +127,6 @@ class Scanner:
             new[where] = found
             return
         new[where] = self._gather(view, piece.start // CHUNK_SIZE_BYTES, found, before)
-        if len(span.zeros) > ZEROS_PER_BATCH_MAX:
-            self._flush()
 
     def _gather(self, view: memoryview, index: int, found: bytes, before: bytes) -> bytes:
         """Keep the changed chunks of a piece in the span; return the piece's fingerprints."""
@@ -146,8 +153,7 @@ class Scanner:
 
     def _flush(self) -> None:
         """Emit what was gathered, and go on with a new buffer."""
-        self._emit(self.span, self._region)
-        self.span = Span(bytearray())  # the old buffer is no longer ours, whatever happens next
+        self._emit(self.take_span(), self._region)
         self.span = Span(self._take_buffer())
 
     def _note_zeros(self, first: int, begin: int, end: int, old: bytes) -> None:
@@ -170,4 +176,4 @@ def _pieces(extent: ByteRange) -> list[ByteRange]:
         ),
         extent.end,
     ]
-    return [ByteRange(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [ByteRange(start, end) for start, end in itertools.pairwise(cuts)]

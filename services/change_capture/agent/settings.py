@@ -27,15 +27,13 @@ class Settings(ServiceSettings):
     coordinator_token: Secret
     #: File with the tokens that this agent's RPC accepts.
     tokens: Secret
-    #: Folder of the fingerprint files; they must survive restarts or every capture compares
-    #: everything.
+    #: Folder of the fingerprint files; without those of the base a capture compares everything.
     state_folder: Path
     #: Threads that read and hash; more than cores gains nothing.
     scan_thread_count: int = 2
-    #: Spans of 8 MiB that wait for their chunker, over all captures: the bound of the agent's
-    #: memory.
+    #: Spans of 8 MiB that wait for their chunker, over all captures: bounds the agent's memory.
     window_span_count_max: int = 12
     #: How often the agent tells the coordinator where it is.
     announce_interval_seconds: float = 15.0
-    #: A capture whose outcome nobody reported for so long is let go.
-    outcome_timeout_seconds: float = 900.0
+    #: A capture that nobody asked for in so long is let go; longer than a session's deadline.
+    outcome_timeout_seconds: float = 300.0

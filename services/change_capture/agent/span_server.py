@@ -1,14 +1,15 @@
-"""The span server: chunkers dial it and take the bytes that they want. One thread per connection."""
+"""The span server: chunkers dial it and take the bytes that they want; a thread per connection."""
 
 import contextlib
 import hmac
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from uuid import UUID
 
-from libs.errors import BackcastError, ConfigurationError, DamagedDataError
+from libs.errors import BackcastError, ConfigurationError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import runs_of
 from libs.spans.messages import (
@@ -26,14 +27,16 @@ from libs.spans.messages import (
     unpack_wanted,
 )
 from services.change_capture.agent.capture import Capture
-from services.change_capture.agent.window import SPAN_SIZE_BYTES, Window
+from services.change_capture.agent.window import Window
 
 log = logging.getLogger(__name__)
 
-#: A peer that has dialled must say who it is within this time.
-_HELLO_TIMEOUT_SECONDS = 10
+#: A peer that has dialled must have said who it is within this time, however slowly it talks.
+_HELLO_SECONDS_MAX = 10.0
 #: A peer may be silent between requests while it compresses and uploads.
 _IDLE_TIMEOUT_SECONDS = 600
+#: Pause before the next connection when the process has no room for one.
+_NO_ROOM_WAIT_SECONDS = 0.2
 #: Connections at once; a chunker opens a few per capture.
 _CONNECTION_COUNT_MAX = 256
 
@@ -45,12 +48,19 @@ class SpanServer:
         listen: "host:port"; port 0 takes a free one.
         window: where offered spans wait.
         find: finds a capture by its id.
+        hello_seconds_max: a peer that has not said who it is by then is dropped.
 
     Raises:
         ConfigurationError: the address cannot be listened on.
     """
 
-    def __init__(self, listen: str, window: Window, find: Callable[[UUID], Capture | None]) -> None:
+    def __init__(
+        self,
+        listen: str,
+        window: Window,
+        find: Callable[[UUID], Capture | None],
+        hello_seconds_max: float = _HELLO_SECONDS_MAX,
+    ) -> None:
         host, _, port = listen.rpartition(":")
         try:
             self._listener = socket.create_server((host, int(port)), backlog=128)
@@ -59,20 +69,28 @@ class SpanServer:
         self.address = "{}:{}".format(*self._listener.getsockname()[:2])
         self._window = window
         self._find = find
+        self._hello_seconds_max = hello_seconds_max
+        self._closed = threading.Event()
         self._slots = threading.BoundedSemaphore(_CONNECTION_COUNT_MAX)
         threading.Thread(target=self._accept, name="span-server", daemon=True).start()
 
     def close(self) -> None:
-        """Accept no more connections."""
+        """Accept no more connections; those that there are end with their peers."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`, which closing does not
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             self._slots.acquire()
             try:
                 peer, _ = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError as err:  # closed; or no file descriptor is left, which passes
+                self._slots.release()
+                if not self._closed.wait(_NO_ROOM_WAIT_SECONDS):
+                    log.warning("no connection accepted", extra={"detail": str(err)})
+                continue
             threading.Thread(
                 target=self._serve, args=(peer,), name="span-peer", daemon=True
             ).start()
@@ -82,14 +100,13 @@ class SpanServer:
             with peer, contextlib.suppress(OSError):
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._converse(peer)
-        except DamagedDataError as err:
+        except BackcastError as err:
             log.warning("span peer dropped", extra={"detail": str(err)})
         finally:
             self._slots.release()
 
     def _converse(self, peer: socket.socket) -> None:
-        peer.settimeout(_HELLO_TIMEOUT_SECONDS)
-        raw = _receive(peer, HELLO_SIZE_BYTES)
+        raw = _receive(peer, HELLO_SIZE_BYTES, time.monotonic() + self._hello_seconds_max)
         if raw is None:
             return
         hello = unpack_hello(raw)
@@ -133,7 +150,7 @@ class SpanServer:
 
     def _reread(self, peer: socket.socket, capture: Capture, body: bytes) -> None:
         runs = unpack_reread(body, capture.view.chunk_count)
-        buffer = bytearray(SPAN_SIZE_BYTES)
+        buffer = bytearray(sum(run.count for run in runs) * CHUNK_SIZE_BYTES)
         view, fill = memoryview(buffer), 0
         try:
             for run in runs:
@@ -144,7 +161,7 @@ class SpanServer:
             _refuse(peer, Status.FAILED, str(err))
             return
         peer.sendall(pack_reply(Reply(Status.OK, fill)))
-        peer.sendall(view[:fill])
+        peer.sendall(buffer)
 
 
 def _refuse(peer: socket.socket, status: Status, message: str) -> None:
@@ -152,11 +169,20 @@ def _refuse(peer: socket.socket, status: Status, message: str) -> None:
     peer.sendall(pack_reply(Reply(status, len(text))) + text)
 
 
-def _receive(peer: socket.socket, size: int) -> bytes | None:
-    """Exactly ``size`` bytes, or None when the peer has closed the connection."""
+def _receive(peer: socket.socket, size: int, deadline: float | None = None) -> bytes | None:
+    """Exactly ``size`` bytes, or None when the peer has closed the connection.
+
+    Args:
+        peer: where they come from.
+        size: how many.
+        deadline: monotonic time by which all of them must be there; by default each read may take
+            the socket's timeout.
+    """
     buffer = bytearray(size)
     view = memoryview(buffer)
     while view:
+        if deadline is not None:
+            peer.settimeout(max(deadline - time.monotonic(), 0.001))  # 0 would mean: do not wait
         got = peer.recv_into(view)
         if got == 0:
             return None

@@ -52,13 +52,15 @@ class ScanView:
             raise SourceError(
                 f"volume {path}: {err.strerror}; check the path and its permissions"
             ) from err
+        except ValueError as err:  # a NUL byte, or text that no file system takes
+            raise SourceError(f"volume {str(path)!r}: not a path: {err}") from err
         self._before = os.fstat(self._fd)
         #: Bytes of the volume when it was opened; the snapshot has exactly these.
         self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     @property
     def identity(self) -> str:
-        """What tells this device from another one under the same path; fingerprints are tied to it."""
+        """What tells this device from another under the same path; fingerprints are tied to it."""
         s = self._before
         return f"block:{s.st_rdev}" if stat.S_ISBLK(s.st_mode) else f"file:{s.st_dev}:{s.st_ino}"
 
@@ -105,10 +107,7 @@ class ScanView:
             while done < wanted:
                 got = os.preadv(self._fd, [buffer[done:wanted]], start + done)
                 if got == 0:
-                    raise SourceError(
-                        f"volume {self.path}: it shrank below {start + wanted} bytes while it was read; "
-                        f"take the snapshot again when nothing truncates it"
-                    )
+                    raise self._shrank()
                 done += got
         except OSError as err:
             raise SourceError(f"volume {self.path}: {err.strerror} at byte {start + done}") from err
@@ -120,10 +119,15 @@ class ScanView:
 
         A block device has no modification time, so nobody can vouch for it: ``fuzzy`` unless it is
         read-only.
+
+        Raises:
+            SourceError: the file is shorter than when it was opened.
         """
         after = os.fstat(self._fd)
         if stat.S_ISBLK(after.st_mode):
             return "quiet" if _is_read_only(after) else "fuzzy"
+        if after.st_size < self.size_bytes:  # what was cut off may have been taken for a hole
+            raise self._shrank()
         same = (self._before.st_mtime_ns, self._before.st_size) == (
             after.st_mtime_ns,
             after.st_size,
@@ -134,6 +138,12 @@ class ScanView:
         """Close the volume; whoever still reads gets an error."""
         fd, self._fd = self._fd, -1
         os.close(fd)
+
+    def _shrank(self) -> SourceError:
+        return SourceError(
+            f"volume {self.path}: it shrank below its {self.size_bytes} bytes while it was read; "
+            f"take the snapshot again when nothing truncates it"
+        )
 
     def _extents(self) -> Iterator[ByteRange]:
         """Data extents widened to chunks, ascending, disjoint."""
