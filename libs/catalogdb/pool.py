@@ -69,12 +69,16 @@ class Catalog:
         with translated(), self._pool.connection() as tx:
             yield tx
 
-    def listen(self, channel: LiteralString) -> Connection[TupleRow]:
-        """An autocommit connection that listens on a notification channel; the caller closes it."""
-        with translated():
-            connection = psycopg.connect(self._dsn, autocommit=True)
+    @contextlib.contextmanager
+    def listen(self, channel: LiteralString) -> Iterator[Connection[TupleRow]]:
+        """A connection of its own that listens on a notification channel.
+
+        Raises:
+            UnavailableError: it cannot be had, or is lost while the caller waits for notifications.
+        """
+        with translated(), psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
-            return connection
+            yield connection
 
 
 @contextlib.contextmanager

@@ -37,10 +37,13 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
+        watching = health.loop("watch", settings.session_deadline_seconds)
         threads = [
             threading.Thread(target=conductor.listen, args=(stop,), name="listen"),
             threading.Thread(
-                target=conductor.watch, args=(stop, settings.watch_interval_seconds), name="watch"
+                target=conductor.watch,
+                args=(stop, settings.watch_interval_seconds, watching.progressed),
+                name="watch",
             ),
         ]
         with serving(app, settings):

@@ -2,11 +2,17 @@
 
 import base64
 import threading
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from libs.catalogdb.inventory import Node
 from libs.catalogdb.sessions import PartView, SessionView
-from libs.runtime.rest import RestClient
+from libs.errors import UnavailableError
+from libs.runtime.rest import Json, RestClient
 from services.change_capture.rpc import CaptureStatus, ProbeResponse
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Agents:
@@ -29,7 +35,7 @@ class Agents:
             UnavailableError: the agent does not answer.
         """
         answer = self._client(node.rpc_url).post("/v1/probe", {"path": path})
-        return ProbeResponse.model_validate(answer).size_bytes
+        return _read(ProbeResponse, answer).size_bytes
 
     def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
         """Order a capture; ordering it again is harmless."""
@@ -44,7 +50,7 @@ class Agents:
             "token": base64.b64encode(part.token).decode(),
             "id_key": base64.b64encode(id_key).decode(),
         }
-        return CaptureStatus.model_validate(self._client(part.rpc_url).post("/v1/captures", body))
+        return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
 
     def status(self, part: PartView) -> CaptureStatus:
         """How far a capture is.
@@ -53,9 +59,8 @@ class Agents:
             NotFoundError: the agent process does not know it: it was restarted.
             UnavailableError: the agent does not answer.
         """
-        return CaptureStatus.model_validate(
-            self._client(part.rpc_url).get(f"/v1/captures/{part.capture}")
-        )
+        answer = self._client(part.rpc_url).get(f"/v1/captures/{part.capture}")
+        return _read(CaptureStatus, answer)
 
     def settle(self, part: PartView, *, sealed: bool) -> None:
         """Tell the agent how the session ended; it lets go of the volume."""
@@ -63,4 +68,16 @@ class Agents:
 
     def _client(self, url: str) -> RestClient:
         with self._lock:
-            return self._clients.setdefault(url, RestClient(url, self._token))
+            if url not in self._clients:
+                self._clients[url] = RestClient(url, self._token)
+            return self._clients[url]
+
+
+def _read(model: type[M], answer: Json) -> M:
+    try:
+        return model.model_validate(answer)
+    except ValidationError as err:
+        raise UnavailableError(
+            f"agent: its answer is no {model.__name__} ({err.error_count()} errors); "
+            f"is it of this release?"
+        ) from err

@@ -8,12 +8,14 @@ rejects.
 import logging
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions import (
     SESSION_CHANNEL,
     GroupBusy,
+    PartView,
     SessionView,
     open_session,
     open_sessions,
@@ -80,8 +82,7 @@ class Conductor:
         """Body of a thread: wakes waiting requests when a session changes."""
         while not stop.requested:
             try:
-                connection = self._catalog.listen(SESSION_CHANNEL)
-                with connection:
+                with self._catalog.listen(SESSION_CHANNEL) as connection:
                     while not stop.requested:
                         for _ in connection.notifies(timeout=1, stop_after=1):
                             self._ring()
@@ -89,24 +90,36 @@ class Conductor:
                 log.warning("not listening to the catalog", extra={"detail": str(err)})
                 stop.wait(1)
 
-    def watch(self, stop: Stop, interval_seconds: float) -> None:
-        """Body of a thread: rejects sessions whose agent lost the capture, and reports outcomes to agents."""
+    def watch(
+        self, stop: Stop, interval_seconds: float, progressed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Body of a thread: looks after open sessions, and reports outcomes to agents."""
         looked_after = 0.0
         while not stop.requested:
             self._wait_for_ring(min(interval_seconds, 1))
+            progressed()
             try:
                 self._settle_ended()
-                if time.monotonic() - looked_after >= interval_seconds:
-                    looked_after = time.monotonic()
-                    for session in open_sessions(self._catalog):
-                        self._unsettled.add(session)
-                        self._look_after(read_session(self._catalog, session))
-            except UnavailableError as err:
+                if time.monotonic() - looked_after < interval_seconds:
+                    continue
+                looked_after = time.monotonic()
+                for session in open_sessions(self._catalog):
+                    self._unsettled.add(session)
+                    self._look_after(read_session(self._catalog, session))
+            except BackcastError as err:
                 log.warning("sessions not looked after", extra={"detail": str(err)})
 
     def _order(self, view: SessionView) -> None:
-        keys = self._vault.get(view.domain, view.key_id)
+        """Order what is not captured yet; where that fails for good, the session is rejected."""
         self._unsettled.add(view.session)
+        try:
+            keys = self._vault.get(view.domain, view.key_id)
+        except UnavailableError as err:  # `watch` orders it again
+            log.warning("not ordered yet", extra={"session": str(view.session), "detail": str(err)})
+            return
+        except BackcastError as err:
+            self._reject(view, err.code, str(err))
+            return
         for part in view.parts:
             if part.finished:
                 continue
@@ -114,7 +127,7 @@ class Conductor:
                 self._agents.begin(view, part, keys.id_key)
             except BackcastError as err:
                 message = f"volume {part.volume_name} on node {part.node}: {err}"
-                reject_session(self._catalog, "coordinator", view.session, err.code, message)
+                self._reject(view, err.code, message)
                 return
 
     def _look_after(self, view: SessionView) -> None:
@@ -124,22 +137,15 @@ class Conductor:
             try:
                 status = self._agents.status(part)
             except NotFoundError:
-                message = f"volume {part.volume_name}: the agent on node {part.node} was restarted; take the snapshot again"
-                reject_session(
-                    self._catalog, "coordinator", view.session, "agent-restarted", message
-                )
+                self._look_after_unknown(view, part)
                 return
-            except UnavailableError as err:  # its deadline decides
-                log.warning(
-                    "agent does not answer",
-                    extra={"session": str(view.session), "detail": str(err)},
-                )
+            except BackcastError as err:  # its deadline decides
+                detail = {"session": str(view.session), "detail": str(err)}
+                log.warning("agent does not answer", extra=detail)
                 continue
             if status.state == "aborted":
                 message = f"volume {part.volume_name}: {status.message}"
-                reject_session(
-                    self._catalog, "coordinator", view.session, status.code or "aborted", message
-                )
+                self._reject(view, status.code or "aborted", message)
                 return
             report_read(
                 self._catalog,
@@ -148,6 +154,24 @@ class Conductor:
                 status.read_bytes,
                 self._session_deadline_seconds,
             )
+
+    def _look_after_unknown(self, view: SessionView, part: PartView) -> None:
+        """The agent does not know a capture: it was never ordered, or the agent was restarted.
+
+        Until a chunker has taken the part, the order may be repeated: if an earlier process of the
+        agent did begin, the chunker sees two of them and rejects the session.
+        """
+        if part.boot is None:
+            self._order(view)
+            return
+        message = (
+            f"volume {part.volume_name}: the agent on node {part.node} was restarted; "
+            f"take the snapshot again"
+        )
+        self._reject(view, "agent-restarted", message)
+
+    def _reject(self, view: SessionView, code: str, message: str) -> None:
+        reject_session(self._catalog, "coordinator", view.session, code, message)
 
     def _wait_for_ring(self, timeout_seconds: float) -> None:
         with self._bell:
@@ -168,9 +192,6 @@ class Conductor:
             for part in view.parts:
                 try:
                     self._agents.settle(part, sealed=view.state == "sealed")
-                except (
-                    BackcastError
-                ) as err:  # the agent lets go by itself later; nothing depends on it
-                    log.info(
-                        "outcome not reported", extra={"session": str(session), "detail": str(err)}
-                    )
+                except BackcastError as err:  # the agent lets go by itself, later
+                    detail = {"session": str(session), "detail": str(err)}
+                    log.info("outcome not reported", extra=detail)

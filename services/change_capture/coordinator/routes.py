@@ -127,7 +127,8 @@ def add_routes(
         view = conductor.request(tenant, group, request.session, full=request.full)
         if isinstance(view, GroupBusy):
             raise ConflictError(
-                f"group {group}: session {view.session} is taking a snapshot of it now; wait for it, then try again"
+                f"group {group}: session {view.session} is taking a snapshot of it now; "
+                f"wait for it, then try again"
             )
         if (view.tenant, view.group) != (tenant, group):
             raise ConflictError(
