@@ -1,0 +1,118 @@
+"""`python -m k8s.validate`: builds the manifests and checks what needs no cluster.
+
+Against the schemas of the oldest and the newest supported Kubernetes, and against our own rules.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import kubernetes_validate  # type: ignore[import-untyped]  # no py.typed
+
+from k8s.checks import network, operators, pods, references, settings
+from k8s.kustomization import Manifest, assemble, identity
+
+ROOT = Path(__file__).parent
+GUIDE = ROOT.parent / "docs" / "deployment.md"
+VERSIONS = ("1.33", "1.37")
+
+_BLOCK_DEVICES = "components/block-devices"
+#: What people apply: name → kustomization, as if it stood in the folder k8s.
+TARGETS: dict[str, Manifest] = {
+    "base": {"resources": ["base"]},
+    "base with block devices": {"resources": ["base"], "components": [_BLOCK_DEVICES]},
+    "production": {"resources": ["overlays/production"]},
+}
+
+_AGENT = "DaemonSet backcast-agents/agent"
+#: (workload, rule of `pods.restricted`) → why it does not hold there.
+EXCEPTIONS = {
+    (
+        _AGENT,
+        "runs as root",
+    ): "a capability works for root only unless a file or the runtime gives it",
+    (
+        _AGENT,
+        "adds capabilities DAC_READ_SEARCH",
+    ): "images belong to others and are not for all to read",
+    (_AGENT, "reads /var/lib/libvirt/images of the node"): "it holds the disks that are protected",
+    (_AGENT, "writes /var/lib/backcast/agent of the node"): "fingerprints survive restarts there",
+}
+#: The same for agents that read block devices.
+BLOCK_DEVICE_EXCEPTIONS = {
+    (_AGENT, "privileged"): "the kernel's device filter opens block devices to no other container",
+    (_AGENT, "may gain privileges"): "privileged includes it",
+    (_AGENT, "reads /dev of the node"): "the devices are there",
+}
+
+Check = Callable[[list[Manifest]], Iterator[str]]
+CHECKS: tuple[Check, ...] = (
+    pods.isolated,
+    pods.probed,
+    pods.bounded,
+    pods.pinned,
+    pods.free_of_secrets,
+    pods.survives_drains,
+    network.closed,
+    network.servers_as_needed,
+    network.needed_flows_only,
+    references.services_find_pods,
+    references.ingresses_find_services,
+    references.configuration_exists,
+    references.namespaces_exist,
+    references.namespaces_enforce,
+    settings.load_into_settings,
+    operators.known_fields,
+    operators.topics_as_in_code,
+    operators.users_may_what_they_need,
+    operators.brokers_refuse_what_is_not_allowed,
+    operators.commits_survive_a_server,
+)
+
+
+def main() -> int:
+    """Check every target; the exit status."""
+    failed = False
+    for name, kustomization in TARGETS.items():
+        manifests = assemble(kustomization, ROOT)
+        exceptions = dict(EXCEPTIONS)
+        if _BLOCK_DEVICES in kustomization.get("components", []):
+            exceptions |= BLOCK_DEVICE_EXCEPTIONS
+        found = list(violations(manifests, exceptions))
+        failed = failed or bool(found)
+        for violation in found:
+            print(f"k8s {name}: {violation}")
+        print(f"k8s {name}: {len(manifests)} objects, {len(found)} violations")
+    return 1 if failed else 0
+
+
+def violations(manifests: list[Manifest], exceptions: dict[tuple[str, str], str]) -> Iterator[str]:
+    """Everything that is wrong with what a target builds."""
+    yield from schema_violations(manifests)
+    for check in CHECKS:
+        yield from check(manifests)
+    yield from settings.secrets_are_described(manifests, GUIDE)
+    breaches = set(pods.restricted(manifests))
+    yield from (f"{workload}: {rule}" for workload, rule in sorted(breaches - exceptions.keys()))
+    yield from (
+        f"{workload}: the exception {rule!r} is no longer needed"
+        for workload, rule in sorted(exceptions.keys() - breaches)
+    )
+
+
+def schema_violations(manifests: list[Manifest]) -> Iterator[str]:
+    """Objects that the Kubernetes API would refuse. Custom resources have no schema here."""
+    for manifest in manifests:
+        if (manifest["apiVersion"], manifest["kind"]) in operators.KINDS:
+            continue
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(manifest, version, strict=True)
+            except kubernetes_validate.ValidationError as err:
+                yield f"{identity(manifest)}: Kubernetes {version}: {err.message}"
+            except kubernetes_validate.SchemaNotFoundError:
+                yield f"{identity(manifest)}: Kubernetes {version} has no such kind and version"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
