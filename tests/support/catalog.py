@@ -1,0 +1,317 @@
+"""A catalog for tests: logins of the services, a superuser who meddles, chunkers that store packs.
+
+Everything goes through the transactions of libs/catalogdb, in the login of the service that calls
+them in earnest. Condemning and rewriting packs is plain SQL here, as the design describes it.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import ParamSpec, TypeVar
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
+
+from libs.catalogdb.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.inventory import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.migrate import SERVICE_ROLES, create_login
+from libs.catalogdb.packs import PackRecord, begin_pack, lookup_and_pin, register
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sealing import Refused, Sealed, seal
+from libs.catalogdb.sessions import SessionView, open_session
+from libs.ids import new_generation, uuid7
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TENANT = "acme"
+#: The agent process that captures, unless a test says otherwise.
+BOOT = UUID(int=7)
+NODE = Node("node-1", "http://node-1:1", "node-1:2", BOOT)
+_PASSWORD = "test"
+#: Far more than any step here takes; a test that waits so long has found a deadlock.
+SECONDS_MAX = 20
+
+#: Without its triggers, so that the order of tables does not matter.
+_EMPTY = """
+    DO $$
+    DECLARE name text;
+    BEGIN
+        SET LOCAL session_replication_role = replica;
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+            IF name LIKE 'chunk%' THEN
+                EXECUTE format('DROP TABLE %I', name);
+            ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation') THEN
+                EXECUTE format('DELETE FROM %I', name);
+            END IF;
+        END LOOP;
+        UPDATE log_position SET last = 0, published = 0;
+    END $$"""
+
+
+class CatalogSite:
+    """A migrated database, a pool for each service, and a superuser.
+
+    Args:
+        dsn: connection string of the superuser.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        # A hanging statement fails its test instead of the whole run.
+        self.dsn = make_conninfo(dsn, options=f"-c statement_timeout={SECONDS_MAX}s")
+        self._admin = psycopg.connect(self.dsn, autocommit=True)
+        self._threads = ThreadPoolExecutor(8)
+        self._pools: list[Catalog] = []
+
+    @functools.cached_property
+    def coordinator(self) -> Catalog:
+        """The catalog as coordinators reach it."""
+        return self.open_pool(self.dsn_of("coordinator"))
+
+    @functools.cached_property
+    def chunker(self) -> Catalog:
+        """The catalog as chunkers reach it."""
+        return self.open_pool(self.dsn_of("chunker"))
+
+    @functools.cached_property
+    def catalog(self) -> Catalog:
+        """The catalog as its own loops reach it."""
+        return self.open_pool(self.dsn_of("catalog"))
+
+    @functools.cached_property
+    def restore(self) -> Catalog:
+        """The catalog as restore services reach it."""
+        return self.open_pool(self.dsn_of("restore"))
+
+    def dsn_of(self, service: str) -> str:
+        """Connection string of a service's login."""
+        return make_conninfo(self.dsn, user=login_of(service), password=_PASSWORD)
+
+    def open_pool(self, dsn: str) -> Catalog:
+        """A pool that `close` closes."""
+        pool = Catalog(dsn)
+        pool.open()
+        self._pools.append(pool)
+        return pool
+
+    def close(self) -> None:
+        """End all connections."""
+        self._threads.shutdown()
+        for pool in self._pools:
+            pool.close()
+        self._admin.close()
+
+    def empty(self) -> None:
+        """Forget everything but the schema."""
+        self._admin.execute(_EMPTY)
+
+    def sql(self, query: str, *arguments: object) -> list[TupleRow]:
+        """Rows of a statement that the superuser runs and commits."""
+        cursor = self._admin.execute(query.encode(), arguments or None)
+        return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def holding(self, query: str, *arguments: object) -> Iterator[Connection[TupleRow]]:
+        """Someone's open transaction, with the locks of a statement until the block ends."""
+        with psycopg.connect(self.dsn) as someone:
+            someone.execute(query.encode(), arguments)
+            yield someone
+
+    def holding_log(self, topic: str) -> AbstractContextManager[Connection[TupleRow]]:
+        """Keeps whoever appends to a topic from committing: the log is what they lock last."""
+        return self.holding("SELECT FROM log_position WHERE topic = %s FOR UPDATE", topic)
+
+    def start(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin a call in a thread of its own."""
+        return self._threads.submit(call, *args, **kwargs)
+
+    def wait_until_waiting(self, count: int) -> None:
+        """Return when exactly so many transactions wait for locks of others."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while (waiting := self._waiting()) != count:
+            assert time.monotonic() < deadline, f"{waiting} transactions wait, expected {count}"
+
+    def _waiting(self) -> int:
+        ((waiting,),) = self.sql(
+            """SELECT count(*) FROM pg_stat_activity
+               WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"""
+        )
+        return int(waiting)
+
+
+def login_of(service: str) -> str:
+    """Name of the login that tests give a service."""
+    return f"test_{service}"
+
+
+def create_logins(dsn: str) -> None:
+    """Make a login for each service; they belong to the server, not to one database."""
+    for service in SERVICE_ROLES:
+        create_login(dsn, service, login_of(service), _PASSWORD)
+
+
+def item(number: int) -> bytes:
+    """The id of a chunk or map node."""
+    return hashlib.sha256(number.to_bytes(8, "big")).digest()
+
+
+def protect(site: CatalogSite, group: str, *volumes: str, tenant: str = TENANT) -> Tenant:
+    """A tenant with a group of volumes; a volume named like the group if none is named."""
+    made = create_tenant(site.coordinator, tenant, uuid4(), uuid4())
+    announce_node(site.coordinator, NODE)
+    for name in volumes or (group,):
+        add_volume(site.coordinator, tenant, name, group, NODE.name, f"/dev/{name}")
+    return made
+
+
+def open_on(
+    site: CatalogSite, group: str, *, full: bool = False, deadline_seconds: float = 60
+) -> SessionView:
+    """A fresh session on a group's head."""
+    view = open_session(site.coordinator, TENANT, group, uuid7(), deadline_seconds, full=full)
+    assert isinstance(view, SessionView)
+    return view
+
+
+class Worker:
+    """A chunker that has taken one part of a session.
+
+    Args:
+        site: the catalog.
+        view: the session.
+        part: which of its parts.
+    """
+
+    def __init__(self, site: CatalogSite, view: SessionView, part: int = 0) -> None:
+        self.site = site
+        self.view = view
+        self.capture = view.parts[part].capture
+        self.volume_no = view.parts[part].volume_no
+        taken = take_part(site.chunker, self.capture, BOOT, "chunker-1", 0, 0)
+        assert isinstance(taken, Taken)
+        self.attempt = taken.attempt
+        self.pinned: set[int] = set()
+
+    def look_up(self, *ids: bytes) -> list[int] | Stale:
+        """Pin what is stored already."""
+        return lookup_and_pin(
+            self.site.chunker, self.view.domain_no, self.attempt, ids, self.pinned
+        )
+
+    def begin(self, generation: UUID) -> PackRecord | Stale:
+        """Claim a generation."""
+        view = self.view
+        begun = begin_pack(self.site.chunker, self.attempt, view.domain_no, view.key_id, generation)
+        return begun if isinstance(begun, Stale) else PackRecord(begun, generation, 1 << 20, b"f")
+
+    def claim(self) -> PackRecord:
+        """A pack that may be uploaded now."""
+        pack = self.begin(new_generation())
+        assert isinstance(pack, PackRecord)
+        return pack
+
+    def register(self, pack: PackRecord, *ids: bytes) -> dict[int, int] | Stale:
+        """Register a pack with items, one behind the other."""
+        view = self.view
+        return register(
+            self.site.chunker,
+            self.attempt,
+            domain_no=view.domain_no,
+            tenant=view.tenant,
+            session=view.session,
+            pack=pack,
+            ids=ids,
+            places=range(len(ids)),
+            chunk_count=len(ids),
+        )
+
+    def store(self, *ids: bytes) -> int:
+        """A live pack of items that nobody else has; its number."""
+        pack = self.claim()
+        assert self.register(pack, *ids) == {}
+        return pack.pack_no
+
+    def finish(self, use: Mapping[int, PackUse], root: bytes | None = None) -> bool | Stale:
+        """Finish the part."""
+        done = Progress(size_bytes=1 << 30, read_bytes=1 << 20)
+        return finish_part(self.site.chunker, self.attempt, root, 0, done, "frozen", use)
+
+    def finish_storing(self, *ids: bytes) -> int:
+        """Finish a part that consists of one new pack; its number."""
+        pack_no = self.store(*ids)
+        self.finish({pack_no: PackUse(entered=len(ids))})
+        return pack_no
+
+    def seal(self) -> Sealed | Refused:
+        """Seal the session."""
+        return seal(self.site.chunker, self.view.session, f"m/{self.view.session}", b"mac")
+
+
+def take_snapshot(site: CatalogSite, group: str, *ids: bytes) -> tuple[Worker, int]:
+    """A sealed snapshot with one new pack of items; the pack's number."""
+    worker = Worker(site, open_on(site, group))
+    pack_no = worker.finish_storing(*ids)
+    assert isinstance(worker.seal(), Sealed)
+    return worker, pack_no
+
+
+def lock_pack(db: Connection[TupleRow], pack_no: int) -> str:
+    """First step of condemning: the pack's row, alone in its statement; its state."""
+    row = db.execute(
+        "SELECT state::text FROM pack WHERE pack_no = %s FOR UPDATE", [pack_no]
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def is_in_use(db: Connection[TupleRow], pack_no: int) -> bool:
+    """Second step: whether a pin or a live snapshot needs the pack."""
+    row = db.execute(
+        """SELECT EXISTS (SELECT FROM pin WHERE pack_no = %(pack)s)
+               OR EXISTS (SELECT FROM pack_use u JOIN volume v USING (volume_no)
+                          JOIN snapshot s ON s.group_no = v.group_no AND s.state = 'l'
+                          WHERE u.pack_no = %(pack)s AND s.sequence >= u.first_sequence
+                            AND s.sequence <= coalesce(u.last_sequence, s.sequence))""",
+        {"pack": pack_no},
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def condemn(site: CatalogSite, pack_no: int) -> bool:
+    """Condemn a pack as collectors must; whether it is condemned now."""
+    with psycopg.connect(site.dsn) as db:
+        if lock_pack(db, pack_no) != "l" or is_in_use(db, pack_no):
+            return False
+        db.execute("UPDATE pack SET state = 'c' WHERE pack_no = %s", [pack_no])
+        return True
+
+
+def rewrite(
+    db: Connection[TupleRow], domain_no: int, pack_no: int, ids: Sequence[bytes]
+) -> int | None:
+    """Move live items into a new pack, in the caller's transaction; None: a pin stands on it."""
+    if lock_pack(db, pack_no) != "l":
+        return None
+    if db.execute("SELECT 1 FROM pin WHERE pack_no = %s", [pack_no]).fetchone():
+        return None
+    row = db.execute(
+        """INSERT INTO pack (generation, domain_no, key_id, attempt, state)
+           SELECT gen_random_uuid(), domain_no, key_id, gen_random_uuid(), 'l'
+           FROM pack WHERE pack_no = %s RETURNING pack_no""",
+        [pack_no],
+    ).fetchone()
+    assert row is not None
+    db.execute(
+        f"""UPDATE chunk_{domain_no} SET pack_no = %s
+            WHERE pack_no = %s AND id_high = ANY(%s::uuid[])""".encode(),
+        [row[0], pack_no, [id_[:16].hex() for id_ in ids]],
+    )
+    db.execute("UPDATE pack_use SET pack_no = %s WHERE pack_no = %s", [row[0], pack_no])
+    db.execute("UPDATE pack SET state = 'c', moved_to = %s WHERE pack_no = %s", [row[0], pack_no])
+    return int(row[0])
