@@ -95,7 +95,7 @@ def _merged(old: Any, change: Any, field: str) -> Any:
             merged[name] = _merged(old.get(name), value, name)
         return {name: value for name, value in merged.items() if value is not None}
     key = _MERGE_KEYS.get(field)
-    if key is None or not isinstance(old, list):
+    if key is None or not isinstance(old, list) or any(key not in item for item in old):
         return copy.deepcopy(change)
     changes = {item[key]: item for item in change}
     # kustomize puts new items first; the order means nothing in these lists.

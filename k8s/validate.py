@@ -3,6 +3,8 @@
 Against the schemas of the oldest and the newest supported Kubernetes, and against our own rules.
 """
 
+import functools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,15 +105,23 @@ def violations(manifests: list[Manifest], exceptions: dict[tuple[str, str], str]
 def schema_violations(manifests: list[Manifest]) -> Iterator[str]:
     """Objects that the Kubernetes API would refuse. Custom resources have no schema here."""
     for manifest in manifests:
-        if (manifest["apiVersion"], manifest["kind"]) in operators.KINDS:
-            continue
-        for version in VERSIONS:
-            try:
-                kubernetes_validate.validate(manifest, version, strict=True)
-            except kubernetes_validate.ValidationError as err:
-                yield f"{identity(manifest)}: Kubernetes {version}: {err.message}"
-            except kubernetes_validate.SchemaNotFoundError:
-                yield f"{identity(manifest)}: Kubernetes {version} has no such kind and version"
+        if (manifest["apiVersion"], manifest["kind"]) not in operators.KINDS:
+            yield from _schema_violations(json.dumps(manifest))
+
+
+@functools.cache
+def _schema_violations(text: str) -> tuple[str, ...]:
+    """Cached, because most objects are the same in every target."""
+    manifest: Manifest = json.loads(text)
+    found = []
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(manifest, version, strict=True)
+        except kubernetes_validate.ValidationError as err:
+            found.append(f"{identity(manifest)}: Kubernetes {version}: {err.message}")
+        except kubernetes_validate.SchemaNotFoundError:
+            found.append(f"{identity(manifest)}: Kubernetes {version} has no such kind and version")
+    return tuple(found)
 
 
 if __name__ == "__main__":
