@@ -30,7 +30,7 @@ test: $(READY) ## all tests, on real servers (10 minutes)
 check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated docs, manifests (2 minutes)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy libs services deploy bench docs/generate.py
+	$(BIN)/mypy libs services deploy bench k8s docs/generate.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/tidy tests/unit
 	$(BIN)/python -m docs.generate --check

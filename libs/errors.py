@@ -158,7 +158,7 @@ class InvariantViolation(BackcastError):  # noqa: N818 -- a broken rule of the d
 
 
 def error_class(code: str) -> type[BackcastError]:
-    """The class with this stable code; `BackcastError` for a code that this program has none for."""
+    """The class with this stable code; `BackcastError` if this program knows no such code."""
     classes = [BackcastError]
     for cls in classes:  # grows while it is walked: the whole tree
         if cls.code == code:

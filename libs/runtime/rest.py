@@ -2,112 +2,84 @@
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
-import urllib3
-
-from libs import errors
-from libs.errors import BackcastError, ConfigurationError, UnavailableError
+from libs.errors import BackcastError, ConfigurationError, UnavailableError, error_class
+from libs.runtime.connections import ConnectionPool, Origin
 
 Json = Any
 
-#: Longest time that a peer may take to answer; endpoints that wait on purpose stay below it.
-_TIMEOUT = urllib3.Timeout(connect=5, read=60)
+#: Our documents are far smaller; a longer answer is no answer of ours.
+_ANSWER_SIZE_BYTES_MAX = 64 << 20
 
 
 class RestClient:
-    """Calls one service. Thread-safe.
+    """Calls one service. Thread-safe; one attempt per call, which `retries.retried` may repeat.
 
     Args:
-        base_url: such as http://127.0.0.1:8080.
+        base_url: such as http://127.0.0.1:8080, or https://example.org/backcast behind a proxy.
         token: bearer token; never shown.
         ca_file: certificate authorities in PEM; the system's if None.
+
+    Raises:
+        ConfigurationError: not such a URL, or the file cannot be read.
     """
 
-    def __init__(self, base_url: str, token: str, ca_file: str | None = None) -> None:
-        if not base_url.startswith(("http://", "https://")):
+    def __init__(self, base_url: str, token: str, ca_file: Path | None = None) -> None:
+        parts = urlsplit(base_url)
+        if parts.query or parts.fragment:
             raise ConfigurationError(
                 f"service URL {base_url!r}: expected http://HOST:PORT or https://HOST:PORT"
             )
         self.base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._pool = urllib3.PoolManager(
-            timeout=_TIMEOUT, retries=False, maxsize=8, ca_certs=ca_file
-        )
+        self._path = parts.path.rstrip("/")
+        self._pool = ConnectionPool(Origin.parse(f"{parts.scheme}://{parts.netloc}"), None, ca_file)
+        self._headers = {
+            "Host": self._pool.origin.authority,
+            "Authorization": f"Bearer {token}",
+            "Accept": "application/json",
+        }
 
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Json:
-        """GET a JSON document."""
-        return self.call("GET", path, query=query)
+        """GET a JSON document; ``query`` leaves out what is None."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, body: Json = None) -> Json:
-        """POST a JSON document."""
-        return self.call("POST", path, body=body)
+        """POST a JSON document; None where the answer has no content.
 
-    def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, object] | None = None,
-        body: Json = None,
-    ) -> Json:
-        """Make one request; None where the answer has no content.
-
-        Raises:
+        Both methods raise:
             BackcastError: what the service reported, as the class that its code names.
             UnavailableError: the service does not answer, or not in JSON.
         """
-        response = self.open(method, path, query=query, body=body)
-        if not response.data:
+        return self._call("POST", path, json.dumps(body).encode())
+
+    def _call(self, method: str, target: str, body: bytes | None = None) -> Json:
+        what = f"{method} {target.partition('?')[0]}"
+        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+        view = memoryview(body) if body is not None else None
+        with self._pool.exchange(what, method, self._path + target, headers, view) as response:
+            answer = response.read(_ANSWER_SIZE_BYTES_MAX)
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise problem_error(response.status, answer, f"{what} at {self.base_url}")
+        if not answer:
             return None
         try:
-            return json.loads(response.data)
+            return json.loads(answer)
         except ValueError as err:
             raise UnavailableError(
-                f"{self.base_url}{path}: answered {response.status} without JSON"
+                f"{what} at {self.base_url}: answered {response.status} without JSON"
             ) from err
 
-    def open(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, object] | None = None,
-        body: Json = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """Make one request and return its answer if it is a success; errors as `call`."""
-        try:
-            response = self._pool.request(
-                method,
-                self.base_url + path,
-                fields={k: str(v) for k, v in query.items() if v is not None} if query else None,
-                body=None if body is None else json.dumps(body).encode(),
-                headers=self._headers
-                | ({"Content-Type": "application/json"} if body is not None else {})
-                | dict(headers or {}),
-            )
-        except urllib3.exceptions.HTTPError as err:
-            raise UnavailableError(
-                f"{self.base_url}: no answer ({type(err).__name__}); is the service running?"
-            ) from err
-        if response.status >= 400:
-            raise problem_error(response.status, response.data, self.base_url + path)
-        return response
 
-
-def problem_error(status: int, body: bytes, url: str) -> BackcastError:
+def problem_error(status: int, body: bytes, what: str) -> BackcastError:
     """The error that a problem document reports; its class is found by the stable code."""
     try:
         problem = json.loads(body)
         code, detail = str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError):
-        return UnavailableError(f"{url}: answered {status}")
-    return _BY_CODE.get(code, BackcastError)(detail)
-
-
-def _tree(cls: type[BackcastError]) -> list[type[BackcastError]]:
-    return [cls, *(found for sub in cls.__subclasses__() for found in _tree(sub))]
-
-
-_BY_CODE = {cls.code: cls for cls in _tree(errors.BackcastError)}
+        return UnavailableError(f"{what}: answered {status} without saying why")
+    return error_class(code)(detail)

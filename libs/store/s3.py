@@ -21,9 +21,9 @@ from minio.time import to_amz_date
 
 from libs.errors import BadInputError, DamagedDataError, UnavailableError
 from libs.ranges import ByteRange
+from libs.runtime.connections import ConnectionPool, Origin, Timeouts
 from libs.store import responses
 from libs.store.checksums import UNSIGNED_PAYLOAD, PutChecksum, integrity_headers
-from libs.store.connections import ConnectionPool, Origin, Timeouts
 from libs.store.port import (
     Body,
     ObjectStat,

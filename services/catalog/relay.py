@@ -51,6 +51,7 @@ class Relay:
                     await self._publish(publisher, stop, progressed)
             except BackcastError as err:
                 log.warning("relay begins again", extra={"detail": str(err)})
+                progressed()  # restarting this process would not bring Kafka back
                 await asyncio.sleep(self._interval_seconds)
         await listening
 
