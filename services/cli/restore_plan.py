@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-from libs.errors import DamagedDataError
+from libs.errors import BadInputError, DamagedDataError
 from libs.packs.layout import (
     CHUNK_ID_SIZE_BYTES,
     CHUNK_SIZE_BYTES,
@@ -75,23 +75,26 @@ class Window:
     fetches: list[Fetch]
 
 
-def parse_window(document: Mapping[str, Any]) -> Window:
-    """Read the answer to a plan request.
+def parse_window(document: Mapping[str, Any], first_chunk: int) -> Window:
+    """Read the answer to a request for the window that begins at ``first_chunk``.
 
     Raises:
-        DamagedDataError: it contradicts itself or exceeds a limit of the formats.
+        DamagedDataError: it contradicts itself, is another window, or exceeds a limit of the
+            formats.
     """
     try:
-        return _parse(document)
-    except (KeyError, ValueError, TypeError, IndexError, struct.error) as err:
+        return _parse(document, first_chunk)
+    except (BadInputError, KeyError, ValueError, TypeError, IndexError, struct.error) as err:
         raise DamagedDataError(
             f"restore plan: the service's answer is no window of a plan "
             f"({type(err).__name__}: {err}); is the service of another version?"
         ) from err
 
 
-def _parse(document: Mapping[str, Any]) -> Window:
+def _parse(document: Mapping[str, Any], first_chunk: int) -> Window:
     first, count = int(document["first_chunk"]), int(document["chunk_count"])
+    if first != first_chunk or count < 1:
+        raise ValueError(f"{count} chunks from {first} on, asked for those from {first_chunk} on")
     runs = unpack_runs(_column(document["runs"]), first + count)
     ids = _column(document["ids"])
     indexes = [index for run in runs for index in range(run.first, run.end)]

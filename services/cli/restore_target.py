@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class RestoreTarget:
         self._path = path
         self._descriptor = descriptor
         self._size_bytes = size_bytes
+        # The kernel writes to a file one by one anyway, and who waits for it spins: three threads
+        # took 1.1-2.2 CPU seconds for 2.4 GB where one takes 0.5.
+        self._lock = threading.Lock()
 
     def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write buffers one after another from ``offset`` on.
@@ -56,7 +60,8 @@ class RestoreTarget:
             if excess > 0:
                 views[-1] = views[-1][:-excess]
             while views:
-                written = os.pwritev(self._descriptor, views, offset)
+                with self._lock:
+                    written = os.pwritev(self._descriptor, views, offset)
                 offset += written
                 while views and written >= len(views[0]):
                     written -= len(views.pop(0))

@@ -170,7 +170,8 @@ class _Restore:
         at, count = 0, _WINDOW_CHUNK_COUNT_FIRST
         while at < self._chunk_count:
             query = {"first_chunk": at, "chunk_count": min(count, self._window_chunk_count_max)}
-            window = parse_window(_answered(partial(self._client.get, f"{self._path}/plan", query)))
+            answer = _answered(partial(self._client.get, f"{self._path}/plan", query))
+            window = parse_window(answer, at)
             yield window
             at, count = window.chunks.end, min(2 * count, _WINDOW_CHUNK_COUNT_MAX)
 

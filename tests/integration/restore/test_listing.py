@@ -1,0 +1,136 @@
+import json
+import threading
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from libs.errors import BadInputError, ForbiddenError, NotFoundError, UnauthenticatedError
+from tests.integration.restore.conftest import COORDINATOR_URL, TENANT, RestoreSite
+
+
+def test_anyone_with_a_token_learns_where_the_coordinator_is(site: RestoreSite) -> None:
+    for token in ("restorer", "reader", "stranger"):
+        assert site.client(token).get("/v1") == {"coordinator": COORDINATOR_URL}
+    with pytest.raises(UnauthenticatedError):
+        site.client("expired").get("/v1")
+
+
+def test_volumes_show_their_newest_point(site: RestoreSite) -> None:
+    site.taker.protect(TENANT, "fresh", "fresh")
+    volumes = {volume["name"]: volume for volume in site.get("/volumes", "reader")}
+    assert volumes["fresh"]["latest"] is None
+    assert volumes["disk"]["latest"]["sequence"] == 3
+    assert volumes["disk"]["latest"]["size_bytes"] == len(site.disk[2])
+
+
+def test_snapshots_come_newest_first_page_by_page(site: RestoreSite) -> None:
+    site.taker.protect(TENANT, "pair", "left", "right")
+    site.taker.take(TENANT, "pair", {"left": b"l", "right": b"r" * 70_000})
+    pages, before = [], None
+    while True:
+        page = site.get("/snapshots", "reader", limit=1, before=before)
+        pages.append(page["snapshots"])
+        before = page["next"]
+        if before is None:
+            break
+    pages = [page for page in pages if page]
+    assert [row["volume"] for row in pages[0]] == ["left", "right"]
+    sealed = [page[0]["sealed_at"] for page in pages]
+    assert sealed == sorted(sealed, reverse=True)
+    assert [row for page in pages for row in page] == site.get("/snapshots")["snapshots"]
+    of_disk = site.get("/snapshots", name="disk")["snapshots"]
+    assert [row["sequence"] for row in of_disk] == [3, 2, 1]
+    assert [row["base"] for row in of_disk] == [
+        of_disk[1]["session"],
+        of_disk[2]["session"],
+        None,
+    ]
+    one = site.get(f"/snapshots/{pages[0][0]['session']}")
+    assert one["volumes"] == pages[0]
+    assert site.get("/volumes/left/points/latest") == pages[0][0]
+    with pytest.raises(NotFoundError, match="several volumes"):
+        site.get("/volumes/pair/points/latest")
+    with pytest.raises(NotFoundError):
+        site.get(f"/snapshots/{uuid.uuid4()}")
+
+
+def test_a_point_is_found_by_number_instant_and_age(site: RestoreSite) -> None:
+    points = {n: site.get(f"/volumes/disk/points/{n}") for n in (1, 2, 3)}
+    assert site.get("/volumes/disk/points/latest") == points[3]
+    assert site.get("/volumes/disk/points/-0s") == points[3]
+    sealed = {n: datetime.fromisoformat(point["sealed_at"]) for n, point in points.items()}
+    instant = (sealed[3] - timedelta(microseconds=1)).isoformat()
+    assert site.get(f"/volumes/disk/points/{instant}") == points[2]
+    assert site.get(f"/volumes/disk/points/{sealed[2].isoformat()}") == points[2]
+
+
+def test_listing_needs_a_token_of_the_tenant(site: RestoreSite) -> None:
+    for path in ("/volumes", "/snapshots", "/events", "/keys", "/volumes/disk/points/1"):
+        with pytest.raises(UnauthenticatedError):
+            site.get(path, "expired")
+        with pytest.raises(ForbiddenError):
+            site.get(path, "stranger")
+
+
+def test_events_are_decoded_and_paged_in_order(site: RestoreSite) -> None:
+    everything = _all_events(site, limit=1000)
+    assert _all_events(site, limit=2) == everything
+    sealed = [e for e in everything if e["type"] == "backcast.snapshots.snapshot_sealed"]
+    assert [e["data"]["sequence"] for e in sealed][:3] == [1, 2, 3]
+    topic = "backcast.snapshots"
+    positions = [e["position"] for e in everything if e["topic"] == topic]
+    assert positions == sorted(positions)
+    after = site.get("/events", topic=topic, after=positions[1])["events"]
+    assert [e["position"] for e in after] == positions[2:]
+
+
+def test_events_of_other_tenants_are_passed_over(site: RestoreSite) -> None:
+    site.taker.protect("other", "theirs", "theirs")
+    site.taker.take("other", "theirs", {"theirs": b"secret"})
+    assert {event["tenant"] for event in _all_events(site, limit=1)} == {TENANT}
+    theirs = site.client("stranger").get("/v1/tenants/other/events")["events"]
+    assert {event["tenant"] for event in theirs} == {"other"}
+
+
+def test_who_waits_for_an_event_is_told_when_it_happens(site: RestoreSite) -> None:
+    cursor = site.get("/events", limit=1000)["next"]
+    told: list[Any] = []
+    waiter = threading.Thread(
+        target=lambda: told.append(site.get("/events", after=cursor, wait_seconds=20))
+    )
+    waiter.start()
+    site.taker.protect(TENANT, "late", "late")
+    site.taker.take(TENANT, "late", {"late": b"late"})
+    waiter.join()
+    assert told[0]["events"][0]["type"] == "backcast.snapshots.snapshot_requested"
+    end = site.get("/events", limit=1000)["next"]
+    assert site.get("/events", after=end, wait_seconds=0.1) == {"events": [], "next": end}
+
+
+@pytest.mark.parametrize(
+    "query", [{"topic": "nope"}, {"after": "x"}, {"after": "nope=1"}, {"after": "7"}]
+)
+def test_cursors_that_mean_nothing_are_refused(site: RestoreSite, query: dict[str, str]) -> None:
+    with pytest.raises(BadInputError):
+        site.get("/events", **query)
+
+
+def test_keys_are_shown_without_secrets(site: RestoreSite) -> None:
+    (key,) = site.get("/keys", "reader")
+    assert key["kek_fingerprint"] == site.kek.fingerprint.hex()
+    assert key["in_use"]
+    assert site.kek.text().strip() not in json.dumps(key)
+    assert set(key) == {"domain", "key_id", "created_at", "in_use", "kek_fingerprint"}
+
+
+def _all_events(site: RestoreSite, limit: int) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = site.get("/events", limit=limit, after=after)
+        if not page["events"]:
+            return events
+        events += page["events"]
+        after = page["next"]

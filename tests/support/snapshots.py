@@ -1,0 +1,161 @@
+"""Sealed snapshots for tests, made of bytes in memory by the chunker's own code, without Kafka."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from libs.catalogdb.attempts import finish_part
+from libs.catalogdb.inventory import Volume, add_volume, announce_node
+from libs.catalogdb.packs import count_by_pack
+from libs.catalogdb.sealing import Sealed
+from libs.catalogdb.sessions import PartView, SessionView, open_session, read_session
+from libs.events.block_changes import CaptureStarted, ExtentsChanged
+from libs.ids import uuid7
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.packs.chunk import ZERO_CHUNK, ChunkHasher
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.ranges import ChunkRun, pack_runs, runs_of
+from libs.reading.frames import FrameReader
+from libs.spans.connection import SpanConnection
+from libs.store.port import ObjectStore
+from services.change_capture.coordinator.tenants import ensure_tenant
+from services.chunker.ledger import Ledger
+from services.chunker.packer import AttemptPacks, Packer
+from services.chunker.sealer import Sealer
+from services.chunker.work import CaptureWork
+from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
+
+_SPAN_CHUNKS = 128
+_DEADLINE_SECONDS = 600
+
+
+class SnapshotTaker:
+    """Takes snapshots of volumes whose content is given.
+
+    Args:
+        site: the catalog.
+        store: where packs and manifests go.
+        kek: wraps the keys of domains.
+    """
+
+    def __init__(self, site: CatalogSite, store: ObjectStore, kek: KeyEncryptionKey) -> None:
+        self._site = site
+        self._vault = KeyVault(store, kek)
+        self._packer = Packer(site.chunker, store, buffer_count_max=2)
+        self._frames = FrameReader(store, self._vault)
+        self._sealer = Sealer(site.chunker, store, self._vault)
+
+    def protect(self, tenant: str, group: str, *volumes: str) -> list[Volume]:
+        """A group of volumes on the test's node."""
+        ensure_tenant(self._site.coordinator, self._vault, tenant)
+        announce_node(self._site.coordinator, NODE)
+        return [
+            add_volume(self._site.coordinator, tenant, name, group, NODE.name, f"/dev/{name}")
+            for name in volumes
+        ]
+
+    def take(self, tenant: str, group: str, contents: Mapping[str, bytes]) -> SessionView:
+        """A sealed snapshot of a group, given the content of each of its volumes."""
+        view = open_session(
+            self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
+        )
+        assert isinstance(view, SessionView)
+        for number, part in enumerate(view.parts):
+            worker = Worker(self._site, view, number)
+            self._capture(worker.attempt, view, part, contents[part.volume_name])
+        assert isinstance(self._sealer.seal(view.session), Sealed)
+        return read_session(self._site.coordinator, view.session)
+
+    def _capture(self, attempt: UUID, view: SessionView, part: PartView, content: bytes) -> None:
+        keys = self._vault.get(view.domain, view.key_id)
+        chunks = _chunks_of(content)
+        started = CaptureStarted(
+            session=view.session,
+            capture=part.capture,
+            tenant=view.tenant,
+            group=view.group_id,
+            volume=part.volume,
+            node=part.node,
+            base=view.base,
+            boot=BOOT,
+            complete=True,
+            volume_size_bytes=len(content),
+            chunk_size_bytes=CHUNK_SIZE_BYTES,
+        )
+        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+
+        def dial(*_: object) -> SpanConnection:
+            return _MemorySpans(chunks)
+
+        work = CaptureWork(
+            part, started, packs, self._site.chunker, self._packer, self._frames, 128, dial
+        )
+        hasher = ChunkHasher(keys.id_key)
+        for batch, start in enumerate(range(0, len(chunks), _SPAN_CHUNKS)):
+            indexes = _indexes_of(chunks, batch)
+            work.take_span(
+                ExtentsChanged(
+                    session=view.session,
+                    capture=part.capture,
+                    volume=part.volume,
+                    batch=batch,
+                    runs=pack_runs(runs_of(indexes)),
+                    ids=b"".join(hasher.chunk_id(chunks[index]) for index in indexes),
+                    zero_runs=b"",
+                    settled_below=start,
+                )
+            )
+        root = work.finish()
+        unplaced = packs.ledger.unplaced()
+        places = count_by_pack(self._site.chunker, view.domain_no, unplaced) if unplaced else {}
+        finish_part(
+            self._site.chunker,
+            attempt,
+            root.node_id,
+            root.level,
+            work.progress,
+            "quiet",
+            packs.ledger.use(places),
+        )
+
+
+class _MemorySpans(SpanConnection):
+    """A span connection to an agent that has everything in memory; it never loses a span."""
+
+    def __init__(self, chunks: Sequence[bytes]) -> None:  # no socket
+        self._chunks = chunks
+        self._queue = b""
+
+    @property
+    def is_usable(self) -> bool:
+        return True
+
+    def want(self, batch: int, wanted: Sequence[bool], chunk_size_bytes: int) -> bool:
+        indexes = _indexes_of(self._chunks, batch)
+        self._queue = b"".join(
+            self._chunks[index] for index, want in zip(indexes, wanted, strict=True) if want
+        )
+        return True
+
+    def reread(self, runs: Sequence[ChunkRun], chunk_size_bytes: int) -> None:
+        raise AssertionError("want always has the span")
+
+    def receive_into(self, buffer: memoryview) -> None:
+        buffer[:], self._queue = self._queue[: len(buffer)], self._queue[len(buffer) :]
+
+    def close(self) -> None:
+        pass
+
+
+def _chunks_of(content: bytes) -> list[bytes]:
+    return [
+        content[at : at + CHUNK_SIZE_BYTES].ljust(CHUNK_SIZE_BYTES, b"\0")
+        for at in range(0, len(content), CHUNK_SIZE_BYTES)
+    ]
+
+
+def _indexes_of(chunks: Sequence[bytes], batch: int) -> list[int]:
+    """Chunks of a span that are not zero."""
+    start = batch * _SPAN_CHUNKS
+    end = min(start + _SPAN_CHUNKS, len(chunks))
+    return [index for index in range(start, end) if chunks[index] != ZERO_CHUNK]
