@@ -5,12 +5,13 @@ refused, because every transaction of a chunker names its attempt and requires i
 (scenario 1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.log import append
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.sessions import close_attempts, notify_session
+from libs.catalogdb.sessions import close_attempts, notify_session, reject
 from libs.ids import uuid7
 
 
@@ -196,6 +197,35 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
             "SELECT bool_and(state = 'f') FROM part WHERE session = %s", [session]
         ).fetchone()
         return bool(row and row[0])
+
+
+def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> bool:
+    """Reject the session of a current attempt; one that was taken over has no say any more.
+
+    Returns:
+        Whether this call rejected it.
+    """
+    with catalog.transaction() as tx:
+        # The session before the attempt, as every transaction that takes both.
+        session = tx.execute(
+            """SELECT s.session FROM session s JOIN attempt a USING (session)
+               WHERE a.attempt = %s FOR UPDATE OF s""",
+            [attempt],
+        ).fetchone()
+        if session is None or not require_open(tx, attempt):
+            return False
+        rejected = reject(tx, session[0], code, message)
+        append(tx, "chunker", [rejected] if rejected else [])
+        return rejected is not None
+
+
+def closed_attempts(catalog: Catalog, attempts: Sequence[UUID]) -> set[UUID]:
+    """Of these attempts, those that were taken over or whose session has ended."""
+    with catalog.transaction() as tx:
+        closed = tx.execute(
+            "SELECT attempt FROM attempt WHERE attempt = ANY(%s) AND NOT open", [list(attempts)]
+        )
+        return {row[0] for row in closed}
 
 
 def require_open(tx: Tx, attempt: UUID) -> bool:

@@ -196,7 +196,7 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         Whether this call rejected it; False if it had ended already.
     """
     with catalog.transaction() as tx:
-        rejected = _reject(tx, session, code, message)
+        rejected = reject(tx, session, code, message)
         append(tx, source, [rejected] if rejected else [])
         return rejected is not None
 
@@ -229,7 +229,7 @@ def reject_overdue(catalog: Catalog) -> list[UUID]:
             """SELECT session FROM session WHERE state = 'o' AND deadline < now()
                FOR UPDATE SKIP LOCKED"""
         ).fetchall()
-        rejected = [_reject(tx, session, "deadline", message) for (session,) in overdue]
+        rejected = [reject(tx, session, "deadline", message) for (session,) in overdue]
         append(tx, "catalog", [entry for entry in rejected if entry])
     return [session for (session,) in overdue]
 
@@ -259,20 +259,7 @@ def notify_session(tx: Tx, session: UUID) -> None:
     tx.execute("SELECT pg_notify(%s, %s)", [SESSION_CHANNEL, str(session)])
 
 
-def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
-    """The snapshot if it is live; it stays so until the transaction ends.
-
-    The session's row then pins it: retention must find either the row or this lock. A statement of
-    its own, after the group was locked: a snapshot that was sealed while we waited for the group is
-    not seen by the statement that waited.
-    """
-    live = tx.execute(
-        "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [snapshot]
-    ).fetchone()
-    return snapshot if live else None
-
-
-def _reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
+def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
     """End a session in the caller's transaction, unless it has ended; what to log of it."""
     ended = tx.execute(
         """UPDATE session s SET state = 'r', ended_at = now(), reject_code = %s, reject_message = %s
@@ -291,6 +278,19 @@ def _reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
         session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
     )
     return Entry(event, tenant, str(group), session)
+
+
+def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
+    """The snapshot if it is live; it stays so until the transaction ends.
+
+    The session's row then pins it: retention must find either the row or this lock. A statement of
+    its own, after the group was locked: a snapshot that was sealed while we waited for the group is
+    not seen by the statement that waited.
+    """
+    live = tx.execute(
+        "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [snapshot]
+    ).fetchone()
+    return snapshot if live else None
 
 
 _SESSION = """

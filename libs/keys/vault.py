@@ -1,12 +1,13 @@
 """Domain keys in the bucket: wrapped on the way in, unwrapped and remembered on the way out."""
 
+import itertools
 import threading
 from uuid import UUID
 
 from libs.errors import NotFoundError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, unwrap, wrap
-from libs.store.layout import DomainKeyName, domain_key_object
+from libs.store.layout import DOMAIN_KEYS_PREFIX, DomainKeyName, domain_key_object
 from libs.store.port import ObjectStore
 
 
@@ -23,6 +24,15 @@ class KeyVault:
         self._kek = kek
         self._keys: dict[tuple[UUID, UUID], DomainKeys] = {}
         self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Find out at start-up, not at the first snapshot, whether this is the bucket's key.
+
+        Raises:
+            WrongKeyError: the first wrapped key of the bucket needs another key-encryption key.
+        """
+        for wrapped in itertools.islice(self._store.list(DOMAIN_KEYS_PREFIX), 1):
+            unwrap(self._store.get(wrapped.key), self._kek)
 
     def put(self, keys: DomainKeys) -> None:
         """Store keys, wrapped; they are durable before anybody uses them (scenario 14)."""

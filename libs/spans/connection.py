@@ -1,10 +1,13 @@
 """The chunker's end of a span connection: blocking, used by one thread at a time."""
 
+import contextlib
+import select
 import socket
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
-from libs.errors import BadInputError, SourceError, UnavailableError
+from libs.errors import BadInputError, DamagedDataError, SourceError, UnavailableError
 from libs.ranges import ChunkRun
 from libs.spans.messages import (
     REPLY_SIZE_BYTES,
@@ -17,9 +20,9 @@ from libs.spans.messages import (
     unpack_reply,
 )
 
-#: An agent that sends nothing for so long is taken for dead; it answers from memory or a local
-#: disk.
-_TIMEOUT_SECONDS = 30
+#: An agent that keeps us waiting for so long, over one request, is taken for dead: it answers from
+#: memory or a local disk, and a request is for 8 MiB at most.
+_PATIENCE_SECONDS = 30.0
 
 
 class SpanConnection:
@@ -29,24 +32,37 @@ class SpanConnection:
         address: "host:port" of the agent's span server.
         capture: the capture whose spans are wanted.
         token: the session's secret for it.
+        patience_seconds: longest time to wait for the agent in one request.
 
     Raises:
         UnavailableError: nobody answers there.
         SourceError: the agent refuses: it does not know the capture any more.
     """
 
-    def __init__(self, address: str, capture: UUID, token: bytes) -> None:
+    def __init__(
+        self,
+        address: str,
+        capture: UUID,
+        token: bytes,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._peer = address
+        self._patience_seconds = patience_seconds
+        self._patience_left_seconds = patience_seconds
         try:
-            self._socket = socket.create_connection((host, int(port)), timeout=_TIMEOUT_SECONDS)
+            self._socket = socket.create_connection((host, int(port)), timeout=patience_seconds)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as err:
+        except (OSError, ValueError) as err:
             raise UnavailableError(
                 f"agent at {address}: {err}; is it running and reachable?"
             ) from err
-        self._send(pack_hello(Hello(capture, token)))
-        self._read_reply(0)
+        try:
+            self._send(pack_hello(Hello(capture, token)))
+            self._read_reply(0)
+        except BaseException:
+            self.close()
+            raise
 
     def want(self, batch: int, wanted: Sequence[bool], chunk_size_bytes: int) -> bool:
         """Ask for chunks of a batch; their bytes follow, in order, by `receive_into`.
@@ -62,16 +78,33 @@ class SpanConnection:
     def reread(self, runs: Sequence[ChunkRun], chunk_size_bytes: int) -> None:
         """Ask for chunks by their indexes; their bytes follow, in order, by `receive_into`."""
         self._send(pack_reread(runs))
-        self._read_reply(sum(run.count for run in runs) * chunk_size_bytes)
+        reply = self._read_reply(sum(run.count for run in runs) * chunk_size_bytes)
+        if reply.status is not Status.OK:
+            raise DamagedDataError(f"agent at {self._peer}: answered {reply.status} to a reread")
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request can be sent: the agent has neither closed it nor talked unasked."""
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN)
+        except ValueError:  # closed at our end
+            return False
+        return not poll.poll(0)
 
     def receive_into(self, buffer: memoryview) -> None:
         """Fill the whole buffer with the next bytes of the answer.
 
         Raises:
-            UnavailableError: the connection ended before that.
+            UnavailableError: the connection ended before that, or the agent is too slow.
         """
+        begun = time.monotonic()
         try:
             while len(buffer):
+                left = self._patience_left_seconds - (time.monotonic() - begun)
+                if left <= 0:
+                    raise TimeoutError(f"it took longer than {self._patience_seconds:g} s")
+                self._socket.settimeout(left)
                 received = self._socket.recv_into(buffer)
                 if received == 0:
                     raise UnavailableError(
@@ -80,13 +113,18 @@ class SpanConnection:
                 buffer = buffer[received:]
         except OSError as err:
             raise UnavailableError(f"agent at {self._peer}: {err}") from err
+        self._patience_left_seconds -= time.monotonic() - begun
 
     def close(self) -> None:
-        """Close the connection."""
+        """End the connection; whoever waits for it in another thread gets an UnavailableError."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody
         self._socket.close()
 
     def _send(self, message: bytes) -> None:
+        self._patience_left_seconds = self._patience_seconds
         try:
+            self._socket.settimeout(self._patience_seconds)
             self._socket.sendall(message)
         except OSError as err:
             raise UnavailableError(f"agent at {self._peer}: {err}") from err

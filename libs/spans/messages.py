@@ -2,11 +2,9 @@
 
     chunker → agent   HELLO   magic, version, capture, token
     agent → chunker   REPLY   status, length, then a message if the status is not OK
-    chunker → agent   WANT    batch, count, bitmap of the wanted chunks     → REPLY, then their
-    bytes in order
+    chunker → agent   WANT    batch, count, bitmap of the wanted chunks → REPLY, bytes in order
                       DROP    batch: nothing of it is wanted (no reply)
-                      REREAD  runs of chunk indexes                         → REPLY, then their
-                      bytes in order
+                      REREAD  runs of chunk indexes                     → REPLY, bytes in order
 
 WANT takes bytes from the agent's window and lets go of the whole span. A chunker that comes late
 (after a restart) is answered GONE and asks with REREAD, which reads the frozen view again; the
@@ -68,7 +66,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The fixed head of a request: for WANT and DROP ``count`` is the chunks of the batch, for REREAD runs."""
+    """The fixed head of a request; ``count`` is chunks of the batch, or runs where it is REREAD."""
 
     kind: Kind
     batch: int
@@ -84,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The head of an answer; ``length`` counts the bytes that follow: data if OK, else a message."""
+    """The head of an answer; ``length`` bytes follow: data if it is OK, else a message."""
 
     status: Status
     length: int
@@ -104,7 +102,8 @@ def unpack_hello(raw: bytes) -> Hello:
     magic, version, capture, token = _HELLO.unpack(raw)
     if magic != MAGIC or version != VERSION:
         raise DamagedDataError(
-            f"span connection: expected {MAGIC!r} version {VERSION}, got {magic!r} version {version}"
+            f"span connection: expected {MAGIC!r} version {VERSION}, "
+            f"got {magic!r} version {version}"
         )
     return Hello(UUID(bytes=capture), token)
 
@@ -132,7 +131,8 @@ def unpack_request(raw: bytes) -> Request:
     kind, batch, count = _REQUEST.unpack(raw)
     if kind not in Kind.__members__.values() or not 0 < count <= CHUNKS_PER_SPAN_MAX:
         raise DamagedDataError(
-            f"span request: kind {kind} with {count} entries; expected kinds 1 to 3 and 1 to {CHUNKS_PER_SPAN_MAX} entries"
+            f"span request: kind {kind} with {count} entries; "
+            f"expected kinds 1 to 3 and 1 to {CHUNKS_PER_SPAN_MAX} entries"
         )
     return Request(Kind(kind), batch, count)
 
@@ -148,7 +148,7 @@ def unpack_wanted(request: Request, body: bytes) -> list[int]:
 
 
 def unpack_reread(body: bytes, chunk_count_max: int) -> list[ChunkRun]:
-    """Runs that a REREAD asks for, checked against the volume's number of chunks and the span's bound."""
+    """Runs that a REREAD asks for, within the volume and no more than a span holds."""
     runs = unpack_runs(body, chunk_count_max)
     if sum(run.count for run in runs) > CHUNKS_PER_SPAN_MAX:
         raise DamagedDataError(f"span request: more than {CHUNKS_PER_SPAN_MAX} chunks")

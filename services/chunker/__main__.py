@@ -31,6 +31,7 @@ def main(settings: Settings, stop: Stop) -> None:
     with contextlib.closing(catalog), serving(app, settings):
         store = open_store(settings.s3)
         vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
+        vault.check()
         captures = Captures(
             catalog,
             vault,

@@ -6,6 +6,7 @@ spans through → finished → sealed, if it is the session's last part. It ends
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -13,7 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from libs.catalogdb.attempts import Progress, Stale, finish_part, renew
+from libs.catalogdb.attempts import (
+    Progress,
+    Stale,
+    closed_attempts,
+    finish_part,
+    reject_attempt,
+    renew,
+)
 from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.positions import store_offset
@@ -133,24 +141,29 @@ class Captures:
         if event.batch < capture.digest.count:
             return  # seen before
         if event.batch > capture.digest.count:
-            self.fail(
-                capture,
-                "batches-missing",
-                f"batch {capture.digest.count} never came; take the snapshot again",
-            )
+            missing = f"batch {capture.digest.count} never came; take the snapshot again"
+            await asyncio.to_thread(self.fail, capture, "batches-missing", missing)
             return
         capture.digest.add(value)
         with capture.lock:
             capture.running += 1
         await self._queue_slots.acquire()
         loop = asyncio.get_running_loop()
+
+        def free_slot(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits for it
+                loop.call_soon_threadsafe(self._queue_slots.release)
+
         future = self._lanes.submit(self._guarded, capture, lambda: capture.work.take_span(event))
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._queue_slots.release))
+        future.add_done_callback(free_slot)
 
     def complete(self, capture: Capture, event: CaptureCompleted) -> None:
         """The agent has published everything; the capture finishes when its spans are through."""
         if (event.batches, event.batches_digest) != (capture.digest.count, capture.digest.digest()):
-            message = f"{capture.digest.count} of {event.batches} batches arrived as they were sent; take the snapshot again"
+            message = (
+                f"{capture.digest.count} of {event.batches} batches arrived as they were sent; "
+                f"take the snapshot again"
+            )
             self.fail(capture, "batches-missing", message)
             return
         with capture.lock:
@@ -163,10 +176,12 @@ class Captures:
         self._lanes.submit(self._seal, session)
 
     def fail(self, capture: Capture, code: str, message: str) -> None:
-        """Reject the capture's session and stop working on it."""
-        self._drop(capture)
+        """Reject the capture's session and stop working on it; nothing if it is over already."""
+        if not self._drop(capture):
+            return
         text = f"volume {capture.part.volume_name}: {message}"
-        retried(lambda: reject_session(self._catalog, "chunker", capture.view.session, code, text))
+        attempt = capture.work.packs.attempt
+        retried(lambda: reject_attempt(self._catalog, attempt, code, text))
 
     def fail_partition(self, partition: Partition, code: str, message: str) -> None:
         """Fail every capture of a partition."""
@@ -219,20 +234,31 @@ class Captures:
                 last = capture.running == 0 and capture.completed is not None and not capture.over
             if last:
                 self._finish(capture)
-        except StaleAttemptError:
-            log.info("attempt is stale", extra={"capture": str(capture.part.capture)})
+        except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+            if not capture.over:  # or it only says that its connections and packs were closed
+                self._give_up(capture, err)
+
+    def _give_up(self, capture: Capture, err: Exception) -> None:
+        about = {"capture": str(capture.part.capture), "detail": str(err)}
+        if isinstance(err, StaleAttemptError):
+            log.info("attempt is stale", extra=about)
             self._drop(capture)
-        except BackcastError as err:
-            level = logging.CRITICAL if isinstance(err, InvariantViolation) else logging.WARNING
-            log.log(
-                level,
-                "capture failed",
-                extra={"capture": str(capture.part.capture), "detail": str(err)},
-            )
-            self.fail(capture, err.code, str(err))
-        except Exception as err:
-            log.critical("capture failed unexpectedly", exc_info=True)
-            self.fail(capture, "unexpected", f"{type(err).__name__}; see the chunker's log")
+            return
+        expected = isinstance(err, BackcastError) and not isinstance(err, InvariantViolation)
+        log.log(
+            logging.WARNING if expected else logging.CRITICAL,
+            "capture failed",
+            extra=about,
+            exc_info=None if expected else err,
+        )
+        reason = (
+            str(err) if isinstance(err, BackcastError) else f"{type(err).__name__} in a chunker"
+        )
+        code = err.code if isinstance(err, BackcastError) else InvariantViolation.code
+        try:
+            self.fail(capture, code, reason)
+        except BackcastError as again:  # then its deadline rejects it
+            log.warning("session not rejected", extra={"detail": str(again)})
 
     def _finish(self, capture: Capture) -> None:
         completed, work = capture.completed, capture.work
@@ -266,37 +292,43 @@ class Captures:
     def _seal(self, session: UUID) -> None:
         try:
             outcome = self._sealer.seal(session)
+            if isinstance(outcome, Refused):
+                self._reject(session, "refused", f"{outcome.reason}; take the snapshot again")
         except BackcastError as err:
             log.warning("not sealed", extra={"session": str(session), "detail": str(err)})
-            retried(lambda: reject_session(self._catalog, "chunker", session, err.code, str(err)))
-            return
-        if isinstance(outcome, Refused):
-            reason = f"{outcome.reason}; take the snapshot again"
-            retried(lambda: reject_session(self._catalog, "chunker", session, "refused", reason))
+            with contextlib.suppress(BackcastError):  # then its deadline rejects it
+                self._reject(session, err.code, str(err))
 
-    def _drop(self, capture: Capture) -> None:
+    def _reject(self, session: UUID, code: str, message: str) -> None:
+        retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
+
+    def _drop(self, capture: Capture) -> bool:
+        """Stop working on it; whether this call did that."""
         with capture.lock:
             if capture.over:
-                return
+                return False
             capture.over = True
         with self._lock:
             if self._captures.get(capture.part.capture) is capture:
                 del self._captures[capture.part.capture]
         capture.work.abandon()
+        return True
 
     def _renew_all(self) -> None:
+        """Record progress; let go of captures whose attempt somebody else has closed."""
         with self._lock:
             captures = list(self._captures.values())
+        quiet = {}
         for capture in captures:
-            progress = capture.work.progress
+            progress, attempt = capture.work.progress, capture.work.packs.attempt
             if progress == capture.renewed:
-                continue
-            if renew(
-                self._catalog, capture.work.packs.attempt, progress, self._session_deadline_seconds
-            ):
+                quiet[attempt] = capture
+            elif renew(self._catalog, attempt, progress, self._session_deadline_seconds):
                 capture.renewed = progress
             else:
                 self._drop(capture)
+        for attempt in closed_attempts(self._catalog, list(quiet)) if quiet else ():
+            self._drop(quiet[attempt])
 
     def _store_positions(self) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 Events are claims. Each is checked against its session's row and authenticated with the capture's
 token; what fails is counted and notified, and ends the session that it belongs to, never the
-partition.
+partition. What cannot be decided because a server does not answer waits: nothing is skipped.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from libs.catalogdb.notices import raise_notification
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.positions import start_offset
 from libs.catalogdb.sessions import PartView, SessionView, reject_session, session_of_capture
-from libs.errors import BadEventError, MalformedEventError
+from libs.errors import BackcastError, BadEventError, MalformedEventError, UnavailableError
 from libs.events.block_changes import (
     CaptureAborted,
     CaptureCompleted,
@@ -26,6 +26,7 @@ from libs.events.block_changes import (
     ExtentsChanged,
     TrackingLost,
 )
+from libs.events.envelope import Envelope
 from libs.events.mac import is_authentic
 from libs.events.notifications import NotificationRaised
 from libs.events.topics import BLOCK_CHANGES
@@ -46,6 +47,8 @@ from services.chunker.captures import Captures
 
 log = logging.getLogger(__name__)
 GROUP = "backcast-chunker"
+#: Pause before something is tried again because a server did not answer.
+_AGAIN_SECONDS = 1.0
 
 
 class Intake:
@@ -71,15 +74,35 @@ class Intake:
         )
 
     async def run(self, settings: KafkaSettings, stop: Stop, loop: Loop) -> None:
-        """Read until asked to stop."""
-        async with EventConsumer(
-            settings, [BLOCK_CHANGES], group=GROUP, starts=self._starts, revoked=self._revoked
-        ) as consumer:
-            while not stop.requested:
-                for delivery in await consumer.batch(0.5):
-                    await self._handle(delivery)
-                self._captures.note_positions(consumer.positions())
-                loop.progressed()
+        """Read until asked to stop; when the brokers or the catalog fail for long, begin again."""
+        while not stop.requested:
+            try:
+                async with EventConsumer(
+                    settings,
+                    [BLOCK_CHANGES],
+                    group=GROUP,
+                    starts=self._starts,
+                    revoked=self._revoked,
+                ) as consumer:
+                    await self._read(consumer, stop, loop)
+            except UnavailableError as err:
+                log.warning("reading begins again", extra={"detail": str(err)})
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _read(self, consumer: EventConsumer, stop: Stop, loop: Loop) -> None:
+        while not stop.requested:
+            for delivery in await consumer.batch(0.5):
+                # A partition may be taken away while its batch is worked on: then another chunker
+                # reads these records, and to begin their captures here would end them there.
+                while delivery.partition in consumer.partitions and not stop.requested:
+                    try:
+                        await self._handle(delivery)
+                        break
+                    except UnavailableError as err:
+                        log.warning("event waits", extra={"detail": str(err)})
+                        await asyncio.sleep(_AGAIN_SECONDS)
+            self._captures.note_positions(consumer.positions())
+            loop.progressed()
 
     async def _starts(self, partitions: frozenset[Partition]) -> Mapping[Partition, int]:
         starts = {}
@@ -92,21 +115,23 @@ class Intake:
         return starts
 
     async def _revoked(self, partitions: frozenset[Partition]) -> None:
-        self._captures.drop_partitions(partitions)
+        await asyncio.to_thread(self._captures.drop_partitions, partitions)
 
     async def _handle(self, delivery: Delivery) -> None:
         match delivery:
             case BadRecord():
-                await asyncio.to_thread(self._refuse, delivery.error, None, None)
+                await asyncio.to_thread(self._refuse, delivery.error, delivery.envelope)
             case LostRecords():
                 log.error("records lost", extra={"partition": str(delivery.partition)})
                 reason = "records of its capture are no longer in Kafka; take the snapshot again"
-                self._captures.fail_partition(delivery.partition, "records-lost", reason)
+                await asyncio.to_thread(
+                    self._captures.fail_partition, delivery.partition, "records-lost", reason
+                )
             case ReceivedEvent():
                 try:
                     await self._handle_event(delivery)
                 except BadEventError as err:
-                    await asyncio.to_thread(self._refuse, err, delivery, None)
+                    await asyncio.to_thread(self._refuse, err, delivery.envelope)
 
     async def _handle_event(self, received: ReceivedEvent) -> None:
         event = received.event
@@ -125,9 +150,9 @@ class Intake:
             case ExtentsChanged():
                 await self._captures.add_span(capture, event, received.value)
             case CaptureCompleted():
-                self._captures.complete(capture, event)
+                await asyncio.to_thread(self._captures.complete, capture, event)
             case CaptureAborted():
-                self._captures.fail(capture, event.code, event.message)
+                await asyncio.to_thread(self._captures.fail, capture, event.code, event.message)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
         view = retried(lambda: session_of_capture(self._catalog, event.capture))
@@ -138,11 +163,8 @@ class Intake:
         if view.state != "open":
             return
         if not _matches(view, part, event):
-            self._reject(
-                view.session,
-                "capture-mismatch",
-                "the agent captured something else than was ordered",
-            )
+            reason = f"volume {part.volume_name}: something else was captured than was ordered"
+            self._reject(view.session, "capture-mismatch", reason)
             return
         known = self._captures.find(event.capture)
         if known and known.started.boot == event.boot:
@@ -160,22 +182,38 @@ class Intake:
         match taken:
             case Taken():
                 part = replace(part, attempt_number=taken.number)
-                self._captures.begin(
-                    taken.attempt, view, part, event, received.partition, received.offset
-                )
+                self._begin_taken(taken.attempt, view, part, event, received)
             case NotTaken():
                 if not taken.session_ended and all(one.finished for one in view.parts):
                     self._captures.seal(view.session)
             case WrongBoot():
-                reason = f"the agent on node {part.node} was restarted while it captured; take the snapshot again"
+                reason = (
+                    f"volume {part.volume_name}: the agent on node {part.node} was restarted while "
+                    f"it captured; take the snapshot again"
+                )
                 self._reject(view.session, "agent-restarted", reason)
+
+    def _begin_taken(
+        self,
+        attempt: UUID,
+        view: SessionView,
+        part: PartView,
+        started: CaptureStarted,
+        received: ReceivedEvent,
+    ) -> None:
+        try:
+            self._captures.begin(attempt, view, part, started, received.partition, received.offset)
+        except UnavailableError:  # the part is taken anew when the event is handled again
+            raise
+        except BackcastError as err:  # the wrong key, a damaged base, an absurd size
+            self._reject(view.session, err.code, f"volume {part.volume_name}: {err}")
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
         retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
 
-    def _refuse(self, error: BadEventError, received: ReceivedEvent | None, _: None) -> None:
+    def _refuse(self, error: BadEventError, claims: Envelope | None) -> None:
         self._refused.inc()
-        tenant = received.envelope.tenant if received else "default"
+        tenant = claims.tenant if claims else "default"
         log.warning("event refused", extra={"detail": str(error)})
         notice = NotificationRaised(kind=error.code, severity="warning", message=str(error)[:2000])
         retried(lambda: raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice))
@@ -184,11 +222,11 @@ class Intake:
 def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:
     """Refuse what the session's agent has not written (scenario 21)."""
     envelope = received.envelope
-    if (envelope.tenant, envelope.subject) != (tenant, str(part.volume)) or not is_authentic(
-        part.token, envelope, received.value
-    ):
+    claimed, expected = (envelope.tenant, envelope.subject), (tenant, str(part.volume))
+    if claimed != expected or not is_authentic(part.token, envelope, received.value):
         raise MalformedEventError(
-            f"event {envelope.event_id} of capture {part.capture}: tenant, volume or MAC are not those of its session"
+            f"event {envelope.event_id} of capture {part.capture}: "
+            f"tenant, volume or MAC are not those of its session"
         )
 
 

@@ -56,7 +56,7 @@ class Ledger:
             return fresh
 
     def registered(self, ids: Sequence[bytes], pack_no: int, winners: Mapping[int, int]) -> None:
-        """A pack of ours is live: its items lie in it, except those that have a winner elsewhere."""
+        """A pack of ours is live: its items lie in it, but for those with a winner elsewhere."""
         with self._lock:
             for position, id_ in enumerate(ids):
                 place = winners.get(position, pack_no)
@@ -87,7 +87,7 @@ class Ledger:
             self._departed_ids += departed
 
     def take_departed(self, count_min: int) -> list[bytes]:
-        """Ids, with repetitions, that left an address and whose packs the catalog must be asked for.
+        """Ids, with repetitions, that left an address: the catalog must be asked for their packs.
 
         Nothing if there are fewer than ``count_min``. Give the answer to `departed`.
         """

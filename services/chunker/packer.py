@@ -49,7 +49,12 @@ class AttemptPacks:
     #: Nothing more is stored for it.
     over: bool = False
     open_pack: "OpenPack | None" = None
+    #: Guards `open_pack` and `over`; may be held while a new pack waits for a buffer.
     lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Packs that were begun and are neither registered nor given up. Guarded by the packer.
+    unregistered: int = 0
+    #: Why one of its packs could not be stored, whoever uploaded it. Guarded by the packer.
+    failure: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,19 @@ class Packer:
                 return
 
     def finish(self, owner: AttemptPacks) -> None:
-        """Upload the attempt's last pack. Frames must not be stored at the same time."""
+        """Return when all packs of the attempt are registered; no frame is stored meanwhile.
+
+        Raises:
+            StaleAttemptError: the attempt is over.
+            BackcastError: one of its packs could not be stored.
+        """
         pack = owner.open_pack
         if pack:
             self._close(pack)
+        with self._changed:  # somebody else may be uploading one
+            self._changed.wait_for(lambda: owner.failure or owner.unregistered == 0)
+        if owner.failure:
+            raise owner.failure
 
     def abandon(self, owner: AttemptPacks) -> None:
         """Forget the attempt's open pack; its row and what was uploaded are swept later."""
@@ -113,16 +127,16 @@ class Packer:
             pack, owner.open_pack = owner.open_pack, None
         if pack is None:
             return
-        with self._changed:
-            if pack in self._open:
-                self._open.remove(pack)
+        self._withdraw(pack)
         if pack.builder.close():
-            self._return_buffer(pack.buffer)
+            self._release(pack)
 
     def _pack_of(self, owner: AttemptPacks) -> OpenPack:
         with owner.lock:
             if owner.over:
                 raise StaleAttemptError
+            if owner.failure:
+                raise owner.failure
             if owner.open_pack is None:
                 owner.open_pack = self._begin(owner)
             return owner.open_pack
@@ -139,7 +153,9 @@ class Packer:
             if isinstance(pack_no, Stale):
                 raise StaleAttemptError
         except BaseException:
-            self._return_buffer(buffer)
+            with self._changed:
+                self._free.append(buffer)
+                self._changed.notify_all()
             raise
         builder = PackBuilder(
             generation,
@@ -150,15 +166,14 @@ class Packer:
         )
         pack = OpenPack(owner, pack_no, builder, buffer)
         with self._changed:
+            owner.unregistered += 1
             self._open.append(pack)
         return pack
 
     def _close(self, pack: OpenPack) -> None:
         # No longer a candidate for closing early: whoever closes one waits for its owner's lock,
         # and an owner that holds its lock to begin a new pack must have none left to wait for.
-        with self._changed:
-            if pack in self._open:
-                self._open.remove(pack)
+        self._withdraw(pack)
         with pack.owner.lock:
             if pack.owner.open_pack is pack:
                 pack.owner.open_pack = None
@@ -167,37 +182,43 @@ class Packer:
 
     def _upload(self, pack: OpenPack) -> None:
         """PUT and register a finished pack; exactly one thread gets here for each pack."""
-        owner, builder = pack.owner, pack.builder
         try:
-            if builder.is_empty:
-                return
-            body = builder.finish()
-            generation = builder.header.generation
-            self._store.put(pack_object(generation), body)
-            items = builder.items
-            ids, places = [item.id for item in items], [item.place for item in items]
-            record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())
-            winners = retried(
-                lambda: register(
-                    self._catalog,
-                    owner.attempt,
-                    owner.domain_no,
-                    owner.tenant,
-                    owner.session,
-                    record,
-                    ids,
-                    places,
-                    sum(item.kind is ItemKind.CHUNK for item in items),
-                )
-            )
-            if isinstance(winners, Stale):
-                raise StaleAttemptError
-            with owner.lock:
-                owner.pinned.update(winners.values(), [pack.pack_no])
-                owner.stored_bytes += len(body)
-            owner.ledger.registered(ids, pack.pack_no, winners)
+            if not pack.builder.is_empty:
+                self._put_and_register(pack)
+        except Exception as err:
+            with self._changed:
+                pack.owner.failure = pack.owner.failure or err
+            raise
         finally:
-            self._return_buffer(pack.buffer)
+            self._release(pack)
+
+    def _put_and_register(self, pack: OpenPack) -> None:
+        owner, builder = pack.owner, pack.builder
+        body = builder.finish()
+        generation = builder.header.generation
+        self._store.put(pack_object(generation), body)
+        items = builder.items
+        ids, places = [item.id for item in items], [item.place for item in items]
+        record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())
+        winners = retried(
+            lambda: register(
+                self._catalog,
+                owner.attempt,
+                owner.domain_no,
+                owner.tenant,
+                owner.session,
+                record,
+                ids,
+                places,
+                sum(item.kind is ItemKind.CHUNK for item in items),
+            )
+        )
+        if isinstance(winners, Stale):
+            raise StaleAttemptError
+        with self._changed:  # not the owner's lock: who holds that may wait for our buffer
+            owner.pinned.update(winners.values(), [pack.pack_no])
+            owner.stored_bytes += len(body)
+        owner.ledger.registered(ids, pack.pack_no, winners)
 
     def _take_buffer(self) -> mmap.mmap:
         while True:
@@ -213,9 +234,23 @@ class Packer:
                     self._changed.wait(1)
                     continue
                 self._open.remove(fullest)
-            self._close(fullest)
+            self._close_for_its_buffer(fullest)
 
-    def _return_buffer(self, buffer: mmap.mmap) -> None:
+    def _close_for_its_buffer(self, pack: OpenPack) -> None:
+        try:
+            self._close(pack)
+        except Exception as err:  # noqa: BLE001 -- its owner meets it as `failure`; we have a buffer
+            log.info("pack of another attempt not stored", extra={"detail": str(err)})
+
+    def _withdraw(self, pack: OpenPack) -> None:
+        """It is no longer a candidate for closing early."""
         with self._changed:
-            self._free.append(buffer)
-            self._changed.notify()
+            if pack in self._open:
+                self._open.remove(pack)
+
+    def _release(self, pack: OpenPack) -> None:
+        """It is stored or given up: its buffer is free."""
+        with self._changed:
+            pack.owner.unregistered -= 1
+            self._free.append(pack.buffer)
+            self._changed.notify_all()

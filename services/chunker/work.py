@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from libs.blockmap.node import NodeHasher, NodeId, node_size_bytes
 from libs.blockmap.tree import MapRoot
-from libs.blockmap.writer import MapWriter
+from libs.blockmap.writer import MapChange, MapWriter
 from libs.catalogdb.attempts import Progress, Stale
 from libs.catalogdb.packs import count_by_pack, find_item, lookup_and_pin
 from libs.catalogdb.pool import Catalog
@@ -105,6 +105,7 @@ class CaptureWork:
         self._hasher = ChunkHasher(packs.keys.id_key)
         self._size_chunks = -(-started.volume_size_bytes // CHUNK_SIZE_BYTES)
         self._idle_lanes: list[_Lane] = []
+        self._connections: list[SpanConnection] = []
         self._lock = threading.Lock()
         self._changed_bytes = 0
         self._sent_bytes = 0
@@ -118,7 +119,7 @@ class CaptureWork:
             size_chunks=self._size_chunks,
             fetch=self._fetch_node,
             emit=self._emit_node,
-            changed=packs.ledger.settled,
+            changed=self._count_change,
             complete=started.complete,
         )
 
@@ -147,12 +148,9 @@ class CaptureWork:
         if ids:
             self._take_chunks(event.batch, runs, ids)
         self._enter(event, runs)
-        departed = self.packs.ledger.take_departed(_DEPARTED_BATCH)
-        if departed:
-            self._count_departed(departed)
 
     def finish(self) -> MapRoot:
-        """Write the rest of the block map and of the packs; everything is registered when it returns."""
+        """Write the rest of the block map and of the packs; all is registered when it returns."""
         for lane in self._idle_lanes:
             self._flush(lane.frame)
             lane.connection.close()
@@ -164,11 +162,11 @@ class CaptureWork:
         return root
 
     def abandon(self) -> None:
-        """Let go of connections and of the open pack."""
+        """Let go of connections, also of those that a lane waits for, and of the open pack."""
         self._packer.abandon(self.packs)
         with self._lock:
-            for lane in self._idle_lanes:
-                lane.connection.close()
+            for connection in self._connections:
+                connection.close()
 
     def _take_chunks(self, batch: int, runs: Sequence[ChunkRun], ids: Sequence[bytes]) -> None:
         fresh = self._fresh(ids)
@@ -190,8 +188,6 @@ class CaptureWork:
             lane.connection.close()
             raise
         with self._lock:
-            if self.packs.over:
-                lane.connection.close()
             self._idle_lanes.append(lane)
             self._changed_bytes += len(ids) * CHUNK_SIZE_BYTES
             self._sent_bytes += len(asked) * CHUNK_SIZE_BYTES
@@ -233,8 +229,9 @@ class CaptureWork:
         announced = b"".join([id_ for _, id_ in asked])
         if self._hasher.chunk_ids(view) != announced:
             raise DamagedDataError(
-                f"volume {self.part.volume_name}: bytes near chunk {asked[0][0]} do not match the ids that node "
-                f"{self.part.node} announced; the volume changed after it was hashed, or the node is at fault"
+                f"volume {self.part.volume_name}: bytes near chunk {asked[0][0]} do not match the "
+                f"ids that node {self.part.node} announced; the volume changed after it was "
+                f"hashed, or the node is at fault"
             )
 
     def _flush(self, frame: _Frame) -> None:
@@ -270,7 +267,7 @@ class CaptureWork:
         self._nodes.keep(ItemKind.NODE, node_id, len(encoded))
 
     def _fetch_node(self, node_id: NodeId) -> bytes:
-        """Read a node of the base. A pack that is rewritten meanwhile has moved its items: look again."""
+        """Read a node of the base. A pack that was rewritten meanwhile has moved it: look again."""
         try:
             return self._read_node(node_id)
         except NotFoundError:
@@ -281,6 +278,14 @@ class CaptureWork:
         item = self._frames.item(pack, place)
         return item[: node_size_bytes(item)]
 
+    def _count_change(self, change: MapChange) -> None:
+        """Count a settled place of the map; called by the map writer.
+
+        Departed ids are looked up as they come: a volume that shrinks by a tebibyte has 16 million.
+        """
+        self.packs.ledger.settled(change)
+        self._count_departed(self.packs.ledger.take_departed(_DEPARTED_BATCH))
+
     def _count_departed(self, ids: list[bytes]) -> None:
         if ids:
             counts = retried(lambda: count_by_pack(self._catalog, self.packs.domain_no, ids))
@@ -288,9 +293,17 @@ class CaptureWork:
 
     def _borrow(self) -> _Lane:
         with self._lock:
-            if self._idle_lanes:
-                return self._idle_lanes.pop()
-        return _Lane(self._dial(self.part.span_address, self.part.capture, self.part.token))
+            lane = self._idle_lanes.pop() if self._idle_lanes else None
+        if lane and lane.connection.is_usable:
+            return lane
+        connection = self._dial(self.part.span_address, self.part.capture, self.part.token)
+        with self._lock:
+            self._connections.append(connection)
+            over = self.packs.over
+        if over:  # `abandon` may have been before us
+            connection.close()
+            raise StaleAttemptError
+        return _Lane(connection, lane.frame if lane else _Frame())
 
 
 def _keep_fresh(
@@ -309,7 +322,7 @@ def _keep_fresh(
 
 
 class _Watermarks:
-    """The watermark that holds once all batches up to some number are through, in whatever order."""
+    """The watermark that holds once all batches up to some number are through, in any order."""
 
     def __init__(self) -> None:
         self._next = 0

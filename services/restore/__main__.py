@@ -35,6 +35,7 @@ def main(settings: Settings, stop: Stop) -> None:
     ):
         store, kek = open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal())
         vault = KeyVault(store, kek)
+        vault.check()
         nodes = FrameReader(store, vault, settings.node_frame_count_max)
         chunks = FrameReader(store, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.reader_deadline_seconds)

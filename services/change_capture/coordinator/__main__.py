@@ -30,6 +30,7 @@ def main(settings: Settings, stop: Stop) -> None:
     catalog.open()
     with contextlib.closing(catalog):
         vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
+        vault.check()
         agents = Agents(settings.agent_token.reveal())
         conductor = Conductor(catalog, vault, agents, settings.session_deadline_seconds)
         app = create_app(

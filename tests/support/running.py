@@ -1,0 +1,145 @@
+"""Everything as processes: the servers, our services, volumes on disk, and people who kill them."""
+
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.request import Request, urlopen
+from uuid import UUID
+
+import psycopg
+
+from deploy.local.cluster import LocalCluster
+from deploy.local.process import wait_until
+from deploy.local.server import LocalServer
+from libs.ids import uuid7
+from libs.runtime.rest import RestClient
+
+Answer = Mapping[str, Any]
+T = TypeVar("T")
+
+TENANT = "default"
+#: Far more than anything here takes, and less than a session's deadline of 120 s.
+SECONDS_MAX = 90.0
+
+
+class RunningSite:
+    """A cluster with all services, and what a client of it does.
+
+    Args:
+        cluster: running, of a home of its own.
+        folder: where volumes are made.
+    """
+
+    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        token = cluster.home.secret("token")
+        self.coordinator = RestClient(f"http://127.0.0.1:{cluster.home.port('coordinator')}", token)
+
+    # Volumes
+
+    def volume(self, name: str, size_bytes: int, seed: int = 1) -> Path:
+        """A protected volume of random bytes, which do not compress and are not stored yet."""
+        path = self.folder / name
+        path.write_bytes(random.Random(f"{name} {seed}").randbytes(size_bytes))
+        self.protect(name, path)
+        return path
+
+    def protect(self, name: str, path: Path) -> Answer:
+        """Add a volume, as `backcast volume add` does."""
+        body = {"name": name, "path": str(path)}
+        added: Answer = self.coordinator.post(f"/v1/tenants/{TENANT}/volumes", body)
+        return added
+
+    def matches(self, name: str, path: Path, point: str = "latest") -> bool:
+        """Whether a recovery point, read back through the restore service, is what ``path`` has."""
+        where = f"/v1/tenants/{TENANT}/volumes/{name}/points/{point}/bytes"
+        token = self.cluster.home.secret("token")
+        request = Request(self.cluster.home.url + where, headers={"Authorization": f"Bearer {token}"})
+        with urlopen(request, timeout=60) as answer:
+            return hashlib.sha256(answer.read()).digest() == sha256_of(path)
+
+    # Snapshots
+
+    def begin(self, name: str, session: UUID | None = None, *, full: bool = False) -> UUID:
+        """Request a snapshot; returns its session."""
+        session = session or uuid7()
+        body = {"session": str(session), "name": name, "full": full}
+        self.coordinator.post(f"/v1/tenants/{TENANT}/snapshots", body)
+        return session
+
+    def end(self, session: UUID, seconds_max: float = SECONDS_MAX) -> Answer:
+        """How a session ended, as a client learns it, whoever is restarted meanwhile."""
+        deadline = time.monotonic() + seconds_max
+        while True:
+            answer = self.session(session, wait_seconds=5)
+            if answer and answer["state"] != "open":
+                return answer
+            assert time.monotonic() < deadline, f"session {session} is still {answer}"
+
+    def take(self, name: str, *, full: bool = False) -> Answer:
+        """A snapshot, from the request to its end."""
+        return self.end(self.begin(name, full=full))
+
+    def session(self, session: UUID, wait_seconds: float = 0) -> Answer:
+        """A session as it is now; nothing while the coordinator does not answer."""
+        where = f"/v1/tenants/{TENANT}/sessions/{session}"
+        found: Answer = self.coordinator.get(where, {"wait_seconds": wait_seconds})
+        return found
+
+    # Processes
+
+    def server(self, name: str) -> LocalServer:
+        """A server or service by its name."""
+        every = [*self.cluster._servers(), *self.cluster._services()]
+        return next(one for one in every if one.name == name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait until the kernel has taken it."""
+        process = self.server(name).process
+        pid = process.pid
+        assert pid is not None, f"{name} does not run"
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: process.pid is None, 10)
+
+    def start(self, name: str) -> None:
+        """Start it again where it was, and wait until it serves."""
+        server = self.server(name)
+        if name in ("kafka", "s3", "minio", "postgres"):
+            server.prepare(lambda _: None)  # type: ignore[attr-defined]  # servers have it
+        server.spawn()
+        server.wait_ready()
+
+    def log(self, name: str) -> str:
+        """What a process has printed."""
+        return self.server(name).process.log_file.read_text(errors="replace")
+
+    # The catalog
+
+    def sql(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """Rows of a statement that the superuser runs."""
+        with psycopg.connect(self.cluster.postgres.dsn, autocommit=True) as db:
+            return db.execute(query.encode(), arguments or None).fetchall()
+
+
+def sha256_of(path: Path) -> bytes:
+    """Digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def eventually(what: str, condition: Callable[[], T], seconds: float = SECONDS_MAX) -> T:
+    """What ``condition`` returns once that is true; fails the test after the time."""
+    found: list[T] = []
+
+    def holds() -> bool:
+        found[:] = [condition()]
+        return bool(found[0])
+
+    assert wait_until(holds, seconds), f"not within {seconds:g} s: {what}"
+    return found[0]
