@@ -16,7 +16,9 @@ Tx = Connection[TupleRow]
 #: SQLSTATE classes after which the same call may succeed: connection lost, serialization failure or
 #: deadlock, resources, operator intervention (fail-over), system errors.
 _RETRIABLE_CLASSES = ("08", "40", "53", "57", "58")
-_OUT_OF_SPACE = ("53100", "58030")
+#: A fail-over left us connected to a server that is a standby now.
+_READ_ONLY = "25006"
+_OUT_OF_SPACE = "53100"
 
 
 class Catalog:
@@ -24,15 +26,23 @@ class Catalog:
 
     Args:
         dsn: libpq connection string; it may hold a password and is never printed.
-        size_max: connections kept at most; a caller waits for a free one up to 30 s.
+        size_max: connections kept at most.
+        application: what Postgres shows as the name of the connections.
+        wait_seconds: how long a caller waits for a free and working connection.
     """
 
-    def __init__(self, dsn: str, size_max: int = 8, application: str = "backcast") -> None:
+    def __init__(
+        self,
+        dsn: str,
+        size_max: int = 8,
+        application: str = "backcast",
+        wait_seconds: float = 30,
+    ) -> None:
         self._pool: ConnectionPool[Tx] = ConnectionPool(
             dsn,
             min_size=1,
             max_size=size_max,
-            timeout=30,
+            timeout=wait_seconds,
             open=False,
             kwargs={"application_name": application, "prepare_threshold": 2},
             check=ConnectionPool.check_connection,
@@ -87,17 +97,18 @@ def translated() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as err:
-        raise UnavailableError("catalog: no free connection within 30 s") from err
+        raise UnavailableError(
+            f"catalog: {err}; is Postgres running, and are there fewer callers than connections?"
+        ) from err
     except psycopg.Error as err:
         state = err.sqlstate or ""
-        if state in _OUT_OF_SPACE:
+        if state == _OUT_OF_SPACE:
             raise OutOfSpaceError(
                 "catalog: the disk of Postgres is full; nothing was committed. "
                 "Free space there, then try again"
             ) from err
-        if isinstance(err, psycopg.OperationalError) and (
-            not state or state[:2] in _RETRIABLE_CLASSES
-        ):
+        lost = isinstance(err, psycopg.OperationalError) and not state
+        if lost or state[:2] in _RETRIABLE_CLASSES or state == _READ_ONLY:
             raise UnavailableError(
                 f"catalog: {type(err).__name__} {state}: {_first_line(err)}"
             ) from err
