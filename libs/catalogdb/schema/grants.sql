@@ -1,35 +1,43 @@
 -- One role per service, with the grants that its functions in libs/catalogdb need and no more.
 -- Applied after every migration; harmless when applied again.
-REVOKE ALL ON ALL TABLES IN SCHEMA public FROM backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
-GRANT USAGE ON SCHEMA public TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO backcast_catalog, backcast_restore;
-GRANT SELECT, INSERT ON event_log TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
-GRANT SELECT, UPDATE ON log_position TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+REVOKE ALL ON ALL TABLES IN SCHEMA public
+    FROM backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+GRANT USAGE ON SCHEMA public
+    TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+GRANT SELECT, INSERT ON event_log
+    TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+GRANT SELECT, UPDATE ON log_position
+    TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
 
-GRANT SELECT, INSERT ON domain, tenant, volume, volume_group, session, part TO backcast_coordinator;
-GRANT SELECT, INSERT, UPDATE ON node TO backcast_coordinator;
+GRANT SELECT, INSERT ON domain, tenant, volume TO backcast_coordinator;
+GRANT SELECT, INSERT, UPDATE ON node, volume_group, session, part TO backcast_coordinator;
 GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
-GRANT SELECT, UPDATE, DELETE ON attempt, part_use TO backcast_coordinator;
-GRANT UPDATE ON session, volume_group, part TO backcast_coordinator;
-GRANT SELECT, DELETE ON pin TO backcast_coordinator;
+GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
+GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
 
 GRANT SELECT ON domain, tenant, node, volume, incarnation TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
-GRANT SELECT, INSERT ON snapshot_volume TO backcast_chunker;
-GRANT SELECT, INSERT, UPDATE ON snapshot TO backcast_chunker;
+GRANT SELECT, INSERT ON snapshot, snapshot_volume TO backcast_chunker;
 
-GRANT UPDATE ON session, attempt, reader, part TO backcast_catalog;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO backcast_catalog;
+GRANT UPDATE ON session, attempt, reader TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
 
-GRANT INSERT, UPDATE ON reader TO backcast_restore;
-GRANT INSERT, DELETE ON pin TO backcast_restore;
--- SELECT … FOR SHARE needs a column privilege of UPDATE; the state is never set by these functions.
-GRANT UPDATE (state) ON pack, snapshot TO backcast_restore;
-GRANT UPDATE (state) ON snapshot TO backcast_coordinator;
-GRANT UPDATE (name) ON tenant TO backcast_coordinator;
+-- Not `part`: its tokens open span connections.
+GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
+GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
+GRANT SELECT, INSERT, UPDATE ON reader TO backcast_restore;
+GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
+
+-- SELECT … FOR SHARE or UPDATE needs a privilege of UPDATE. These columns decide nothing: no
+-- service that merely locks a snapshot or a pack can let it expire or die.
+GRANT UPDATE (consistency) ON snapshot
+    TO backcast_coordinator, backcast_chunker, backcast_restore;
+GRANT UPDATE (created_at) ON pack TO backcast_restore;
+GRANT UPDATE (created_at) ON tenant TO backcast_coordinator;
 
 -- create_chunk_table grants each service its rights on the tables that exist by now.
 DO $$
