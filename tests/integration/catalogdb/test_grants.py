@@ -1,0 +1,99 @@
+"""Each service's login may do what its transactions do, and nothing else.
+
+That it may do that much, all other tests here show: they call each transaction in the login of a
+service that calls it in earnest.
+"""
+
+import psycopg
+import pytest
+from psycopg.errors import InsufficientPrivilege
+
+from libs.catalogdb.migrate import create_login
+from tests.support.catalog import CatalogSite, login_of, protect
+
+#: Table → privileges of coordinator, chunker, catalog and restore: Select, Insert, Update, Delete;
+#: u = of a column that decides nothing, because a row cannot be locked without.
+PRIVILEGES = {
+    "attempt": ("SU", "SIU", "SU", ""),
+    "chunk_#": ("", "SIU", "SIUD", "S"),
+    "consumer_position": ("", "SIU", "S", ""),
+    "domain": ("SI", "S", "S", "S"),
+    "event_log": ("SI", "SI", "SI", "SI"),
+    "incarnation": ("S", "S", "S", "S"),
+    "log_position": ("SU", "SU", "SU", "SU"),
+    "node": ("SIU", "S", "S", "S"),
+    "pack": ("", "SIU", "S", "Su"),
+    "pack_use": ("", "SIU", "S", ""),
+    "part": ("SIU", "SU", "S", ""),
+    "part_use": ("SD", "SID", "SD", ""),
+    "pin": ("SD", "SID", "SD", "SID"),
+    "reader": ("", "", "SU", "SIU"),
+    "schema_version": ("", "", "S", ""),
+    "session": ("SIU", "SU", "SU", ""),
+    "snapshot": ("Su", "SIu", "S", "Su"),
+    "snapshot_volume": ("S", "SI", "S", "S"),
+    "tenant": ("SIu", "S", "S", "S"),
+    "volume": ("SI", "S", "S", "S"),
+    "volume_group": ("SIU", "SU", "S", "S"),
+}
+
+
+def test_privileges_are_those_that_were_agreed(site: CatalogSite) -> None:
+    protect(site, "vm")
+    assert privileges_of(site) == PRIVILEGES
+
+
+def privileges_of(site: CatalogSite) -> dict[str, tuple[str, ...]]:
+    rows = site.sql(
+        """SELECT regexp_replace(t.tablename, '\\d+$', '#'),
+                  array_agg((SELECT coalesce(string_agg(left(kind, 1), '' ORDER BY place), '')
+                             FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'])
+                                  WITH ORDINALITY AS p (kind, place)
+                             WHERE has_table_privilege(role, t.tablename, kind))
+                            || CASE WHEN has_any_column_privilege(role, t.tablename, 'UPDATE')
+                                     AND NOT has_table_privilege(role, t.tablename, 'UPDATE')
+                                    THEN 'u' ELSE '' END ORDER BY n)
+           FROM pg_tables t,
+                unnest(ARRAY['backcast_coordinator', 'backcast_chunker', 'backcast_catalog',
+                             'backcast_restore']) WITH ORDINALITY AS r (role, n)
+           WHERE t.schemaname = 'public' GROUP BY t.tablename ORDER BY t.tablename"""
+    )
+    return {table: tuple(privileges) for table, privileges in rows}
+
+
+@pytest.mark.parametrize(
+    ("service", "forbidden"),
+    [
+        ("restore", "UPDATE pack SET state = 'd'"),
+        ("restore", "UPDATE snapshot SET state = 'x'"),
+        ("restore", "SELECT token FROM part"),
+        ("restore", "SELECT create_chunk_table(1)"),
+        ("coordinator", "UPDATE snapshot SET state = 'x'"),
+        ("coordinator", "SELECT FROM pack"),
+        ("coordinator", "CREATE TABLE mine (x int)"),
+        ("chunker", "INSERT INTO tenant (name, domain_no) VALUES ('x', 1)"),
+        ("chunker", "DELETE FROM snapshot"),
+        ("chunker", "UPDATE event_log SET tenant = 'x'"),
+        ("catalog", "DELETE FROM event_log"),
+        ("catalog", "TRUNCATE event_log"),
+        ("catalog", "SET ROLE postgres"),
+    ],
+)
+def test_what_a_service_must_not_do_fails(site: CatalogSite, service: str, forbidden: str) -> None:
+    with (
+        psycopg.connect(site.dsn_of(service)) as login,
+        pytest.raises(InsufficientPrivilege),
+    ):
+        login.execute(forbidden.encode())
+
+
+def test_a_login_gets_a_new_password_and_the_settings_of_point_queries(site: CatalogSite) -> None:
+    name = login_of("restore")
+    old = site.dsn_of("restore")
+    create_login(site.dsn, "restore", name, "it's another")
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(old)
+    create_login(site.dsn, "restore", name, "test")
+    with psycopg.connect(old) as login:
+        row = login.execute("SHOW enable_seqscan").fetchone()
+    assert row == ("off",)
