@@ -185,14 +185,7 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
                     attempt,
                 ],
             )
-            with (
-                tx.cursor() as cursor,
-                cursor.copy(
-                    "COPY part_use (session, volume_no, pack_no, entered, departed) FROM STDIN"
-                ) as copy,
-            ):
-                for pack_no, counts in use.items():
-                    copy.write_row((session, volume_no, pack_no, counts.entered, counts.departed))
+            _record_use(tx, session, volume_no, use)
         row = tx.execute(
             "SELECT bool_and(state = 'f') FROM part WHERE session = %s", [session]
         ).fetchone()
@@ -236,3 +229,10 @@ def require_open(tx: Tx, attempt: UUID) -> bool:
         ).fetchone()
         is not None
     )
+
+
+def _record_use(tx: Tx, session: UUID, volume_no: int, use: Mapping[int, PackUse]) -> None:
+    columns = "COPY part_use (session, volume_no, pack_no, entered, departed) FROM STDIN"
+    with tx.cursor() as cursor, cursor.copy(columns) as copy:
+        for pack_no, counts in use.items():
+            copy.write_row((session, volume_no, pack_no, counts.entered, counts.departed))

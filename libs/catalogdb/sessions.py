@@ -104,7 +104,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         full: take no base: everything is looked up and counted anew.
 
     Raises:
-        NotFoundError: no such group, or it has no volume.
+        NotFoundError: no such group.
     """
     with catalog.transaction() as tx:
         locked = tx.execute(
@@ -132,29 +132,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         )
         if not opened.rowcount:  # the same id was given to another group at the same time
             return session_view(tx, session)
-        volumes = tx.execute(
-            "SELECT volume_no, node_no FROM volume WHERE group_no = %s ORDER BY 1", [group_no]
-        ).fetchall()
-        if not volumes:
-            raise NotFoundError(f"group {group}: it has no volume")
-        for volume_no, node_no in volumes:
-            tx.execute(
-                """INSERT INTO part (session, volume_no, node_no, capture, token,
-                                     base_root, base_level, base_size_bytes)
-                   SELECT %s, %s, %s, %s, %s,
-                          b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
-                   FROM (VALUES (1)) one
-                   LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
-                [
-                    session,
-                    volume_no,
-                    node_no,
-                    uuid7(),
-                    os.urandom(TOKEN_SIZE_BYTES),
-                    base,
-                    volume_no,
-                ],
-            )
+        _open_parts(tx, session, group_no, base)
         view = session_view(tx, session)
         event = SnapshotRequested(session=session, group=view.group_id, base=base)
         append(tx, "coordinator", [Entry(event, tenant, str(view.group_id), session)])
@@ -278,6 +256,24 @@ def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
         session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
     )
     return Entry(event, tenant, str(group), session)
+
+
+def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
+    """A part for each volume that the group has now; it has at least the one that made it."""
+    volumes = tx.execute(
+        "SELECT volume_no, node_no FROM volume WHERE group_no = %s", [group_no]
+    ).fetchall()
+    for volume_no, node_no in volumes:
+        token = os.urandom(TOKEN_SIZE_BYTES)
+        tx.execute(
+            """INSERT INTO part (session, volume_no, node_no, capture, token,
+                                 base_root, base_level, base_size_bytes)
+               SELECT %s, %s, %s, %s, %s,
+                      b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
+               FROM (VALUES (1)) one
+               LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
+            [session, volume_no, node_no, uuid7(), token, base, volume_no],
+        )
 
 
 def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
