@@ -9,6 +9,8 @@ from libs.catalogdb.attempts import (
     Stale,
     Taken,
     WrongBoot,
+    closed_attempts,
+    reject_attempt,
     renew,
     take_part,
 )
@@ -137,6 +139,35 @@ def test_a_rejected_session_refuses_its_attempts_and_drops_their_pins(site: Cata
     assert log.look_up(item(1)) == Stale(log.attempt)
     assert log.finish({}) == Stale(log.attempt)
     assert data.seal() == Refused(view.session, "the session was rejected")
+
+
+def test_only_the_current_attempt_rejects_its_session(site: CatalogSite) -> None:
+    """Scenario 1: what an older attempt calls a failure is a matter of its successor."""
+    protect(site, "vm")
+    view = open_on(site, "vm")
+    a, b = Worker(site, view), Worker(site, view)
+    assert closed_attempts(site.chunker, [a.attempt, b.attempt]) == {a.attempt}
+    assert reject_attempt(site.chunker, a.attempt, "failed", "by a") is False
+    assert reject_attempt(site.chunker, b.attempt, "failed", "by b") is True
+    assert reject_attempt(site.chunker, b.attempt, "failed", "by b") is False
+    assert read_session(site.chunker, view.session).reject_message == "by b"
+    assert closed_attempts(site.chunker, [a.attempt, b.attempt]) == {a.attempt, b.attempt}
+
+
+def test_an_attempt_that_is_being_taken_over_does_not_reject_the_session(
+    site: CatalogSite,
+) -> None:
+    """Scenario 1, at once."""
+    protect(site, "vm")
+    a = Worker(site, open_on(site, "vm"))
+    with site.holding("SELECT FROM session WHERE session = %s FOR UPDATE", a.view.session):
+        taking = site.start(Worker, site, a.view)
+        site.wait_until_waiting(1)
+        rejecting = site.start(reject_attempt, site.chunker, a.attempt, "failed", "by a")
+        site.wait_until_waiting(2)
+    taking.result()
+    assert rejecting.result() is False
+    assert read_session(site.chunker, a.view.session).state == "open"
 
 
 def test_of_two_parts_that_finish_together_exactly_one_seals(site: CatalogSite) -> None:
