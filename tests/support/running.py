@@ -60,7 +60,9 @@ class RunningSite:
         """Whether a recovery point, read back through the restore service, is what ``path`` has."""
         where = f"/v1/tenants/{TENANT}/volumes/{name}/points/{point}/bytes"
         token = self.cluster.home.secret("token")
-        request = Request(self.cluster.home.url + where, headers={"Authorization": f"Bearer {token}"})
+        request = Request(
+            self.cluster.home.url + where, headers={"Authorization": f"Bearer {token}"}
+        )
         with urlopen(request, timeout=60) as answer:
             return hashlib.sha256(answer.read()).digest() == sha256_of(path)
 

@@ -1,0 +1,23 @@
+"""One cluster with all services for the tests of this folder."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.cluster import LocalCluster
+from deploy.local.fixtures import start_or_skip
+from deploy.local.home import BackcastHome
+from deploy.local.s3 import S3Choice
+from tests.support.running import RunningSite
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
+    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("site"), tied=True))
+    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO))
+    try:
+        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
+    finally:
+        cluster.down(print)
+        shutil.rmtree(cluster.home.folder / "data")
