@@ -65,15 +65,16 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
         for position, entry in enumerate(batch, start=int(row[0]) - len(batch) + 1):
             name, version = REGISTRY.wire_of(type(entry.event))
             tx.execute(
-                """INSERT INTO event_log (topic, position, event_id, type, version, subject,
+                """INSERT INTO event_log (topic, position, event_id, type, version, source, subject,
                                           tenant, occurred_at, correlation_id, value)
-                   VALUES (%s, %s, %s, %s, %s, %s, %s, clock_timestamp(), %s, %s)""",
+                   VALUES (%s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp(), %s, %s)""",
                 [
                     topic,
                     position,
                     uuid7(),
                     name,
                     version,
+                    source,
                     entry.subject,
                     entry.tenant,
                     entry.correlation,
@@ -81,7 +82,7 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
                 ],
             )
     if by_topic:
-        tx.execute(sql.SQL("SELECT pg_notify({}, {})").format(LOG_CHANNEL, source))
+        tx.execute(sql.SQL("SELECT pg_notify({}, '')").format(LOG_CHANNEL))
 
 
 def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[LoggedEvent]:
@@ -93,7 +94,7 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
     """
     with catalog.transaction() as tx:
         rows = tx.execute(
-            """SELECT position, event_id, type, version, subject, tenant, occurred_at,
+            """SELECT position, event_id, type, version, source, subject, tenant, occurred_at,
                       correlation_id, causation_id, value
                FROM event_log WHERE topic = %s AND position > %s ORDER BY position LIMIT %s""",
             [topic, after, limit],
@@ -130,6 +131,7 @@ def _logged(  # noqa: PLR0913 -- the columns of a row
     event_id: UUID,
     type_: str,
     version: int,
+    source: str,
     subject: str,
     tenant: str,
     occurred_at: datetime,
@@ -141,7 +143,7 @@ def _logged(  # noqa: PLR0913 -- the columns of a row
         event_id=event_id,
         type=type_,
         version=version,
-        source="catalog",
+        source=source,
         subject=subject,
         tenant=tenant,
         occurred_at=occurred_at,

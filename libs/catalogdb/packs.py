@@ -73,11 +73,13 @@ def lookup_and_pin(
         For each id the number of its pack, 0 where it is unknown or its pack could not be pinned
         (it is being deleted): such a chunk is stored anew.
     """
-    with catalog.transaction() as tx:
+    with catalog.reading() as tx:
         found = _find(tx, domain_no, ids)
-        missing = {pack_no for pack_no, _ in found.values()} - pinned
-        refused: set[int] = set()
-        if missing:
+    missing = {pack_no for pack_no, _ in found.values()} - pinned
+    refused: set[int] = set()
+    if missing:
+        # A pack may be rewritten or condemned since we looked; then it is not live and not pinned.
+        with catalog.transaction() as tx:
             if not require_open(tx, attempt):
                 return Stale(attempt)
             refused = missing - _pin(tx, attempt, missing)

@@ -1,6 +1,7 @@
 """The connection pool and the one way to run a transaction."""
 
 import contextlib
+import select
 from collections.abc import Iterator
 from typing import LiteralString
 
@@ -45,7 +46,7 @@ class Catalog:
             timeout=wait_seconds,
             open=False,
             kwargs={"application_name": application, "prepare_threshold": 2},
-            check=ConnectionPool.check_connection,
+            check=_check_quiet,
         )
         self._dsn = dsn
 
@@ -80,6 +81,17 @@ class Catalog:
             yield tx
 
     @contextlib.contextmanager
+    def reading(self) -> Iterator[Tx]:
+        """For one statement that only reads: one round trip instead of three. Errors as above."""
+        with translated(), self._pool.connection() as tx:
+            tx.autocommit = True
+            try:
+                yield tx
+            finally:
+                if not tx.closed:
+                    tx.autocommit = False
+
+    @contextlib.contextmanager
     def listen(self, channel: LiteralString) -> Iterator[Connection[TupleRow]]:
         """A connection of its own that listens on a notification channel.
 
@@ -89,6 +101,14 @@ class Catalog:
         with translated(), psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
             yield connection
+
+
+def _check_quiet(connection: Tx) -> None:
+    """Refuse a connection that the server has closed; costs a system call, not a round trip."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    while poll.poll(0):
+        connection.pgconn.consume_input()  # takes in notices; raises at the end of the connection
 
 
 @contextlib.contextmanager

@@ -168,7 +168,6 @@ CREATE TABLE part (
     consistency     text NOT NULL DEFAULT 'fuzzy',
     PRIMARY KEY (session, volume_no)
 );
-CREATE INDEX ON part (partition, start_offset) WHERE state <> 'f';
 
 -- One try at a part. Closing it and dropping all its pins is one transaction; single pins are never dropped.
 CREATE TABLE attempt (
@@ -253,6 +252,7 @@ CREATE TABLE event_log (
     event_id       uuid NOT NULL UNIQUE,
     type           text NOT NULL,
     version        int NOT NULL,
+    source         text NOT NULL,
     subject        text NOT NULL,
     tenant         text NOT NULL,
     occurred_at    timestamptz NOT NULL,
