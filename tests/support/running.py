@@ -113,7 +113,7 @@ class RunningSite:
         """Start it again where it was, and wait until it serves."""
         server = self.server(name)
         if name in ("kafka", "s3", "minio", "postgres"):
-            server.prepare(lambda _: None)  # type: ignore[attr-defined]  # servers have it
+            server.prepare(lambda _: None)
         server.spawn()
         server.wait_ready()
 
