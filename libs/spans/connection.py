@@ -31,6 +31,7 @@ class SpanConnection:
     Args:
         address: "host:port" of the agent's span server.
         capture: the capture whose spans are wanted.
+        boot: the agent process that began it.
         token: the session's secret for it.
         patience_seconds: longest time to wait for the agent in one request.
 
@@ -43,6 +44,7 @@ class SpanConnection:
         self,
         address: str,
         capture: UUID,
+        boot: UUID,
         token: bytes,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -58,7 +60,7 @@ class SpanConnection:
                 f"agent at {address}: {err}; is it running and reachable?"
             ) from err
         try:
-            self._send(pack_hello(Hello(capture, token)))
+            self._send(pack_hello(Hello(capture, boot, token)))
             self._read_reply(0)
         except BaseException:
             self.close()

@@ -1,6 +1,6 @@
 """Messages between a chunker, which dials, and an agent, which serves. Bytes in, bytes out.
 
-    chunker → agent   HELLO   magic, version, capture, token
+    chunker → agent   HELLO   magic, version, capture, boot of the agent that began it, token
     agent → chunker   REPLY   status, length, then a message if the status is not OK
     chunker → agent   WANT    batch, count, bitmap of the wanted chunks → REPLY, bytes in order
                       DROP    batch: nothing of it is wanted (no reply)
@@ -28,7 +28,7 @@ TOKEN_SIZE_BYTES = 32
 CHUNKS_PER_SPAN_MAX = 128
 MESSAGE_SIZE_BYTES_MAX = 1024
 
-_HELLO = struct.Struct("<4sH16s32s")
+_HELLO = struct.Struct("<4sH16s16s32s")
 _REQUEST = struct.Struct("<BII")
 _REPLY = struct.Struct("<BI")
 HELLO_SIZE_BYTES = _HELLO.size
@@ -61,6 +61,8 @@ class Hello:
     """Who dials, and for which capture."""
 
     capture: UUID
+    #: Another process of the agent may have begun the same capture again, on another frozen view.
+    boot: UUID
     token: bytes
 
 
@@ -90,7 +92,7 @@ class Reply:
 
 def pack_hello(hello: Hello) -> bytes:
     """Encode the first message of a connection."""
-    return _HELLO.pack(MAGIC, VERSION, hello.capture.bytes, hello.token)
+    return _HELLO.pack(MAGIC, VERSION, hello.capture.bytes, hello.boot.bytes, hello.token)
 
 
 def unpack_hello(raw: bytes) -> Hello:
@@ -99,13 +101,13 @@ def unpack_hello(raw: bytes) -> Hello:
     Raises:
         DamagedDataError: not this protocol, or another version of it.
     """
-    magic, version, capture, token = _HELLO.unpack(raw)
+    magic, version, capture, boot, token = _HELLO.unpack(raw)
     if magic != MAGIC or version != VERSION:
         raise DamagedDataError(
             f"span connection: expected {MAGIC!r} version {VERSION}, "
             f"got {magic!r} version {version}"
         )
-    return Hello(UUID(bytes=capture), token)
+    return Hello(UUID(bytes=capture), UUID(bytes=boot), token)
 
 
 def pack_want(batch: int, wanted: Sequence[bool]) -> bytes:

@@ -296,7 +296,8 @@ class CaptureWork:
             lane = self._idle_lanes.pop() if self._idle_lanes else None
         if lane and lane.connection.is_usable:
             return lane
-        connection = self._dial(self.part.span_address, self.part.capture, self.part.token)
+        part = self.part
+        connection = self._dial(part.span_address, part.capture, self.started.boot, part.token)
         with self._lock:
             self._connections.append(connection)
             over = self.packs.over

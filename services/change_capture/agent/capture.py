@@ -84,7 +84,7 @@ class Capture:
         self.state: State = "reading"
         self.reason: BackcastError | None = None
         self.last_used = time.monotonic()
-        self._boot = boot
+        self.boot = boot
         self._node = node
         self._state_folder = state_folder
         self._window = window
@@ -271,7 +271,7 @@ class Capture:
             volume=order.volume,
             node=self._node,
             base=order.base,
-            boot=self._boot,
+            boot=self.boot,
             complete=self._old is None,
             volume_size_bytes=self.view.size_bytes,
             chunk_size_bytes=CHUNK_SIZE_BYTES,

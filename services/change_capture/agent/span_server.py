@@ -112,9 +112,12 @@ class SpanServer:
         hello = unpack_hello(raw)
         capture = self._find(hello.capture)
         if capture is None or not hmac.compare_digest(hello.token, capture.order.token):
-            _refuse(
-                peer, Status.REFUSED, f"capture {hello.capture}: not known here, or a wrong token"
-            )
+            what = f"capture {hello.capture}: not known here, or a wrong token"
+            _refuse(peer, Status.REFUSED, what)
+            return
+        if hello.boot != capture.boot:
+            what = f"capture {hello.capture}: begun before the agent was restarted"
+            _refuse(peer, Status.REFUSED, f"{what}; take the snapshot again")
             return
         peer.sendall(pack_reply(Reply(Status.OK, 0)))
         peer.settimeout(_IDLE_TIMEOUT_SECONDS)

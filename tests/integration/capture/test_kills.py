@@ -1,0 +1,267 @@
+"""kill -9 of each process in the middle of a backup, and what a client sees of it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from deploy.local.http_probe import answers
+from deploy.local.process import LocalProcess, outer_environ
+from libs.errors import UnavailableError
+from libs.events.snapshots import SnapshotSealed
+from libs.events.topics import SNAPSHOTS
+from libs.kafka.consumer import EventConsumer, ReceivedEvent
+from libs.runtime.groups import KafkaSettings
+from tests.support.running import Answer, RunningSite, eventually
+
+MIB = 1 << 20
+_SOURCE = Path(__file__).parents[3]
+
+
+def changed(site: RunningSite, name: str, size_bytes: int = 48 * MIB) -> Path:
+    """A volume with a snapshot that has changed from end to end since."""
+    path = site.volume(name, MIB)
+    taken = site.take(name)
+    assert taken["state"] == "sealed", taken
+    path.write_bytes(os.urandom(size_bytes))
+    return path
+
+
+def begin_and_reach_the_middle(site: RunningSite, name: str) -> UUID:
+    """Begin a snapshot; returns when a chunker fills its first pack."""
+    session = site.begin(name)
+    eventually(
+        "a chunker stores the first chunks",
+        lambda: site.sql(
+            "SELECT 1 FROM pack JOIN attempt USING (attempt) WHERE session = %s", session
+        ),
+    )
+    return session
+
+
+def end_whatever_answers(site: RunningSite, session: UUID) -> Answer:
+    """How the session ended, for a client that asks again while nobody answers."""
+
+    def answer() -> Answer | None:
+        try:
+            found = site.session(session, wait_seconds=1)
+        except UnavailableError:
+            return None
+        return found if found["state"] != "open" else None
+
+    ended = eventually("the session ends", answer)
+    assert ended is not None
+    return ended
+
+
+def is_open(site: RunningSite, session: UUID) -> bool:
+    return bool(site.sql("SELECT 1 FROM session WHERE session = %s AND state = 'o'", session))
+
+
+def assert_next_one_is_good(site: RunningSite, name: str, path: Path) -> None:
+    taken = site.take(name)
+    assert taken["state"] == "sealed", taken
+    assert site.matches(name, path)
+
+
+def test_a_killed_chunker_is_taken_over_by_the_next_one(site: RunningSite) -> None:
+    path = changed(site, "chunker-killed")
+    session = begin_and_reach_the_middle(site, "chunker-killed")
+    site.kill("chunker")
+    assert is_open(site, session)
+    site.start("chunker")
+    ended = site.end(session)
+    assert ended["state"] == "sealed", ended
+    assert ended["parts"][0]["attempts"] == 2
+    assert site.matches("chunker-killed", path)
+
+
+@contextmanager
+def second_chunker(site: RunningSite) -> Iterator[LocalProcess]:
+    """Another chunker on another port."""
+    first, home = site.server("chunker"), site.cluster.home
+    listen = f"127.0.0.1:{home.port('chunker-2')}"
+    names = {"BACKCAST_CHUNKER_LISTEN": listen, "BACKCAST_CHUNKER_NAME": "second"}
+    process = LocalProcess(home, "chunker-2")
+    process.start(first._argv, first._environ | names, folder=_SOURCE)  # type: ignore[attr-defined]
+    try:
+        process.wait_ready(lambda: answers(f"http://{listen}/readyz"), 30)
+        yield process
+    finally:
+        process.stop()
+
+
+def test_two_chunkers_share_the_volumes_and_one_of_them_may_die(site: RunningSite) -> None:
+    names = [f"shared-{number}" for number in range(8)]
+    paths = {name: changed(site, name, 8 * MIB) for name in names}
+    with second_chunker(site) as second:
+
+        def shared() -> bool:
+            for name in names:
+                site.volume(name, 8 * MIB, seed=os.getpid())
+            sessions = [site.begin(name) for name in names]
+            assert all(site.end(session)["state"] == "sealed" for session in sessions)
+            taken = site.sql(
+                "SELECT DISTINCT chunker FROM attempt WHERE session = ANY(%s)", sessions
+            )
+            return len(taken) == 2
+
+        eventually("both chunkers have partitions", shared, 60)
+        for path in paths.values():
+            path.write_bytes(os.urandom(8 * MIB))
+        sessions = [site.begin(name) for name in names]
+        second.stop(signal.SIGKILL)
+        for session in sessions:
+            ended = site.end(session)
+            assert ended["state"] == "sealed", ended
+    for name, path in paths.items():
+        assert site.matches(name, path)
+
+
+def test_a_killed_agent_ends_the_session_at_once(site: RunningSite) -> None:
+    path = changed(site, "agent-killed", 192 * MIB)
+    session = begin_and_reach_the_middle(site, "agent-killed")
+    site.kill("agent")
+    ended = end_whatever_answers(site, session)
+    assert ended["state"] == "rejected"
+    assert ended["code"] in ("unavailable", "agent-restarted")
+    assert "agent" in ended["message"]
+    refused = site.end(site.begin("agent-killed"))
+    assert refused["code"] == "unavailable"
+    site.start("agent")
+    assert_next_one_is_good(site, "agent-killed", path)
+
+
+def test_an_agent_that_is_restarted_before_a_chunker_looked_rejects(site: RunningSite) -> None:
+    path = changed(site, "agent-restarted")
+    site.kill("chunker")
+    session = site.begin("agent-restarted")
+    site.kill("agent")
+    site.start("agent")
+    # The coordinator orders the capture again: two processes of the agent have begun it.
+    eventually("the new agent reads", lambda: site.session(session)["parts"][0]["read_bytes"], 30)
+    site.start("chunker")
+    ended = site.end(session)
+    assert ended["code"] in ("agent-restarted", "source")  # from the events, or from the agent
+    assert "restarted" in ended["message"]
+    assert_next_one_is_good(site, "agent-restarted", path)
+
+
+def test_a_full_window_waits_for_a_chunker_and_is_freed_by_the_deadline(site: RunningSite) -> None:
+    big, small = changed(site, "window-filler", 160 * MIB), changed(site, "bystander", 8 * MIB)
+    site.kill("chunker")
+    session = site.begin("window-filler")
+    bystander = site.begin("bystander")
+    eventually(
+        "the agent has read as much as its window holds",
+        lambda: site.session(session)["parts"][0]["read_bytes"] >= 80 * MIB,
+    )
+    assert is_open(site, session)
+    site.sql("UPDATE session SET deadline = now() WHERE session = %s RETURNING 1", session)
+    rejected = site.end(session)
+    assert rejected["code"] == "deadline"
+    assert "agent" in rejected["message"]
+    site.start("chunker")
+    assert site.end(bystander)["state"] == "sealed"
+    assert site.matches("bystander", small)
+    assert_next_one_is_good(site, "window-filler", big)
+
+
+def test_a_killed_coordinator_finds_the_session_again(site: RunningSite) -> None:
+    path = changed(site, "coordinator-killed")
+    session = begin_and_reach_the_middle(site, "coordinator-killed")
+    site.kill("coordinator")
+    with pytest.raises(UnavailableError):
+        site.session(session)
+    site.start("coordinator")
+    ended = end_whatever_answers(site, session)
+    assert ended["state"] == "sealed", ended
+    assert site.matches("coordinator-killed", path)
+
+
+def test_a_killed_relay_publishes_everything_later_in_order(site: RunningSite) -> None:
+    path = changed(site, "relay-killed")
+    session = begin_and_reach_the_middle(site, "relay-killed")
+    site.kill("catalog")
+    assert site.end(session)["state"] == "sealed"
+    site.start("catalog")
+    events = asyncio.run(_snapshot_events(site, session))
+    positions = [event.envelope.position for event in events]
+    fresh = list(dict.fromkeys(positions))  # at least once: an event may come again
+    assert fresh == list(range(1, len(fresh) + 1))
+    assert site.matches("relay-killed", path)
+
+
+async def _snapshot_events(site: RunningSite, session: UUID) -> list[ReceivedEvent]:
+    """Everything on `backcast.snapshots` up to the event that seals the session."""
+    settings = KafkaSettings(bootstrap=site.cluster.kafka.bootstrap)
+    found: list[ReceivedEvent] = []
+    async with EventConsumer(settings, [SNAPSHOTS], group=None) as consumer, asyncio.timeout(60):
+        while True:
+            for delivery in await consumer.batch(1):
+                assert isinstance(delivery, ReceivedEvent)
+                found.append(delivery)
+                event = delivery.event
+                if isinstance(event, SnapshotSealed) and event.session == session:
+                    return found
+
+
+@pytest.mark.parametrize("server", ["postgres", "minio"])
+def test_a_killed_server_that_comes_back_is_waited_for(site: RunningSite, server: str) -> None:
+    path = changed(site, f"{server}-killed")
+    session = begin_and_reach_the_middle(site, f"{server}-killed")
+    site.kill(server)
+    site.start(server)
+    ended = end_whatever_answers(site, session)
+    assert ended["state"] == "sealed", ended
+    assert site.matches(f"{server}-killed", path)
+
+
+def test_a_killed_kafka_loses_nothing_that_was_sealed(site: RunningSite) -> None:
+    path = changed(site, "kafka-killed")
+    session = begin_and_reach_the_middle(site, "kafka-killed")
+    site.kill("kafka")
+    site.start("kafka")
+    ended = end_whatever_answers(site, session)
+    assert ended["state"] == "sealed" or ended["code"] in ("unavailable", "batches-missing")
+    assert_next_one_is_good(site, "kafka-killed", path)
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "exit_code", "says"),
+    [
+        ("chunker", None, 11, "KEK_FILE"),
+        ("chunker", "no key at all", 11, "64 hexadecimal characters"),
+        ("chunker", "ab" * 32, 7, "expected the key-encryption key"),
+        ("coordinator", "ab" * 32, 7, "give the right key file"),
+    ],
+)
+def test_a_service_with_a_wrong_or_missing_key_does_not_start(
+    site: RunningSite, tmp_path: Path, service: str, key: str | None, exit_code: int, says: str
+) -> None:
+    changed(site, f"with-key-{service}")  # so that the bucket has keys
+    path = tmp_path / "kek"
+    if key is not None:
+        path.write_text(key)
+    server = site.server(service)
+    name = f"BACKCAST_{service.upper()}"
+    changes = {f"{name}_KEK_FILE": str(path), f"{name}_LISTEN": "127.0.0.1:0"}
+    ended = subprocess.run(
+        server._argv,  # type: ignore[attr-defined]  # a service has it
+        env=outer_environ() | server._environ | changes,  # type: ignore[attr-defined]
+        cwd=_SOURCE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == exit_code, ended.stderr
+    assert says in ended.stderr + ended.stdout
+    if key:
+        assert key not in ended.stderr + ended.stdout
