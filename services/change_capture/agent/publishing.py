@@ -22,6 +22,9 @@ from services.change_capture.agent.order import CaptureOrder
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: Spans follow each other every 10 ms or so, and a dozen are in flight: waiting delays none.
+_LINGER_SECONDS = 0.02
+
 
 class EventSender:
     """Sends the events of captures, in the order of calls, authenticated with each capture's token.
@@ -95,7 +98,7 @@ class EventSender:
         """The one producer. With two of them, one capture's events could overtake each other."""
         async with self._connecting:
             if self._publisher is None:
-                publisher = Publisher(self._settings)
+                publisher = Publisher(self._settings, linger_seconds=_LINGER_SECONDS)
                 await publisher.__aenter__()
                 self._publisher = publisher
             return self._publisher
