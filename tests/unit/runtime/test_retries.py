@@ -1,0 +1,70 @@
+import pytest
+
+from libs.errors import BackcastError, BadInputError, UnavailableError
+from libs.runtime.retries import retried
+
+
+class Clock:
+    """Time passes only by waiting, or where a call takes some."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def failing(count: int, error: BackcastError, clock: Clock, seconds: float = 0.0) -> object:
+    """A call that fails ``count`` times, takes so long each time, and then returns its tries."""
+    tries = 0
+
+    def call() -> int:
+        nonlocal tries
+        tries += 1
+        clock.now += seconds
+        if tries <= count:
+            raise error
+        return tries
+
+    return call
+
+
+def run(call: object, clock: Clock, total_seconds_max: float = 60.0) -> int:
+    found: int = retried(
+        call,  # type: ignore[arg-type]  # a function
+        total_seconds_max,
+        clock=lambda: clock.now,
+        sleep=clock.sleep,
+    )
+    return found
+
+
+def test_a_retriable_error_is_tried_again_after_growing_waits() -> None:
+    clock = Clock()
+    assert run(failing(5, UnavailableError("down"), clock), clock) == 6
+    bounds = [0.1, 0.2, 0.4, 0.8, 1.6]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(clock.waits, bounds, strict=True))
+
+
+def test_an_error_that_would_come_again_is_raised_at_once() -> None:
+    clock = Clock()
+    with pytest.raises(BadInputError):
+        run(failing(1, BadInputError("no"), clock), clock)
+    assert not clock.waits
+
+
+def test_it_gives_up_with_the_last_error_when_the_time_is_over() -> None:
+    clock = Clock()
+    with pytest.raises(UnavailableError, match="down"):
+        run(failing(10**6, UnavailableError("down"), clock), clock)
+    assert 50 < clock.now <= 60
+    assert max(clock.waits) <= 5
+
+
+def test_a_call_that_itself_takes_the_time_is_not_repeated() -> None:
+    clock = Clock()
+    with pytest.raises(UnavailableError):
+        run(failing(1, UnavailableError("down"), clock, seconds=61), clock)
+    assert not clock.waits
