@@ -1,1 +1,1 @@
-"""The processes of Backcast; they never import each other, except that the command calls public endpoints."""
+"""The processes of Backcast; they never import each other."""

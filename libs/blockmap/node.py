@@ -155,7 +155,7 @@ def decode_node(data: bytes) -> Node:
 
 
 def node_size_bytes(data: bytes) -> int:
-    """Length of the node that ``data`` begins with, for readers that have only its place in a frame.
+    """Length of the node that ``data`` begins with, for readers that know only where it begins.
 
     Raises:
         DamagedDataError: no node begins here.
