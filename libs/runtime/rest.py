@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from libs.errors import BackcastError, ConfigurationError, UnavailableError, error_class
-from libs.runtime.connections import ConnectionPool, Origin
+from libs.runtime.connections import ConnectionPool, Origin, Timeouts
 
 Json = Any
 
@@ -23,12 +23,19 @@ class RestClient:
         base_url: such as http://127.0.0.1:8080, or https://example.org/backcast behind a proxy.
         token: bearer token; never shown.
         ca_file: certificate authorities in PEM; the system's if None.
+        timeouts: how long to wait; endpoints that wait on purpose stay below it.
 
     Raises:
         ConfigurationError: not such a URL, or the file cannot be read.
     """
 
-    def __init__(self, base_url: str, token: str, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        ca_file: Path | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
         parts = urlsplit(base_url)
         if parts.query or parts.fragment:
             raise ConfigurationError(
@@ -36,7 +43,8 @@ class RestClient:
             )
         self.base_url = base_url.rstrip("/")
         self._path = parts.path.rstrip("/")
-        self._pool = ConnectionPool(Origin.parse(f"{parts.scheme}://{parts.netloc}"), None, ca_file)
+        origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
+        self._pool = ConnectionPool(origin, timeouts, ca_file)
         self._headers = {
             "Host": self._pool.origin.authority,
             "Authorization": f"Bearer {token}",

@@ -9,10 +9,14 @@ from pydantic import BaseModel, ValidationError
 from libs.catalogdb.inventory import Node
 from libs.catalogdb.sessions import PartView, SessionView
 from libs.errors import UnavailableError
+from libs.runtime.connections import Timeouts
 from libs.runtime.rest import Json, RestClient
 from services.change_capture.rpc import CaptureStatus, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)
+
+#: Agents answer at once. One that hangs must not keep the coordinator from asking the others.
+_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0)
 
 
 class Agents:
@@ -69,7 +73,7 @@ class Agents:
     def _client(self, url: str) -> RestClient:
         with self._lock:
             if url not in self._clients:
-                self._clients[url] = RestClient(url, self._token)
+                self._clients[url] = RestClient(url, self._token, timeouts=_TIMEOUTS)
             return self._clients[url]
 
 

@@ -103,9 +103,10 @@ class Conductor:
                 if time.monotonic() - looked_after < interval_seconds:
                     continue
                 looked_after = time.monotonic()
+                silent: set[str] = set()
                 for session in open_sessions(self._catalog):
                     self._unsettled.add(session)
-                    self._look_after(read_session(self._catalog, session))
+                    self._look_after(read_session(self._catalog, session), silent)
             except BackcastError as err:
                 log.warning("sessions not looked after", extra={"detail": str(err)})
 
@@ -130,9 +131,10 @@ class Conductor:
                 self._reject(view, err.code, message)
                 return
 
-    def _look_after(self, view: SessionView) -> None:
+    def _look_after(self, view: SessionView, silent: set[str]) -> None:
+        """Look after one session; an agent that does not answer is asked once in a round."""
         for part in view.parts:
-            if part.finished or view.state != "open":
+            if part.finished or view.state != "open" or part.rpc_url in silent:
                 continue
             try:
                 status = self._agents.status(part)
@@ -140,6 +142,7 @@ class Conductor:
                 self._look_after_unknown(view, part)
                 return
             except BackcastError as err:  # its deadline decides
+                silent.add(part.rpc_url)
                 detail = {"session": str(view.session), "detail": str(err)}
                 log.warning("agent does not answer", extra=detail)
                 continue

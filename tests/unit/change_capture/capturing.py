@@ -101,6 +101,7 @@ class Model:
         self.events.append(event)
         match event:
             case CaptureStarted():
+                self.events, self.settled_below = [event], 0
                 self.chunk_count = -(-event.volume_size_bytes // CHUNK_SIZE_BYTES)
                 known = {} if event.complete else self.base
                 self.chunks = {at: id_ for at, id_ in known.items() if at < self.chunk_count}
