@@ -24,6 +24,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: ioctl of Linux that zeroes a range of a block device, by the device itself where it can.
 _BLKZEROOUT = 0x127F
 _ZEROS = bytes(1 << 20)
+#: A larger write gets larger pages of the kernel's, whose memory is cold: 2.4 GB took 1.0-1.5 CPU
+#: seconds by 1 MiB, 0.6 by 256 KiB, 0.5-1.1 by 64 KiB.
+_WRITE_SIZE_BYTES = 256 << 10
 
 
 class RestoreTarget:
@@ -55,18 +58,11 @@ class RestoreTarget:
             UnavailableError: the disk does not take it.
         """
         with _translated(self._path):
-            views = list(buffers)
-            excess = offset + sum(len(view) for view in views) - self._size_bytes
-            if excess > 0:
-                views[-1] = views[-1][:-excess]
-            while views:
-                with self._lock:
-                    written = os.pwritev(self._descriptor, views, offset)
-                offset += written
-                while views and written >= len(views[0]):
-                    written -= len(views.pop(0))
-                if views:
-                    views[0] = views[0][written:]
+            for buffer in buffers:
+                end = min(len(buffer), max(0, self._size_bytes - offset))
+                for at in range(0, end, _WRITE_SIZE_BYTES):
+                    self._write_all(buffer[at : min(at + _WRITE_SIZE_BYTES, end)], offset + at)
+                offset += len(buffer)
 
     def zero(self, wanted: ByteRange) -> None:
         """Make a range of a device zero; errors as `write`."""
@@ -77,6 +73,12 @@ class RestoreTarget:
             return
         for at in range(wanted.start, end, len(_ZEROS)):
             self.write(at, [memoryview(_ZEROS)[: end - at]])
+
+    def _write_all(self, view: memoryview, offset: int) -> None:
+        while view:
+            with self._lock:
+                written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
 
     def sync(self) -> None:
         """Wait until everything is on the medium; errors as `write`."""

@@ -45,6 +45,8 @@ _THREAD_COUNT = 3
 #: The first window is small so that work begins at once; each is twice as large as the one before.
 _WINDOW_CHUNK_COUNT_FIRST = 2048
 _WINDOW_CHUNK_COUNT_MAX = 16_384
+#: Windows planned while one is restored: one alone may be all zeros.
+_WINDOWS_AHEAD = 3
 #: The service is told this often; it waits for minutes.
 _RENEW_SECONDS = 5.0
 _RETRY_SECONDS_MAX = 60.0
@@ -145,7 +147,7 @@ class _Restore:
                         [threads.submit(self._fetch, fetch, target) for fetch in window.fetches]
                     )
                     self._zero(window, target)
-                    if len(under_way) > 1:
+                    if len(under_way) > _WINDOWS_AHEAD:
                         self._await(under_way.popleft())
                 while under_way:
                     self._await(under_way.popleft())

@@ -18,12 +18,12 @@ def test_buffers_land_one_after_another_and_are_cut_off_at_the_size(tmp_path: Pa
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.pwritev
+    real = os.pwrite
 
-    def short(descriptor: int, views: list[memoryview], offset: int) -> int:
-        return real(descriptor, [b"".join(views)[:2]], offset)
+    def short(descriptor: int, view: memoryview, offset: int) -> int:
+        return real(descriptor, view[:2], offset)
 
-    monkeypatch.setattr(os, "pwritev", short)
+    monkeypatch.setattr(os, "pwrite", short)
     with open_target(tmp_path / "out", 9, force=False) as target:
         target.write(1, [memoryview(b"abc"), memoryview(b""), memoryview(b"defgh")])
     assert (tmp_path / "out").read_bytes() == b"\0abcdefgh"
