@@ -16,6 +16,7 @@ import psycopg
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
 from deploy.local.server import LocalServer
+from libs.errors import NotFoundError
 from libs.ids import uuid7
 from libs.runtime.rest import RestClient
 
@@ -40,6 +41,7 @@ class RunningSite:
         self.folder = folder
         token = cluster.home.secret("token")
         self.coordinator = RestClient(f"http://127.0.0.1:{cluster.home.port('coordinator')}", token)
+        self.agent = RestClient(f"http://127.0.0.1:{cluster.home.port('agent')}", token)
 
     # Volumes
 
@@ -93,6 +95,13 @@ class RunningSite:
         where = f"/v1/tenants/{TENANT}/sessions/{session}"
         found: Answer = self.coordinator.get(where, {"wait_seconds": wait_seconds})
         return found
+
+    def capture_state(self, capture: UUID) -> str | None:
+        """How far a capture is, as the agent says; None if this process of it does not know it."""
+        try:
+            return str(self.agent.get(f"/v1/captures/{capture}")["state"])
+        except NotFoundError:
+            return None
 
     # Processes
 

@@ -142,10 +142,12 @@ def test_an_agent_that_is_restarted_before_a_chunker_looked_rejects(site: Runnin
     path = changed(site, "agent-restarted")
     site.kill("chunker")
     session = site.begin("agent-restarted")
+    capture = site.sql("SELECT capture FROM part WHERE session = %s", session)[0][0]
+    eventually("the agent has published all", lambda: site.capture_state(capture) == "complete")
     site.kill("agent")
     site.start("agent")
-    # The coordinator orders the capture again: two processes of the agent have begun it.
-    eventually("the new agent reads", lambda: site.session(session)["parts"][0]["read_bytes"], 30)
+    # The coordinator orders it again, as no chunker has taken the part: now two have begun it.
+    eventually("the agent begins again", lambda: site.capture_state(capture), 30)
     site.start("chunker")
     ended = site.end(session)
     assert ended["code"] in ("agent-restarted", "source")  # from the events, or from the agent
