@@ -1,6 +1,7 @@
 """kill -9 of each process in the middle of a backup, and what a client sees of it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,12 +14,15 @@ import pytest
 
 from deploy.local.http_probe import answers
 from deploy.local.process import LocalProcess, outer_environ
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions import SessionView, open_session
 from libs.errors import UnavailableError
 from libs.events.snapshots import SnapshotSealed
 from libs.events.topics import SNAPSHOTS
+from libs.ids import uuid7
 from libs.kafka.consumer import EventConsumer, ReceivedEvent
 from libs.runtime.groups import KafkaSettings
-from tests.support.running import Answer, RunningSite, eventually
+from tests.support.running import TENANT, Answer, RunningSite, eventually
 
 MIB = 1 << 20
 _SOURCE = Path(__file__).parents[3]
@@ -185,6 +189,21 @@ def test_a_killed_coordinator_finds_the_session_again(site: RunningSite) -> None
     ended = end_whatever_answers(site, session)
     assert ended["state"] == "sealed", ended
     assert site.matches("coordinator-killed", path)
+
+
+def test_a_session_that_was_opened_but_never_ordered_is_ordered(site: RunningSite) -> None:
+    """What a coordinator leaves that is killed between the two."""
+    path = changed(site, "never-ordered", 8 * MIB)
+    dsn = site.cluster.postgres.dsn_of(
+        "coordinator", site.cluster.home.secret("postgres-coordinator-password")
+    )
+    catalog = Catalog(dsn)
+    catalog.open()
+    with contextlib.closing(catalog):
+        opened = open_session(catalog, TENANT, "never-ordered", uuid7(), 120.0)
+    assert isinstance(opened, SessionView)
+    assert site.end(opened.session)["state"] == "sealed"
+    assert site.matches("never-ordered", path)
 
 
 def test_a_killed_relay_publishes_everything_later_in_order(site: RunningSite) -> None:
