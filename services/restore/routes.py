@@ -12,6 +12,8 @@ from libs.runtime.auth import authenticated
 from libs.store.port import ObjectStore, Presigner
 from services.restore.routes_addresses import add_address_routes
 from services.restore.routes_bytes import add_byte_routes
+from services.restore.routes_events import add_event_routes
+from services.restore.routes_keys import add_key_routes
 from services.restore.routes_listing import add_listing_routes
 from services.restore.routes_restores import add_restore_routes
 from services.restore.settings import Settings
@@ -48,7 +50,9 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     def links(_: Annotated[None, Depends(authenticated)]) -> Links:
         return Links(coordinator=settings.coordinator_url)
 
-    add_listing_routes(app, readers, store, kek)
+    add_listing_routes(app, readers)
+    add_event_routes(app, readers)
+    add_key_routes(app, readers, store, kek)
     add_byte_routes(app, readers, threads)
     add_restore_routes(app, settings, readers, presigner)
     add_address_routes(app, readers, store)

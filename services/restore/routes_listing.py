@@ -1,13 +1,13 @@
-"""Endpoints that list: volumes, snapshots, recovery points, events, keys. They give no data."""
+"""Endpoints that list: volumes, snapshots, recovery points. They give no data."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.inventory import find_tenant, list_volumes
+from libs.catalogdb.inventory import list_volumes
 from libs.catalogdb.snapshots import (
     SnapshotVolume,
     find_volume_at,
@@ -15,21 +15,11 @@ from libs.catalogdb.snapshots import (
     newest_points,
     read_snapshot,
 )
-from libs.errors import NotFoundError
-from libs.keys.kek import KeyEncryptionKey
-from libs.keys.keyring import unwrap
 from libs.reading.volume import VolumeReaders
 from libs.runtime.auth import Caller, Role, require
-from libs.store.layout import KEYS_PREFIX, parse_domain_key_object
-from libs.store.port import ObjectStore
-from services.restore.event_feed import parse_cursor, read_events
 from services.restore.points import parse_point
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
-
-#: Longest time that a request may wait for an event.
-WAIT_SECONDS_MAX = 30.0
-_LIMIT = Query(ge=1, le=1000)
 
 
 class PointAnswer(BaseModel):
@@ -82,26 +72,7 @@ class VolumeAnswer(BaseModel):
     latest: PointAnswer | None = Field(description="Its newest recovery point")
 
 
-class KeyAnswer(BaseModel):
-    """A data key of the tenant's domain, as it lies in the bucket, wrapped."""
-
-    domain: UUID
-    key_id: UUID
-    created_at: datetime
-    in_use: bool = Field(description="Whether new packs are sealed under it")
-    kek_fingerprint: str = Field(description="Which key-encryption key opens it")
-
-
-class EventsAnswer(BaseModel):
-    """Events of the catalog's log."""
-
-    events: list[dict[str, Any]] = Field(description="Envelope, and the event's fields as `data`")
-    next: str = Field(description="`after` of the next page")
-
-
-def add_listing_routes(
-    app: FastAPI, readers: VolumeReaders, store: ObjectStore, kek: KeyEncryptionKey
-) -> None:
+def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     """Add the endpoints to the application."""
 
     @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
@@ -124,7 +95,7 @@ def add_listing_routes(
         tenant: str,
         _: Reader,
         name: Annotated[str | None, Query(description="Only of this volume or group")] = None,
-        limit: Annotated[int, _LIMIT] = 100,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         before: Annotated[UUID | None, Query(description="`next` of the previous page")] = None,
     ) -> SnapshotPage:
         rows = list_snapshots(readers.catalog, tenant, name, limit, before)
@@ -152,39 +123,6 @@ def add_listing_routes(
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
         return point_answer(find_volume_at(readers.catalog, tenant, name, parse_point(point)))
-
-    @app.get("/v1/tenants/{tenant}/events", tags=["listing"], summary="Events, waiting for news")
-    def events(
-        tenant: str,
-        _: Reader,
-        topic: Annotated[list[str] | None, Query(description="All topics if there is none")] = None,
-        after: Annotated[str, Query(description="`next` of a page; or a topic's position")] = "",
-        limit: Annotated[int, _LIMIT] = 100,
-        wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
-    ) -> EventsAnswer:
-        cursor = parse_cursor(after, tuple(topic or ()))
-        page = read_events(readers.catalog, tenant, cursor, limit, wait_seconds)
-        return EventsAnswer(events=page.events, next=page.next)
-
-    @app.get("/v1/tenants/{tenant}/keys", tags=["listing"], summary="Keys, without their secrets")
-    def keys(tenant: str, _: Reader) -> list[KeyAnswer]:
-        found = find_tenant(readers.catalog, tenant)
-        if found is None:
-            raise NotFoundError(f"tenant {tenant}: it has no volume yet, hence no keys")
-        answers = []
-        for stat in store.list(f"{KEYS_PREFIX}{found.domain}/"):
-            name = parse_domain_key_object(stat.key)
-            unwrap(store.get(stat.key), kek)  # proves that the key-encryption key at hand opens it
-            answers.append(
-                KeyAnswer(
-                    domain=name.domain,
-                    key_id=name.key_id,
-                    created_at=stat.modified_at,
-                    in_use=name.key_id == found.key_id,
-                    kek_fingerprint=kek.fingerprint.hex(),
-                )
-            )
-        return answers
 
 
 def point_answer(point: SnapshotVolume) -> PointAnswer:

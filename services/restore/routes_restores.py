@@ -16,7 +16,7 @@ from libs.catalogdb.readers import (
     report_planned,
     report_progress,
 )
-from libs.catalogdb.snapshots import find_volume_at
+from libs.catalogdb.snapshots import SnapshotVolume, find_volume_at
 from libs.errors import BadInputError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -123,15 +123,7 @@ def add_restore_routes(
         open_reader(
             readers.catalog, request.restore, found, readers.deadline_seconds, announce=True
         )
-        return RestoreAnswer(
-            restore=request.restore,
-            point=point_answer(found),
-            chunk_size_bytes=CHUNK_SIZE_BYTES,
-            chunk_count=-(-found.size_bytes // CHUNK_SIZE_BYTES),
-            window_chunk_count_max=WINDOW_CHUNK_COUNT_MAX,
-            deadline_seconds=readers.deadline_seconds,
-            id_key=_text(keys.id_key),
-        )
+        return _restore_answer(readers, request.restore, found, keys.id_key)
 
     @app.get(f"{below}/plan", tags=["restores"], summary="One window of the plan; pins its packs")
     def plan(
@@ -163,6 +155,20 @@ def add_restore_routes(
         failure = (request.failure.code, request.failure.message) if request.failure else None
         end = RestoreOutcome(_progress(request), request.seconds, failure)
         end_restore(readers.catalog, restore, found, end)
+
+
+def _restore_answer(
+    readers: VolumeReaders, restore: UUID, found: SnapshotVolume, id_key: bytes
+) -> RestoreAnswer:
+    return RestoreAnswer(
+        restore=restore,
+        point=point_answer(found),
+        chunk_size_bytes=CHUNK_SIZE_BYTES,
+        chunk_count=-(-found.size_bytes // CHUNK_SIZE_BYTES),
+        window_chunk_count_max=WINDOW_CHUNK_COUNT_MAX,
+        deadline_seconds=readers.deadline_seconds,
+        id_key=_text(id_key),
+    )
 
 
 def _window_answer(window: PlanWindow) -> WindowAnswer:
