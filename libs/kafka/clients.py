@@ -47,7 +47,7 @@ _HEARTBEAT_INTERVAL_MS = 2_000
 _REBALANCE_TIMEOUT_MS = 30_000
 
 
-def producer(settings: KafkaSettings, linger_seconds: float) -> AIOKafkaProducer:
+def producer(settings: KafkaSettings, linger_seconds: float = 0.0) -> AIOKafkaProducer:
     """A producer that loses, repeats and reorders nothing; not started."""
     return AIOKafkaProducer(
         **_connection(settings),

@@ -82,12 +82,13 @@ class StoreContract:
         def read() -> bool:
             seen = False
             while not (seen and written.is_set()):
+                was_written = written.is_set()
                 try:
                     assert store.get(key) == large
                     seen = True
                 except NotFoundError:
                     assert not seen
-                    assert not written.is_set()
+                    assert not was_written
             return seen
 
         with ThreadPoolExecutor(1) as pool:

@@ -104,7 +104,7 @@ def test_what_may_be_sent_can_always_be_stored_and_fetched(given: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "make", [lambda s: clients.producer(s, 0), lambda s: clients.consumer(s, "g"), clients.admin]
+    "make", [clients.producer, lambda s: clients.consumer(s, "g"), clients.admin]
 )
 def test_every_client_authenticates_over_tls_when_told(make: Any, given: dict[str, Any]) -> None:
     make(
