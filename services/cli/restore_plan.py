@@ -15,14 +15,15 @@ from libs.packs.layout import (
     FRAME_OVERHEAD_SIZE_BYTES,
     FRAME_PLAIN_SIZE_BYTES_MAX,
     PACK_SIZE_BYTES_MAX,
+    PACK_TARGET_SIZE_BYTES,
     split_place,
 )
 from libs.packs.trailer import FrameEntry
 from libs.ranges import ByteRange, ChunkRun, unpack_runs
 
-#: One GET reads so much at most: large enough to cost little each, small enough to keep three
-#: threads busy to the end.
-FETCH_SIZE_BYTES_MAX = 8 << 20
+#: One GET reads so much at most: a whole pack's frames. With 8 MiB MinIO took 0.9 CPU seconds for
+#: 800 MB, with this 0.65; each of the restoring threads keeps a buffer of this size.
+FETCH_SIZE_BYTES_MAX = PACK_TARGET_SIZE_BYTES
 #: Unwanted bytes between two frames that one GET may read over; another GET costs about as much.
 _GAP_SIZE_BYTES_MAX = 256 << 10
 
