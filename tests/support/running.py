@@ -16,6 +16,7 @@ import psycopg
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
 from deploy.local.server import LocalServer
+from deploy.local.services import ServiceProcess
 from libs.errors import NotFoundError
 from libs.ids import uuid7
 from libs.runtime.rest import RestClient
@@ -109,6 +110,12 @@ class RunningSite:
         """A server or service by its name."""
         every = [*self.cluster._servers(), *self.cluster._services()]
         return next(one for one in every if one.name == name)
+
+    def service(self, name: str) -> ServiceProcess:
+        """One of our services."""
+        found = self.server(name)
+        assert isinstance(found, ServiceProcess)
+        return found
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until the kernel has taken it."""

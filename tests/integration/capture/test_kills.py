@@ -89,11 +89,11 @@ def test_a_killed_chunker_is_taken_over_by_the_next_one(site: RunningSite) -> No
 @contextmanager
 def second_chunker(site: RunningSite) -> Iterator[LocalProcess]:
     """Another chunker on another port."""
-    first, home = site.server("chunker"), site.cluster.home
+    first, home = site.service("chunker"), site.cluster.home
     listen = f"127.0.0.1:{home.port('chunker-2')}"
     names = {"BACKCAST_CHUNKER_LISTEN": listen, "BACKCAST_CHUNKER_NAME": "second"}
     process = LocalProcess(home, "chunker-2")
-    process.start(first._argv, first._environ | names, folder=_SOURCE)  # type: ignore[attr-defined]
+    process.start(first._argv, {**first._environ, **names}, folder=_SOURCE)
     try:
         process.wait_ready(lambda: answers(f"http://{listen}/readyz"), 30)
         yield process
@@ -270,12 +270,12 @@ def test_a_service_with_a_wrong_or_missing_key_does_not_start(
     path = tmp_path / "kek"
     if key is not None:
         path.write_text(key)
-    server = site.server(service)
+    server = site.service(service)
     name = f"BACKCAST_{service.upper()}"
     changes = {f"{name}_KEK_FILE": str(path), f"{name}_LISTEN": "127.0.0.1:0"}
     ended = subprocess.run(
-        server._argv,  # type: ignore[attr-defined]  # a service has it
-        env=outer_environ() | server._environ | changes,  # type: ignore[attr-defined]
+        server._argv,
+        env={**outer_environ(), **server._environ, **changes},
         cwd=_SOURCE,
         capture_output=True,
         text=True,
