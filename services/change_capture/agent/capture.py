@@ -53,7 +53,7 @@ class Sender(Protocol):
         """Publish, in the order of calls; return the encoded value; need not wait for a broker."""
         ...
 
-    def flush(self) -> None:
+    def flush(self, order: CaptureOrder) -> None:
         """Return when the broker has everything, or raise."""
         ...
 
@@ -153,7 +153,7 @@ class Capture:
             completed = self._completed(time.monotonic() - begun)
             writer.finish()
             self._sender.send(self.order, completed)
-            self._sender.flush()
+            self._sender.flush(self.order)
         finally:
             writer.discard()
 
@@ -243,6 +243,7 @@ class Capture:
         )
         try:
             self._sender.send(self.order, event)
+            self._sender.flush(self.order)
         except BackcastError as again:  # the coordinator asks for the state too: nothing is lost
             log.warning("abort not published", extra={"detail": str(again)})
 

@@ -1,18 +1,17 @@
 """Publishing from threads: the agent's one Kafka producer, on an event loop of its own."""
 
 import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
+from uuid import UUID
 
-from libs.errors import BackcastError
+from libs.errors import BackcastError, UnavailableError
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
 from libs.events.mac import event_mac
-from libs.events.record import to_record
+from libs.events.record import EventRecord, to_record
 from libs.events.registry import REGISTRY, Event
 from libs.ids import uuid7
 from libs.kafka.publisher import Publisher
@@ -20,17 +19,19 @@ from libs.runtime.groups import KafkaSettings
 from services.change_capture.agent.order import CaptureOrder
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 #: Spans follow each other every 10 ms or so, and a dozen are in flight: waiting delays none.
 _LINGER_SECONDS = 0.02
+#: Events handed over and not yet with the producer; scanners wait beyond that.
+_QUEUE_LENGTH_MAX = 64
 
 
 class EventSender:
     """Sends the events of captures, in the order of calls, authenticated with each capture's token.
 
-    Thread-safe. After a failure the producer is replaced: captures that were publishing end with
-    its error, later ones begin with a fresh one.
+    Thread-safe. `send` only hands over: a scanner that waited for the event loop with each span
+    would spend half of its time waiting. After a failure the producer is replaced: captures that
+    were publishing get the error with their next call, later ones begin with a fresh producer.
 
     Args:
         settings: how to reach the brokers.
@@ -40,18 +41,59 @@ class EventSender:
     def __init__(self, settings: KafkaSettings, node: str) -> None:
         self._settings = settings
         self._source = f"agent/{node}"
+        self._room = threading.BoundedSemaphore(_QUEUE_LENGTH_MAX)
+        #: Counts failures; a capture that began to publish before the last one has lost events.
+        self._failure_count = 0
+        self._failure: BackcastError | None = None
+        self._began_at: dict[UUID, int] = {}
         self._publisher: Publisher | None = None
-        self._connecting = asyncio.Lock()
+        self._queue: asyncio.Queue[EventRecord | asyncio.Future[None]] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="kafka", daemon=True).start()
+        self._draining = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     def send(self, order: CaptureOrder, event: Event) -> bytes:
         """Publish an event of a capture; returns its encoded value.
 
         Raises:
-            UnavailableError: Kafka does not take it.
+            UnavailableError: Kafka did not take an earlier event of the capture. What the capture
+                sends after that goes to a fresh producer.
         """
+        self._check(order)
         value = encode(event)
+        record = self._record(order, event, value)
+        self._room.acquire()  # given back when the producer has the event
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, record)
+        return value
+
+    def flush(self, order: CaptureOrder) -> None:
+        """Return when Kafka has acknowledged everything that the capture sent.
+
+        Raises:
+            UnavailableError: it has not.
+        """
+
+        async def everything() -> None:
+            done: asyncio.Future[None] = self._loop.create_future()
+            self._queue.put_nowait(done)
+            await done
+
+        asyncio.run_coroutine_threadsafe(everything(), self._loop).result()
+        self._check(order)
+        self._began_at.pop(order.capture, None)
+
+    def close(self) -> None:
+        """End the producer and its loop; what was not flushed may be lost."""
+        self._draining.cancel()
+        asyncio.run_coroutine_threadsafe(self._replace(None), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _check(self, order: CaptureOrder) -> None:
+        if self._began_at.setdefault(order.capture, self._failure_count) != self._failure_count:
+            del self._began_at[order.capture]
+            raise UnavailableError(f"events were not published: {self._failure}")
+
+    def _record(self, order: CaptureOrder, event: Event, value: bytes) -> EventRecord:
         name, version = REGISTRY.wire_of(type(event))
         attributes: dict[str, Any] = {
             "event_id": uuid7(),
@@ -64,46 +106,39 @@ class EventSender:
             "correlation_id": order.session,
         }
         mac = event_mac(order.token, Envelope(**attributes), value)
-        record = to_record(Envelope(**attributes, mac=mac), value)
-        self._run(lambda publisher: publisher.publish(record))
-        return value
+        return to_record(Envelope(**attributes, mac=mac), value)
 
-    def flush(self) -> None:
-        """Return when Kafka has acknowledged everything that was sent.
-
-        Raises:
-            UnavailableError: it has not.
-        """
-        self._run(lambda publisher: publisher.flush())
-
-    def close(self) -> None:
-        """End the producer and its loop."""
-        with contextlib.suppress(BackcastError):
-            asyncio.run_coroutine_threadsafe(self._replace(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _run(self, call: Callable[[Publisher], Coroutine[Any, Any, T]]) -> T:
-        async def on_loop() -> T:
-            publisher = await self._ready()
+    async def _drain(self) -> None:
+        """The one task that uses the producer, so that events keep their order."""
+        while True:
+            item = await self._queue.get()
             try:
-                return await call(publisher)
+                if isinstance(item, EventRecord):
+                    await (await self._ready()).publish(item)
+                elif self._publisher:
+                    await self._publisher.flush()
             except BackcastError as err:
-                if self._publisher is publisher:
-                    await self._replace(err)
-                raise
-
-        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result()
+                log.warning("events not published", extra={"detail": str(err)})
+                self._failure = err
+                self._failure_count += 1
+                await self._replace(err)
+            finally:
+                if isinstance(item, EventRecord):
+                    self._room.release()
+                elif not item.done():
+                    item.set_result(None)
 
     async def _ready(self) -> Publisher:
-        """The one producer. With two of them, one capture's events could overtake each other."""
-        async with self._connecting:
-            if self._publisher is None:
-                publisher = Publisher(self._settings, linger_seconds=_LINGER_SECONDS)
-                await publisher.__aenter__()
-                self._publisher = publisher
-            return self._publisher
+        if self._publisher is None:
+            publisher = Publisher(self._settings, linger_seconds=_LINGER_SECONDS)
+            await publisher.__aenter__()
+            self._publisher = publisher
+        return self._publisher
 
-    async def _replace(self, error: BackcastError | None = None) -> None:
+    async def _replace(self, error: BackcastError | None) -> None:
         publisher, self._publisher = self._publisher, None
         if publisher:
-            await publisher.__aexit__(type(error) if error else None, error, None)
+            try:
+                await publisher.__aexit__(type(error) if error else None, error, None)
+            except BackcastError as err:
+                log.warning("producer not ended cleanly", extra={"detail": str(err)})

@@ -113,7 +113,7 @@ class Model:
                     raise
         return value
 
-    def flush(self) -> None:
+    def flush(self, order: CaptureOrder) -> None:
         """Everything is taken at once."""
 
     @property
