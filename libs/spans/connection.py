@@ -21,7 +21,7 @@ from libs.spans.messages import (
 )
 
 #: An agent that keeps us waiting for so long, over one request, is taken for dead: it answers from
-#: memory or a local disk, and a request is for 8 MiB at most.
+#: memory or a local disk, and a request is for 16 MiB at most.
 _PATIENCE_SECONDS = 30.0
 
 

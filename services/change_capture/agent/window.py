@@ -8,17 +8,18 @@ import threading
 from uuid import UUID
 
 from libs.errors import SourceError
-from services.change_capture.drivers.scan import REGION_SIZE_BYTES
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.spans.messages import CHUNKS_PER_SPAN_MAX
 
-#: Bytes of a span's buffer: 8 MiB.
-SPAN_SIZE_BYTES = REGION_SIZE_BYTES
+#: Bytes of a span's buffer: 16 MiB.
+SPAN_SIZE_BYTES = CHUNKS_PER_SPAN_MAX * CHUNK_SIZE_BYTES
 
 
 class Window:
     """Buffers shared by all captures of the agent. Thread-safe.
 
     Args:
-        span_count_max: buffers at most, 8 MiB each; made when first needed, then used again: fresh
+        span_count_max: buffers at most, 16 MiB each; made when first needed, then used again: fresh
             memory costs more in page faults than hashing it does.
     """
 
