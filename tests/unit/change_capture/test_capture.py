@@ -53,9 +53,9 @@ def test_events_of_successive_captures_say_what_the_volume_holds(
 
 
 def _region_after_a_partly_filled_span(agent: Agent) -> Model:
-    """The eighth MiB of region 1 does not fit behind a chunk of region 0."""
+    """The last MiB of region 2 does not fit behind region 1 and a chunk of region 0."""
     agent.volume.write(5, 1)
-    agent.volume.write(REGION_CHUNKS, REGION_CHUNKS)
+    agent.volume.write(REGION_CHUNKS, 2 * REGION_CHUNKS)
     model = agent.capture()
     assert model.chunks == agent.volume.chunks()
     return model
@@ -63,7 +63,8 @@ def _region_after_a_partly_filled_span(agent: Agent) -> Model:
 
 def test_a_region_that_is_cut_by_a_full_span_is_not_settled_yet(tmp_path: Path) -> None:
     model = _region_after_a_partly_filled_span(new_agent(tmp_path, thread_count=1))
-    assert [batch.settled_below for batch in model.batches] == [REGION_CHUNKS, 2 * REGION_CHUNKS]
+    settled = [batch.settled_below for batch in model.batches]
+    assert settled == [2 * REGION_CHUNKS, 3 * REGION_CHUNKS]
 
 
 def test_the_harness_notices_a_watermark_that_runs_ahead(
