@@ -7,7 +7,7 @@ from uuid import UUID
 from libs.errors import NotFoundError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, unwrap, wrap
-from libs.store.layout import DOMAIN_KEYS_PREFIX, DomainKeyName, domain_key_object
+from libs.store.layout import KEYS_PREFIX, DomainKeyName, domain_key_object
 from libs.store.port import ObjectStore
 
 
@@ -31,7 +31,7 @@ class KeyVault:
         Raises:
             WrongKeyError: the first wrapped key of the bucket needs another key-encryption key.
         """
-        for wrapped in itertools.islice(self._store.list(DOMAIN_KEYS_PREFIX), 1):
+        for wrapped in itertools.islice(self._store.list(KEYS_PREFIX), 1):
             unwrap(self._store.get(wrapped.key), self._kek)
 
     def put(self, keys: DomainKeys) -> None:

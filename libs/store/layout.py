@@ -106,13 +106,9 @@ def parse_manifest_object(key: str) -> ManifestName:
     return ManifestName(tenant, uuid.UUID(match[2]), int(match[3]), uuid.UUID(match[4]), match[5])
 
 
-#: Every wrapped data key is below it.
-DOMAIN_KEYS_PREFIX = "keys/"
-
-
 def domain_key_object(name: DomainKeyName) -> str:
     """Key of the object that holds a wrapped data key."""
-    return f"{DOMAIN_KEYS_PREFIX}{name.domain}/{name.key_id}"
+    return f"{KEYS_PREFIX}{name.domain}/{name.key_id}"
 
 
 def parse_domain_key_object(key: str) -> DomainKeyName:
