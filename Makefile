@@ -14,10 +14,10 @@ READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check bench up down docs format clean
+.PHONY: help setup demo test test-faults soak check bench up down docs format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/backcast
 
@@ -26,6 +26,12 @@ demo: $(READY) ## protect, change, lose and restore a real file-system image (3 
 
 test: $(READY) ## all tests, on real servers (10 minutes)
 	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
+	$(BIN)/pytest tests/faults --scale full $(ARGS)
+
+soak: $(READY) ## the same for hours
+	$(BIN)/pytest tests/faults --scale soak $(ARGS)
 
 check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated docs, manifests (2 minutes)
 	$(BIN)/ruff format --check .

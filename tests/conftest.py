@@ -1,5 +1,16 @@
 """Fixtures of all tests: the real servers of `deploy.local`, started when a test first asks."""
 
+import pytest
+
 from deploy.local.fixtures import bucket, database, seaweedfs, servers
 
 __all__ = ["bucket", "database", "seaweedfs", "servers"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--scale",
+        choices=["sample", "full", "soak"],
+        default="sample",
+        help="how many faults tests/faults tries",
+    )
