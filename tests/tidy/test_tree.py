@@ -54,12 +54,12 @@ def test_nothing_is_left_for_later_in_other_texts(suffix: str) -> None:
 
 
 def test_the_makefile_has_every_target_that_texts_name() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     texts = [ROOT / "README.md", ROOT / ".ci/run", *(ROOT / "docs").rglob("*.md")]
     named = {
         target
         for text in texts
-        for target in re.findall(r"(?:^|`|\$ |step )make ([a-z]+)", text.read_text(), re.MULTILINE)
+        for target in re.findall(r"(?:^|`|\$ |step )make ([a-z-]+)", text.read_text(), re.MULTILINE)
     }
     assert named <= targets
 
@@ -67,7 +67,7 @@ def test_the_makefile_has_every_target_that_texts_name() -> None:
 def test_every_target_of_the_makefile_is_in_its_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    assert set(phony.split()) == set(re.findall(r"^([a-z]+):.*## \w", makefile, re.MULTILINE))
+    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## \w", makefile, re.MULTILINE))
 
 
 PLANTED: list[tuple[Check, str, str]] = [
