@@ -45,7 +45,8 @@ def make(folder: Path) -> list[str]:
     people = _accepted("people", secret("token", _random()), "admin", restore=True)
     agents = _accepted("agents", secret("agents-token", _random()), "operator")
     coordinator = _accepted("coordinator", secret("coordinator-token", _random()), "operator")
-    secret("restore-accepts.json", json.dumps([people]))
+    for service in ("restore", "catalog"):
+        secret(f"{service}-accepts.json", json.dumps([people]))
     secret("coordinator-accepts.json", json.dumps([people, agents]))
     secret("agent-accepts.json", json.dumps([coordinator]))
     access, key = secret("s3-access-key", secrets.token_hex(10)), secret("s3-secret-key", _random())

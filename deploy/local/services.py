@@ -49,7 +49,7 @@ class _Service:
 
 
 _SERVICES = (
-    _Service("catalog", "services.catalog", ("postgres", "kafka")),
+    _Service("catalog", "services.catalog", ("postgres", "kafka", "s3", "kek", "tokens")),
     _Service(
         "coordinator",
         "services.change_capture.coordinator",
@@ -65,7 +65,7 @@ _SERVICES = (
     _Service(
         "restore",
         "services.restore",
-        ("postgres", "s3", "kek", "tokens", "coordinator"),
+        ("postgres", "s3", "kek", "tokens", "coordinator", "links"),
         _LARGE_BUFFERS,
     ),
 )
@@ -159,6 +159,7 @@ class LocalServices:
             "coordinator": {
                 "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator')}",
             },
+            "links": {"CATALOG_URL": f"http://{LOOPBACK}:{home.port('catalog')}"},
             "announce": {"COORDINATOR_TOKEN_FILE": str(home.secret_file("token"))},
             "agents": {"AGENT_TOKEN_FILE": str(home.secret_file("token"))},
             "node": {

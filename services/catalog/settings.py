@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from libs.runtime.groups import KafkaSettings, PostgresSettings, ServiceSettings
+from libs.runtime.groups import KafkaSettings, PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.settings import Secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,6 +12,11 @@ class Settings(ServiceSettings):
 
     postgres: PostgresSettings
     kafka: KafkaSettings
+    s3: S3Settings
+    #: File with the key-encryption key: 64 hexadecimal characters.
+    kek: Secret
+    #: File with the tokens that the REST endpoints accept.
+    tokens: Secret
     #: Events that are read from the log and published at a time.
     relay_batch_count_max: int = 500
     #: The relay looks at the log at least this often, also if nobody woke it.

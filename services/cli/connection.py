@@ -1,6 +1,6 @@
 """Which services the command talks to, and for whom.
 
-`BACKCAST_URL` names the restore service; the coordinator is found through it. Without the variable
+`BACKCAST_URL` names the restore service; the others are found through it. Without the variable
 they are those that ``backcast dev up`` started in `BACKCAST_HOME`.
 """
 
@@ -21,7 +21,7 @@ _TENANT = "default"
 
 
 class Services:
-    """The restore service and the coordinator, as one tenant's command sees them. Thread-safe."""
+    """The public services, as one tenant's command sees them. Thread-safe."""
 
     def __init__(self, url: str, token: str, tenant: str) -> None:
         self.tenant = check_name("tenant", tenant)
@@ -36,7 +36,17 @@ class Services:
             UnavailableError: the restore service does not answer.
             UnauthenticatedError: it does not know the token.
         """
-        return _client(self.restore.get("/v1")["coordinator"], self._token)
+        return _client(self._links["coordinator"], self._token)
+
+    @cached_property
+    def catalog(self) -> "RestClient":
+        """The catalog service, where snapshots expire, are held and verified. Errors as above."""
+        return _client(self._links["catalog"], self._token)
+
+    @cached_property
+    def _links(self) -> Mapping[str, str]:
+        links: Mapping[str, str] = self.restore.get("/v1")
+        return links
 
     def path(self, below: str) -> str:
         """The full path of what lies ``below`` the tenant's."""

@@ -23,6 +23,7 @@ class Links(BaseModel):
     """Where the other public services are."""
 
     coordinator: str = Field(description="URL at which clients reach the coordinator")
+    catalog: str = Field(description="URL at which clients reach the catalog service")
 
 
 def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __main__
@@ -48,7 +49,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
 
     @app.get("/v1", tags=["listing"], summary="Where the other public services are")
     def links(_: Annotated[None, Depends(authenticated)]) -> Links:
-        return Links(coordinator=settings.coordinator_url)
+        return Links(coordinator=settings.coordinator_url, catalog=settings.catalog_url)
 
     add_listing_routes(app, readers)
     add_event_routes(app, readers)

@@ -18,6 +18,8 @@ class Settings(ServiceSettings):
     tokens: Secret
     #: URL at which clients reach the coordinator; handed to whoever asks.
     coordinator_url: str
+    #: URL at which clients reach the catalog service; handed to whoever asks.
+    catalog_url: str
     #: URL at which clients reach the S3 server with the presigned reads of a restore plan; the
     #: service's own endpoint if not set.
     client_s3_endpoint: str | None = None

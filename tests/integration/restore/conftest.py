@@ -32,6 +32,7 @@ from tests.support.snapshots import SnapshotTaker
 
 TENANT = "acme"
 COORDINATOR_URL = "http://coordinator.example:1"
+CATALOG_URL = "http://catalog.example:1"
 #: token → (tenant, role, restore)
 TOKENS = {
     "restorer": (TENANT, "reader", True),
@@ -119,6 +120,7 @@ def _site(servers: LocalCluster, catalog: CatalogSite) -> Iterator[RestoreSite]:
         kek=Secret(kek.text()),
         tokens=Secret(_token_file()),
         coordinator_url=COORDINATOR_URL,
+        catalog_url=CATALOG_URL,
     )
     with serving(settings) as url:
         yield RestoreSite(url, settings, catalog, store, kek, taker, disk)

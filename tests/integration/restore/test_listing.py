@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from libs.errors import BadInputError, ForbiddenError, NotFoundError, UnauthenticatedError
-from tests.integration.restore.conftest import COORDINATOR_URL, TENANT, RestoreSite
+from tests.integration.restore.conftest import CATALOG_URL, COORDINATOR_URL, TENANT, RestoreSite
 
 
 def test_anyone_with_a_token_learns_where_the_coordinator_is(site: RestoreSite) -> None:
     for token in ("restorer", "reader", "stranger"):
-        assert site.client(token).get("/v1") == {"coordinator": COORDINATOR_URL}
+        assert site.client(token).get("/v1") == {
+            "coordinator": COORDINATOR_URL,
+            "catalog": CATALOG_URL,
+        }
     with pytest.raises(UnauthenticatedError):
         site.client("expired").get("/v1")
 

@@ -43,10 +43,10 @@ class ScriptedService:
 
 @contextmanager
 def serving(script: Script) -> Iterator[ScriptedService]:
-    """Serve a script; the coordinator is the same service."""
+    """Serve a script; every service is the same one."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     service = ScriptedService(f"http://127.0.0.1:{server.server_port}", script)
-    script.setdefault(("GET", "/v1"), [{"coordinator": service.url}])
+    script.setdefault(("GET", "/v1"), [{"coordinator": service.url, "catalog": service.url}])
     server.RequestHandlerClass = _handler_of(service.answer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
