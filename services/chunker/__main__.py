@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.pool import Catalog
 from libs.keys.kek import KeyEncryptionKey
@@ -38,7 +39,7 @@ def main(settings: Settings, stop: Stop) -> None:
             Packer(catalog, store, settings.pack_buffer_count_max),
             FrameReader(store, vault),
             Sealer(catalog, store, vault),
-            settings.lane_count,
+            ThreadPoolExecutor(settings.lane_count, thread_name_prefix="lane"),
             settings.span_queue_length_max,
             settings.session_deadline_seconds,
             settings.known_chunk_sample,

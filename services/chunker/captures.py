@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
+from libs.spans.connection import SpanConnection
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
 from services.chunker.sealer import Sealer
@@ -70,10 +71,11 @@ class Captures:
         packer: stores frames.
         frames: reads map nodes back.
         sealer: commits snapshots.
-        lane_count: threads that work on spans.
+        lanes: work on spans; closed with the captures.
         span_queue_length_max: spans that may wait for a lane.
         session_deadline_seconds: time that progress gives a session.
         known_chunk_sample: see `CaptureWork`.
+        dial: connects to agents.
     """
 
     def __init__(  # noqa: PLR0913 -- the chunker's surroundings
@@ -83,10 +85,11 @@ class Captures:
         packer: Packer,
         frames: FrameReader,
         sealer: Sealer,
-        lane_count: int,
+        lanes: Executor,
         span_queue_length_max: int,
         session_deadline_seconds: float,
         known_chunk_sample: int,
+        dial: Callable[..., SpanConnection] = SpanConnection,
     ) -> None:
         self._catalog = catalog
         self._vault = vault
@@ -95,7 +98,8 @@ class Captures:
         self._sealer = sealer
         self._session_deadline_seconds = session_deadline_seconds
         self._known_chunk_sample = known_chunk_sample
-        self._lanes = ThreadPoolExecutor(lane_count, thread_name_prefix="lane")
+        self._dial = dial
+        self._lanes = lanes
         self._queue_slots = asyncio.Semaphore(span_queue_length_max)
         self._captures: dict[UUID, Capture] = {}
         self._lock = threading.Lock()
@@ -127,6 +131,7 @@ class Captures:
             self._packer,
             self._frames,
             self._known_chunk_sample,
+            self._dial,
         )
         with self._lock:
             earlier = self._captures.pop(part.capture, None)
