@@ -17,6 +17,7 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.catalogdb.attempts import Stale, require_open
+from libs.catalogdb.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import DamagedDataError, InvariantViolation
@@ -71,10 +72,10 @@ def lookup_and_pin(
 
     Returns:
         For each id the number of its pack, 0 where it is unknown or its pack could not be pinned
-        (it is being deleted): such a chunk is stored anew.
+        (it is being deleted) or it is known to be damaged: such a chunk is stored anew.
     """
     with catalog.reading() as tx:
-        found = _find(tx, domain_no, ids)
+        found = _find(tx, domain_no, ids, _FIND_INTACT)
     missing = {pack_no for pack_no, _ in found.values()} - pinned
     refused: set[int] = set()
     if missing:
@@ -82,7 +83,7 @@ def lookup_and_pin(
         with catalog.transaction() as tx:
             if not require_open(tx, attempt):
                 return Stale(attempt)
-            refused = missing - _pin(tx, attempt, missing)
+            refused = missing - _claim(tx, attempt, missing)
     pinned |= missing - refused
     packs = [0] * len(ids)
     for ordinal, (pack_no, _) in found.items():
@@ -146,13 +147,16 @@ def register(  # noqa: PLR0913 -- the record of a pack
         if state not in ("u", "l"):  # the sweep was first: the generation is dead for ever
             return Stale(attempt)
         tx.execute(
-            "UPDATE pack SET state = 'l', size_bytes = %s, frames = %s WHERE pack_no = %s",
-            [pack.size_bytes, pack.frames, pack.pack_no],
+            """UPDATE pack SET state = 'l', size_bytes = %s, frames = %s, items = %s
+               WHERE pack_no = %s""",
+            [pack.size_bytes, pack.frames, len(ids), pack.pack_no],
         )
         tx.execute(
             "INSERT INTO pin (owner, pack_no) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             [attempt, pack.pack_no],
         )
+        # Nothing uses it before a seal, and perhaps no seal ever does.
+        tx.execute("INSERT INTO candidate VALUES (%s) ON CONFLICT DO NOTHING", [pack.pack_no])
         winners = _index(tx, domain_no, attempt, pack.pack_no, ids, places)
         if state == "u":  # else the answer of a first call was lost
             event = PackStored(
@@ -222,7 +226,19 @@ def count_by_pack(catalog: Catalog, domain_no: int, ids: Sequence[bytes]) -> dic
 
 def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
     """Pin live packs for a reader; return those that could be pinned."""
-    return _pin(tx, owner, set(packs))
+    live = {
+        row[0]
+        for row in tx.execute(
+            """SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l'
+               ORDER BY pack_no FOR SHARE""",
+            [list(packs)],
+        )
+    }
+    tx.execute(
+        "INSERT INTO pin (owner, pack_no) SELECT %s, unnest(%s::int[]) ON CONFLICT DO NOTHING",
+        [owner, list(live)],
+    )
+    return live
 
 
 def _halves(ids: Sequence[bytes]) -> tuple[str, str]:
@@ -239,33 +255,35 @@ def _table(domain_no: int) -> sql.Identifier:
     return sql.Identifier(f"chunk_{domain_no}")
 
 
-def _find(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
-    """Position in ``ids`` → (pack number, place), for those in the index."""
+#: Query parameters: the halves of ids.
+_FIND = sql.SQL(
+    """SELECT wanted.n::int4, c.pack_no, c.place
+       FROM unnest(%s::uuid[], %s::uuid[]) WITH ORDINALITY AS wanted (high, low, n)
+       JOIN {table} c ON c.id_high = wanted.high AND c.id_low = wanted.low"""
+)
+_FIND_INTACT = sql.SQL(_FIND.as_string() + " WHERE NOT " + ITEM_IS_DAMAGED)
+_FIND_DAMAGED = sql.SQL(_FIND.as_string() + " WHERE " + ITEM_IS_DAMAGED)
+
+
+def _find(
+    tx: Tx, domain_no: int, ids: Sequence[bytes], query: sql.SQL = _FIND
+) -> dict[int, tuple[int, int]]:
+    """Position in ``ids`` → (pack number, place), for those in the index that the query wants."""
     high, low = _halves(ids)
-    rows = tx.execute(
-        sql.SQL(
-            """SELECT wanted.n::int4, c.pack_no, c.place
-               FROM unnest(%s::uuid[], %s::uuid[]) WITH ORDINALITY AS wanted (high, low, n)
-               JOIN {} c ON c.id_high = wanted.high AND c.id_low = wanted.low"""
-        ).format(_table(domain_no)),
-        [high, low],
-        binary=True,
-    ).fetchall()
+    rows = tx.execute(query.format(table=_table(domain_no)), [high, low], binary=True).fetchall()
     return {n - 1: (pack_no, place) for n, pack_no, place in rows}
 
 
-def _pin(tx: Tx, owner: UUID, packs: set[int]) -> set[int]:
-    live = {
-        row[0]
-        for row in tx.execute(
-            """SELECT pack_no FROM pack WHERE pack_no = ANY(%s) AND state = 'l'
-               ORDER BY pack_no FOR SHARE""",
-            [list(packs)],
-        )
-    }
+def _claim(tx: Tx, attempt: UUID, packs: set[int]) -> set[int]:
+    """Pin live packs for an attempt, whose snapshot may come to need items that are dead now.
+
+    A rewriter that has begun to learn which items are live learns by the lost token that it must
+    begin again: the pin itself may be gone when it looks (scenario 27).
+    """
+    live = pin_packs(tx, attempt, packs)
     tx.execute(
-        "INSERT INTO pin (owner, pack_no) SELECT %s, unnest(%s::int[]) ON CONFLICT DO NOTHING",
-        [owner, list(live)],
+        "UPDATE marking SET token = NULL WHERE pack_no = ANY(%s) AND token IS NOT NULL",
+        [list(live)],
     )
     return live
 
@@ -284,6 +302,7 @@ def _index(  # noqa: PLR0913 -- the same record as register
     fresh = tx.execute(_INSERT.format(table=_table(domain_no)), items)
     if fresh.rowcount == len(ids):
         return {}
+    repaired = _repair(tx, domain_no, pack_no, ids, places)
     # A winner may be condemned between our look and our pin; then its row is ours to take. Each
     # turn either pins all winners or meets a newly condemned pack, so it ends.
     while True:
@@ -297,8 +316,29 @@ def _index(  # noqa: PLR0913 -- the same record as register
             )
         winners = {n: winner for n, (winner, _) in found.items() if winner != pack_no}
         wanted = set(winners.values())
-        if not wanted or _pin(tx, attempt, wanted) == wanted:
+        if not wanted or _claim(tx, attempt, wanted) == wanted:
+            note_repair(tx, pack_no, repaired)  # after the pins: who records damage locks so, too
             return winners
+
+
+def _repair(
+    tx: Tx, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
+) -> list[tuple[int, bytes]]:
+    """Take over the places of items that are known to be damaged; (pack, id) of each of them."""
+    damaged = _find(tx, domain_no, ids, _FIND_DAMAGED)
+    repaired = {n: where for n, (where, _) in damaged.items() if where != pack_no}
+    if repaired:
+        high, low = _halves([ids[n] for n in repaired])
+        tx.execute(
+            _MOVE.format(table=_table(domain_no)),
+            {
+                "pack_no": pack_no,
+                "high": high,
+                "low": low,
+                "places": [places[n] for n in repaired],
+            },
+        )
+    return [(where, ids[n]) for n, where in repaired.items()]
 
 
 #: In order of ids, so that two registrations cannot wait for each other. A row that exists is not
@@ -311,12 +351,15 @@ _INSERT = sql.SQL(
        ON CONFLICT (id_high) DO UPDATE SET place = c.place WHERE false"""
 )
 
-#: A row whose pack is no longer live is taken over: its copy is going away.
-_TAKE_OVER = sql.SQL(
+_MOVE = sql.SQL(
     """UPDATE {table} AS c SET pack_no = %(pack_no)s, place = item.place
        FROM unnest(%(high)s::uuid[], %(low)s::uuid[], %(places)s::int[]) AS item (high, low, place)
-       WHERE c.id_high = item.high AND c.id_low = item.low
-         AND NOT EXISTS (SELECT FROM pack WHERE pack.pack_no = c.pack_no AND pack.state = 'l')"""
+       WHERE c.id_high = item.high AND c.id_low = item.low"""
+)
+#: A row whose pack is no longer live is taken over: its copy is going away.
+_TAKE_OVER = sql.SQL(
+    _MOVE.as_string()
+    + " AND NOT EXISTS (SELECT FROM pack WHERE pack.pack_no = c.pack_no AND pack.state = 'l')"
 )
 
 

@@ -7,7 +7,7 @@ reader has an owner-chosen id and a deadline; one that dies holds nothing back f
 A reader that is announced is a restore: each of its steps is an event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -133,15 +133,24 @@ def resolve(
 ) -> Resolved:
     """Find where items lie and pin their packs for the reader; renews its deadline.
 
+    A rewrite may move items between our look and our pin; then the pack that we saw is condemned,
+    and the index, changed by the same commit, says where they are now (scenario 29).
+
     Raises:
         NotFoundError: the reader is closed or its deadline has passed; open a new one.
         DamagedDataError: an item is not in the index, or its pack is no longer live.
     """
+    lost: set[int] = set()
     with catalog.transaction() as tx:
         _renew(tx, reader, deadline_seconds)
-        resolved = locate(tx, domain_no, ids)
-        _pin(tx, reader, resolved.packs)
-        return resolved
+        while True:
+            resolved = locate(tx, domain_no, ids)
+            refused = resolved.packs.keys() - pin_packs(tx, reader, resolved.packs)
+            if not refused:
+                return resolved
+            if refused & lost:  # we have looked again since it was condemned
+                raise _not_live(resolved.packs[pack_no] for pack_no in sorted(refused & lost))
+            lost |= refused
 
 
 def resolve_pack(
@@ -163,7 +172,8 @@ def resolve_pack(
         if row is None:
             raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
         pack = PackLocation(*row)
-        _pin(tx, reader, {pack.pack_no: pack})
+        if not pin_packs(tx, reader, [pack.pack_no]):  # condemned since we looked
+            raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
         return pack
 
 
@@ -292,11 +302,9 @@ def _renew(tx: Tx, reader: UUID, deadline_seconds: float) -> None:
         raise _not_open(reader)
 
 
-def _pin(tx: Tx, reader: UUID, packs: dict[int, PackLocation]) -> None:
-    lost = packs.keys() - pin_packs(tx, reader, packs)
-    if lost:
-        names = ", ".join(packs[pack_no].generation.hex for pack_no in sorted(lost))
-        raise DamagedDataError(f"packs {names}: needed by a live snapshot, but no longer live")
+def _not_live(packs: Iterable[PackLocation]) -> DamagedDataError:
+    names = ", ".join(pack.generation.hex for pack in packs)
+    return DamagedDataError(f"packs {names}: needed by a live snapshot, but no longer live")
 
 
 def _ended(reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:

@@ -4,13 +4,26 @@
 -- which rule needs which row. Numbers (`*_no`) are internal and small because the big tables repeat them;
 -- UUIDs are what leaves the catalog.
 
--- One row. A restored or failed-over catalog gets a new incarnation and must be reconciled with the store.
+-- One row. A catalog that went back in time begins a new incarnation and is reconciled with the store.
 CREATE TABLE incarnation (
-    only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    incarnation uuid NOT NULL DEFAULT gen_random_uuid(),
-    reconciled  boolean NOT NULL DEFAULT true
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    number     int NOT NULL DEFAULT 0,    -- also the high bits of the log's positions
+    life       text NOT NULL,             -- catalog_life() when the catalog was last compared with the store
+    reconciled boolean NOT NULL DEFAULT true,
+    checkpoint bigint NOT NULL DEFAULT 0, -- number of the newest checkpoint that was begun
+    durable    bigint NOT NULL DEFAULT 0  -- number of the newest one that is in the store
 );
-INSERT INTO incarnation DEFAULT VALUES;
+
+-- What changes whenever the tables may be others than before: a server that was restarted, promoted or
+-- restored (start), another cluster (identifier), another database (oid), a dump that was loaded (file).
+CREATE FUNCTION catalog_life() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+                     extract(epoch FROM pg_postmaster_start_time()),
+                     (SELECT oid FROM pg_database WHERE datname = current_database()),
+                     pg_relation_filenode('incarnation'))
+$$;
+INSERT INTO incarnation (life) VALUES (catalog_life());
 
 -- ---------------------------------------------------------------- who and what is protected
 
@@ -61,6 +74,9 @@ CREATE TABLE volume (
     name       text NOT NULL,
     node_no    int NOT NULL REFERENCES node,
     path       text NOT NULL,
+    -- The newest damage that was known when the lineage's references were last counted anew; -1: they
+    -- must be. Damage beyond it on a pack that the lineage uses makes its counts doubtful.
+    counted_damage int NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant_no, name)
 );
@@ -72,16 +88,56 @@ CREATE INDEX ON volume (group_no);
 CREATE TABLE pack (
     pack_no    int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     generation uuid NOT NULL UNIQUE,     -- never used twice: dead rows stay
-    domain_no  int NOT NULL REFERENCES domain,
-    key_id     uuid NOT NULL,
-    attempt    uuid NOT NULL,            -- who uploads it; only this attempt may register it
+    domain_no  int REFERENCES domain,
+    key_id     uuid,
+    attempt    uuid,                     -- who uploads it: an attempt or rewriter; only that may register it
     state      "char" NOT NULL,
     size_bytes bigint NOT NULL DEFAULT 0,
+    items      int NOT NULL DEFAULT 0,   -- when it was registered; with pack_use, a hint at what is dead
     frames     bytea NOT NULL DEFAULT '',-- frame table, so that readers need no trailer
     moved_to   int REFERENCES pack,      -- set when a rewrite moved its live items
-    created_at timestamptz NOT NULL DEFAULT now()
+    checked_at timestamptz,              -- when a verification last found its object as it must be
+    checked_in_full_at timestamptz,      -- when it last found every byte of it so
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- An object that the catalog never knew is dead with nothing but its name.
+    CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt) = 0)
 );
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
+
+-- What was found damaged in a live pack: an item, or the whole pack (item ''). Such an item is unknown to
+-- look-ups, and the next capture that has its bytes stores it anew (libs/catalogdb/damage has the argument).
+-- Numbers ascend in the order of commits; rows go with their pack.
+CREATE SEQUENCE damage_number AS int;
+CREATE TABLE damage (
+    damage_no int NOT NULL UNIQUE DEFAULT nextval('damage_number'),
+    pack_no   int NOT NULL REFERENCES pack,
+    item      bytea NOT NULL,
+    reason    text NOT NULL,
+    found_at  timestamptz NOT NULL DEFAULT now(),
+    healed_at timestamptz,               -- repaired in another pack, or found intact again
+    assessed  boolean NOT NULL DEFAULT false, -- the snapshots that contain it are named
+    PRIMARY KEY (pack_no, item)
+);
+
+-- `pack_no` holds items that were damaged in `on_pack_no`. Older snapshots are counted there and read
+-- here, so this pack stays while that one does.
+CREATE TABLE leans (
+    pack_no    int NOT NULL REFERENCES pack,
+    on_pack_no int NOT NULL REFERENCES pack,
+    PRIMARY KEY (pack_no, on_pack_no)
+);
+CREATE INDEX ON leans (on_pack_no);
+
+-- Part of "is this pack in use?": whoever condemns asks it after it has locked the pack.
+CREATE FUNCTION leans_on_live(number int) RETURNS boolean LANGUAGE sql STABLE
+RETURN EXISTS (SELECT FROM leans l JOIN pack p ON p.pack_no = l.on_pack_no
+               WHERE l.pack_no = number AND p.state = 'l');
+
+-- Whether a rewrite may move a pack's items: counts, damage and leans name packs, and a move that
+-- followed all of them would gain little. Asked after the pack was locked.
+CREATE FUNCTION may_be_moved(number int) RETURNS boolean LANGUAGE sql STABLE
+RETURN NOT EXISTS (SELECT FROM damage WHERE pack_no = number)
+   AND NOT EXISTS (SELECT FROM leans WHERE number IN (pack_no, on_pack_no));
 
 -- The claim of an attempt or a reader that a pack must stay.
 CREATE TABLE pin (
@@ -90,6 +146,16 @@ CREATE TABLE pin (
     PRIMARY KEY (owner, pack_no)
 );
 CREATE INDEX ON pin (pack_no);
+
+-- A rewriter reads the block maps to learn which items of a pack are live. An attempt that pins the pack
+-- takes the token away, and with it the right to rewrite: its snapshot may revive a dead item and be sealed
+-- and unpinned again before the rewriter is done (scenario 27).
+CREATE TABLE marking (
+    pack_no  int PRIMARY KEY REFERENCES pack,
+    token    uuid,                       -- whose marking is valid
+    again_at timestamptz NOT NULL        -- from then on another rewriter may mark the pack
+);
+CREATE INDEX ON marking (token);
 
 -- References are kept per pack and lineage, never per chunk. An open row (last_sequence null) counts the
 -- addresses of the lineage's head that lie in the pack; a closed one says which snapshots it covers.
@@ -104,6 +170,16 @@ CREATE TABLE pack_use (
 CREATE UNIQUE INDEX pack_use_open ON pack_use (volume_no, pack_no) WHERE last_sequence IS NULL;
 CREATE INDEX pack_use_pack ON pack_use (pack_no);
 CREATE INDEX pack_use_closed ON pack_use (volume_no, last_sequence) WHERE last_sequence IS NOT NULL;
+
+-- Packs that perhaps nothing needs. Every live pack without a row of pack_use is in it: a pack enters when it
+-- is registered and when one of its rows goes, and leaves when a collector finds a row, or condemns it.
+CREATE TABLE candidate (pack_no int PRIMARY KEY);
+
+-- Condemned packs whose object may still exist. Whoever claims one has until the deadline to delete it.
+CREATE TABLE tombstone (
+    pack_no  int PRIMARY KEY,
+    deadline timestamptz NOT NULL DEFAULT '-infinity'
+);
 
 -- Where each stored chunk and map node lies: one table per domain, chunk_<domain_no>.
 -- A 256-bit id is two uuid columns with a B-tree on the first half: 108 bytes a row where a bytea key needs
@@ -124,6 +200,17 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION create_chunk_table FROM PUBLIC;
 
+-- What sweepers divide among themselves and where each of them stands: prefixes of object keys.
+CREATE TABLE sweep (
+    prefix        text PRIMARY KEY,
+    after         text NOT NULL DEFAULT '',  -- last key that is done
+    swept_at      timestamptz NOT NULL DEFAULT '-infinity',  -- when it was done to the end
+    claimed_until timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO sweep (prefix)
+    SELECT 'packs/' || lpad(to_hex(n), 2, '0') || '/' FROM generate_series(0, 255) n;
+INSERT INTO sweep (prefix) VALUES ('manifests/');
+
 -- ---------------------------------------------------------------- sessions: the making of one snapshot
 
 -- state: 'o' open, 's' sealed, 'r' rejected. Terminal rows are kept for ever: a late event must find them.
@@ -133,6 +220,7 @@ CREATE TABLE session (
     state          "char" NOT NULL DEFAULT 'o',
     base           uuid,                 -- session of the base snapshot: pinned against expiry while open
     head_sequence  int NOT NULL,         -- the group's head when the session opened
+    damage_seen    int NOT NULL DEFAULT 0, -- the newest damage that was known then
     deadline       timestamptz NOT NULL, -- renewed by progress
     opened_at      timestamptz NOT NULL DEFAULT now(),
     ended_at       timestamptz,
@@ -206,8 +294,36 @@ CREATE TABLE snapshot (
     mac          bytea NOT NULL,
     consistency  text NOT NULL,
     sealed_at    timestamptz NOT NULL DEFAULT now(),
+    expired_at   timestamptz,
+    manifest_deleted boolean NOT NULL DEFAULT false,
     UNIQUE (group_no, sequence)
 );
+-- Manifests that are still to be deleted.
+CREATE INDEX snapshot_leftover ON snapshot (session) WHERE state = 'x' AND NOT manifest_deleted;
+
+-- A snapshot that somebody holds does not expire. One hold per owner.
+CREATE TABLE hold (
+    session   uuid NOT NULL REFERENCES snapshot,
+    owner     text NOT NULL,
+    reason    text NOT NULL,
+    placed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (session, owner)
+);
+
+-- What retention keeps of a group; without a row nothing expires by itself.
+CREATE TABLE retention (
+    group_no         int PRIMARY KEY REFERENCES volume_group,
+    keep_last        int NOT NULL CHECK (keep_last >= 1),
+    keep_for_seconds bigint NOT NULL CHECK (keep_for_seconds >= 0)
+);
+
+-- The time that retention goes by: follows the server's clock in small steps and stops when that jumps.
+CREATE TABLE retention_clock (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    trusted_at   timestamptz NOT NULL DEFAULT now(),
+    halted_since timestamptz              -- trusted time at which a jump was noticed
+);
+INSERT INTO retention_clock DEFAULT VALUES;
 
 CREATE TABLE snapshot_volume (
     session       uuid NOT NULL REFERENCES snapshot,
@@ -221,6 +337,16 @@ CREATE TABLE snapshot_volume (
     stored_bytes  bigint NOT NULL,
     PRIMARY KEY (session, volume_no)
 );
+
+-- What the last verification of a live snapshot found.
+CREATE TABLE verification (
+    session       uuid PRIMARY KEY REFERENCES snapshot,
+    level         text NOT NULL,         -- 'structural', 'sampled', 'full'; '' = none yet
+    verified_at   timestamptz NOT NULL DEFAULT now(),
+    damaged       boolean NOT NULL,
+    damaged_bytes bigint NOT NULL        -- of volumes; 0 if only the manifest or self-descriptions are
+);
+CREATE INDEX ON verification (verified_at);
 
 -- A restore or another reader: pins the snapshot (this row) and each pack as it resolves it (pin).
 CREATE TABLE reader (

@@ -14,22 +14,39 @@ GRANT SELECT, INSERT, UPDATE ON node, volume_group, session, part TO backcast_co
 GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
 GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
+GRANT SELECT ON damage, pack_use TO backcast_coordinator;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
 
 GRANT SELECT ON domain, tenant, node, volume, incarnation TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
-GRANT SELECT, INSERT ON snapshot, snapshot_volume TO backcast_chunker;
+GRANT SELECT, UPDATE ON marking TO backcast_chunker;
+GRANT SELECT, INSERT ON snapshot, snapshot_volume, candidate TO backcast_chunker;
+GRANT SELECT, INSERT, UPDATE ON damage TO backcast_chunker;
+GRANT SELECT, INSERT ON leans TO backcast_chunker;
+GRANT UPDATE (counted_damage) ON volume TO backcast_chunker;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO backcast_catalog;
+GRANT UPDATE ON volume_group, snapshot, pack, pack_use, retention_clock TO backcast_catalog;
+GRANT UPDATE (only_row) ON incarnation TO backcast_catalog;
+GRANT INSERT, UPDATE, DELETE ON hold, retention, candidate, tombstone TO backcast_catalog;
+GRANT DELETE ON pack_use TO backcast_catalog;
 GRANT UPDATE ON session, attempt, reader TO backcast_catalog;
+GRANT INSERT ON pack, reader, pin TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
+GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;
+GRANT UPDATE ON sweep TO backcast_catalog;
+
+GRANT INSERT, UPDATE, DELETE ON damage, verification TO backcast_catalog;
+GRANT DELETE ON leans TO backcast_catalog;
+GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
 -- Not `part`: its tokens open span connections.
 GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
-GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
-GRANT SELECT, INSERT, UPDATE ON reader TO backcast_restore;
+GRANT SELECT ON pack, snapshot, snapshot_volume, hold TO backcast_restore;
+GRANT SELECT ON verification TO backcast_restore;
+GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
 
 -- SELECT … FOR SHARE or UPDATE needs a privilege of UPDATE. These columns decide nothing: no
@@ -37,7 +54,9 @@ GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
 GRANT UPDATE (consistency) ON snapshot
     TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT UPDATE (created_at) ON pack TO backcast_restore;
+GRANT USAGE ON SEQUENCE damage_number TO backcast_chunker, backcast_catalog, backcast_restore;
 GRANT UPDATE (created_at) ON tenant TO backcast_coordinator;
+GRANT UPDATE (only_row) ON incarnation TO backcast_coordinator, backcast_chunker;
 
 -- create_chunk_table grants each service its rights on the tables that exist by now.
 DO $$
