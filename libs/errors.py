@@ -13,7 +13,8 @@
     │       ├── MalformedEventError  its headers or value are not what an event is written as
     │       └── OversizedEventError  it is larger than any event may be
     ├── UnavailableError         a server or peer does not answer; trying again may help
-    │   └── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
+    │   ├── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
+    │   └── NotReconciledError   the catalog may have gone back in time; wait until it is compared
     ├── SourceError              a protected volume cannot be read as it should
     ├── ConfigurationError       settings are wrong; the process must not start
     └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
@@ -133,6 +134,12 @@ class OutOfSpaceError(UnavailableError):
     code = "out-of-space"
     http_status = 507
     exit_code = 9
+
+
+class NotReconciledError(UnavailableError):
+    """The catalog may be older than the store; it decides nothing before they were compared."""
+
+    code = "not-reconciled"
 
 
 class SourceError(BackcastError):

@@ -3,6 +3,10 @@
 Each relayed topic has gapless positions in commit order. They come from a counter row that is
 locked last in the transaction, not from a sequence: with a sequence, a transaction that commits
 late would leave a hole that a reader has already passed (scenario 16).
+
+The high bits of a position are the catalog's incarnation (`libs.events.positions`). Nothing is
+appended by a server whose life was not compared with the store: its positions may have been given
+before (scenario 12).
 """
 
 from collections.abc import Sequence
@@ -12,10 +16,12 @@ from uuid import UUID
 
 from psycopg import sql
 
+from libs.catalogdb.incarnation import require_compared
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import InvariantViolation
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
+from libs.events.positions import follows
 from libs.events.registry import REGISTRY, Event
 from libs.ids import uuid7
 
@@ -57,10 +63,13 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
     for topic in sorted(by_topic):
         batch = by_topic[topic]
         row = tx.execute(
-            "UPDATE log_position SET last = last + %s WHERE topic = %s RETURNING last",
+            """UPDATE log_position SET last = last + %s
+               WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)
+               RETURNING last""",
             [len(batch), topic],
         ).fetchone()
         if row is None:
+            require_compared(tx)
             raise InvariantViolation(f"topic {topic}: no counter in log_position; run `init`")
         for position, entry in enumerate(batch, start=int(row[0]) - len(batch) + 1):
             name, version = REGISTRY.wire_of(type(entry.event))
@@ -100,12 +109,14 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
             [topic, after, limit],
         ).fetchall()
     events = [_logged(topic, *row) for row in rows]
-    for expected, event in enumerate(events, start=after + 1):
-        if event.envelope.position != expected:
+    for event in events:
+        position = event.envelope.position
+        assert position is not None
+        if not follows(after, position):
             raise InvariantViolation(
-                f"topic {topic}: expected position {expected} in the log, "
-                f"found {event.envelope.position}"
+                f"topic {topic}: expected position {after + 1} in the log, found {position}"
             )
+        after = position
     return events
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.damage import damaged_since_opened
+from libs.catalogdb.incarnation import require_reconciled
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.sessions import (
@@ -58,6 +60,9 @@ def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Seal
         session: the session to seal.
         manifest_key: object key of the manifest, already durable.
         mac: the manifest's chain MAC, which the next manifest continues.
+
+    Raises:
+        NotReconciledError: the catalog may have gone back in time; trying again later may help.
     """
     try:
         with catalog.transaction() as tx:
@@ -67,6 +72,7 @@ def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Seal
 
 
 def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
+    require_reconciled(tx)
     row = tx.execute(
         """SELECT state::text, group_no, base, head_sequence FROM session
            WHERE session = %s FOR UPDATE""",
@@ -83,6 +89,7 @@ def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
     _check_parts(tx, session)
     packs = _lock_packs(tx, session)
     _check_pins(tx, session, packs)
+    _check_damage(tx, session, packs)
     sequence = head_sequence + 1
     _record(tx, session, group_no, sequence, manifest_key, mac)
     _count_uses(tx, session, sequence, packs)
@@ -166,6 +173,14 @@ def _check_pins(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> None:
         raise _Refusal("a pin that the snapshot relies on is gone")
 
 
+def _check_damage(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> None:
+    damaged = damaged_since_opened(tx, session, packs)
+    if damaged is not None:
+        raise _Refusal(
+            f"pack {damaged}, which the snapshot or its base needs, was found damaged meanwhile"
+        )
+
+
 def _record(  # noqa: PLR0913 -- the columns of a row
     tx: Tx, session: UUID, group_no: int, sequence: int, manifest_key: str, mac: bytes
 ) -> None:
@@ -202,6 +217,14 @@ def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]
              AND NOT EXISTS (SELECT FROM session s JOIN snapshot_volume b ON b.session = s.base
                              WHERE s.session = p.session AND b.volume_no = p.volume_no)""",
         {"session": session, "sequence": sequence},
+    )
+    tx.execute(
+        """UPDATE volume v SET counted_damage = s.damage_seen
+           FROM session s JOIN part p USING (session)
+           WHERE s.session = %s AND v.volume_no = p.volume_no
+             AND NOT EXISTS (SELECT FROM snapshot_volume b
+                             WHERE b.session = s.base AND b.volume_no = p.volume_no)""",
+        [session],
     )
     changes = _changes(tx, session, packs)
     columns = ([c[0] for c in changes], [c[1] for c in changes], [c[2] for c in changes])

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from libs.catalogdb.damage import newest_damage
+from libs.catalogdb.incarnation import require_reconciled
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
@@ -101,12 +103,15 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         group: name of the group.
         session: chosen by the client, so that a request that is sent twice makes one snapshot.
         deadline_seconds: without progress for so long, the session is rejected.
-        full: take no base: everything is looked up and counted anew.
+        full: take no base: everything is looked up and counted anew. So it is, too, when what the
+            head needs was found damaged since it was last counted (`libs.catalogdb.damage`).
 
     Raises:
         NotFoundError: no such group.
+        NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         locked = tx.execute(
             """SELECT group_no, head_sequence, head_session
                FROM volume_group g JOIN tenant t USING (tenant_no)
@@ -123,12 +128,13 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         ).fetchone()
         if busy:
             return GroupBusy(busy[0])
-        base = None if full else _lock_live(tx, head)
+        damage_seen, must_recount = newest_damage(tx, group_no)
+        base = None if full or must_recount else _lock_live(tx, head)
         opened = tx.execute(
-            """INSERT INTO session (session, group_no, base, head_sequence, deadline)
-               VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
+            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, deadline)
+               VALUES (%s, %s, %s, %s, %s, now() + make_interval(secs => %s))
                ON CONFLICT (session) DO NOTHING""",
-            [session, group_no, base, head_sequence, deadline_seconds],
+            [session, group_no, base, head_sequence, damage_seen, deadline_seconds],
         )
         if not opened.rowcount:  # the same id was given to another group at the same time
             return session_view(tx, session)

@@ -3,7 +3,7 @@
     packs/<first 2 hex of generation>/<generation, 32 hex>
     manifests/<tenant>/<group>/<sequence, 10 digits>-<session>-<suffix of the attempt>
     keys/<domain>/<key id>
-    checkpoints/<incarnation, 10 digits>/<log position, 20 digits>
+    checkpoints/<incarnation, 10 digits>/<number, 20 digits>[-<part, 6 digits>]
 
 Numbers are padded so that a listing of one folder is in their order. Every function pair is
 inverse: parsing accepts exactly what its writer writes, so a foreign object is never taken for one
@@ -31,7 +31,7 @@ _MANIFEST = re.compile(
     rf"manifests/([a-z0-9._-]+)/({_UUID})/((?!0{{10}})[0-9]{{10}})-({_UUID})-([a-z0-9]{{1,32}})"
 )
 _DOMAIN_KEY = re.compile(rf"keys/({_UUID})/({_UUID})")
-_CHECKPOINT = re.compile(r"checkpoints/([0-9]{10})/([0-9]{20})")
+_CHECKPOINT = re.compile(r"checkpoints/([0-9]{10})/([0-9]{20})(?:-([0-9]{6}))?")
 _SUFFIX = re.compile(r"[a-z0-9]{1,32}")
 
 
@@ -61,7 +61,10 @@ class CheckpointName:
     """What the key of a catalog checkpoint says."""
 
     incarnation: int
-    log_position: int
+    #: Ascends within an incarnation; a number is never given to two contents.
+    number: int
+    #: From 0 for one of its parts; None for the head, which is written last.
+    part: int | None = None
 
 
 def pack_object(generation: uuid.UUID) -> str:
@@ -118,14 +121,15 @@ def parse_domain_key_object(key: str) -> DomainKeyName:
 
 
 def checkpoint_object(name: CheckpointName) -> str:
-    """Key of a catalog checkpoint; the last one listed is the newest."""
-    return f"checkpoints/{name.incarnation:010d}/{name.log_position:020d}"
+    """Key of a catalog checkpoint's head or part; they list in order, a head before its parts."""
+    key = f"{CHECKPOINTS_PREFIX}{name.incarnation:010d}/{name.number:020d}"
+    return key if name.part is None else f"{key}-{name.part:06d}"
 
 
 def parse_checkpoint_object(key: str) -> CheckpointName:
     """What the key of a checkpoint says."""
     match = _match(_CHECKPOINT, "checkpoint", key)
-    return CheckpointName(int(match[1]), int(match[2]))
+    return CheckpointName(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
 
 
 def _match(pattern: re.Pattern[str], kind: str, key: str) -> re.Match[str]:

@@ -80,7 +80,9 @@ class Relay:
         for event in events:
             await publisher.publish(to_record(event.envelope, event.value))
         await publisher.flush()
-        await asyncio.to_thread(mark_published, self._catalog, topic, after + len(events))
+        last = events[-1].envelope.position
+        assert last is not None
+        await asyncio.to_thread(mark_published, self._catalog, topic, last)
         return len(events) == self._batch_count_max
 
     def _listen(self, stop: Stop, loop: asyncio.AbstractEventLoop) -> None:

@@ -32,7 +32,7 @@ GRANT UPDATE ON volume_group, snapshot, pack, pack_use, retention_clock TO backc
 GRANT UPDATE (only_row) ON incarnation TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON hold, retention, candidate, tombstone TO backcast_catalog;
 GRANT DELETE ON pack_use TO backcast_catalog;
-GRANT UPDATE ON session, attempt, reader TO backcast_catalog;
+GRANT UPDATE ON session, attempt, reader, incarnation TO backcast_catalog;
 GRANT INSERT ON pack, reader, pin TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;

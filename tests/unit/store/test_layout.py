@@ -53,9 +53,13 @@ def test_a_wrapped_key_reads_back(domain: uuid.UUID, key_id: uuid.UUID) -> None:
     assert layout.parse_domain_key_object(check_key(layout.domain_key_object(name))) == name
 
 
-@given(st.integers(0, 10**10 - 1), st.integers(0, 10**20 - 1))
-def test_a_checkpoint_key_reads_back(incarnation: int, position: int) -> None:
-    name = layout.CheckpointName(incarnation, position)
+@given(
+    st.integers(0, 10**10 - 1),
+    st.integers(0, 10**20 - 1),
+    st.none() | st.integers(0, 10**6 - 1),
+)
+def test_a_checkpoint_key_reads_back(incarnation: int, number: int, part: int | None) -> None:
+    name = layout.CheckpointName(incarnation, number, part)
     assert layout.parse_checkpoint_object(check_key(layout.checkpoint_object(name))) == name
 
 

@@ -1,0 +1,92 @@
+"""Which life of the catalog this is, and whether it may decide anything (scenario 12).
+
+Postgres may come back in an earlier state: an asynchronous fail-over, yesterday's dump, a copied
+data directory. The catalog cannot know that by itself, so two things are required before it acts:
+
+* *compared*: this life of the server was compared with the checkpoints in the store. Any restart,
+  promotion or load of a dump begins another life (`catalog_life()` in the schema). Until then
+  nothing is appended to the log.
+* *reconciled*: the catalog knows what the store knows. Until then no session is opened or sealed
+  and nothing is condemned or swept. Restores go on.
+
+Order of a new incarnation: its number is claimed in the store → `begin_incarnation` (one
+transaction: number, positions, every open session rejected) → reconciled step by step → a
+checkpoint is durable → `finish_reconciling`. A crash after any step leaves a catalog that is not
+reconciled, and the catalog service goes on when it starts.
+"""
+
+from dataclasses import dataclass
+
+from libs.catalogdb.pool import Catalog, Tx
+from libs.errors import NotReconciledError
+
+_NOT_COMPARED = (
+    "catalog: its Postgres was started, promoted or restored since it was compared with the "
+    "store; the catalog service does that within seconds, if it runs and reaches the store"
+)
+_NOT_RECONCILED = (
+    "catalog: it went back in time and is being reconciled with the store; restores go on, other "
+    "work waits. `backcast catalog status` says how far it is"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """The catalog's row about itself."""
+
+    number: int
+    #: Whether this life of the server was compared with the store.
+    compared: bool
+    reconciled: bool
+    #: Number of the newest checkpoint that was begun, and of the newest one known to be durable.
+    checkpoint: int
+    durable: int
+    #: Whether nothing was ever decided in this catalog.
+    empty: bool
+
+
+def require_compared(tx: Tx) -> None:
+    """Refuse to act in a life of the server that was not compared with the store.
+
+    Raises:
+        NotReconciledError: it was not; trying again later may help.
+    """
+    row = tx.execute("SELECT life = catalog_life() FROM incarnation").fetchone()
+    if not (row and row[0]):
+        raise NotReconciledError(_NOT_COMPARED)
+
+
+def require_reconciled(tx: Tx) -> None:
+    """Refuse to act in a catalog that may be older than the store. Call it first.
+
+    The row stays locked until the transaction ends, so a new incarnation begins before it or after
+    it, never beside it.
+
+    Raises:
+        NotReconciledError: not compared or not reconciled; trying again later may help.
+    """
+    row = tx.execute(
+        "SELECT life = catalog_life(), reconciled FROM incarnation FOR SHARE"
+    ).fetchone()
+    if not (row and row[0]):
+        raise NotReconciledError(_NOT_COMPARED)
+    if not row[1]:
+        raise NotReconciledError(_NOT_RECONCILED)
+
+
+def read_incarnation(catalog: Catalog) -> Incarnation:
+    """The catalog's row about itself."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT number, life = catalog_life(), reconciled, checkpoint, durable,
+                      NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log)
+               FROM incarnation"""
+        ).fetchone()
+    assert row is not None
+    return Incarnation(*row)
+
+
+def record_comparison(catalog: Catalog) -> None:
+    """This life of the server was compared with the store, and is not behind it."""
+    with catalog.transaction() as tx:
+        tx.execute("UPDATE incarnation SET life = catalog_life()")
