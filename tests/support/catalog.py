@@ -274,6 +274,7 @@ def is_in_use(db: Connection[TupleRow], pack_no: int) -> bool:
     """Second step: whether a pin or a live snapshot needs the pack."""
     row = db.execute(
         """SELECT EXISTS (SELECT FROM pin WHERE pack_no = %(pack)s)
+               OR leans_on_live(%(pack)s)
                OR EXISTS (SELECT FROM pack_use u JOIN volume v USING (volume_no)
                           JOIN snapshot s ON s.group_no = v.group_no AND s.state = 'l'
                           WHERE u.pack_no = %(pack)s AND s.sequence >= u.first_sequence
