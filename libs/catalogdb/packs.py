@@ -18,13 +18,11 @@ from psycopg import sql
 
 from libs.catalogdb.attempts import Stale, require_open
 from libs.catalogdb.damage import ITEM_IS_DAMAGED, note_repair
+from libs.catalogdb.index import chunk_table, halves
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import DamagedDataError, InvariantViolation
 from libs.events.packs import PackStored
-
-#: Bytes of a chunk or node id.
-_ID = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,20 +239,6 @@ def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
     return live
 
 
-def _halves(ids: Sequence[bytes]) -> tuple[str, str]:
-    """The two columns of ids as array literals: the driver takes 3 µs to quote each element."""
-    text = b"".join(ids).hex()
-    width = 2 * _ID
-    starts = range(0, len(text), width)
-    high = ",".join([text[start : start + _ID] for start in starts])
-    low = ",".join([text[start + _ID : start + width] for start in starts])
-    return f"{{{high}}}", f"{{{low}}}"
-
-
-def _table(domain_no: int) -> sql.Identifier:
-    return sql.Identifier(f"chunk_{domain_no}")
-
-
 #: Query parameters: the halves of ids.
 _FIND = sql.SQL(
     """SELECT wanted.n::int4, c.pack_no, c.place
@@ -269,8 +253,10 @@ def _find(
     tx: Tx, domain_no: int, ids: Sequence[bytes], query: sql.SQL = _FIND
 ) -> dict[int, tuple[int, int]]:
     """Position in ``ids`` → (pack number, place), for those in the index that the query wants."""
-    high, low = _halves(ids)
-    rows = tx.execute(query.format(table=_table(domain_no)), [high, low], binary=True).fetchall()
+    high, low = halves(ids)
+    rows = tx.execute(
+        query.format(table=chunk_table(domain_no)), [high, low], binary=True
+    ).fetchall()
     return {n - 1: (pack_no, place) for n, pack_no, place in rows}
 
 
@@ -297,16 +283,16 @@ def _index(  # noqa: PLR0913 -- the same record as register
     began: one that waited for a rival's row would not see that the rival's pack is live by now, and
     would take over the place that the rival has just been promised (scenarios 5 and 22).
     """
-    high, low = _halves(ids)
+    high, low = halves(ids)
     items = {"pack_no": pack_no, "high": high, "low": low, "places": list(places)}
-    fresh = tx.execute(_INSERT.format(table=_table(domain_no)), items)
+    fresh = tx.execute(_INSERT.format(table=chunk_table(domain_no)), items)
     if fresh.rowcount == len(ids):
         return {}
     repaired = _repair(tx, domain_no, pack_no, ids, places)
     # A winner may be condemned between our look and our pin; then its row is ours to take. Each
     # turn either pins all winners or meets a newly condemned pack, so it ends.
     while True:
-        tx.execute(_TAKE_OVER.format(table=_table(domain_no)), items)
+        tx.execute(_TAKE_OVER.format(table=chunk_table(domain_no)), items)
         found = _find(tx, domain_no, ids)
         if len(found) != len(ids):
             clash = next(id_ for n, id_ in enumerate(ids) if n not in found)
@@ -328,9 +314,9 @@ def _repair(
     damaged = _find(tx, domain_no, ids, _FIND_DAMAGED)
     repaired = {n: where for n, (where, _) in damaged.items() if where != pack_no}
     if repaired:
-        high, low = _halves([ids[n] for n in repaired])
+        high, low = halves([ids[n] for n in repaired])
         tx.execute(
-            _MOVE.format(table=_table(domain_no)),
+            _MOVE.format(table=chunk_table(domain_no)),
             {
                 "pack_no": pack_no,
                 "high": high,
