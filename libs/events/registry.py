@@ -13,7 +13,7 @@ from libs.events.block_changes import (
     TrackingLost,
 )
 from libs.events.notifications import NotificationRaised
-from libs.events.packs import PackStored
+from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
 from libs.events.restores import (
     RestoreCompleted,
     RestoreFailed,
@@ -21,7 +21,15 @@ from libs.events.restores import (
     RestoreProgressed,
     RestoreRequested,
 )
-from libs.events.snapshots import SnapshotRejected, SnapshotRequested, SnapshotSealed
+from libs.events.snapshots import (
+    HoldPlaced,
+    HoldReleased,
+    RetentionChanged,
+    SnapshotExpired,
+    SnapshotRejected,
+    SnapshotRequested,
+    SnapshotSealed,
+)
 from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS, PACKS, RESTORES, SNAPSHOTS
 
 Event = (
@@ -31,9 +39,16 @@ Event = (
     | CaptureAborted
     | TrackingLost
     | PackStored
+    | PackRewritten
+    | PackCondemned
+    | PackDeleted
     | SnapshotRequested
     | SnapshotSealed
     | SnapshotRejected
+    | SnapshotExpired
+    | HoldPlaced
+    | HoldReleased
+    | RetentionChanged
     | RestoreRequested
     | RestorePlanned
     | RestoreProgressed
@@ -76,9 +91,16 @@ EVENTS: tuple[EventType, ...] = (
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
     EventType(PACKS, "backcast.packs.pack_stored", 1, PackStored),
+    EventType(PACKS, "backcast.packs.pack_rewritten", 1, PackRewritten),
+    EventType(PACKS, "backcast.packs.pack_condemned", 1, PackCondemned),
+    EventType(PACKS, "backcast.packs.pack_deleted", 1, PackDeleted),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),
+    EventType(SNAPSHOTS, "backcast.snapshots.hold_placed", 1, HoldPlaced),
+    EventType(SNAPSHOTS, "backcast.snapshots.hold_released", 1, HoldReleased),
+    EventType(SNAPSHOTS, "backcast.snapshots.retention_changed", 1, RetentionChanged),
     EventType(RESTORES, "backcast.restores.restore_requested", 1, RestoreRequested),
     EventType(RESTORES, "backcast.restores.restore_planned", 1, RestorePlanned),
     EventType(RESTORES, "backcast.restores.restore_progressed", 1, RestoreProgressed),

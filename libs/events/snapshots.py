@@ -69,3 +69,56 @@ class SnapshotRejected:
     group: UUID
     code: Code
     message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotExpired:
+    """Emitted when a recovery point was given up: it cannot be restored any more.
+
+    Stream key: group. Ordering: last event of its session. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    #: ``retention`` or the name of whoever asked.
+    by: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPlaced:
+    """Emitted when somebody forbade a snapshot to expire, or gave another reason for it.
+
+    Stream key: group. Ordering: those of an owner in the order of the log. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    owner: Name
+    reason: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldReleased:
+    """Emitted when the owner of a hold gave it up; holds of other owners stand.
+
+    Stream key: group. Ordering: after its HoldPlaced. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    owner: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionChanged:
+    """Emitted when a group got another rule of what retention keeps.
+
+    Stream key: group. Ordering: the last one holds. A duplicate is harmless.
+    """
+
+    group: UUID
+    #: Newest recovery points that stay whatever their age; None: nothing expires by itself.
+    keep_last: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None
+    #: Age in seconds up to which older ones stay as well.
+    keep_for_seconds: Count

@@ -18,7 +18,7 @@ from libs.events.block_changes import (
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
 from libs.events.notifications import NotificationRaised
-from libs.events.packs import PackStored
+from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
 from libs.events.record import to_record
 from libs.events.registry import REGISTRY, Event
 from libs.events.restores import (
@@ -29,7 +29,11 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    HoldPlaced,
+    HoldReleased,
+    RetentionChanged,
     SealedVolume,
+    SnapshotExpired,
     SnapshotRejected,
     SnapshotRequested,
     SnapshotSealed,
@@ -98,6 +102,16 @@ SAMPLES: tuple[Event, ...] = (
         chunk_count=1200,
         session=SESSION,
     ),
+    PackRewritten(
+        generation=_id(10),
+        domain=_id(9),
+        tenant="default",
+        size_bytes=1 << 24,
+        chunk_count=500,
+        replaced=(_id(8), _id(11)),
+    ),
+    PackCondemned(generation=_id(8), size_bytes=1 << 25, moved_to=_id(10)),
+    PackDeleted(generation=_id(8)),
     SnapshotRequested(session=SESSION, group=GROUP, base=None),
     SnapshotSealed(
         session=SESSION,
@@ -110,6 +124,10 @@ SAMPLES: tuple[Event, ...] = (
         seconds=2.5,
     ),
     SnapshotRejected(session=SESSION, group=GROUP, code="deadline", message="no progress"),
+    SnapshotExpired(session=SESSION, group=GROUP, sequence=12, by="retention"),
+    HoldPlaced(session=SESSION, group=GROUP, owner="legal", reason="case 17"),
+    HoldReleased(session=SESSION, group=GROUP, owner="legal"),
+    RetentionChanged(group=GROUP, keep_last=7, keep_for_seconds=30 * 86400),
     RestoreRequested(**_RESTORE, size_bytes=1 << 40),
     RestorePlanned(
         **_RESTORE,
