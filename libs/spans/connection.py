@@ -19,9 +19,10 @@ from libs.spans.messages import (
     pack_want,
     unpack_reply,
 )
+from libs.spans.sockets import limit_blocking
 
 #: An agent that keeps us waiting for so long, over one request, is taken for dead: it answers from
-#: memory or a local disk, and a request is for 16 MiB at most.
+#: memory or a local disk, and a request is for 32 MiB at most.
 _PATIENCE_SECONDS = 30.0
 
 
@@ -55,6 +56,7 @@ class SpanConnection:
         try:
             self._socket = socket.create_connection((host, int(port)), timeout=patience_seconds)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            limit_blocking(self._socket, patience_seconds)
         except (OSError, ValueError) as err:
             raise UnavailableError(
                 f"agent at {address}: {err}; is it running and reachable?"
@@ -103,16 +105,18 @@ class SpanConnection:
         begun = time.monotonic()
         try:
             while len(buffer):
-                left = self._patience_left_seconds - (time.monotonic() - begun)
-                if left <= 0:
-                    raise TimeoutError(f"it took longer than {self._patience_seconds:g} s")
-                self._socket.settimeout(left)
-                received = self._socket.recv_into(buffer)
+                if time.monotonic() - begun > self._patience_left_seconds:
+                    raise BlockingIOError
+                received = self._socket.recv_into(buffer, 0, socket.MSG_WAITALL)
                 if received == 0:
                     raise UnavailableError(
                         f"agent at {self._peer}: connection closed in the middle of a span"
                     )
                 buffer = buffer[received:]
+        except BlockingIOError as err:
+            raise UnavailableError(
+                f"agent at {self._peer}: it took longer than {self._patience_seconds:g} s"
+            ) from err
         except OSError as err:
             raise UnavailableError(f"agent at {self._peer}: {err}") from err
         self._patience_left_seconds -= time.monotonic() - begun
@@ -126,7 +130,6 @@ class SpanConnection:
     def _send(self, message: bytes) -> None:
         self._patience_left_seconds = self._patience_seconds
         try:
-            self._socket.settimeout(self._patience_seconds)
             self._socket.sendall(message)
         except OSError as err:
             raise UnavailableError(f"agent at {self._peer}: {err}") from err

@@ -24,8 +24,8 @@ from libs.ranges import RUN_SIZE_BYTES, ChunkRun, pack_runs, unpack_runs
 MAGIC = b"BCSP"
 VERSION = 1
 TOKEN_SIZE_BYTES = 32
-#: A span is at most 16 MiB of 64 KiB chunks (why not 8 or 32: docs/adr/0007).
-CHUNKS_PER_SPAN_MAX = 256
+#: A span is at most 32 MiB of 64 KiB chunks (why not less or more: docs/adr/0007).
+CHUNKS_PER_SPAN_MAX = 512
 MESSAGE_SIZE_BYTES_MAX = 1024
 
 _HELLO = struct.Struct("<4sH16s16s32s")

@@ -23,6 +23,9 @@ PIECE_SIZE_BYTES = 1 << 20
 #: Chunks that became zero and are kept back for the next batch, give or take those of one region.
 #: At the worst no two are neighbours: 8,320 runs of 12 bytes, 98 KiB of the 256 of an event.
 ZEROS_PER_BATCH_MAX = 8192
+#: Bytes scanned for one span, give or take a region: where little changed, its chunks go out while
+#: the scan goes on, not all at its end.
+SCANNED_PER_SPAN_MAX = 128 << 20
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class Span:
     indexes: list[int] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=list)
     zeros: list[int] = field(default_factory=list)
+    scanned_bytes: int = 0
 
     @property
     def fill_bytes(self) -> int:
@@ -99,7 +103,9 @@ class Scanner:
                 self._scan_piece(piece, first, old, new)
             at = extent.end // CHUNK_SIZE_BYTES - first
         self._note_zeros(first, at, region.chunk_count, old)
-        if len(self.span.zeros) > ZEROS_PER_BATCH_MAX:
+        if len(self.span.zeros) > ZEROS_PER_BATCH_MAX or (
+            self.span.indexes and self.span.scanned_bytes > SCANNED_PER_SPAN_MAX
+        ):
             self._flush()
         return bytes(new)
 
@@ -116,6 +122,7 @@ class Scanner:
         view = memoryview(span.buffer)[fill : fill + piece.length]
         self._read_into(piece.start, view)
         self.figures.read_bytes += piece.length
+        span.scanned_bytes += piece.length
         begin = piece.start // CHUNK_SIZE_BYTES - first
         where = slice(
             begin * FINGERPRINT_SIZE_BYTES,

@@ -31,8 +31,8 @@ class Settings(ServiceSettings):
     state_folder: Path
     #: Threads that read and hash; more than cores gains nothing.
     scan_thread_count: int = 2
-    #: Spans of 16 MiB that wait for their chunker, over all captures: bounds the agent's memory.
-    window_span_count_max: int = 8
+    #: Spans of 32 MiB that wait for their chunker, over all captures: bounds the agent's memory.
+    window_span_count_max: int = 6
     #: How often the agent tells the coordinator where it is.
     announce_interval_seconds: float = 15.0
     #: A capture that nobody asked for in so long is let go; longer than a session's deadline.

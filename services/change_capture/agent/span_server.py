@@ -26,6 +26,7 @@ from libs.spans.messages import (
     unpack_reread,
     unpack_wanted,
 )
+from libs.spans.sockets import limit_blocking
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.window import Window
 
@@ -120,7 +121,7 @@ class SpanServer:
             _refuse(peer, Status.REFUSED, f"{what}; take the snapshot again")
             return
         peer.sendall(pack_reply(Reply(Status.OK, 0)))
-        peer.settimeout(_IDLE_TIMEOUT_SECONDS)
+        limit_blocking(peer, _IDLE_TIMEOUT_SECONDS)
         while raw := _receive(peer, REQUEST_SIZE_BYTES):
             request = unpack_request(raw)
             body = _receive(peer, request.body_size_bytes) if request.body_size_bytes else b""

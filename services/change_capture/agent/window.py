@@ -11,7 +11,7 @@ from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.spans.messages import CHUNKS_PER_SPAN_MAX
 
-#: Bytes of a span's buffer: 16 MiB.
+#: Bytes of a span's buffer: 32 MiB.
 SPAN_SIZE_BYTES = CHUNKS_PER_SPAN_MAX * CHUNK_SIZE_BYTES
 
 
@@ -19,7 +19,7 @@ class Window:
     """Buffers shared by all captures of the agent. Thread-safe.
 
     Args:
-        span_count_max: buffers at most, 16 MiB each; made when first needed, then used again: fresh
+        span_count_max: buffers at most, 32 MiB each; made when first needed, then used again: fresh
             memory costs more in page faults than hashing it does.
     """
 

@@ -10,8 +10,9 @@ from libs.errors import SourceError, UnavailableError
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.events.registry import Event
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.spans.messages import CHUNKS_PER_SPAN_MAX
 from services.change_capture.agent import capture as capture_module
-from services.change_capture.agent.scanner import Scanner
+from services.change_capture.agent.scanner import SCANNED_PER_SPAN_MAX, Scanner
 from services.change_capture.drivers.scan import REGION_CHUNKS, ScanView
 from tests.unit.change_capture.capturing import Agent, Model, Volume
 
@@ -53,9 +54,9 @@ def test_events_of_successive_captures_say_what_the_volume_holds(
 
 
 def _region_after_a_partly_filled_span(agent: Agent) -> Model:
-    """The last MiB of region 2 does not fit behind region 1 and a chunk of region 0."""
+    """The last MiB of the last region does not fit behind the others and a chunk of region 0."""
     agent.volume.write(5, 1)
-    agent.volume.write(REGION_CHUNKS, 2 * REGION_CHUNKS)
+    agent.volume.write(REGION_CHUNKS, CHUNKS_PER_SPAN_MAX)
     model = agent.capture()
     assert model.chunks == agent.volume.chunks()
     return model
@@ -64,7 +65,7 @@ def _region_after_a_partly_filled_span(agent: Agent) -> Model:
 def test_a_region_that_is_cut_by_a_full_span_is_not_settled_yet(tmp_path: Path) -> None:
     model = _region_after_a_partly_filled_span(new_agent(tmp_path, thread_count=1))
     settled = [batch.settled_below for batch in model.batches]
-    assert settled == [2 * REGION_CHUNKS, 3 * REGION_CHUNKS]
+    assert settled == [CHUNKS_PER_SPAN_MAX, CHUNKS_PER_SPAN_MAX + REGION_CHUNKS]
 
 
 def test_the_harness_notices_a_watermark_that_runs_ahead(
@@ -156,6 +157,19 @@ def test_every_second_chunk_of_many_regions_becoming_zero_stays_within_the_size_
     model = agent.capture()
     assert len(model.batches) > 1
     assert model.chunks == {}
+
+
+def test_few_changes_go_out_while_the_scan_goes_on(tmp_path: Path) -> None:
+    agent = new_agent(tmp_path, thread_count=1)
+    chunk_count = 2 * SCANNED_PER_SPAN_MAX // CHUNK_SIZE_BYTES
+    for index in range(chunk_count):
+        agent.volume.write_bytes(index * CHUNK_SIZE_BYTES, b"x")
+    agent.capture()
+    agent.volume.write(0, 1)
+    agent.volume.write(chunk_count - 1, 1)
+    model = agent.capture()
+    assert len(model.batches) == 2
+    assert model.chunks == agent.volume.chunks()
 
 
 def test_writing_while_it_is_read_makes_the_snapshot_fuzzy(tmp_path: Path) -> None:
