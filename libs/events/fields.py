@@ -9,6 +9,9 @@ DIGEST_SIZE_BYTES = 32
 #: Longest message that an event carries, in characters; who writes one cuts it.
 MESSAGE_LENGTH_MAX = 2000
 
+#: Damaged extents that an event or an answer lists at most.
+DAMAGED_EXTENTS_MAX = 100
+
 #: Number of things or bytes; fits the signed 64-bit integers of every consumer.
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 #: Elapsed time; never negative. Infinity and NaN are no durations either.
@@ -25,3 +28,7 @@ ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
 #: How sure the cut is: ``frozen`` = read from a frozen view; ``quiet`` = the source did not change
 #: while it was read; ``fuzzy`` = it did.
 Consistency = Literal["frozen", "quiet", "fuzzy"]
+
+#: How much of a snapshot is looked at: ``structural`` = manifest, block maps, and each pack's size
+#: and self-description; ``sampled`` = also a random sample of frames; ``full`` = every byte.
+VerificationLevel = Literal["structural", "sampled", "full"]

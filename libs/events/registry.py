@@ -25,10 +25,12 @@ from libs.events.snapshots import (
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
+    SnapshotDamaged,
     SnapshotExpired,
     SnapshotRejected,
     SnapshotRequested,
     SnapshotSealed,
+    SnapshotVerified,
 )
 from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS, PACKS, RESTORES, SNAPSHOTS
 
@@ -45,6 +47,8 @@ Event = (
     | SnapshotRequested
     | SnapshotSealed
     | SnapshotRejected
+    | SnapshotVerified
+    | SnapshotDamaged
     | SnapshotExpired
     | HoldPlaced
     | HoldReleased
@@ -97,6 +101,8 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_damaged", 1, SnapshotDamaged),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),
     EventType(SNAPSHOTS, "backcast.snapshots.hold_placed", 1, HoldPlaced),
     EventType(SNAPSHOTS, "backcast.snapshots.hold_released", 1, HoldReleased),

@@ -6,7 +6,18 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from libs.events.fields import Code, Consistency, Count, Digest, Message, Name, ObjectKey, Seconds
+from libs.events.fields import (
+    DAMAGED_EXTENTS_MAX,
+    Code,
+    Consistency,
+    Count,
+    Digest,
+    Message,
+    Name,
+    ObjectKey,
+    Seconds,
+    VerificationLevel,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +80,57 @@ class SnapshotRejected:
     group: UUID
     code: Code
     message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotVerified:
+    """Emitted when a verification found a snapshot as it must be.
+
+    Stream key: group. Ordering: after its SnapshotSealed; the last verdict holds. A duplicate is
+    harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    level: VerificationLevel
+    #: Packs whose objects were checked.
+    packs: Count
+    #: Bytes fetched from the store.
+    fetched_bytes: Count
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedExtent:
+    """A range of a volume that cannot be read."""
+
+    volume: UUID
+    offset_bytes: Count
+    length_bytes: Count
+    #: Pack that it was stored in; None if the catalog does not know any.
+    generation: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotDamaged:
+    """Emitted when a live snapshot was found to contain what cannot be read any more.
+
+    Stream key: group. Ordering: after its SnapshotSealed; the last verdict holds. A duplicate is
+    harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    #: All damaged bytes of its volumes; 0 if only its manifest is damaged.
+    damaged_bytes: Count
+    #: All damaged extents, also those that are not listed.
+    extent_count: Count
+    #: The first of them, by volume and offset.
+    extents: Annotated[tuple[DamagedExtent, ...], Meta(max_length=DAMAGED_EXTENTS_MAX)]
+    #: What is wrong with its manifest; None if nothing is known to be.
+    manifest: Message | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

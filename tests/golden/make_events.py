@@ -29,14 +29,17 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    DamagedExtent,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
     SealedVolume,
+    SnapshotDamaged,
     SnapshotExpired,
     SnapshotRejected,
     SnapshotRequested,
     SnapshotSealed,
+    SnapshotVerified,
 )
 from libs.ranges import ChunkRun, pack_runs
 
@@ -124,6 +127,31 @@ SAMPLES: tuple[Event, ...] = (
         seconds=2.5,
     ),
     SnapshotRejected(session=SESSION, group=GROUP, code="deadline", message="no progress"),
+    SnapshotVerified(
+        session=SESSION,
+        group=GROUP,
+        sequence=12,
+        level="sampled",
+        packs=40,
+        fetched_bytes=1 << 24,
+        seconds=3.5,
+    ),
+    SnapshotDamaged(
+        session=SESSION,
+        group=GROUP,
+        sequence=12,
+        damaged_bytes=1 << 17,
+        extent_count=2,
+        extents=(
+            DamagedExtent(
+                volume=VOLUME, offset_bytes=1 << 16, length_bytes=1 << 16, generation=_id(8)
+            ),
+            DamagedExtent(
+                volume=VOLUME, offset_bytes=1 << 20, length_bytes=1 << 16, generation=None
+            ),
+        ),
+        manifest="its MAC does not match",
+    ),
     SnapshotExpired(session=SESSION, group=GROUP, sequence=12, by="retention"),
     HoldPlaced(session=SESSION, group=GROUP, owner="legal", reason="case 17"),
     HoldReleased(session=SESSION, group=GROUP, owner="legal"),

@@ -58,7 +58,9 @@ def _value(hint: Any) -> SearchStrategy[Any]:
     return simple[hint]
 
 
-def _bounded(plain: type, meta: Meta) -> SearchStrategy[Any]:
+def _bounded(plain: Any, meta: Meta) -> SearchStrategy[Any]:
+    if typing.get_origin(plain) is tuple:
+        return _value(plain)
     if plain is int:
         return st.integers(cast("int", meta.ge), cast("int", meta.le))
     if plain is float:
