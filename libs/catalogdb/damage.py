@@ -195,7 +195,10 @@ def note_repair(tx: Tx, pack_no: int, repaired: Sequence[tuple[int, bytes]]) -> 
     )
 
 
-def forget_damage(tx: Tx, pack_no: int) -> None:
-    """Drop what is known of a pack that is dead; whoever leaned on it does so no more."""
-    tx.execute("DELETE FROM damage WHERE pack_no = %s", [pack_no])
-    tx.execute("DELETE FROM leans WHERE %s IN (pack_no, on_pack_no)", [pack_no])
+def forget_damage(tx: Tx, packs: Collection[int]) -> None:
+    """Drop what is known of packs that are condemned; whoever leaned on them does so no more."""
+    tx.execute("DELETE FROM damage WHERE pack_no = ANY(%s)", [list(packs)])
+    tx.execute(
+        "DELETE FROM leans WHERE pack_no = ANY(%(packs)s) OR on_pack_no = ANY(%(packs)s)",
+        {"packs": list(packs)},
+    )

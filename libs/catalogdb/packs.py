@@ -222,6 +222,16 @@ def count_by_pack(catalog: Catalog, domain_no: int, ids: Sequence[bytes]) -> dic
     return counts
 
 
+def find_items(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """Position in ``ids`` → (pack number, place), for those in the index."""
+    return _find(tx, domain_no, ids)
+
+
+def find_damaged(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """The same for those that are known to be damaged where the index has them."""
+    return _find(tx, domain_no, ids, _FIND_DAMAGED)
+
+
 def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
     """Pin live packs for a reader; return those that could be pinned."""
     live = {

@@ -142,7 +142,7 @@ def resolve(
     """
     lost: set[int] = set()
     with catalog.transaction() as tx:
-        _renew(tx, reader, deadline_seconds)
+        renew_reader(tx, reader, deadline_seconds)
         while True:
             resolved = locate(tx, domain_no, ids)
             refused = resolved.packs.keys() - pin_packs(tx, reader, resolved.packs)
@@ -162,7 +162,7 @@ def resolve_pack(
         NotFoundError: the reader is closed, or the domain has no live pack of this name.
     """
     with catalog.transaction() as tx:
-        _renew(tx, reader, deadline_seconds)
+        renew_reader(tx, reader, deadline_seconds)
         row = tx.execute(
             """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
                FROM pack p JOIN domain USING (domain_no)
@@ -208,7 +208,7 @@ def report_progress(
         NotFoundError: the reader is closed or its deadline has passed.
     """
     with catalog.transaction() as tx:
-        _renew(tx, reader, deadline_seconds)
+        renew_reader(tx, reader, deadline_seconds)
         row = tx.execute(
             """UPDATE reader SET bytes = greatest(bytes, %s),
                                  fetched_bytes = greatest(fetched_bytes, %s)
@@ -292,7 +292,12 @@ def drop_overdue_readers(catalog: Catalog) -> int:
     return len(overdue)
 
 
-def _renew(tx: Tx, reader: UUID, deadline_seconds: float) -> None:
+def renew_reader(tx: Tx, reader: UUID, deadline_seconds: float) -> None:
+    """Move an open reader's deadline.
+
+    Raises:
+        NotFoundError: it is closed, or its deadline has passed.
+    """
     renewed = tx.execute(
         """UPDATE reader SET deadline = now() + make_interval(secs => %s)
            WHERE reader = %s AND state = 'o' RETURNING 1""",
