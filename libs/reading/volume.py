@@ -134,6 +134,19 @@ class VolumeReader:
         """
         return self._map.diff(root_of(older), self._root, first)
 
+    def ids_since(self, older: SnapshotVolume | None) -> Iterator[list[bytes]]:
+        """Ids of the map nodes and chunks that this point has where another one has other nodes.
+
+        A batch per node, an id for each place that it has; chunks that did not change come along
+        with changed ones of their leaf. Memory is that of one node of each level.
+
+        Args:
+            older: a point of the same volume that the caller has pinned; None: all ids.
+        """
+        old = root_of(older) if older else MapRoot(None, 0)
+        self._locate_nodes([old, self._root])
+        yield from self._ids_since(old, self._root, max(old.level, self._root.level))
+
     def locate(self, wanted: ChunkRun) -> list[PlacedChunk]:
         """Where the chunks of ``wanted`` that are not zero are stored, ascending; pins the packs.
 
@@ -167,6 +180,29 @@ class VolumeReader:
         for (_, number), chunks in groupby(sorted(placed[first:end], key=_frame_of), key=_frame_of):
             self._read_frame(number, list(chunks), wanted, buffer)
         return bytes(buffer)
+
+    def _ids_since(self, old: MapRoot, new: MapRoot, level: int) -> Iterator[list[bytes]]:
+        if new.node_id is None or new.node_id == old.node_id:
+            return
+        if new.level == level:  # else this node exists only in thought
+            yield [new.node_id]
+        if level == 0:
+            ids = self._map.node(new.node_id, 0).ids
+            width = CHUNK_ID_SIZE_BYTES
+            yield [ids[at : at + width] for at in range(0, len(ids), width)]
+            return
+        olds, news = self._map.children(old, level), self._map.children(new, level)
+        nothing = MapRoot(None, level - 1)
+        changed = [
+            (was, now)
+            for slot, now in news.items()
+            if (was := olds.get(slot, nothing)).node_id != now.node_id
+        ]
+        self._locate_nodes([now for _, now in changed])
+        if level > 1:  # old leaves are not read
+            self._locate_nodes([was for was, _ in changed])
+        for was, now in changed:
+            yield from self._ids_since(was, now, level - 1)
 
     def _read_frame(
         self, number: int, chunks: Sequence[PlacedChunk], wanted: ByteRange, buffer: bytearray

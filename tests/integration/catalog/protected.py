@@ -1,0 +1,117 @@
+"""Protected volumes for tests of the catalog's loops: real packs and maps in a folder or bucket."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from libs.catalogdb.collecting import bury, claim_tombstones, condemn_unused, forget_items
+from libs.catalogdb.expiry import Expired, expire
+from libs.catalogdb.snapshots import Point, find_volume_at
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.ranges import ByteRange
+from libs.reading.frames import FrameReader
+from libs.reading.volume import VolumeReaders, chunks_of
+from libs.store.folder import FolderStore
+from libs.store.layout import pack_object
+from libs.store.port import ObjectStore
+from services.catalog.rewriter import Rewriter, RewritePolicy
+from tests.support.catalog import CatalogSite
+from tests.support.snapshots import SnapshotTaker
+
+TENANT = "acme"
+POLICY = RewritePolicy(live_share_max=0.5, again_seconds=3600, deadline_seconds=60)
+
+
+def chunk(number: int) -> bytes:
+    """A chunk that does not compress, for good sizes; 0 is the zero chunk."""
+    if number == 0:
+        return bytes(CHUNK_SIZE_BYTES)
+    return hashlib.shake_128(number.to_bytes(8, "big")).digest(CHUNK_SIZE_BYTES)
+
+
+def content(*numbers: int) -> bytes:
+    """A volume of these chunks."""
+    return b"".join(map(chunk, numbers))
+
+
+@dataclass
+class Protected:
+    """A catalog, a store, and what must be restorable from them."""
+
+    site: CatalogSite
+    store: ObjectStore
+    kek: KeyEncryptionKey = field(default_factory=KeyEncryptionKey.generate)
+    #: (volume, sequence) → content of every live snapshot.
+    live: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    sessions: dict[tuple[str, int], UUID] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.vault = KeyVault(self.store, self.kek)
+        self.taker = SnapshotTaker(self.site, self.store, self.kek)
+
+    def protect(self, *volumes: str) -> None:
+        """Volumes of the tenant, each in a group of its own."""
+        for name in volumes:
+            self.taker.protect(TENANT, name, name)
+
+    def take(self, volume: str, *numbers: int) -> int:
+        """A snapshot of a volume of these chunks; its sequence."""
+        view = self.taker.take(TENANT, volume, {volume: content(*numbers)})
+        assert view.sequence is not None
+        self.live[volume, view.sequence] = content(*numbers)
+        self.sessions[volume, view.sequence] = view.session
+        return view.sequence
+
+    def expire(self, volume: str, sequence: int) -> bool:
+        """Expire a snapshot; whether it may."""
+        ended = expire(self.site.catalog, TENANT, self.sessions[volume, sequence], by="a test")
+        if isinstance(ended, Expired):
+            del self.live[volume, sequence]
+        return isinstance(ended, Expired)
+
+    def rewriter(self, policy: RewritePolicy = POLICY) -> Rewriter:
+        return Rewriter(self.site.catalog, self.store, self.vault, policy)
+
+    def collect(self) -> int:
+        """Delete everything that nothing needs; how many objects went."""
+        after: int | None = 0
+        while after is not None:
+            after = condemn_unused(self.site.catalog, after, 100).after
+        count = 0
+        while dead := claim_tombstones(self.site.catalog, 100, 60):
+            for one in dead:
+                forget_items(self.site.catalog, one, [])
+                self.store.delete(pack_object(one.generation))
+            count += bury(self.site.catalog, [one.pack_no for one in dead])
+        return count
+
+    def check(self) -> None:
+        """Every live snapshot is restored byte for byte."""
+        frames = FrameReader(self.store, self.vault)
+        readers = VolumeReaders(self.site.restore, self.vault, frames, frames, 60)
+        for (volume, sequence), expected in self.live.items():
+            point = find_volume_at(self.site.restore, TENANT, volume, Point(sequence=sequence))
+            with readers.open(point) as reader:
+                wanted = ByteRange(0, len(expected))
+                placed = reader.locate(chunks_of(wanted))
+                assert reader.read(placed, wanted) == expected, f"{volume}@{sequence} differs"
+
+    def packs(self, state: str = "l") -> list[int]:
+        """Numbers of the packs in a state."""
+        return [
+            row[0]
+            for row in self.site.sql(
+                "SELECT pack_no FROM pack WHERE state = %s ORDER BY pack_no", state
+            )
+        ]
+
+    def objects(self, prefix: str) -> list[str]:
+        return [stat.key for stat in self.store.list(prefix)]
+
+
+def in_folder(site: CatalogSite, folder: Path) -> Protected:
+    """Protected volumes in a folder store."""
+    return Protected(site, FolderStore(folder))
