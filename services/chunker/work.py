@@ -18,7 +18,7 @@ from libs.catalogdb.attempts import Progress, Stale
 from libs.catalogdb.packs import count_by_pack, find_item, lookup_and_pin
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions import PartView
-from libs.errors import DamagedDataError, NotFoundError
+from libs.errors import DamagedDataError, NotFoundError, UnavailableError
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import compress
@@ -38,6 +38,9 @@ _OWN_DOMAIN = b"\0"
 _GROUP_CHUNKS = FRAME_PLAIN_SIZE_BYTES_MAX // CHUNK_SIZE_BYTES
 #: Departed ids are counted in batches of this size.
 _DEPARTED_BATCH = 4096
+#: A connection to the agent that breaks is dialled again for so long: a switch that reboots costs a
+#: pause, not the session. An agent that was restarted refuses at once.
+_REDIAL_SECONDS_MAX = 15.0
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ class _Frame:
         self.fill += length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Lane:
     """What a thread needs while it takes spans of this capture."""
 
@@ -177,13 +180,11 @@ class CaptureWork:
             taken.add(id_)
             wanted.append(first or (id_ not in fresh and random.random() < self._sample_rate))  # noqa: S311 -- a sample, no secret
         lane = self._borrow()
+        asked = [
+            (index, id_) for index, id_, want in zip(indexes, ids, wanted, strict=True) if want
+        ]
         try:
-            asked = [
-                (index, id_) for index, id_, want in zip(indexes, ids, wanted, strict=True) if want
-            ]
-            if not lane.connection.want(batch, wanted, CHUNK_SIZE_BYTES):
-                lane.connection.reread(list(runs_of(index for index, _ in asked)), CHUNK_SIZE_BYTES)
-            self._receive(lane, asked, fresh)
+            self._fetch(lane, batch, wanted, asked, fresh)
         except BaseException:
             lane.connection.close()
             raise
@@ -208,22 +209,75 @@ class CaptureWork:
         ledger.locate({id_: pack for id_, pack in zip(unknown, found, strict=True) if pack})
         return ledger.claim(id_ for id_, pack in zip(unknown, found, strict=True) if not pack)
 
-    def _receive(self, lane: _Lane, asked: Sequence[tuple[int, bytes]], fresh: set[bytes]) -> None:
-        """Receive the asked chunks in order, verify them, and keep the fresh ones for packing."""
-        at = 0
-        while at < len(asked):
-            group = asked[at][0] // _GROUP_CHUNKS
-            end = at + 1
-            while end < len(asked) and asked[end][0] // _GROUP_CHUNKS == group:
-                end += 1
-            length = (end - at) * CHUNK_SIZE_BYTES
-            if not lane.frame.has_room(length):
-                self._flush(lane.frame)
-            view = lane.frame.space(length)
-            lane.connection.receive_into(view)
-            self._verify(view, asked[at:end])
-            _keep_fresh(lane.frame, view, asked[at:end], fresh)
-            at = end
+    def _fetch(
+        self,
+        lane: _Lane,
+        batch: int,
+        wanted: list[bool],
+        asked: Sequence[tuple[int, bytes]],
+        fresh: set[bytes],
+    ) -> None:
+        """Ask for chunks and take them in; a connection that breaks is dialled again for the rest.
+
+        The agent may have let go of the span, or not: it is asked the same way, and reads the
+        chunks again if they have left its window.
+        """
+        positions = [position for position, want in enumerate(wanted) if want]
+        taken, is_asked = 0, False
+
+        def receive_into(view: memoryview) -> None:
+            nonlocal is_asked
+            try:
+                if not is_asked:
+                    self._ask(lane, batch, len(wanted), positions[taken:], asked[taken:])
+                    is_asked = True
+                lane.connection.receive_into(view)
+            except UnavailableError:
+                is_asked = False
+                lane.connection.close()
+                raise
+
+        if not asked:  # then the agent is told just that
+            retried(lambda: receive_into(memoryview(bytearray())), _REDIAL_SECONDS_MAX)
+        while taken < len(asked):
+            taken = self._receive(lane.frame, asked, taken, fresh, receive_into)
+
+    def _ask(
+        self,
+        lane: _Lane,
+        batch: int,
+        count: int,
+        positions: Sequence[int],
+        asked: Sequence[tuple[int, bytes]],
+    ) -> None:
+        if not lane.connection.is_usable:
+            lane.connection = self._connect()
+        wanted = set(positions)
+        if not lane.connection.want(batch, [at in wanted for at in range(count)], CHUNK_SIZE_BYTES):
+            runs = list(runs_of(index for index, _ in asked))
+            lane.connection.reread(runs, CHUNK_SIZE_BYTES)
+
+    def _receive(
+        self,
+        frame: _Frame,
+        asked: Sequence[tuple[int, bytes]],
+        at: int,
+        fresh: set[bytes],
+        receive_into: Callable[[memoryview], None],
+    ) -> int:
+        """Receive one MiB's chunks, verify them, keep the fresh ones; the position behind them."""
+        group = asked[at][0] // _GROUP_CHUNKS
+        end = at + 1
+        while end < len(asked) and asked[end][0] // _GROUP_CHUNKS == group:
+            end += 1
+        length = (end - at) * CHUNK_SIZE_BYTES
+        if not frame.has_room(length):
+            self._flush(frame)
+        view = frame.space(length)
+        retried(lambda: receive_into(view), _REDIAL_SECONDS_MAX)
+        self._verify(view, asked[at:end])
+        _keep_fresh(frame, view, asked[at:end], fresh)
+        return end
 
     def _verify(self, view: memoryview, asked: Sequence[tuple[int, bytes]]) -> None:
         announced = b"".join([id_ for _, id_ in asked])
@@ -296,6 +350,10 @@ class CaptureWork:
             lane = self._idle_lanes.pop() if self._idle_lanes else None
         if lane and lane.connection.is_usable:
             return lane
+        connection = retried(self._connect, _REDIAL_SECONDS_MAX)
+        return _Lane(connection, lane.frame if lane else _Frame())
+
+    def _connect(self) -> SpanConnection:
         part = self.part
         connection = self._dial(part.span_address, part.capture, self.started.boot, part.token)
         with self._lock:
@@ -304,7 +362,7 @@ class CaptureWork:
         if over:  # `abandon` may have been before us
             connection.close()
             raise StaleAttemptError
-        return _Lane(connection, lane.frame if lane else _Frame())
+        return connection
 
 
 def _keep_fresh(

@@ -6,12 +6,18 @@ counts to `tally`, which prints them at the end and writes them to `build/faults
 """
 
 import json
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
 import pytest
+
+from deploy.local.fixtures import start_or_skip
+from deploy.local.home import BackcastHome
+from deploy.local.s3 import S3Choice
+from tests.faults.site import FaultSite, ProxiedCluster
 
 _RESULTS = pytest.StashKey[dict[str, dict[str, float | str]]]()
 
@@ -45,6 +51,21 @@ def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
         request.config.stash[_RESULTS].setdefault(kind, {}).update(counts)
 
     return add
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
+    """One cluster behind proxies, whose processes are started again when they end."""
+    cluster = ProxiedCluster(BackcastHome(tmp_path_factory.mktemp("proxied"), tied=True))
+    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO))
+    site = FaultSite(cluster, tmp_path_factory.mktemp("volumes"))
+    try:
+        with site.supervised():
+            yield site
+    finally:
+        cluster.down(print)
+        cluster.close_proxies()
+        shutil.rmtree(cluster.home.folder / "data")
 
 
 def pytest_terminal_summary(
