@@ -95,7 +95,7 @@ def _from_structured(headers: Sequence[Header], text: bytes) -> tuple[Envelope, 
         )
     try:
         document = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise MalformedEventError(f"event: {err}") from err
     attributes = {name: item for name, item in document.items() if isinstance(item, str)}
     data = document.get("data")

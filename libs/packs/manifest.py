@@ -218,7 +218,7 @@ def open_manifest(data: Buffer, key_id: uuid.UUID, manifest_key: bytes) -> Manif
             )
         plain = zstandard.ZstdDecompressor().decompress(compressed, allow_extra_data=False)
         manifest = _decoder.decode(plain)
-    except (InvalidTag, zstandard.ZstdError, msgspec.MsgspecError) as err:
+    except (InvalidTag, zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError) as err:
         raise DamagedDataError(f"{name}: its body cannot be read: {err}") from err
     said = (header.tenant, header.group, header.session, header.sequence)
     if said != (manifest.tenant, manifest.group, manifest.session, manifest.sequence):

@@ -77,7 +77,7 @@ class RestClient:
             return None
         try:
             return json.loads(answer)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise UnavailableError(
                 f"{what} at {self.base_url}: answered {response.status} without JSON"
             ) from err
@@ -88,6 +88,6 @@ def problem_error(status: int, body: bytes, what: str) -> BackcastError:
     try:
         problem = json.loads(body)
         code, detail = str(problem["code"]), str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return UnavailableError(f"{what}: answered {status} without saying why")
     return error_class(code)(detail)

@@ -27,6 +27,17 @@ FETCH_SIZE_BYTES_MAX = PACK_TARGET_SIZE_BYTES
 #: Unwanted bytes between two frames that one GET may read over; another GET costs about as much.
 _GAP_SIZE_BYTES_MAX = 256 << 10
 
+#: What reading a document raises that is no window: a number may be infinite, text a list.
+_CONTRADICTIONS = (
+    BadInputError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+)
+
 #: Index in the volume, offset in the plain frame, id.
 PlannedChunk = tuple[int, int, bytes]
 
@@ -85,7 +96,7 @@ def parse_window(document: Mapping[str, Any], first_chunk: int) -> Window:
     """
     try:
         return _parse(document, first_chunk)
-    except (BadInputError, KeyError, ValueError, TypeError, IndexError, struct.error) as err:
+    except _CONTRADICTIONS as err:
         raise DamagedDataError(
             f"restore plan: the service's answer is no window of a plan "
             f"({type(err).__name__}: {err}); is the service of another version?"
@@ -98,11 +109,12 @@ def _parse(document: Mapping[str, Any], first_chunk: int) -> Window:
         raise ValueError(f"{count} chunks from {first} on, asked for those from {first_chunk} on")
     runs = unpack_runs(_column(document["runs"]), first + count)
     ids = _column(document["ids"])
+    named = sum(run.count for run in runs)  # twelve bytes can name four thousand million
+    if len(ids) != named * CHUNK_ID_SIZE_BYTES or (runs and runs[0].first < first):
+        raise ValueError(f"{len(ids)} bytes of ids for {named} chunks from {first} on")
     indexes = [index for run in runs for index in range(run.first, run.end)]
     ordinals = struct.unpack(f"<{len(indexes)}H", _column(document["pack_ordinals"]))
     places = struct.unpack(f"<{len(indexes)}I", _column(document["places"]))
-    if len(ids) != len(indexes) * CHUNK_ID_SIZE_BYTES or (runs and runs[0].first < first):
-        raise ValueError(f"{len(ids)} bytes of ids for {len(indexes)} chunks from {first} on")
     wanted: list[dict[int, list[PlannedChunk]]] = [{} for _ in document["packs"]]
     for n, (index, ordinal, place) in enumerate(zip(indexes, ordinals, places, strict=True)):
         number, position = split_place(place)
