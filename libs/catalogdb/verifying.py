@@ -135,8 +135,8 @@ def packs_to_check(
     """Packs that the readers have pinned, by number, after ``after``."""
     with catalog.transaction() as tx:
         rows = tx.execute(
-            _PACK
-            + """, p.domain_no, p.checked_at, p.checked_in_full_at
+            """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames,
+                      p.domain_no, p.checked_at, p.checked_in_full_at
                FROM pack p JOIN domain d USING (domain_no)
                WHERE p.pack_no IN (SELECT DISTINCT pack_no FROM pin
                                    WHERE owner = ANY(%s) AND pack_no > %s
@@ -227,7 +227,7 @@ def snapshots_with(catalog: Catalog, packs: Sequence[int]) -> list[tuple[str, UU
     A snapshot reads from the packs that it is counted in and from those that lean on them.
     """
     with catalog.transaction() as tx:
-        return tx.execute(
+        rows = tx.execute(
             """WITH RECURSIVE counted (pack_no) AS (
                    SELECT unnest(%s::int[])
                    UNION SELECT l.on_pack_no FROM leans l JOIN counted USING (pack_no))
@@ -240,6 +240,7 @@ def snapshots_with(catalog: Catalog, packs: Sequence[int]) -> list[tuple[str, UU
                ORDER BY s.sealed_at, s.session""",
             [list(packs)],
         ).fetchall()
+    return [(tenant, session) for tenant, session, _ in rows]
 
 
 def next_due(catalog: Catalog, period_seconds: float) -> DueSnapshot | None:
@@ -352,12 +353,10 @@ def _entry(
     return Entry(event, tenant, str(group), session)
 
 
-_PACK = "SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames"
-
-
 def _packs(tx: Tx, packs: set[int]) -> dict[int, PackLocation]:
     rows = tx.execute(
-        _PACK + " FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)",
+        """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames
+           FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)""",
         [list(packs)],
     )
     return {row[0]: PackLocation(*row) for row in rows}
