@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from deploy.local.cluster import LocalCluster
+from libs.catalogdb.collecting import condemn_unused
+from libs.catalogdb.expiry import Expired, expire
 from libs.catalogdb.migrate import migrate
 from libs.catalogdb.snapshots import SnapshotVolume, read_snapshot
 from libs.events.codec import decode
@@ -105,8 +107,13 @@ class VerifySite:
         last = {event.session: event for event in self.verdicts()}
         return {s: event for s, event in last.items() if isinstance(event, SnapshotDamaged)}
 
-    def expire(self, session: uuid.UUID) -> None:
-        self.catalog.sql("UPDATE snapshot SET state = 'x' WHERE session = %s", session)
+    def expire_and_collect(self, session: uuid.UUID) -> None:
+        """Let a snapshot go, and delete what nothing needs then."""
+        assert isinstance(expire(self.catalog.catalog, TENANT, session, "test"), Expired)
+        while condemn_unused(self.catalog.catalog, 0, 1000).packs:
+            pass
+        for (generation,) in self.catalog.sql("SELECT generation FROM pack WHERE state = 'c'"):
+            self.store.delete(pack_object(generation))
 
 
 @pytest.fixture(scope="session")
