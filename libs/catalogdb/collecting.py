@@ -29,6 +29,7 @@ Nothing is condemned or buried while the catalog has not been reconciled with th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -61,6 +62,8 @@ class Tombstone:
     domain: UUID
     key_id: UUID
     size_bytes: int
+    #: Whether its items are out of the index.
+    forgotten: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +152,13 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
     nothing needs them. `moved_to` is set before, if they were rewritten.
     """
     rows = tx.execute(
-        """UPDATE pack p SET state = 'c'
-           FROM domain d, (SELECT domain_no, min(name) AS name FROM tenant GROUP BY domain_no) t
-           WHERE p.pack_no = ANY(%s) AND d.domain_no = p.domain_no AND t.domain_no = p.domain_no
-           RETURNING p.generation, p.size_bytes, t.name,
+        """UPDATE pack p SET state = 'c' WHERE pack_no = ANY(%s)
+           RETURNING generation, size_bytes,
+                     (SELECT min(name) FROM tenant WHERE tenant.domain_no = p.domain_no),
                      (SELECT m.generation FROM pack m WHERE m.pack_no = p.moved_to)""",
         [list(packs)],
     ).fetchall()
-    tx.execute("INSERT INTO tombstone SELECT unnest(%s::int[])", [list(packs)])
+    tx.execute("INSERT INTO tombstone (pack_no) SELECT unnest(%s::int[])", [list(packs)])
     tx.execute("DELETE FROM candidate WHERE pack_no = ANY(%s)", [list(packs)])
     # What leaned on them is perhaps needed by nothing else.
     tx.execute(
@@ -177,28 +179,36 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
     ]
 
 
-def claim_tombstones(catalog: Catalog, limit: int, seconds: float) -> list[Tombstone]:
-    """Tombstones that are this collector's for so long; then any other's again.
+def claim_tombstones(
+    catalog: Catalog, after: int, limit: int, deadline_seconds: float
+) -> list[Tombstone]:
+    """The next tombstones, which are this collector's until a deadline; then any other's again.
 
     The deadline only saves work: to do the rest twice, or at the same time, is harmless.
+
+    Args:
+        catalog: the catalog.
+        after: number of the last pack that was claimed, 0 to begin.
+        limit: tombstones at most.
+        deadline_seconds: how long they are not given to others.
     """
     with catalog.transaction() as tx:
         claimed = [
             row[0]
             for row in tx.execute(
-                """SELECT pack_no FROM tombstone WHERE deadline <= now()
+                """SELECT pack_no FROM tombstone WHERE pack_no > %s AND deadline <= now()
                    ORDER BY pack_no LIMIT %s FOR UPDATE SKIP LOCKED""",
-                [limit],
+                [after, limit],
             )
         ]
         tx.execute(
             """UPDATE tombstone SET deadline = now() + make_interval(secs => %s)
                WHERE pack_no = ANY(%s)""",
-            [seconds, claimed],
+            [deadline_seconds, claimed],
         )
         rows = tx.execute(
-            """SELECT pack_no, generation, domain_no, domain, p.key_id, size_bytes
-               FROM pack p JOIN domain USING (domain_no)
+            """SELECT pack_no, generation, domain_no, domain, p.key_id, size_bytes, forgotten
+               FROM tombstone JOIN pack p USING (pack_no) JOIN domain USING (domain_no)
                WHERE pack_no = ANY(%s) ORDER BY pack_no""",
             [claimed],
         ).fetchall()
@@ -206,30 +216,30 @@ def claim_tombstones(catalog: Catalog, limit: int, seconds: float) -> list[Tombs
 
 
 def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> int:
-    """Take items of a condemned pack out of the index; those that others store by now stay.
+    """Take the items of a condemned pack out of the index; those that others store by now stay.
+
+    Args:
+        catalog: the catalog.
+        dead: the pack.
+        ids: everything that lies in it.
 
     Returns:
         How many rows went.
     """
     # In order of ids, as registrations lock them: neither can wait for the other for ever.
     high, low = halves(sorted(ids))
-    with catalog.transaction() as tx:
-        return tx.execute(
-            sql.SQL(
-                """DELETE FROM {} c USING unnest(%s::uuid[], %s::uuid[]) AS item (high, low)
-                   WHERE c.id_high = item.high AND c.id_low = item.low AND c.pack_no = %s"""
-            ).format(chunk_table(dead.domain_no)),
-            [high, low, dead.pack_no],
-        ).rowcount
+    return _forget(
+        catalog,
+        dead,
+        """USING unnest(%s::uuid[], %s::uuid[]) AS item (high, low)
+           WHERE c.id_high = item.high AND c.id_low = item.low AND c.pack_no = %s""",
+        [high, low, dead.pack_no],
+    )
 
 
 def forget_all_items(catalog: Catalog, dead: Tombstone) -> int:
     """The same for a pack that does not say what is in it: reads the whole index of its domain."""
-    with catalog.transaction() as tx:
-        return tx.execute(
-            sql.SQL("DELETE FROM {} WHERE pack_no = %s").format(chunk_table(dead.domain_no)),
-            [dead.pack_no],
-        ).rowcount
+    return _forget(catalog, dead, "WHERE c.pack_no = %s", [dead.pack_no])
 
 
 def bury(catalog: Catalog, packs: Sequence[int]) -> int:
@@ -281,14 +291,24 @@ def list_unused(catalog: Catalog, after: int, limit: int) -> int | None:
     return row[0] if row else None
 
 
-def leftover_manifests(catalog: Catalog, limit: int) -> list[tuple[UUID, str]]:
-    """Expired snapshots whose manifests may still exist, with the manifests' object keys."""
+def leftover_manifests(catalog: Catalog, after: UUID, limit: int) -> list[tuple[UUID, str]]:
+    """Expired snapshots whose manifests may still exist, with the manifests' object keys.
+
+    Args:
+        catalog: the catalog.
+        after: the last one of the previous page; that of number 0 to begin.
+        limit: snapshots at most.
+
+    Raises:
+        NotReconciledError: the catalog may have gone back in time; nothing may be deleted.
+    """
     with catalog.transaction() as tx:
         require_reconciled(tx)
         return tx.execute(
             """SELECT session, manifest_key FROM snapshot
-               WHERE state = 'x' AND NOT manifest_deleted LIMIT %s""",
-            [limit],
+               WHERE state = 'x' AND NOT manifest_deleted AND session > %s
+               ORDER BY session LIMIT %s""",
+            [after, limit],
         ).fetchall()
 
 
@@ -317,3 +337,15 @@ def read_collection_state(catalog: Catalog) -> CollectionState:
         ).fetchone()
     assert row is not None
     return CollectionState(*row)
+
+
+def _forget(
+    catalog: Catalog, dead: Tombstone, condition: LiteralString, arguments: Sequence[object]
+) -> int:
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            sql.SQL("DELETE FROM {} c ").format(chunk_table(dead.domain_no)) + sql.SQL(condition),
+            arguments,
+        ).rowcount
+        tx.execute("UPDATE tombstone SET forgotten = true WHERE pack_no = %s", [dead.pack_no])
+        return rows

@@ -77,7 +77,7 @@ def expire_overdue(catalog: Catalog, tenant: str, session: UUID) -> Expired | Re
     Raises as `expire` does.
     """
     with catalog.transaction() as tx:
-        return _expire(tx, tenant, session, BY_RETENTION)
+        return _expire(tx, tenant, session, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +89,18 @@ class _Locked:
     live: bool
 
 
-def _expire(tx: Tx, tenant: str, session: UUID, by: str) -> Expired | Refused:
+def _expire(tx: Tx, tenant: str, session: UUID, by: str | None) -> Expired | Refused:
     require_reconciled(tx)
     snapshot = _lock(tx, tenant, session)
     if not snapshot.live:
         return Expired(session, snapshot.sequence, rows=0, packs=0)
-    refusal = _refusal(tx, session, snapshot.group_no, by)
+    refusal = _refusal(tx, session, snapshot.group_no, overdue_only=by is None)
     if refusal:
         return Refused(session, snapshot.sequence, *refusal)
     tx.execute("UPDATE snapshot SET state = 'x', expired_at = now() WHERE session = %s", [session])
     rows, packs = _shorten(tx, snapshot)
     event = SnapshotExpired(
-        session=session, group=snapshot.group, sequence=snapshot.sequence, by=by
+        session=session, group=snapshot.group, sequence=snapshot.sequence, by=by or BY_RETENTION
     )
     append(tx, "catalog", [Entry(event, tenant, str(snapshot.group), session)])
     return Expired(session, snapshot.sequence, rows, packs)
@@ -128,8 +128,10 @@ def _lock(tx: Tx, tenant: str, session: UUID) -> _Locked:
     return _Locked(group_no, group_id, sequence, is_head, row[0])
 
 
-def _refusal(tx: Tx, session: UUID, group_no: int, by: str) -> tuple[Reason, str] | None:
-    if by == BY_RETENTION and not _is_overdue(tx, session):
+def _refusal(
+    tx: Tx, session: UUID, group_no: int, *, overdue_only: bool
+) -> tuple[Reason, str] | None:
+    if overdue_only and not _is_overdue(tx, session):
         return "kept", "the group's retention keeps it"
     if session == _last_good_point(tx, group_no):
         return "last-good-point", "it is the group's last good recovery point"

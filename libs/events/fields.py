@@ -8,6 +8,8 @@ from msgspec import Meta
 DIGEST_SIZE_BYTES = 32
 #: Longest message that an event carries, in characters; who writes one cuts it.
 MESSAGE_LENGTH_MAX = 2000
+#: Longest name of something or somebody, in characters.
+NAME_LENGTH_MAX = 63
 
 #: Damaged extents that an event or an answer lists at most.
 DAMAGED_EXTENTS_MAX = 100
@@ -18,7 +20,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_SIZE_BYTES, max_length=DIGEST_SIZE_BYTES)]
 #: A name that a person typed; `libs.ids.check_name` has the exact rule.
-Name = Annotated[str, Meta(min_length=1, max_length=63)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 #: A stable word for programs, such as the code of an error.
 Code = Annotated[str, Meta(min_length=1, max_length=63)]
 #: Text for people.

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
 import sys
-import threading
 
 from libs.catalogdb.inventory import list_nodes
 from libs.catalogdb.pool import Catalog
@@ -16,8 +16,13 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
+from services.catalog.collecting_loop import Chore, CollectionLoop, CollectionMetrics
+from services.catalog.collection import Collection
+from services.catalog.collector import Collector
 from services.catalog.housekeeping import keep_house
+from services.catalog.loops import Loop, start_loops
 from services.catalog.relay import Relay
+from services.catalog.retention import Retention
 from services.catalog.routes import add_routes
 from services.catalog.settings import Settings
 
@@ -31,28 +36,34 @@ def main(settings: Settings, stop: Stop) -> None:
         store = open_store(settings.s3)
         vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
+        collector = Collector(catalog, store, vault, settings.tombstone_deadline_seconds)
+        collection = Collection(collector.stages())
+        slow_seconds = settings.collection_slow_interval_seconds
+        chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
+        collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
+        loops = [
+            Loop(
+                "housekeeping",
+                functools.partial(keep_house, catalog),
+                settings.housekeeping_interval_seconds,
+            ),
+            Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
+            Loop("collection", collecting.run, settings.collection_interval_seconds),
+        ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault)
+        add_routes(app, catalog, store, vault, collection)
         health.depend_on("catalog", lambda: list_nodes(catalog))
-        house = health.loop("housekeeping", 12 * settings.housekeeping_interval_seconds)
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
-        housekeeper = threading.Thread(
-            target=keep_house,
-            args=(catalog, stop, settings.housekeeping_interval_seconds, house.progressed),
-            name="housekeeping",
+        relay = Relay(
+            catalog, settings.kafka, settings.relay_batch_count_max, settings.relay_interval_seconds
         )
         with serving(app, settings):
-            housekeeper.start()
+            threads = start_loops(loops, health, stop)
             health.started()
-            relay = Relay(
-                catalog,
-                settings.kafka,
-                settings.relay_batch_count_max,
-                settings.relay_interval_seconds,
-            )
             asyncio.run(relay.run(stop, relaying.progressed))
-            housekeeper.join()
+            for thread in threads:
+                thread.join()
 
 
 if __name__ == "__main__":

@@ -23,3 +23,11 @@ class Settings(ServiceSettings):
     relay_interval_seconds: float = 1.0
     #: How often overdue sessions and readers are ended.
     housekeeping_interval_seconds: float = 5.0
+    #: How often the clock is looked at and snapshots that retention does not keep are expired.
+    retention_interval_seconds: float = 60.0
+    #: Pause between two passes of collection.
+    collection_interval_seconds: float = 60.0
+    #: How often every pack is looked at, should one have been overlooked.
+    collection_slow_interval_seconds: float = 86_400.0
+    #: Time after which another collector may take over what one has begun to delete.
+    tombstone_deadline_seconds: float = 60.0

@@ -14,14 +14,15 @@ CREATE TABLE incarnation (
     durable    bigint NOT NULL DEFAULT 0  -- number of the newest one that is in the store
 );
 
--- What changes whenever the tables may be others than before: a server that was restarted, promoted or
--- restored (start), another cluster (identifier), another database (oid), a dump that was loaded (file).
+-- What changes whenever the tables may be others than before. First what a mere restart leaves: the cluster,
+-- its timeline (promotion, recovery to a point in time), the database, and the table's file (a loaded dump).
 CREATE FUNCTION catalog_life() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
     SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
-                     extract(epoch FROM pg_postmaster_start_time()),
+                     (SELECT timeline_id FROM pg_control_checkpoint()),
                      (SELECT oid FROM pg_database WHERE datname = current_database()),
                      pg_relation_filenode('incarnation'))
+           || ' ' || extract(epoch FROM pg_postmaster_start_time())
 $$;
 INSERT INTO incarnation (life) VALUES (catalog_life());
 
@@ -178,7 +179,8 @@ CREATE TABLE candidate (pack_no int PRIMARY KEY);
 -- Condemned packs whose object may still exist. Whoever claims one has until the deadline to delete it.
 CREATE TABLE tombstone (
     pack_no  int PRIMARY KEY,
-    deadline timestamptz NOT NULL DEFAULT '-infinity'
+    deadline timestamptz NOT NULL DEFAULT '-infinity',
+    forgotten boolean NOT NULL DEFAULT false  -- its items are out of the index
 );
 
 -- Where each stored chunk and map node lies: one table per domain, chunk_<domain_no>.
@@ -294,6 +296,7 @@ CREATE TABLE snapshot (
     mac          bytea NOT NULL,
     consistency  text NOT NULL,
     sealed_at    timestamptz NOT NULL DEFAULT now(),
+    recovered    boolean NOT NULL DEFAULT false,  -- complete in the store, which cannot prove that it was acknowledged
     expired_at   timestamptz,
     manifest_deleted boolean NOT NULL DEFAULT false,
     UNIQUE (group_no, sequence)
@@ -362,6 +365,9 @@ CREATE TABLE reader (
     fetched_bytes bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX ON reader (session) WHERE state = 'o';
+
+-- Lineages whose references must be counted anew before the catalog is reconciled.
+CREATE TABLE recount (volume_no int PRIMARY KEY REFERENCES volume);
 
 -- ---------------------------------------------------------------- the event log
 

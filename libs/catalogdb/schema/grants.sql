@@ -42,6 +42,11 @@ GRANT INSERT, UPDATE, DELETE ON damage, verification TO backcast_catalog;
 GRANT DELETE ON leans TO backcast_catalog;
 GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
+-- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
+GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, session, snapshot TO backcast_catalog;
+GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
+GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
+
 -- Not `part`: its tokens open span connections.
 GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
 GRANT SELECT ON pack, snapshot, snapshot_volume, hold TO backcast_restore;
