@@ -27,6 +27,7 @@ from libs.ranges import ByteRange
 from libs.store.port import (
     OBJECT_SIZE_BYTES_MAX,
     Body,
+    Leftovers,
     ObjectStat,
     ObjectStore,
     check_body,
@@ -70,6 +71,8 @@ class FolderStore:
                 _write_durably(partial, view)
                 self._make_folders(path.parent)
                 partial.replace(path)
+            except FileNotFoundError as error:
+                raise UnavailableError(f"put {key}: its temporary file was deleted") from error
             except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
                 raise BadInputError(
                     f"put {key}: an object would be the folder of another"
@@ -132,6 +135,17 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 return
             _flush_folder(path.parent)
+
+    def delete_leftovers(self, older_than: datetime) -> int:
+        """See `Leftovers.delete_leftovers`: temporary files of processes that died."""
+        count = 0
+        with _translated("list", _PARTIAL):
+            for entry in os.scandir(self._partial):
+                with contextlib.suppress(FileNotFoundError):  # its put has ended
+                    if entry.stat().st_mtime < older_than.timestamp():
+                        (self._partial / entry.name).unlink()
+                        count += 1
+        return count
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -206,4 +220,5 @@ def _translated(operation: str, key: str) -> Iterator[None]:
         raise kind(f"{what}: {error.strerror}: {error.filename}") from error
 
 
-_: type[ObjectStore] = FolderStore
+_store: type[ObjectStore] = FolderStore
+_leftovers: type[Leftovers] = FolderStore

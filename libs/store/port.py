@@ -130,6 +130,17 @@ class Presigner(Protocol):
         ...
 
 
+class Leftovers(Protocol):
+    """A store that keeps something of puts that never ended."""
+
+    def delete_leftovers(self, older_than: datetime) -> int:
+        """Delete what puts left that began before ``older_than``; how many there were.
+
+        A put that still goes on fails with `UnavailableError`: choose a time long gone.
+        """
+        ...
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if it is a valid object key.
 

@@ -16,6 +16,7 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
+from libs.store.port import ObjectStore
 from services.catalog.collecting_loop import Chore, CollectionLoop, CollectionMetrics
 from services.catalog.collection import Collection
 from services.catalog.collector import Collector
@@ -23,8 +24,14 @@ from services.catalog.housekeeping import keep_house
 from services.catalog.loops import Loop, start_loops
 from services.catalog.relay import Relay
 from services.catalog.retention import Retention
+from services.catalog.rewriter import RewritePolicy, Rewriter
 from services.catalog.routes import add_routes
 from services.catalog.settings import Settings
+from services.catalog.sweeper import Sweeper, SweepPolicy
+from services.catalog.upkeep import Upkeep
+from services.catalog.verify import Verifier
+from services.catalog.verify_jobs import VerifyJobs
+from services.catalog.verify_loop import VerifyLoop
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -41,6 +48,20 @@ def main(settings: Settings, stop: Stop) -> None:
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
+        verifier = Verifier(
+            catalog,
+            store,
+            vault,
+            settings.verification_deadline_seconds,
+            settings.verification_bytes_per_second_max,
+            stop,
+        )
+        jobs = VerifyJobs(verifier, settings.verification_thread_count)
+        verifying = VerifyLoop(
+            verifier,
+            settings.verification_period_seconds,
+            settings.verification_sample_percent / 100,
+        )
         loops = [
             Loop(
                 "housekeeping",
@@ -49,10 +70,16 @@ def main(settings: Settings, stop: Stop) -> None:
             ),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
             Loop("collection", collecting.run, settings.collection_interval_seconds),
+            Loop(
+                "upkeep",
+                _upkeep(settings, catalog, store, vault).run,
+                settings.upkeep_interval_seconds,
+            ),
+            Loop("verification", verifying.run, settings.verification_interval_seconds),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault, collection)
+        add_routes(app, catalog, store, vault, collection, verifier, jobs)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
         relay = Relay(
@@ -64,6 +91,16 @@ def main(settings: Settings, stop: Stop) -> None:
             asyncio.run(relay.run(stop, relaying.progressed))
             for thread in threads:
                 thread.join()
+            jobs.close()
+
+
+def _upkeep(settings: Settings, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> Upkeep:
+    deadline_seconds = settings.upkeep_deadline_seconds
+    sweeping = SweepPolicy(settings.sweep_young_seconds, deadline_seconds)
+    rewriting = RewritePolicy(
+        settings.rewrite_live_share_max, settings.rewrite_again_seconds, deadline_seconds
+    )
+    return Upkeep(Sweeper(catalog, store, sweeping), Rewriter(catalog, store, vault, rewriting))
 
 
 if __name__ == "__main__":

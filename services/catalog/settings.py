@@ -29,5 +29,27 @@ class Settings(ServiceSettings):
     collection_interval_seconds: float = 60.0
     #: How often every pack is looked at, should one have been overlooked.
     collection_slow_interval_seconds: float = 86_400.0
+    #: Pause between two looks at what is to be verified.
+    verification_interval_seconds: float = 60.0
+    #: Each live snapshot is verified again this often.
+    verification_period_seconds: float = 30 * 86_400.0
+    #: Share of frames that is read when a snapshot is verified again.
+    verification_sample_percent: float = 1.0
+    #: Bytes that one verification fetches per second at most; 0: as fast as it goes.
+    verification_bytes_per_second_max: int = 0
+    #: A verification that is stuck for so long loses its pins.
+    verification_deadline_seconds: float = 600.0
+    #: Verifications that were asked for and run at once.
+    verification_thread_count: int = 2
     #: Time after which another collector may take over what one has begun to delete.
     tombstone_deadline_seconds: float = 60.0
+    #: Pause between two times that the store is swept and mostly dead packs are rewritten.
+    upkeep_interval_seconds: float = 21_600.0
+    #: Time after which another sweeper or rewriter may take over from one that is not heard of.
+    upkeep_deadline_seconds: float = 900.0
+    #: Objects that the catalog does not know are left alone while they are younger: only a hint.
+    sweep_young_seconds: float = 3600.0
+    #: Packs are rewritten when so much of them is live at most, as a share of their bytes.
+    rewrite_live_share_max: float = 0.5
+    #: A pack that is not worth rewriting is not looked at again for so long.
+    rewrite_again_seconds: float = 86_400.0

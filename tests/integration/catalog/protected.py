@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from libs.catalogdb.collecting import bury, claim_tombstones, condemn_unused, forget_items
 from libs.catalogdb.expiry import Expired, expire
 from libs.catalogdb.snapshots import Point, find_volume_at
 from libs.keys.kek import KeyEncryptionKey
@@ -15,9 +14,10 @@ from libs.ranges import ByteRange
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
 from libs.store.folder import FolderStore
-from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
-from services.catalog.rewriter import Rewriter, RewritePolicy
+from services.catalog.collection import Collection
+from services.catalog.collector import Collector
+from services.catalog.rewriter import RewritePolicy, Rewriter
 from tests.support.catalog import CatalogSite
 from tests.support.snapshots import SnapshotTaker
 
@@ -76,17 +76,10 @@ class Protected:
         return Rewriter(self.site.catalog, self.store, self.vault, policy)
 
     def collect(self) -> int:
-        """Delete everything that nothing needs; how many objects went."""
-        after: int | None = 0
-        while after is not None:
-            after = condemn_unused(self.site.catalog, after, 100).after
-        count = 0
-        while dead := claim_tombstones(self.site.catalog, 100, 60):
-            for one in dead:
-                forget_items(self.site.catalog, one, [])
-                self.store.delete(pack_object(one.generation))
-            count += bury(self.site.catalog, [one.pack_no for one in dead])
-        return count
+        """Delete everything that nothing needs; how many packs went."""
+        collector = Collector(self.site.catalog, self.store, self.vault, 60)
+        steps = Collection(collector.stages()).steps()
+        return sum(step.freed.packs_deleted for step in steps)
 
     def check(self) -> None:
         """Every live snapshot is restored byte for byte."""

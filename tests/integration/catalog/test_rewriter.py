@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.store.layout import pack_object
-from services.catalog.rewriter import RewriteTally
-from tests.integration.catalog.protected import POLICY, TENANT, Protected, in_folder
+from tests.integration.catalog.protected import Protected, in_folder
 from tests.support.catalog import CatalogSite
 
 

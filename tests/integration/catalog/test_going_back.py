@@ -1,0 +1,290 @@
+"""Postgres returns to an earlier state under the store of a later one (scenarios 12, 14 and 17)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from deploy.local.cluster import LocalCluster
+from libs.catalogdb.attempts import Stale
+from libs.catalogdb.incarnation import read_incarnation
+from libs.catalogdb.log import read_log
+from libs.catalogdb.notices import raise_notification
+from libs.catalogdb.sealing import Refused, Sealed
+from libs.catalogdb.sessions import SessionView, open_session, reject_session
+from libs.errors import NotReconciledError
+from libs.events.notifications import NotificationRaised
+from libs.events.positions import positions_begin
+from libs.events.topics import SNAPSHOTS
+from libs.ids import new_generation, uuid7
+from libs.store.folder import FolderStore
+from libs.store.layout import CheckpointName
+from libs.store.port import Body, ObjectStore
+from services.catalog.checkpoints import Standing
+from services.chunker.sealer import Sealer
+from tests.integration.catalog.protected import TENANT, content
+from tests.integration.catalog.timeline import Timeline, timeline
+from tests.support.catalog import Worker, open_on
+
+
+@pytest.fixture
+def line(servers: LocalCluster, tmp_path: Path) -> Iterator[Timeline]:
+    with timeline(servers.postgres.dsn, FolderStore(tmp_path)) as made:
+        made.protected.protect("disk", "other")
+        yield made
+
+
+def test_a_catalog_that_was_not_compared_appends_and_opens_nothing(line: Timeline) -> None:
+    line.protected.take("disk", 1)
+    line.go_back(line.dump())
+    notice = NotificationRaised(kind="test", severity="info", message="x")
+    with pytest.raises(NotReconciledError, match="since it was compared"):
+        raise_notification(line.site.catalog, "catalog", TENANT, "x", notice)
+    with pytest.raises(NotReconciledError, match="since it was compared"):
+        open_session(line.site.coordinator, TENANT, "disk", uuid7(), 60)
+    assert line.checkpoints.compare().standing is Standing.BEHIND
+
+
+def test_a_new_catalog_over_an_empty_store_is_current(line: Timeline) -> None:
+    assert line.checkpoints.compare().standing is Standing.CURRENT
+    line.protected.take("disk", 1)
+    line.checkpoints.write()
+    assert line.checkpoints.compare().standing is Standing.CURRENT
+
+
+def test_a_checkpoint_or_a_manifest_that_the_catalog_does_not_know_proves_that_it_fell_back(
+    line: Timeline,
+) -> None:
+    line.checkpoints.write()
+    before = line.dump()
+    line.protected.take("disk", 1)
+    line.go_back(before)
+    # As after a crash of the same server, where nothing but the time of its start differs.
+    line.site.sql("UPDATE incarnation SET life = split_part(catalog_life(), ' ', 1) || ' 0'")
+    found = line.checkpoints.compare()
+    assert (found.standing, "manifest" in found.reason) == (Standing.BEHIND, True)
+    line.site.sql("UPDATE incarnation SET life = catalog_life()")
+    assert line.checkpoints.compare().standing is Standing.CURRENT
+    line.shelf.put_head(_later(line), line.shelf.newest_state().head)  # type: ignore[union-attr]
+    assert line.checkpoints.compare().standing is Standing.BEHIND
+
+
+def test_a_restart_of_the_same_server_is_current_at_once(line: Timeline) -> None:
+    line.protected.take("disk", 1)
+    line.checkpoints.write()
+    line.site.sql("UPDATE incarnation SET life = split_part(catalog_life(), ' ', 1) || ' 0'")
+    with pytest.raises(NotReconciledError):
+        open_on(line.site, "disk")
+    assert line.checkpoints.compare().standing is Standing.CURRENT
+    assert isinstance(open_on(line.site, "disk"), SessionView)
+
+
+def test_yesterdays_catalog_over_todays_store_loses_and_resurrects_nothing(
+    line: Timeline, tmp_path: Path
+) -> None:
+    protected = line.protected
+    protected.take("disk", 1, 2, 3)
+    protected.take("disk", 1, 2, 4)
+    protected.take("other", 11, 12)
+    line.checkpoints.write()
+    yesterday = line.dump()
+
+    protected = line.protected
+    protected.take("disk", 5, 2, 4)
+    protected.take("disk", 5, 6, 4)
+    protected.take("other", 11, 13)
+    assert protected.expire("disk", 1)
+    assert protected.expire("disk", 3)
+    rejected = _leave_a_rejected_manifest(line, tmp_path, "other")
+    line.checkpoints.write()
+    protected.collect()
+    gone = line.generations("d")
+    assert gone
+    protected.take("disk", 5, 6, 7)  # after the newest checkpoint
+
+    line.go_back(yesterday)
+    assert line.checkpoints.compare().standing is Standing.BEHIND
+    report = line.reconcile()
+    protected = line.protected
+
+    assert line.live() == set(protected.live)
+    assert report.recovered == ["disk@5"]
+    assert report.damaged == []
+    protected.check()
+    assert line.site.sql("SELECT state::text FROM session WHERE session = %s", rejected) == [("r",)]
+    assert gone <= line.generations("d")
+    # Nothing is deduplicated against what is gone, and references are those that sealing counts.
+    protected.take("disk", 1, 3, 7)
+    protected.take("other", 13, 1)
+    protected.check()
+    protected.expire("disk", 2)
+    protected.expire("disk", 4)
+    protected.collect()
+    protected.check()
+    protected.take("disk", 3, 3, 3)
+    protected.check()
+
+
+def test_positions_of_the_forgotten_time_are_never_given_again(line: Timeline) -> None:
+    line.checkpoints.write()
+    yesterday = line.dump()
+    line.protected.take("disk", 1)
+    line.checkpoints.write()
+    line.go_back(yesterday)
+    report = line.reconcile()
+    assert report.incarnation == 1
+    line.protected.take("disk", 2)
+    events = read_log(line.site.catalog, SNAPSHOTS, 0, 100)
+    positions = [event.envelope.position for event in events]
+    assert positions == [positions_begin(1) + n for n in range(1, len(events) + 1)]
+    line.go_back(yesterday)
+    assert line.reconcile().incarnation == 2
+
+
+def test_a_session_of_before_the_fall_back_cannot_go_on(line: Timeline) -> None:
+    yesterday_view = open_on(line.site, "disk")
+    worker = Worker(line.site, yesterday_view)
+    line.go_back(line.dump())
+    line.reconcile()
+    worker.site = line.site
+    assert isinstance(worker.begin(new_generation()), Stale)
+    state = line.site.sql(
+        "SELECT state::text, reject_code FROM session WHERE session = %s", yesterday_view.session
+    )
+    assert state == [("r", "catalog-went-back")]
+
+
+def test_a_session_that_was_open_in_the_dump_and_sealed_since_is_sealed(line: Timeline) -> None:
+    view = open_on(line.site, "disk")
+    line.checkpoints.write()
+    yesterday = line.dump()
+    assert isinstance(_seal(line, view, line.store), Sealed)
+    line.go_back(yesterday)
+    line.reconcile()
+    assert line.live() == {("disk", 1)}
+    line.protected.live["disk", 1] = content(21, 22)
+    line.protected.check()
+
+
+def test_reconciling_that_was_killed_goes_on_where_it_was(
+    line: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.protected.take("disk", 1, 2)
+    yesterday = line.dump()
+    line.protected.take("disk", 3, 2)
+    line.protected.take("disk", 3, 4)
+    line.checkpoints.write()
+    line.protected.take("disk", 5, 4)
+    line.go_back(yesterday)
+    for step in ("_apply", "_take_back", "_compare_packs", "_recount"):
+        reconciler = line.reconciler()
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(reconciler, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            reconciler.run("a test")
+        assert not read_incarnation(line.site.catalog).reconciled
+        with pytest.raises(NotReconciledError, match="being reconciled"):
+            open_session(line.site.coordinator, TENANT, "disk", uuid7(), 60)
+    report = line.reconcile()
+    assert report.incarnation == 1
+    line.protected.check()
+    assert line.live() == {("disk", n) for n in (1, 2, 3, 4)}
+
+
+def test_snapshots_whose_packs_the_store_has_lost_are_named(line: Timeline) -> None:
+    protected = line.protected
+    protected.take("disk", 1, 2)
+    before = set(line.store.list("packs/"))
+    protected.take("disk", 1, 3)
+    lost = next(stat.key for stat in line.store.list("packs/") if stat not in before)
+    line.go_back(line.dump())
+    line.store.delete(lost)
+    report = line.reconcile()
+    assert [point.label for point in report.damaged] == ["disk@2"]
+    assert report.packs_lost == 1
+    line.protected.live.pop(("disk", 2))
+    line.protected.check()
+    line.protected.take("disk", 1, 3)
+    line.protected.check()
+
+
+def test_everything_comes_back_from_the_store_alone(line: Timeline) -> None:
+    """Scenario 14: bucket and key-encryption key are all there is."""
+    protected = line.protected
+    for numbers in ((1, 2, 3), (1, 0, 3), (4, 5, 3)):
+        protected.take("disk", *numbers)
+    protected.take("other", 1, 2)
+    protected.expire("disk", 1)
+    line.checkpoints.write()
+    protected.collect()
+    protected.take("disk", 4, 5, 6)
+    uses = _uses(line)
+    line.lose_everything()
+    assert line.checkpoints.compare().standing is Standing.LOST
+    line.reconcile()
+    line.protected.check()
+    assert line.live() == set(line.protected.live)
+    assert _uses(line) == uses
+    line.protected.take("disk", 9, 5, 6)
+    line.protected.check()
+
+
+def test_manifests_alone_bring_snapshots_back_where_no_checkpoint_was_ever_written(
+    line: Timeline,
+) -> None:
+    line.protected.take("disk", 1, 2)
+    line.protected.take("disk", 3, 2)
+    line.lose_everything()
+    report = line.reconcile()
+    assert report.recovered == ["disk@1", "disk@2"]
+    line.protected.check()
+    assert line.site.sql("SELECT DISTINCT recovered FROM snapshot") == [(True,)]
+
+
+def _later(line: Timeline) -> CheckpointName:
+    own = read_incarnation(line.site.catalog)
+    return CheckpointName(own.number, own.checkpoint + 7)
+
+
+def _seal(line: Timeline, view: SessionView, store: ObjectStore) -> Sealed | Refused:
+    name = view.group
+    line.protected.taker.fill(view, {name: content(21, 22)})
+    return Sealer(line.site.chunker, store, line.protected.vault).seal(view.session)
+
+
+class RejectedAtItsManifest(FolderStore):
+    """A store whose client is slow: its session passes its deadline while the manifest is PUT.
+
+    Fault model: the manifest is durable, and the seal that follows is refused.
+    """
+
+    def __init__(self, folder: Path, reject: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._reject = reject
+
+    def put(self, key: str, body: Body) -> None:
+        super().put(key, body)
+        self._reject()
+
+
+def _leave_a_rejected_manifest(line: Timeline, folder: Path, volume: str) -> UUID:
+    view = open_on(line.site, volume)
+    store = RejectedAtItsManifest(
+        folder,
+        lambda: reject_session(line.site.coordinator, "coordinator", view.session, "x", "late"),
+    )
+    assert isinstance(_seal(line, view, store), Refused)
+    return view.session
+
+
+def _uses(line: Timeline) -> list[tuple[object, ...]]:
+    """References, by names that outlive a catalog."""
+    return line.site.sql(
+        """SELECT v.name, p.generation, u.addresses, u.first_sequence, u.last_sequence
+           FROM pack_use u JOIN volume v USING (volume_no) JOIN pack p USING (pack_no)
+           ORDER BY 1, 2, 4"""
+    )
