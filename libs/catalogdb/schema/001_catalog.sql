@@ -210,7 +210,7 @@ CREATE TABLE sweep (
     claimed_until timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO sweep (prefix)
-    SELECT 'packs/' || lpad(to_hex(n), 2, '0') || '/' FROM generate_series(0, 255) n;
+    SELECT 'packs/' || to_hex(n) FROM generate_series(0, 15) n;
 INSERT INTO sweep (prefix) VALUES ('manifests/');
 
 -- ---------------------------------------------------------------- sessions: the making of one snapshot
