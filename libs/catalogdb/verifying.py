@@ -10,7 +10,7 @@ before, and readers that fall at their deadline; packs that were found intact sa
 verification that begins again may skip them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -243,19 +243,21 @@ def snapshots_with(catalog: Catalog, packs: Sequence[int]) -> list[tuple[str, UU
     return [(tenant, session) for tenant, session, _ in rows]
 
 
-def next_due(catalog: Catalog, period_seconds: float) -> DueSnapshot | None:
+def next_due(
+    catalog: Catalog, period_seconds: float, but: Collection[UUID] = ()
+) -> DueSnapshot | None:
     """The live snapshot to verify next, or None.
 
     First those that were never verified, newest first; then damaged ones whose group has a newer
     snapshot, which may have repaired them; then the one that was verified longest ago, if that is
-    longer than the period.
+    longer than the period. Those of ``but`` are left out.
     """
     with catalog.transaction() as tx:
         row = tx.execute(
             """SELECT t.name, s.session, v.session IS NOT NULL
                FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
                LEFT JOIN verification v ON v.session = s.session AND v.level <> ''
-               WHERE s.state = 'l'
+               WHERE s.state = 'l' AND s.session <> ALL(%s)
                  AND (v.session IS NULL
                       OR v.verified_at < now() - make_interval(secs => %s)
                       OR v.damaged AND EXISTS (SELECT FROM snapshot n
@@ -263,7 +265,7 @@ def next_due(catalog: Catalog, period_seconds: float) -> DueSnapshot | None:
                                                  AND n.sealed_at > v.verified_at))
                ORDER BY v.session IS NOT NULL, v.damaged DESC, v.verified_at, s.sealed_at DESC
                LIMIT 1""",
-            [period_seconds],
+            [list(but), period_seconds],
         ).fetchone()
     return DueSnapshot(*row) if row else None
 

@@ -8,14 +8,19 @@ from libs.store.port import ObjectStore
 from services.catalog.collection import Collection
 from services.catalog.routes_collection import add_collection_routes
 from services.catalog.routes_snapshots import add_snapshot_routes
+from services.catalog.routes_verify import add_verify_routes
+from services.catalog.verify import Verifier
+from services.catalog.verify_jobs import VerifyJobs
 
 
-def add_routes(
+def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __main__
     app: FastAPI,
     catalog: Catalog,
     store: ObjectStore,
     vault: KeyVault,
     collection: Collection,
+    verifier: Verifier,
+    jobs: VerifyJobs,
 ) -> None:
     """Add the endpoints to the application.
 
@@ -25,6 +30,9 @@ def add_routes(
         store: the object store, with the right to delete.
         vault: the domains' keys.
         collection: what a pass of collection does.
+        verifier: verifies snapshots.
+        jobs: verifications that were asked for.
     """
     add_collection_routes(app, catalog, collection)
     add_snapshot_routes(app, catalog)
+    add_verify_routes(app, verifier, jobs)

@@ -11,7 +11,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -76,6 +76,9 @@ class Thoroughness:
 class Progress:
     """How far a verification is. Read by other threads while it runs."""
 
+    #: Called with every step.
+    moved: Callable[[], None] = lambda: None
+
     #: Chunks of the volumes that were located.
     chunks: int = 0
     packs_done: int = 0
@@ -83,6 +86,11 @@ class Progress:
     packs_skipped: int = 0
     frames: int = 0
     fetched_bytes: int = 0
+
+    @property
+    def packs_checked(self) -> int:
+        """Packs whose objects were looked at."""
+        return self.packs_done - self.packs_skipped
 
 
 class StoppedError(Exception):
@@ -173,7 +181,7 @@ class Verifier:
             verdict = _damaged(extents, how.level, manifest)
         else:
             seconds = time.monotonic() - begun
-            verdict = Intact(how.level, progress.packs_done, progress.fetched_bytes, seconds)
+            verdict = Intact(how.level, progress.packs_checked, progress.fetched_bytes, seconds)
         record_verdict(self.catalog, session, verdict)
         self.assess(but=session)
         return verdict
@@ -240,6 +248,7 @@ class Verifier:
         def looked_at(chunks: int) -> None:
             nonlocal fetched_bytes
             progress.chunks += chunks
+            progress.moved()
             step, fetched_bytes = (
                 frames.fetched.stored_bytes - fetched_bytes,
                 frames.fetched.stored_bytes,
@@ -285,6 +294,7 @@ class Verifier:
                     progress.fetched_bytes += found.fetched_bytes
                     pace.spent(found.fetched_bytes)
                 progress.packs_done += 1
+                progress.moved()
             after = batch[-1].pack.pack_no
 
     def _check_pack(self, one: PackToCheck, how: Thoroughness) -> PackFindings:
