@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from libs.errors import InvariantViolation, OutOfSpaceError, UnavailableError
+from libs.errors import BadInputError, InvariantViolation, OutOfSpaceError, UnavailableError
 
 Tx = Connection[TupleRow]
 
@@ -76,6 +76,7 @@ class Catalog:
             UnavailableError: connection lost or transaction aborted by the server. The commit may
                 or may not have happened; every function here may be called again to find out.
             OutOfSpaceError: the disk of Postgres is full; nothing was committed.
+            BadInputError: a value is none that SQL can hold; nothing was committed.
         """
         with translated(), self._pool.connection() as tx:
             yield tx
@@ -132,9 +133,10 @@ def translated() -> Iterator[None]:
             raise UnavailableError(
                 f"catalog: {type(err).__name__} {state}: {_first_line(err)}"
             ) from err
-        raise InvariantViolation(
-            f"catalog: {type(err).__name__} {state}: {_first_line(err)}"
-        ) from err
+        # A value that SQL cannot hold, such as a name with a NUL, came from outside: rows that
+        # are in the catalog hold none.
+        kind = BadInputError if isinstance(err, psycopg.DataError) else InvariantViolation
+        raise kind(f"catalog: {type(err).__name__} {state}: {_first_line(err)}") from err
 
 
 def _first_line(err: psycopg.Error) -> str:

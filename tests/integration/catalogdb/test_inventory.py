@@ -14,7 +14,7 @@ from libs.catalogdb.inventory import (
     group_of,
     list_volumes,
 )
-from libs.errors import ConflictError, NotFoundError
+from libs.errors import BadInputError, ConflictError, NotFoundError
 from tests.support.catalog import BOOT, NODE, TENANT, CatalogSite, protect
 
 
@@ -118,3 +118,8 @@ def test_a_node_is_known_as_it_last_announced_itself(site: CatalogSite) -> None:
     announce_node(site.coordinator, moved)
     announce_node(site.coordinator, moved)
     assert find_node(site.coordinator, NODE.name) == moved
+
+
+def test_a_name_that_sql_cannot_hold_is_the_callers_mistake(site: CatalogSite) -> None:
+    with pytest.raises(BadInputError, match="NUL"):
+        find_tenant(site.coordinator, "a\0b")

@@ -1,0 +1,160 @@
+"""Hostile requests to every endpoint of every service: answered, never with an unexpected error."""
+
+import asyncio
+import dataclasses
+import json
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from libs.catalogdb.migrate import migrate
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.reading.frames import FrameReader
+from libs.reading.volume import VolumeReaders
+from libs.runtime.auth import Tokens, digest_of
+from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.health import Health
+from libs.runtime.http import create_app
+from libs.runtime.metrics import new_registry
+from libs.runtime.settings import Secret
+from libs.store.memory import MemoryStore
+from libs.store.s3 import S3Bucket, S3Store
+from services.change_capture.agent import routes as agent_routes
+from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.window import Window
+from services.change_capture.coordinator import routes as coordinator_routes
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.conductor import Conductor
+from services.restore import routes as restore_routes
+from services.restore.settings import Settings as RestoreSettings
+from tests.faults.conftest import Scale
+from tests.faults.fuzz.rest import Answer, Request, Requests, send
+from tests.support.catalog import TENANT, CatalogSite, create_logins
+from tests.support.snapshots import SnapshotTaker
+from tests.unit.change_capture.capturing import Model
+
+SEED = 20261122
+SECONDS_MAX = 20
+#: Of each service: the errors of a dependency that is not there in these tests.
+_ABSENT = {"coordinator": {"unavailable"}}
+#: Also by the framework, before anybody asks who it is: redirects, bodies that are no JSON.
+_REFUSED = {307, 400, 401, 404, 405, 413, 422}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    make: Callable[[str], FastAPI]
+    known: dict[str, list[str]]
+
+
+@pytest.fixture
+def rest(database: str, tmp_path: Path) -> Iterator[Site]:
+    migrate(database)
+    create_logins(database)
+    with closing(CatalogSite(database)) as site, ThreadPoolExecutor(4) as threads:
+        store, kek = MemoryStore(), KeyEncryptionKey.generate()
+        taker, vault = SnapshotTaker(site, store, kek), KeyVault(store, kek)
+        taker.protect(TENANT, "disk", "disk")
+        content = random.Random(SEED).randbytes(300_000)
+        session = taker.take(TENANT, "disk", {"disk": content}).session
+        tokens = Tokens(
+            json.dumps(
+                [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": True}]
+            )
+        )
+
+        frames = FrameReader(store, vault)
+        readers = VolumeReaders(site.restore, vault, frames, frames, 60)
+        agents = Agents("t")
+        conductor = Conductor(site.coordinator, vault, agents, 60)
+        captures = Captures(uuid.uuid4(), "node", tmp_path, Window(4), Model(Window(4), {}), 1, 60)
+        add = {
+            "restore": lambda app: restore_routes.add_routes(
+                app, _settings(database), readers, store, _presigner(), kek, threads
+            ),
+            "coordinator": lambda app: coordinator_routes.add_routes(
+                app, site.coordinator, vault, agents, conductor
+            ),
+            "agent": lambda app: agent_routes.add_routes(app, captures),
+        }
+
+        def make(name: str) -> FastAPI:
+            app = create_app(name, ServiceSettings(), Health(), new_registry(), tokens)
+            add[name](app)
+            return app
+
+        restore = str(uuid.uuid4())
+        known = {
+            "tenant": [TENANT],
+            "name": ["disk"],
+            "volume": ["disk"],
+            "group": ["disk"],
+            "point": ["latest", "1", "-0s", "0001-01-01T00:00:00+14:00"],
+            "session": [str(session)],
+            "restore": [restore],
+            "path": ["/nonexistent", "/", str(tmp_path)],
+            "wait_seconds": ["0"],
+            "chunk_id": ["0" * 64],
+        }
+        yield Site(make, known)
+        captures.stop_all()
+
+
+def _settings(dsn: str) -> RestoreSettings:
+    return RestoreSettings(
+        postgres=PostgresSettings(dsn=Secret(dsn)),
+        s3=S3Settings(
+            endpoint="http://store:1", bucket="b", access_key=Secret("a"), secret_key=Secret("s")
+        ),
+        kek=Secret("k"),
+        tokens=Secret("t"),
+        coordinator_url="http://coordinator:1",
+        catalog_url="http://catalog:1",
+    )
+
+
+def _presigner() -> S3Store:
+    return S3Store(
+        S3Bucket(endpoint="http://store:1", bucket="bucket", access_key="a", secret_key="s")
+    )
+
+
+def check(name: str, request: Request, answer: Answer, authorized: bool) -> None:
+    shown = f"{name}: {request!r:.1500} → {answer.status} {answer.body[:500]!r}"
+    if answer.status >= 500:
+        assert json.loads(answer.body)["code"] in _ABSENT.get(name, ()), shown
+    if not authorized:
+        assert answer.status in _REFUSED, shown
+    if answer.status >= 400 and request.method != "HEAD":
+        problem = json.loads(answer.body)
+        assert problem["status"] == answer.status, shown
+
+
+@pytest.mark.parametrize("name", ["restore", "coordinator", "agent"])
+def test_hostile_requests_are_answered(
+    rest: Site, name: str, scale: Scale, tally: Callable[..., None]
+) -> None:
+    count = scale.pick(250, 2_500, 200_000)
+    app, statuses = rest.make(name), Counter[int]()
+    requests = Requests(app, rest.known, SEED)
+
+    async def attack() -> None:
+        for number in range(count):
+            authorized = number % 5 != 0 or number % 7 == 0
+            request = requests.make(number, "t" if authorized else None)
+            answer = await send(app, request, SECONDS_MAX)
+            check(name, request, answer, authorized)
+            statuses[answer.status] += 1
+
+    asyncio.run(attack())
+    assert sum(statuses.values()) == count
+    assert len(statuses) >= 3, statuses  # some were understood
+    tally(f"fuzzing of the {name} service", requests=count, unexpected_errors=0)
