@@ -1,7 +1,7 @@
 """A catalog for tests: logins of the services, a superuser who meddles, chunkers that store packs.
 
 Everything goes through the transactions of libs/catalogdb, in the login of the service that calls
-them in earnest. Condemning and rewriting packs is plain SQL here, as the design describes it.
+them in earnest. Rewriting packs is plain SQL here, as the design describes it.
 """
 
 import functools
@@ -19,10 +19,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from libs.catalogdb.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.collecting import condemn_unused
 from libs.catalogdb.inventory import Node, Tenant, add_volume, announce_node, create_tenant
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login
 from libs.catalogdb.packs import PackRecord, begin_pack, lookup_and_pin, register
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rewriting import Moved, begin_marking, begin_rewrite, commit_rewrite
 from libs.catalogdb.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions import SessionView, open_session
 from libs.ids import new_generation, uuid7
@@ -116,7 +118,8 @@ class CatalogSite:
     def sql(self, query: str, *arguments: object) -> list[TupleRow]:
         """Rows of a statement that the superuser runs and commits."""
         cursor = self._admin.execute(query.encode(), arguments or None)
-        return cursor.fetchall() if cursor.description else []
+        # A statement without columns has an empty description, and rows nevertheless.
+        return cursor.fetchall() if cursor.description is not None else []
 
     @contextmanager
     def holding(self, query: str, *arguments: object) -> Iterator[Connection[TupleRow]]:
@@ -264,7 +267,7 @@ def take_snapshot(site: CatalogSite, group: str, *ids: bytes) -> tuple[Worker, i
 
 
 def lock_pack(db: Connection[TupleRow], pack_no: int) -> str:
-    """First step of condemning: the pack's row, alone in its statement; its state."""
+    """Lock a pack as rewriters do, alone in its statement; its state."""
     row = db.execute(
         "SELECT state::text FROM pack WHERE pack_no = %s FOR UPDATE", [pack_no]
     ).fetchone()
@@ -272,27 +275,12 @@ def lock_pack(db: Connection[TupleRow], pack_no: int) -> str:
     return str(row[0])
 
 
-def is_in_use(db: Connection[TupleRow], pack_no: int) -> bool:
-    """Second step: whether a pin or a live snapshot needs the pack."""
-    row = db.execute(
-        """SELECT EXISTS (SELECT FROM pin WHERE pack_no = %(pack)s)
-               OR leans_on_live(%(pack)s)
-               OR EXISTS (SELECT FROM pack_use u JOIN volume v USING (volume_no)
-                          JOIN snapshot s ON s.group_no = v.group_no AND s.state = 'l'
-                          WHERE u.pack_no = %(pack)s AND s.sequence >= u.first_sequence
-                            AND s.sequence <= coalesce(u.last_sequence, s.sequence))""",
-        {"pack": pack_no},
-    ).fetchone()
-    return bool(row and row[0])
-
-
 def condemn(site: CatalogSite, pack_no: int) -> bool:
-    """Condemn a pack as collectors must; whether it is condemned now."""
-    with psycopg.connect(site.dsn) as db:
-        if lock_pack(db, pack_no) != "l" or is_in_use(db, pack_no):
-            return False
-        db.execute("UPDATE pack SET state = 'c' WHERE pack_no = %s", [pack_no])
-        return True
+    """A collector looks at this pack, if it is a candidate; whether it is condemned now."""
+    if site.sql("SELECT FROM candidate WHERE pack_no = %s", pack_no):
+        condemn_unused(site.catalog, pack_no - 1, 1)
+    ((state,),) = site.sql("SELECT state::text FROM pack WHERE pack_no = %s", pack_no)
+    return bool(state == "c")
 
 
 def rewrite(
@@ -318,3 +306,40 @@ def rewrite(
     db.execute("UPDATE pack_use SET pack_no = %s WHERE pack_no = %s", [row[0], pack_no])
     db.execute("UPDATE pack SET state = 'c', moved_to = %s WHERE pack_no = %s", [row[0], pack_no])
     return int(row[0])
+
+
+class Rewriting:
+    """A rewriter that has begun to mark packs of one domain.
+
+    Args:
+        site: the catalog.
+        packs: numbers of the packs.
+    """
+
+    def __init__(self, site: CatalogSite, *packs: int) -> None:
+        self.site = site
+        self.token = uuid7()
+        marked = begin_marking(site.catalog, self.token, packs, 60)
+        self.domain_no = min(marked, default=0)
+        #: Numbers of the packs that are being marked.
+        self.packs = [pack.pack_no for pack in marked.get(self.domain_no, [])]
+        self.generation = new_generation()
+
+    def commit(self, stored: Sequence[bytes], live: Sequence[bytes]) -> bool:
+        """Move live items, of all that were stored, to one new pack."""
+        begin_rewrite(self.site.catalog, self.token, self.domain_no, self.generation)
+        return commit_rewrite(
+            self.site.catalog,
+            self.token,
+            self.domain_no,
+            PackRecord(0, self.generation, 1 << 20, b"f"),
+            Moved(live, range(len(live)), len(live)),
+            dict.fromkeys(self.packs, stored),
+        )
+
+    def moved_to(self) -> int:
+        """Number of the new pack."""
+        ((pack_no,),) = self.site.sql(
+            "SELECT pack_no FROM pack WHERE generation = %s", self.generation
+        )
+        return int(pack_no)

@@ -3,22 +3,34 @@
 A history plays chunkers, collectors and rewriters, a transaction at a time. Its oracle knows, for
 each live snapshot, which address has which chunk, and asks the index where that lies. After each
 step, the open rows of `pack_use` must say exactly that of every head, the rows that cover an older
-snapshot must name the packs that it needs and no others, and all those packs must be live.
+snapshot must name the packs that it needs and no others, and all those packs must be live. No live
+pack without a row may be unknown to collectors.
 """
 
 import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-import psycopg
 import pytest
 
 from libs.catalogdb.attempts import PackUse
+from libs.catalogdb.expiry import Refused, expire
+from libs.catalogdb.collecting import condemn_unused
+from libs.catalogdb.expiry import Expired, expire
 from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.sealing import Sealed
 from libs.catalogdb.sessions import reject_session
 from libs.errors import InvariantViolation
-from tests.support.catalog import CatalogSite, Worker, condemn, item, open_on, protect, rewrite
+from tests.support.catalog import (
+    TENANT,
+    CatalogSite,
+    Rewriting,
+    Worker,
+    condemn,
+    item,
+    open_on,
+    protect,
+)
 
 #: Few of each, so that chunks are shared, left and come back all the time.
 GROUPS, ADDRESSES, CHUNKS = ("a", "b"), 6, 8
@@ -144,34 +156,38 @@ class History:
         sequence = self.heads[group] - self.rng.randrange(3)
         if group in self.captures or sequence not in self.snapshots[group]:
             return False
-        del self.snapshots[group][sequence]
-        self.site.sql(
-            """UPDATE snapshot SET state = 'x' FROM volume_group g
-               WHERE g.group_no = snapshot.group_no AND g.name = %s AND sequence = %s""",
+        ((session,),) = self.site.sql(
+            """SELECT session FROM snapshot JOIN volume_group USING (group_no)
+               WHERE name = %s AND sequence = %s""",
             group,
             sequence,
         )
+        if isinstance(expire(self.site.catalog, TENANT, session, by="a test"), Refused):
+            return False
+        del self.snapshots[group][sequence]
         return True
 
     def collects(self, _: str) -> bool:
-        packs = self.live_packs()
-        return bool(packs) and condemn(self.site, self.rng.choice(packs))
+        return condemn_unused(self.site.catalog, 0, self.rng.randint(1, 20)).packs > 0
 
     def rewrites(self, _: str) -> bool:
         """Only what a live snapshot needs is moved."""
         contents = [content for live in self.snapshots.values() for content in live.values()]
         needed = {id_ for content in contents for id_ in content.values()}
-        packs = self.live_packs()
-        if not packs:
-            return False
-        with psycopg.connect(self.site.dsn) as db:
-            return rewrite(db, self.domain_no, self.rng.choice(packs), sorted(needed)) is not None
+        index = self.index()
+        packs = sorted({index[id_] for id_ in needed})
+        chosen = self.rng.sample(packs, min(len(packs), self.rng.choice([1, 1, 1, 2])))
+        marking = Rewriting(self.site, *chosen)
+        everything = [item(number) for number in range(CHUNKS)]
+        live = [id_ for id_ in sorted(needed) if index[id_] in marking.packs]
+        return bool(live) and marking.commit(everything, live)
 
     # ---- what must hold
 
     def check(self) -> None:
         index = self.index()
         live = set(self.live_packs())
+        assert self.leaked() == [], "packs that no collector would ever look at"
         for group, snapshots in self.snapshots.items():
             for sequence, content in snapshots.items():
                 truth = Counter(index[id_] for id_ in content.values())
@@ -210,6 +226,13 @@ class History:
                 "SELECT pack_no FROM pack WHERE state = 'l' ORDER BY pack_no"
             )
         ]
+
+    def leaked(self) -> list[tuple[int]]:
+        return self.site.sql(
+            """SELECT pack_no FROM pack p WHERE state = 'l'
+                 AND NOT EXISTS (SELECT FROM pack_use u WHERE u.pack_no = p.pack_no)
+                 AND NOT EXISTS (SELECT FROM candidate c WHERE c.pack_no = p.pack_no)"""
+        )
 
     def rows(self, group: str, sequence: int) -> dict[int, int]:
         """Packs whose rows cover a snapshot; with the addresses, where the row is open."""
