@@ -147,14 +147,16 @@ def packs_to_check(
     return [PackToCheck(PackLocation(*row[:6]), *row[6:]) for row in rows]
 
 
-def count_pinned(catalog: Catalog, readers: Sequence[UUID]) -> int:
-    """How many packs the readers have pinned."""
+def measure_pinned(catalog: Catalog, readers: Sequence[UUID]) -> tuple[int, int]:
+    """How many packs the readers have pinned, and their bytes."""
     with catalog.transaction() as tx:
         row = tx.execute(
-            "SELECT count(DISTINCT pack_no) FROM pin WHERE owner = ANY(%s)", [list(readers)]
+            """SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM pack
+               WHERE pack_no IN (SELECT pack_no FROM pin WHERE owner = ANY(%s))""",
+            [list(readers)],
         ).fetchone()
     assert row is not None
-    return int(row[0])
+    return int(row[0]), int(row[1])
 
 
 def keep_readers(catalog: Catalog, readers: Sequence[UUID], deadline_seconds: float) -> None:

@@ -57,6 +57,8 @@ class VerificationAnswer(BaseModel):
     packs_done: int
     packs_total: int
     packs_skipped: int
+    pack_bytes_done: int = Field(description="Sizes of the packs that are done")
+    pack_bytes_total: int
     frames: int
     fetched_bytes: int
     damaged_bytes: int
@@ -118,6 +120,8 @@ def _answer(id_: UUID, job: Job, points: list[SnapshotVolume]) -> VerificationAn
         packs_done=job.progress.packs_done,
         packs_total=job.progress.packs_total,
         packs_skipped=job.progress.packs_skipped,
+        pack_bytes_done=job.progress.pack_bytes_done,
+        pack_bytes_total=job.progress.pack_bytes_total,
         frames=job.progress.frames,
         fetched_bytes=job.progress.fetched_bytes,
         damaged_bytes=found.damaged_bytes if found else 0,

@@ -26,11 +26,11 @@ from libs.catalogdb.verifying import (
     Damaged,
     Intact,
     PackToCheck,
-    count_pinned,
     has_damage,
     keep_readers,
     mark_assessed,
     mark_checked,
+    measure_pinned,
     misplaced_items,
     new_damage,
     packs_to_check,
@@ -84,6 +84,9 @@ class Progress:
     packs_done: int = 0
     packs_total: int = 0
     packs_skipped: int = 0
+    #: Sizes of the packs that are done, and of all of them.
+    pack_bytes_done: int = 0
+    pack_bytes_total: int = 0
     frames: int = 0
     fetched_bytes: int = 0
 
@@ -281,7 +284,7 @@ class Verifier:
 
     def _check_packs(self, readers: Sequence[UUID], how: Thoroughness, progress: Progress) -> None:
         """Check each pack that the readers have pinned, once, in order of their numbers."""
-        progress.packs_total = count_pinned(self.catalog, readers)
+        progress.packs_total, progress.pack_bytes_total = measure_pinned(self.catalog, readers)
         pace, after = self._pace(), 0
         while batch := packs_to_check(self.catalog, readers, after, _PACKS_AT_ONCE):
             for one in batch:
@@ -294,6 +297,7 @@ class Verifier:
                     progress.fetched_bytes += found.fetched_bytes
                     pace.spent(found.fetched_bytes)
                 progress.packs_done += 1
+                progress.pack_bytes_done += one.pack.size_bytes
                 progress.moved()
             after = batch[-1].pack.pack_no
 

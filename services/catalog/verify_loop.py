@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class VerifyLoop:
-    """Verifies what is due. For one thread; several processes that run it repeat each other at worst.
+    """Verifies what is due. For one thread; several processes may repeat each other at worst.
 
     Args:
         verifier: does the work.

@@ -12,6 +12,7 @@ from services.cli.output import Column, Document, Output, human_bytes, human_tim
 from services.cli.points import LATEST, parse_point
 from services.cli.progress import progress_bars
 from services.cli.taking import Session, groups_of, take_all
+from services.cli.verifying import add_verify_parser
 
 
 def add_parser(
@@ -36,6 +37,7 @@ def add_parser(
         "point", metavar="NAME@POINT|SNAPSHOT", help="NAME alone is its newest; or a snapshot's id"
     )
     show.set_defaults(run=_show)
+    add_verify_parser(verbs, everywhere)
 
 
 def _take(args: argparse.Namespace) -> int:
@@ -113,10 +115,17 @@ def _list(args: argparse.Namespace) -> int:
             Column("changed", lambda one: human_bytes(one["changed_bytes"]), right=True),
             Column("stored", lambda one: human_bytes(one["stored_bytes"]), right=True),
             Column("consistency", lambda one: one["consistency"]),
+            Column("verified", _verified),
             Column("snapshot", lambda one: one["session"]),
         ],
     )
     return 0
+
+
+def _verified(point: Document) -> str:
+    if point["damaged"]:
+        return "DAMAGED"
+    return point["verified_level"] or "-"
 
 
 def _points(services: Services, name: str | None) -> Iterator[Document]:

@@ -40,6 +40,11 @@ class PointAnswer(BaseModel):
     changed_bytes: int
     sent_bytes: int
     stored_bytes: int
+    verified_at: datetime | None = Field(description="When its snapshot was last verified")
+    verified_level: str | None = Field(description="structural, sampled or full")
+    damaged: bool = Field(
+        description="Whether its snapshot is known to contain what cannot be read"
+    )
 
 
 class SnapshotPage(BaseModel):
@@ -58,6 +63,9 @@ class SnapshotAnswer(BaseModel):
     sealed_at: datetime
     consistency: str
     base: UUID | None
+    verified_at: datetime | None
+    verified_level: str | None
+    damaged: bool
     volumes: list[PointAnswer]
 
 
@@ -113,6 +121,9 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             sealed_at=rows[0].sealed_at,
             consistency=rows[0].consistency,
             base=rows[0].base,
+            verified_at=rows[0].verified_at,
+            verified_level=rows[0].verified_level,
+            damaged=rows[0].damaged,
             volumes=[point_answer(row) for row in rows],
         )
 
@@ -143,4 +154,7 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         changed_bytes=point.changed_bytes,
         sent_bytes=point.sent_bytes,
         stored_bytes=point.stored_bytes,
+        verified_at=point.verified_at,
+        verified_level=point.verified_level,
+        damaged=point.damaged,
     )

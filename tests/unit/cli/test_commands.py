@@ -29,6 +29,8 @@ def point(sequence: int) -> dict[str, Any]:
         "changed_bytes": 1 << 20,
         "stored_bytes": 1 << 19,
         "consistency": "quiet",
+        "verified_level": "full",
+        "damaged": sequence == 1,
     }
 
 

@@ -1,0 +1,117 @@
+"""``backcast snapshot verify``: asks the catalog service whether a recovery point can be read."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from libs.errors import DamagedDataError, error_class
+from libs.ids import uuid7
+from libs.runtime.retries import retried
+from services.cli.connection import Services, connect
+from services.cli.output import Output, human_bytes
+from services.cli.points import parse_point
+from services.cli.progress import Progress, progress_bars
+
+#: The service answers sooner when the verification ends. It must stay below its limit of 30 s.
+_WAIT_SECONDS = 2
+_RETRY_SECONDS_MAX = 30.0
+_CHUNK_SIZE_BYTES = 64 * 1024
+
+Verification = dict[str, Any]
+
+
+def add_verify_parser(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    everywhere: argparse.ArgumentParser,
+) -> None:
+    """Add ``snapshot verify``."""
+    text = "check that a recovery point can be read; damage is named, and ends with status 6"
+    verify = verbs.add_parser("verify", parents=[everywhere], help=text, description=text)
+    verify.add_argument("point", metavar="NAME@POINT", help="which; its whole group is checked")
+    verify.add_argument(
+        "--level",
+        choices=("structural", "sampled", "full"),
+        default="structural",
+        help="structural: manifest, block maps, and each pack's size and own index; sampled: also "
+        "a random share of the data; full: every byte (default: structural)",
+    )
+    verify.add_argument(
+        "--sample", type=_percent, default=5.0, metavar="P%", help="that share (default: 5%%)"
+    )
+    verify.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip packs that were found intact at this level in the last day",
+    )
+    verify.set_defaults(run=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    point = parse_point(args.point)
+    found = services.get(point.path)
+    request = {
+        "verification": str(uuid7()),
+        "level": args.level,
+        "sample_percent": args.sample,
+        "resume": args.resume,
+    }
+    with progress_bars() as progress:
+        end = _end(services, UUID(found["session"]), request, progress)
+    if end["state"] == "failed":
+        out.failure(end["code"], f"{point} was not verified: {end['message']}")
+        return error_class(end["code"]).exit_code
+    result = {"point": f"{found['volume']}@{found['sequence']}", **end}
+    out.show(result, "\n".join(_lines(result)))
+    return 0 if end["state"] == "intact" else DamagedDataError.exit_code
+
+
+def _end(
+    services: Services, session: UUID, request: Verification, progress: Progress
+) -> Verification:
+    """Begin a verification and wait for its end; an answer that got lost is asked for again."""
+    snapshot = services.get(f"/snapshots/{session}")
+    total_bytes = sum(volume["size_bytes"] for volume in snapshot["volumes"])
+    begin = services.path(f"/snapshots/{session}/verifications")
+    answer: Verification = retried(
+        lambda: services.catalog.post(begin, request), _RETRY_SECONDS_MAX
+    )
+    path = services.path(f"/verifications/{request['verification']}")
+    query = {"wait_seconds": _WAIT_SECONDS}
+    while answer["state"] == "running":
+        progress("block maps", answer["chunks"] * _CHUNK_SIZE_BYTES, total_bytes)
+        if answer["packs_total"]:
+            progress("packs", answer["pack_bytes_done"], answer["pack_bytes_total"])
+        answer = retried(lambda: services.catalog.get(path, query), _RETRY_SECONDS_MAX)
+    return answer
+
+
+def _lines(result: Verification) -> Iterator[str]:
+    fetched = human_bytes(result["fetched_bytes"])
+    checked = f"{result['packs_done']} packs, {result['frames']} frames, fetched {fetched}"
+    if result["state"] == "intact":
+        yield f"{result['point']}: intact ({result['level']}: {checked})"
+        return
+    damaged = human_bytes(result["damaged_bytes"])
+    yield f"{result['point']}: DAMAGED: {damaged} in {result['extent_count']} extents ({checked})"
+    if result["manifest"]:
+        yield f"manifest: {result['manifest']}"
+    for one in result["extents"]:
+        end = one["offset_bytes"] + one["length_bytes"]
+        pack = one["generation"] or "unknown"
+        yield f"{one['volume']}: bytes {one['offset_bytes']} to {end} (pack {pack})"
+    if result["extent_count"] > len(result["extents"]):
+        yield f"and {result['extent_count'] - len(result['extents'])} more"
+    if result["extent_count"]:
+        yield "the next snapshot of a volume that still has these bytes repairs them"
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = 0
+    if not 0 < percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share such as 5%")
+    return percent
