@@ -15,9 +15,13 @@ checkpoint is durable → `finish_reconciling`. A crash after any step leaves a 
 reconciled, and the catalog service goes on when it starts.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.truth import read_rows
+from libs.checkpoints.rows import Row
 from libs.errors import NotReconciledError
 
 _NOT_COMPARED = (
@@ -43,6 +47,8 @@ class Incarnation:
     durable: int
     #: Whether nothing was ever decided in this catalog.
     empty: bool
+    #: Whether it is another server, database or table than at the last comparison.
+    moved: bool
 
 
 def require_compared(tx: Tx) -> None:
@@ -79,7 +85,8 @@ def read_incarnation(catalog: Catalog) -> Incarnation:
     with catalog.transaction() as tx:
         row = tx.execute(
             """SELECT number, life = catalog_life(), reconciled, checkpoint, durable,
-                      NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log)
+                      NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log),
+                      split_part(life, ' ', 1) <> split_part(catalog_life(), ' ', 1)
                FROM incarnation"""
         ).fetchone()
     assert row is not None
@@ -90,3 +97,51 @@ def record_comparison(catalog: Catalog) -> None:
     """This life of the server was compared with the store, and is not behind it."""
     with catalog.transaction() as tx:
         tx.execute("UPDATE incarnation SET life = catalog_life()")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogState:
+    """A moment of the catalog, to be written as a checkpoint. Valid within `reading_state`."""
+
+    incarnation: int
+    number: int
+    #: Last position per topic.
+    positions: dict[str, int]
+    rows: Iterator[Row]
+
+
+def begin_checkpoint(catalog: Catalog) -> int:
+    """Take the number of a new checkpoint; a crash after it leaves a number that is never used."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            "UPDATE incarnation SET checkpoint = checkpoint + 1 RETURNING checkpoint"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@contextlib.contextmanager
+def reading_state(catalog: Catalog, number: int) -> Iterator[CatalogState | None]:
+    """The catalog at one moment at which ``number`` was the newest number taken.
+
+    None if somebody has taken a later one: of two checkpoints the one with the higher number is
+    then always of the later moment, without any lock.
+    """
+    with catalog.transaction() as tx:
+        tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        row = tx.execute("SELECT number, checkpoint FROM incarnation").fetchone()
+        assert row is not None
+        if row[1] != number:
+            yield None
+            return
+        positions = dict(tx.execute("SELECT topic, last FROM log_position").fetchall())
+        yield CatalogState(row[0], number, positions, read_rows(tx))
+
+
+def record_durable(catalog: Catalog, incarnation: int, number: int) -> None:
+    """A checkpoint is durable in the store."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            "UPDATE incarnation SET durable = greatest(durable, %s) WHERE number = %s",
+            [number, incarnation],
+        )

@@ -27,6 +27,7 @@ from libs.events.snapshots import (
     RetentionChanged,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotRecovered,
     SnapshotRejected,
     SnapshotRequested,
     SnapshotSealed,
@@ -50,6 +51,7 @@ Event = (
     | SnapshotVerified
     | SnapshotDamaged
     | SnapshotExpired
+    | SnapshotRecovered
     | HoldPlaced
     | HoldReleased
     | RetentionChanged
@@ -104,6 +106,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_damaged", 1, SnapshotDamaged),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_recovered", 1, SnapshotRecovered),
     EventType(SNAPSHOTS, "backcast.snapshots.hold_placed", 1, HoldPlaced),
     EventType(SNAPSHOTS, "backcast.snapshots.hold_released", 1, HoldReleased),
     EventType(SNAPSHOTS, "backcast.snapshots.retention_changed", 1, RetentionChanged),

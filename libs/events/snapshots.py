@@ -134,6 +134,22 @@ class SnapshotDamaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRecovered:
+    """Emitted when a catalog that had forgotten a recovery point took it back from the store.
+
+    Stream key: group. Ordering: sequences of a group ascend. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    manifest_key: ObjectKey
+    #: Whether a checkpoint or the log proves that it was acknowledged. Else it is complete in the
+    #: store, and may be one that was rejected in its last moment.
+    proved: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotExpired:
     """Emitted when a recovery point was given up: it cannot be restored any more.
 

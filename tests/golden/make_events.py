@@ -36,6 +36,7 @@ from libs.events.snapshots import (
     SealedVolume,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotRecovered,
     SnapshotRejected,
     SnapshotRequested,
     SnapshotSealed,
@@ -153,6 +154,9 @@ SAMPLES: tuple[Event, ...] = (
         manifest="its MAC does not match",
     ),
     SnapshotExpired(session=SESSION, group=GROUP, sequence=12, by="retention"),
+    SnapshotRecovered(
+        session=SESSION, group=GROUP, sequence=12, manifest_key="manifests/m", proved=False
+    ),
     HoldPlaced(session=SESSION, group=GROUP, owner="legal", reason="case 17"),
     HoldReleased(session=SESSION, group=GROUP, owner="legal"),
     RetentionChanged(group=GROUP, keep_last=7, keep_for_seconds=30 * 86400),

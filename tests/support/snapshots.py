@@ -60,11 +60,15 @@ class SnapshotTaker:
             self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
         )
         assert isinstance(view, SessionView)
+        self.fill(view, contents)
+        assert isinstance(self._sealer.seal(view.session), Sealed)
+        return read_session(self._site.coordinator, view.session)
+
+    def fill(self, view: SessionView, contents: Mapping[str, bytes]) -> None:
+        """Do all of an open session but the seal."""
         for number, part in enumerate(view.parts):
             worker = Worker(self._site, view, number)
             self._capture(worker.attempt, view, part, contents[part.volume_name])
-        assert isinstance(self._sealer.seal(view.session), Sealed)
-        return read_session(self._site.coordinator, view.session)
 
     def _capture(self, attempt: UUID, view: SessionView, part: PartView, content: bytes) -> None:
         keys = self._vault.get(view.domain, view.key_id)

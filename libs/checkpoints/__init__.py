@@ -1,0 +1,1 @@
+"""Checkpoints: what the catalog knows and manifests lack, signed and encrypted in the bucket."""

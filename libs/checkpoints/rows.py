@@ -1,0 +1,123 @@
+"""The rows of a checkpoint: what no pack and no manifest says, named by ids that outlive a catalog.
+
+Numbers that are internal to one catalog (`*_no`) never appear. Rows come in the order of `Row`, so
+whoever applies them finds what a row refers to.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Text = Annotated[str, Meta(max_length=4096)]
+
+
+class DomainRow(Struct, frozen=True, kw_only=True, tag="domain"):
+    """A domain and the data key that new packs use; the wrapped key lies in the bucket."""
+
+    domain: UUID
+    key_id: UUID
+
+
+class TenantRow(Struct, frozen=True, kw_only=True, tag="tenant"):
+    """A tenant and the domain of its data."""
+
+    name: Text
+    domain: UUID
+
+
+class NodeRow(Struct, frozen=True, kw_only=True, tag="node"):
+    """A node, as it last announced itself."""
+
+    name: Text
+    rpc_url: Text
+    span_address: Text
+    boot: UUID
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """What retention keeps of a group."""
+
+    keep_last: Count
+    keep_for_seconds: Count
+
+
+class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
+    """A group and its head: what was acknowledged up to it is told by `SnapshotRow` alone."""
+
+    group: UUID
+    tenant: Text
+    name: Text
+    head_sequence: Count
+    head_session: UUID | None
+    #: MAC that the group's next manifest names; None before the first snapshot.
+    head_mac: bytes | None
+    retention: Retention | None
+
+
+class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume"):
+    """A volume of a group."""
+
+    volume: UUID
+    group: UUID
+    name: Text
+    node: Text
+    path: Text
+
+
+class VolumePart(Struct, frozen=True, kw_only=True):
+    """One volume of a snapshot."""
+
+    volume: UUID
+    root: Digest | None
+    root_level: Count
+    size_bytes: Count
+    read_bytes: Count
+    changed_bytes: Count
+    sent_bytes: Count
+    stored_bytes: Count
+
+
+class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """An acknowledged snapshot; of an expired one the stub of sequence and MAC is left."""
+
+    session: UUID
+    group: UUID
+    sequence: Count
+    live: bool
+    base: UUID | None
+    manifest_key: Text
+    mac: bytes
+    consistency: Literal["frozen", "quiet", "fuzzy"]
+    sealed_at: datetime
+    expired_at: datetime | None
+    recovered: bool
+    #: Empty if it is expired.
+    volumes: tuple[VolumePart, ...]
+
+
+class HoldRow(Struct, frozen=True, kw_only=True, tag="hold"):
+    """A hold on a snapshot."""
+
+    session: UUID
+    owner: Text
+    reason: Text
+    placed_at: datetime
+
+
+class RejectedRow(Struct, frozen=True, kw_only=True, tag="rejected"):
+    """A session that was rejected on its group's present head: it may have left a manifest.
+
+    Sessions on earlier heads need no row: their sequence is another snapshot's for ever.
+    """
+
+    session: UUID
+    group: UUID
+    head_sequence: Count
+    code: Text
+
+
+Row = DomainRow | TenantRow | NodeRow | GroupRow | VolumeRow | SnapshotRow | HoldRow | RejectedRow
