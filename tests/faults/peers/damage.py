@@ -1,7 +1,7 @@
-"""`python -m tests.faults.peers.damage [SECONDS]`: the same damage in repositories of other programs.
+"""`python -m tests.faults.peers.damage [SECONDS]`: the same damage to repositories of others.
 
-Takes the harms of `tests.faults.damage.harm`. After each one, the program's own full check is asked,
-and both of its snapshots are restored. Writes `build/faults/peers-damage.json`. An outcome is
+Takes the harms of `tests.faults.damage.harm`. After each one, the program's own full check is
+asked, and both of its snapshots are restored. Writes `build/faults/peers-damage.json`. An outcome is
 
 * *silent*: bytes that are wrong, or a file that is missing, and every command said success,
 * *wrong*: bytes that are wrong were written, with an exit status that tells of it,
@@ -48,7 +48,7 @@ def attack(program: Program, seconds: float) -> dict[str, object]:
     }
     assert trial(program, contents) == Counter(right=2, checked=1), program.log.read_text()
     chance, weights = random.Random(SEED), [harm.weight for harm in HARMS]
-    outcomes, silent = Counter[str](), []
+    outcomes, silent, unnamed = Counter[str](), list[str](), list[str]()
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
         changed = dict(objects)
@@ -60,13 +60,19 @@ def attack(program: Program, seconds: float) -> dict[str, object]:
         outcome = trial(program, contents)
         outcomes += outcome
         outcomes["tried"] += 1
-        outcomes["check passed although a restore fails"] += outcome["checked"] and outcome[
-            "right"
-        ] < len(contents)
+        case = f"{harm.inflict.__name__} of {key}"
         if outcome["silent"]:
-            silent.append(f"{harm.inflict.__name__} of {key}")
-    outcomes["check named it"] = outcomes["tried"] - outcomes.pop("checked", 0)
-    return {"version": program.version, "seed": SEED, **outcomes, "silent_cases": silent}
+            silent.append(case)
+        if outcome["checked"] and outcome["right"] < len(contents):
+            unnamed.append(case)
+    outcomes["check_failed"] = outcomes["tried"] - outcomes.pop("checked", 0)
+    return {
+        "version": program.version,
+        "seed": SEED,
+        "outcomes": dict(outcomes),
+        "silent": silent,
+        "check_passed_but_restore_failed": unnamed,
+    }
 
 
 def saved(program: Program) -> dict[str, tuple[Path, bytes]]:

@@ -3,6 +3,7 @@
 What they are tried with is their own: default encryption and compression, their own full check.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -117,7 +118,7 @@ class Restic(Program):
 
     def labels(self) -> list[str]:
         listing = self.read("snapshots", "--json")
-        return [] if not listing else [tag for tag in _tags(listing)]
+        return [tag for one in json.loads(listing or "[]") for tag in one.get("tags") or ()]
 
     def restore(self, source: Path, label: str, target: Path) -> int:
         return self.run("restore", "latest", "--tag", label, "--target", target)
@@ -165,9 +166,3 @@ class Borg(Program):
 
 
 PROGRAMS: tuple[type[Program], ...] = (Restic, Borg)
-
-
-def _tags(listing: str) -> list[str]:
-    import json
-
-    return [tag for snapshot in json.loads(listing) for tag in snapshot.get("tags") or ()]
