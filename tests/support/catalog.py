@@ -275,6 +275,26 @@ def lock_pack(db: Connection[TupleRow], pack_no: int) -> str:
     return str(row[0])
 
 
+def expire_anyway(site: CatalogSite, group: str, *sequences: int) -> None:
+    """Expire snapshots, even a last good point or what somebody reads, as `expire` never does."""
+    site.sql(
+        """UPDATE snapshot s SET state = 'x' FROM volume_group g
+           WHERE g.group_no = s.group_no AND g.name = %s AND s.sequence = ANY(%s)""",
+        group,
+        list(sequences),
+    )
+    site.sql(
+        """WITH gone AS (
+               DELETE FROM pack_use u USING volume v WHERE v.volume_no = u.volume_no
+                 AND NOT EXISTS (
+                     SELECT FROM snapshot s WHERE s.group_no = v.group_no AND s.state = 'l'
+                       AND s.sequence >= u.first_sequence
+                       AND s.sequence <= coalesce(u.last_sequence, s.sequence))
+               RETURNING u.pack_no)
+           INSERT INTO candidate SELECT DISTINCT pack_no FROM gone ON CONFLICT DO NOTHING"""
+    )
+
+
 def condemn(site: CatalogSite, pack_no: int) -> bool:
     """A collector looks at this pack, if it is a candidate; whether it is condemned now."""
     if site.sql("SELECT FROM candidate WHERE pack_no = %s", pack_no):

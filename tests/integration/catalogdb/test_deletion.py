@@ -1,7 +1,7 @@
 """Pins and seals beside condemning and rewriting, in real transactions that wait for each other.
 
-Condemning locks the pack in a statement of its own and checks then. The collector is not part of
-these modules; `condemn` and `rewrite` are what the design prescribes to it.
+Condemning locks the pack in a statement of its own and checks then. `rewrite` is what the design
+prescribes to a rewriter.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,12 @@ import pytest
 
 from libs.catalogdb.attempts import PackUse, Stale
 from libs.catalogdb.sealing import Refused, Sealed
-from libs.events.topics import SNAPSHOTS
+from libs.events.topics import PACKS, SNAPSHOTS
 from tests.support.catalog import (
     CatalogSite,
     Worker,
     condemn,
-    is_in_use,
     item,
-    lock_pack,
     open_on,
     protect,
     rewrite,
@@ -47,50 +45,48 @@ def test_a_pin_that_comes_second_waits_and_finds_the_pack_condemned(
     site: CatalogSite, worker: Worker, unused: int
 ) -> None:
     """Scenario 6: the chunk is stored anew."""
-    with site.holding("SELECT FROM pack WHERE pack_no = %s FOR UPDATE", unused) as collector:
-        looking = site.start(worker.look_up, item(1))
+    with site.holding_log(PACKS):
+        condemning = site.start(condemn, site, unused)
         site.wait_until_waiting(1)
-        assert not is_in_use(collector, unused)
-        collector.execute("UPDATE pack SET state = 'c' WHERE pack_no = %s", [unused])
+        looking = site.start(worker.look_up, item(1))
+        site.wait_until_waiting(2)
+    assert condemning.result() is True
     assert looking.result() == [0]
     assert worker.pinned == set()
     assert site.sql("SELECT FROM pin WHERE owner = %s", worker.attempt) == []
 
 
-def test_condemning_that_comes_second_waits_and_finds_the_pin(
+def test_condemning_leaves_a_pack_alone_that_is_being_pinned(
     site: CatalogSite, worker: Worker, unused: int
 ) -> None:
-    """Scenario 6: the pin is inserted, but not committed, when the collector comes."""
-    looking, condemning = _pinning_beside(site, worker, unused, lambda: condemn(site, unused))
+    """Scenario 6: the pin is not committed yet when the collector comes, so it cannot see it."""
+    looking, condemned = _pinning_beside(site, worker, unused, lambda: condemn(site, unused))
+    assert condemned is False
     assert looking.result() == [unused]
-    assert condemning.result() is False
+    assert condemn(site, unused) is False
 
 
-def test_condemning_that_checks_before_it_locks_would_miss_the_pin(
+def test_condemning_without_the_packs_lock_would_miss_the_pin(
     site: CatalogSite, worker: Worker, unused: int
 ) -> None:
     """Scenario 6, planted: the interleaving above does tell right from wrong."""
 
-    def condemn_wrongly() -> bool:
-        with psycopg.connect(site.dsn) as db:
-            in_use = is_in_use(db, unused)
-            lock_pack(db, unused)
-            return not in_use
+    def is_unused() -> bool:
+        return site.sql("SELECT FROM pin WHERE pack_no = %s", unused) == []
 
-    looking, condemning = _pinning_beside(site, worker, unused, condemn_wrongly)
+    looking, condemned = _pinning_beside(site, worker, unused, is_unused)
     assert looking.result() == [unused]
-    assert condemning.result() is True
+    assert condemned is True
 
 
 def _pinning_beside(
     site: CatalogSite, worker: Worker, pack_no: int, condemning: Callable[[], bool]
-) -> tuple[Future[list[int] | Stale], Future[bool]]:
+) -> tuple[Future[list[int] | Stale], bool]:
     # A rival insert of the same pin keeps the look-up between its lock and its commit.
     with site.holding("INSERT INTO pin VALUES (%s, %s)", worker.attempt, pack_no) as rival:
         looking = site.start(worker.look_up, item(1))
         site.wait_until_waiting(1)
-        condemned = site.start(condemning)
-        site.wait_until_waiting(2)
+        condemned = condemning()
         rival.rollback()
     return looking, condemned
 
@@ -104,11 +100,10 @@ def test_a_seal_and_condemning_at_once_keep_the_pack(
     with site.holding_log(SNAPSHOTS):
         sealing = site.start(worker.seal)
         site.wait_until_waiting(1)
-        condemning = site.start(condemn, site, unused)
-        site.wait_until_waiting(2)
+        assert condemn(site, unused) is False
     assert isinstance(sealing.result(), Sealed)
-    assert condemning.result() is False
     assert site.sql("SELECT FROM pin") == []
+    assert condemn(site, unused) is False
 
 
 def test_a_seal_that_waits_for_condemning_refuses(

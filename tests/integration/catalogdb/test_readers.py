@@ -15,6 +15,7 @@ from tests.support.catalog import (
     CatalogSite,
     Worker,
     condemn,
+    expire_anyway,
     item,
     open_on,
     protect,
@@ -48,7 +49,7 @@ def test_a_resolved_pack_outlives_its_snapshot_until_the_reader_is_closed(
     reader = opened(site, point)
     resolved = resolve(site.restore, reader, point.domain_no, [item(2), item(1), item(2)], 60)
     assert resolved.locations == [(pack_no, 1), (pack_no, 0), (pack_no, 1)]
-    site.sql("UPDATE snapshot SET state = 'x'")
+    expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
     close_reader(site.restore, reader)
     close_reader(site.restore, reader)
@@ -105,7 +106,7 @@ def test_a_reader_past_its_deadline_holds_nothing_back(
         resolve(site.restore, dead, point.domain_no, [item(1)], 60)
     assert site.sql("SELECT owner FROM pin") == [(alive,)]
     close_reader(site.restore, alive)
-    site.sql("UPDATE snapshot SET state = 'x'")
+    expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is True
 
 

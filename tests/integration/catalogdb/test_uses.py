@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from libs.catalogdb.attempts import PackUse
-from libs.catalogdb.expiry import Refused, expire
 from libs.catalogdb.collecting import condemn_unused
-from libs.catalogdb.expiry import Expired, expire
+from libs.catalogdb.expiry import Refused, expire
 from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.sealing import Sealed
 from libs.catalogdb.sessions import reject_session
@@ -26,7 +25,6 @@ from tests.support.catalog import (
     CatalogSite,
     Rewriting,
     Worker,
-    condemn,
     item,
     open_on,
     protect,
