@@ -42,8 +42,8 @@ class AttackedVolume:
     rng: random.Random
     #: Digest of the content that each session was to capture, noted before it was asked for.
     asked: dict[UUID, bytes] = field(default_factory=dict)
-    #: Sessions that the command called sealed.
-    acknowledged: set[UUID] = field(default_factory=set)
+    #: Sessions that the command called sealed, and their sequence numbers.
+    acknowledged: dict[UUID, int] = field(default_factory=dict)
     #: Why attempts ended without a snapshot, and how often.
     refusals: dict[str, int] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class AttackedVolume:
             self._wait_until_ended(session)
             return False
         if end["state"] == "sealed":
-            self.acknowledged.add(session)
+            self.acknowledged[session] = end["sequence"]
             return True
         self._note(end["code"])
         return False
@@ -113,7 +113,7 @@ class AttackedVolume:
     def assert_nothing_is_lost(self) -> int:
         """Every acknowledged snapshot restores to what was captured; how many there are."""
         live = self.sealed()
-        missing = self.acknowledged - live.keys()
+        missing = self.acknowledged.keys() - live.keys()
         assert not missing, f"{self.name}: acknowledged, and not in the catalog: {missing}"
         for session, sequence in live.items():
             assert self.restores(str(sequence), self.asked[session]), (

@@ -144,7 +144,7 @@ def test_backups_survive(site: FaultSite, volumes: list[AttackedVolume], backup:
     volume.change(0.1)
     assert volume.take(), f"the next attempt fails: {volume.refusals}"
     sequences = volume.sealed()
-    assert volume.acknowledged <= sequences.keys()
+    assert volume.acknowledged.keys() <= sequences.keys()
     newest = max(sequences, key=lambda session: sequences[session])
     assert volume.restores("latest", volume.asked[newest])
     print(f"{backup}: {'sealed' if sealed else 'rejected'}, {time.monotonic() - begun:.1f} s")
