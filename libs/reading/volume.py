@@ -5,18 +5,19 @@ Whatever is read is pinned by a reader first (scenario 29), so nothing that is b
 
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
 from libs.blockmap.node import MapRun, NodeHasher, NodeId, node_size_bytes
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
+from libs.catalogdb.damage import WHOLE_PACK, record_damage
 from libs.catalogdb.packs import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.readers import close_reader, open_reader, resolve
 from libs.catalogdb.snapshots import SnapshotVolume
-from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
+from libs.errors import BackcastError, DamagedDataError, NotFoundError, WrongKeyError
 from libs.ids import uuid7
 from libs.keys.vault import KeyVault
 from libs.packs.chunk import ChunkHasher
@@ -207,26 +208,51 @@ class VolumeReader:
     def _read_frame(
         self, number: int, chunks: Sequence[PlacedChunk], wanted: ByteRange, buffer: bytearray
     ) -> None:
-        plain = memoryview(self._frame(number, chunks[0]))
+        plain = memoryview(self._frame(number, chunks))
         for chunk in chunks:
             position = split_place(chunk.place)[1]
             content = plain[position : position + CHUNK_SIZE_BYTES]
             if self._hasher.chunk_id(content) != chunk.id:
-                raise DamagedDataError(
+                damage = DamagedDataError(
                     f"{self._where(chunk)}: its bytes in frame {number} of pack "
                     f"{chunk.pack.generation.hex} are not those of chunk {chunk.id.hex()}"
                 )
+                self._report(chunk.pack, [chunk.id], damage)
+                raise damage
             at = chunk.chunk_index * CHUNK_SIZE_BYTES
             start, end = max(at, wanted.start), min(at + CHUNK_SIZE_BYTES, wanted.end)
             buffer[start - wanted.start : end - wanted.start] = content[start - at : end - at]
 
-    def _frame(self, number: int, chunk: PlacedChunk) -> bytes:
+    def _frame(self, number: int, chunks: Sequence[PlacedChunk]) -> bytes:
+        pack = chunks[0].pack
         try:
-            return self._readers.chunks.frame(chunk.pack, number, self.tally)
+            return self._twice(lambda: self._readers.chunks.frame(pack, number, self.tally))
         except WrongKeyError:
             raise
-        except (DamagedDataError, NotFoundError) as err:  # pinned, so the store has lost it
-            raise DamagedDataError(f"{self._where(chunk)}: {err}") from err
+        except (DamagedDataError, NotFoundError) as err:
+            self._report(pack, [chunk.id for chunk in chunks], err)
+            raise DamagedDataError(f"{self._where(chunks[0])}: {err}") from err
+
+    def _twice(self, read: Callable[[], bytes]) -> bytes:
+        """Read again what looks damaged: it may have been on its way from the store."""
+        try:
+            return read()
+        except WrongKeyError:
+            raise
+        except DamagedDataError:
+            return read()
+
+    def _report(self, pack: PackLocation, items: list[bytes], err: BackcastError) -> None:
+        """Record what was found damaged, so that the next capture stores it anew.
+
+        The pack is pinned: if its object is gone, the store has lost it. Whoever reads learns of
+        the damage by an error anyway, so that it cannot be recorded now is no error of its own.
+        """
+        gone = isinstance(err, NotFoundError)
+        with contextlib.suppress(BackcastError):
+            record_damage(
+                self._readers.catalog, pack.pack_no, [WHOLE_PACK] if gone else items, str(err)
+            )
 
     def _where(self, chunk: PlacedChunk) -> str:
         return f"volume {self.point.label} at byte {chunk.chunk_index * CHUNK_SIZE_BYTES}"
@@ -249,8 +275,11 @@ class VolumeReader:
     def _fetch_node(self, node_id: NodeId) -> bytes:
         pack, place = self._node_places.get(node_id) or self._resolve([node_id])[0]
         try:
-            item = self._readers.nodes.item(pack, place, self.tally)
-        except NotFoundError as err:
+            item = self._twice(lambda: self._readers.nodes.item(pack, place, self.tally))
+        except WrongKeyError:
+            raise
+        except (DamagedDataError, NotFoundError) as err:
+            self._report(pack, [node_id], err)
             raise DamagedDataError(f"block map of volume {self.point.label}: {err}") from err
         return item[: node_size_bytes(item)]
 

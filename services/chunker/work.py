@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from libs.blockmap.node import NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapRoot
 from libs.blockmap.writer import MapChange, MapWriter
 from libs.catalogdb.attempts import Progress, Stale
-from libs.catalogdb.packs import count_by_pack, find_item, lookup_and_pin
+from libs.catalogdb.packs import count_by_pack, lookup_and_pin
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions import PartView
-from libs.errors import DamagedDataError, NotFoundError, UnavailableError
+from libs.errors import DamagedDataError, UnavailableError
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import compress
@@ -27,6 +27,7 @@ from libs.packs.pack import FrameItem
 from libs.packs.trailer import ItemKind
 from libs.ranges import ChunkRun, runs_of, unpack_runs
 from libs.reading.frames import FrameReader
+from libs.reading.nodes import read_node
 from libs.runtime.retries import retried
 from libs.spans.connection import SpanConnection
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
@@ -321,16 +322,7 @@ class CaptureWork:
         self._nodes.keep(ItemKind.NODE, node_id, len(encoded))
 
     def _fetch_node(self, node_id: NodeId) -> bytes:
-        """Read a node of the base. A pack that was rewritten meanwhile has moved it: look again."""
-        try:
-            return self._read_node(node_id)
-        except NotFoundError:
-            return self._read_node(node_id)
-
-    def _read_node(self, node_id: NodeId) -> bytes:
-        pack, place = retried(lambda: find_item(self._catalog, self.packs.domain_no, node_id))
-        item = self._frames.item(pack, place)
-        return item[: node_size_bytes(item)]
+        return read_node(self._catalog, self._frames, self.packs.domain_no, node_id)
 
     def _count_change(self, change: MapChange) -> None:
         """Count a settled place of the map; called by the map writer.

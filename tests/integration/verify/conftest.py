@@ -42,6 +42,7 @@ class VerifySite:
 
     catalog: CatalogSite
     store: S3Store
+    kek: KeyEncryptionKey
     taker: SnapshotTaker
     verifier: Verifier
     readers: VolumeReaders
@@ -100,7 +101,8 @@ class VerifySite:
                             'backcast.snapshots.snapshot_damaged') ORDER BY position""",
             SNAPSHOTS,
         )
-        return [decode(*row) for row in rows]
+        events = [decode(*row) for row in rows]
+        return [one for one in events if isinstance(one, SnapshotVerified | SnapshotDamaged)]
 
     def damaged(self) -> dict[uuid.UUID, SnapshotDamaged]:
         """The snapshots whose last verdict is that they are damaged."""
@@ -145,6 +147,7 @@ def site(servers: LocalCluster, lasting_catalog: CatalogSite) -> VerifySite:
     return VerifySite(
         lasting_catalog,
         store,
+        kek,
         SnapshotTaker(lasting_catalog, store, kek),
         Verifier(lasting_catalog.catalog, store, vault, 60, 0, Stop()),
         VolumeReaders(lasting_catalog.restore, vault, frames, frames, 60),

@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from libs.catalogdb.damage import record_damage
+from libs.events.snapshots import SnapshotVerified
 from services.catalog.verify import Thoroughness
 from services.catalog.verify_jobs import VerifyJobs
 from services.catalog.verify_loop import VerifyLoop
@@ -52,7 +53,7 @@ def test_of_a_new_snapshot_only_what_is_new_is_looked_at(
     loop.step()
     changed = site.take("disk", disk=kept + random_chunks(3, 8))
     loop.step()
-    packs = [event.packs for event in site.verdicts()]
+    packs = [one.packs for one in site.verdicts() if isinstance(one, SnapshotVerified)]
     stored = site.place(changed, "disk", 512).pack
     assert site.catalog.sql(
         "SELECT checked_at IS NOT NULL FROM pack WHERE pack_no = %s", stored.pack_no
