@@ -14,3 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sample",
         help="how many faults tests/faults tries",
     )
+    parser.addoption(
+        "--crash-point",
+        metavar="SCENARIO@SEED:NUMBER:KIND",
+        help="run one case of tests/faults/crash_points again, as a failure prints it",
+    )

@@ -1,0 +1,184 @@
+"""What is going on when the fault strikes: steps before faults are armed, and under them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tests.faults.crash_points import guests
+from tests.faults.crash_points.world import World
+
+
+class Step(Protocol):
+    """One thing that happens in a scenario."""
+
+    def do(self, world: World) -> None:
+        """Let it happen, faults included; return when it is through."""
+        ...
+
+
+@dataclass(frozen=True)
+class Write:
+    """The volume's users write to some of its chunks."""
+
+    volume: str
+    count: int
+    #: Of these, how many become zero.
+    zeros: int = 0
+    #: Values come from this many: where they are few, chunks occur twice, also in other volumes.
+    values: int = 1 << 40
+    #: They come from what the volume has ever contained: chunks come back.
+    again: bool = False
+
+    def do(self, world: World) -> None:
+        rng, disk = world.rng, world.disks[self.volume]
+        indexes = rng.sample(range(disk.chunk_count), self.count)
+        changes = {}
+        for at, index in enumerate(indexes):
+            value = rng.choice(disk.past) if self.again else rng.randint(1, self.values)
+            changes[index] = 0 if at < self.zeros else value
+        disk.write(changes)
+
+
+@dataclass(frozen=True)
+class Take:
+    """Snapshots of groups are wanted, at the same time if there are several."""
+
+    groups: tuple[str, ...] = ("g",)
+    full: bool = False
+
+    def do(self, world: World) -> None:
+        world.run(
+            *(
+                guests.Client(world, f"client of {group}", group, full=self.full)
+                for group in self.groups
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Together:
+    """Some guests at the same time, and maybe a snapshot with them."""
+
+    #: "name kind arguments": the guest's class, and what it is told.
+    guests: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+    def do(self, world: World) -> None:
+        clients = [guests.Client(world, f"client of {group}", group) for group in self.groups]
+        workers = []
+        for number, line in enumerate(self.guests):
+            kind, *arguments = line.split()
+            worker: type[guests.Worker] = getattr(guests, kind)
+            workers.append(worker(world, f"{kind.lower()}-{number}", *arguments))
+        world.run(*clients, *workers)
+
+
+@dataclass(frozen=True)
+class Relay:
+    """The relay publishes what the log has."""
+
+    def do(self, world: World) -> None:
+        world.relaying = True
+        world.run()
+        world.relaying = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A situation to crash in.
+
+    Args:
+        name: for reports and replays.
+        groups: group → its volumes and their sizes in chunks.
+        before: what has happened already.
+        under_fault: what is going on.
+        chunkers: how many.
+    """
+
+    name: str
+    groups: dict[str, dict[str, int]]
+    before: Sequence[Step]
+    under_fault: Sequence[Step]
+    chunkers: int = 1
+
+
+ONE = {"g": {"v": 40}}
+TWO_VOLUMES = {"g": {"v": 24, "w": 24}}
+TWO_GROUPS = {"g": {"v": 24}, "h": {"w": 24}}
+
+#: Two snapshots; the newer one has overwritten nearly all of the older one.
+HISTORY = (Write("v", 38), Take(), Write("v", 35), Take())
+#: Two snapshots that share nothing: the packs of the older one die with it.
+OVERWRITTEN = (Write("v", 38), Take(), Write("v", 40), Take())
+EXPIRED = Together(("Expirer g",))
+
+SCENARIOS = (
+    Scenario("first backup", ONE, [Write("v", 34)], [Take()]),
+    Scenario(
+        "incremental",
+        ONE,
+        [Write("v", 30), Take(), Write("v", 12, zeros=3)],
+        [Take()],
+    ),
+    Scenario("unchanged", ONE, [Write("v", 12), Take()], [Take()]),
+    Scenario(
+        "without a base",
+        ONE,
+        [Write("v", 12), Take(), Write("v", 6)],
+        [Take(full=True)],
+    ),
+    Scenario(
+        "group of two volumes on two chunkers",
+        TWO_VOLUMES,
+        [Write("v", 10), Write("w", 10), Take(), Write("v", 5), Write("w", 5)],
+        [Take()],
+        chunkers=2,
+    ),
+    Scenario(
+        "two sessions store the same chunks",
+        TWO_GROUPS,
+        [Write("v", 16, values=10), Write("w", 16, values=10)],
+        [Take(("g", "h"))],
+        chunkers=2,
+    ),
+    Scenario(
+        "two sessions on one chunker",
+        TWO_GROUPS,
+        [Write("v", 16, values=10), Write("w", 16, values=10)],
+        [Take(("g", "h"))],
+    ),
+    Scenario("expire", ONE, OVERWRITTEN, [Together(("Expirer g",))]),
+    Scenario("collect", ONE, [*OVERWRITTEN, EXPIRED], [Together(("Collector",))]),
+    Scenario(
+        "two collectors, and a snapshot of chunks that come back",
+        ONE,
+        [*OVERWRITTEN, EXPIRED, Write("v", 20, again=True)],
+        [Together(("Collector", "Collector"), ("g",))],
+    ),
+    Scenario(
+        "expire, collect and sweep while a snapshot is taken",
+        ONE,
+        [*OVERWRITTEN, Write("v", 8, again=True)],
+        [Together(("Expirer g", "Collector", "Sweep"), ("g",)), Together(("Collector",))],
+    ),
+    Scenario(
+        "rewrite",
+        ONE,
+        [*HISTORY, EXPIRED, Together(("Collector",))],
+        [Together(("Rewrite",)), Together(("Collector",))],
+    ),
+    Scenario(
+        "rewrite while dead chunks come back",
+        ONE,
+        [*HISTORY, EXPIRED, Together(("Collector",)), Write("v", 20, again=True)],
+        [Together(("Rewrite", "Collector"), ("g",))],
+    ),
+    Scenario(
+        "restore while its packs are rewritten",
+        ONE,
+        [*HISTORY, EXPIRED],
+        [Together(("Restore v", "Rewrite", "Collector"))],
+    ),
+    Scenario("verify", ONE, [Write("v", 20), Take()], [Together(("Verify v",))]),
+    Scenario("relay", ONE, [Write("v", 4), Take()], [Relay()]),
+)

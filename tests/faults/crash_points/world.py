@@ -1,0 +1,380 @@
+"""The world of one case: processes, disks, topics, and the order in which everybody gets a turn.
+
+One thread runs at a time, and every choice comes from the seed, so the same seed gives the same
+trace of effects. Time stands still; when nobody can go on, all deadlines are over.
+"""
+
+import random
+import shutil
+import struct
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+from libs.catalogdb.inventory import Node, add_volume, announce_node
+from libs.events.topics import BLOCK_CHANGES
+from libs.kafka.consumer import Partition
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.store.memory import MemoryStore
+from services.change_capture.coordinator.tenants import ensure_tenant
+from tests.faults.crash_points.effects import Effects, Fault, Killed, Life, Paused
+from tests.faults.crash_points.inline import Topics, close_loop
+from tests.faults.crash_points.process import (
+    Actor,
+    AgentProcess,
+    CatalogProcess,
+    ChunkerProcess,
+    CoordinatorProcess,
+)
+from tests.support.catalog import CatalogSite
+
+A = TypeVar("A", bound=Actor)
+
+TENANT = "acme"
+#: Rounds in which nobody did anything, with deadlines passing in between: then it hangs for good.
+_IDLE_ROUNDS_MAX = 6
+
+#: What a case does not begin without: the schema, one tenant, and the node.
+_LASTING = (
+    "schema_version",
+    "log_position",
+    "incarnation",
+    "retention_clock",
+    "sweep",
+    "domain",
+    "tenant",
+    "node",
+)
+#: Claims and deadlines of the dead that are over when time passes.
+_DEADLINES = """
+    UPDATE session SET deadline = now() - interval '1 second' WHERE state = 'o';
+    UPDATE reader SET deadline = now() - interval '1 second' WHERE state = 'o';
+    UPDATE tombstone SET deadline = '-infinity';
+    UPDATE sweep SET claimed_until = '-infinity';
+    UPDATE marking SET again_at = now() - interval '1 second'"""
+
+Content = dict[int, int]
+
+
+@dataclass
+class Disk:
+    """A volume's file, and the truth about it: chunk index → value; what is missing is zero."""
+
+    path: Path
+    chunk_count: int
+    seed: int
+    content: Content
+    #: Every value that was ever written.
+    past: list[int] = field(default_factory=list)
+
+    def write(self, changes: Mapping[int, int]) -> None:
+        """Set chunks to values; 0 makes a chunk zero."""
+        with self.path.open("r+b") as file:
+            for index, value in changes.items():
+                file.seek(index * CHUNK_SIZE_BYTES)
+                file.write(self.chunk(value))
+                self.content[index] = value
+                self.past.append(value)
+
+    def chunk(self, value: int) -> bytes:
+        """The bytes of a chunk of this value: of this case only, and quickly compressed."""
+        if value == 0:
+            return bytes(CHUNK_SIZE_BYTES)
+        return struct.pack("<QQ", self.seed + 1, value) * (CHUNK_SIZE_BYTES // 16)
+
+    def bytes_of(self, content: Content) -> bytes:
+        """The whole volume with this content."""
+        return b"".join(self.chunk(content.get(index, 0)) for index in range(self.chunk_count))
+
+
+class World:
+    """Everything that one case has; `reset` makes the next one.
+
+    Args:
+        site: the catalog.
+        folder: for disks and the agent's state; on a fast file system.
+    """
+
+    def __init__(self, site: CatalogSite, folder: Path) -> None:
+        self.site = site
+        self.folder = folder
+        self.state_folder = folder / "state"
+        self.kek = KeyEncryptionKey.generate()
+        self.effects = Effects()
+        self.store = MemoryStore()
+        self.tenant = ensure_tenant(site.coordinator, KeyVault(self.store, self.kek), TENANT)
+        self._keys = {stat.key: self.store.get(stat.key) for stat in self.store.list("keys/")}
+        self._empty = self._emptying()
+        self.actors: list[Actor] = []
+
+    def reset(self, seed: int, chunker_count: int, bucket: MemoryStore) -> None:
+        """Forget everything but the tenant and its keys, and start all processes."""
+        for actor in self.actors:
+            actor.close()
+        self.site.sql(self._empty)
+        self.store = bucket
+        for key, wrapped in self._keys.items():
+            self.store.put(key, wrapped)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.seed = seed
+        self.rng = random.Random(seed)
+        random.seed(seed)  # the chunker's sample of known chunks
+        self.effects = Effects()
+        self.topics = Topics()
+        self.disks: dict[str, Disk] = {}
+        #: Session of each snapshot ever sealed → what its volumes must contain.
+        self.sealed: dict[UUID, dict[str, Content]] = {}
+        #: Snapshots that an operator has asked to expire.
+        self.given_up: set[UUID] = set()
+        #: Per client, why sessions ended without a snapshot.
+        self.rejections: list[list[str]] = []
+        self.rewritten = 0
+        self.is_overdue = self.relaying = self.is_idle = False
+        self._partitions: dict[UUID, int] = {}
+        self._chunker_count = chunker_count
+        self._sleeper: _Sleeper | None = None
+        chunkers = [ChunkerProcess(self, f"chunker-{number}") for number in range(chunker_count)]
+        self.actors = [
+            CoordinatorProcess(self, "coordinator"),
+            AgentProcess(self, "agent"),
+            *chunkers,
+            CatalogProcess(self, "catalog"),
+        ]
+
+    # ---- who is there
+
+    @property
+    def agent(self) -> AgentProcess:
+        return self.the(AgentProcess)
+
+    @property
+    def coordinator(self) -> CoordinatorProcess:
+        return self.the(CoordinatorProcess)
+
+    def the(self, kind: type[A]) -> A:
+        """The one actor of a kind."""
+        return next(actor for actor in self.actors if isinstance(actor, kind))
+
+    def announce(self, boot: UUID) -> None:
+        """The agent says where it is, as it does when it starts."""
+        announce_node(self.site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
+
+    def protect(self, group: str, sizes: Mapping[str, int]) -> None:
+        """A group of volumes of so many chunks each, all zero."""
+        for name, chunk_count in sizes.items():
+            path = self.folder / name
+            path.touch()
+            path.open("r+b").truncate(chunk_count * CHUNK_SIZE_BYTES)
+            self.disks[name] = Disk(path, chunk_count, self.seed, {})
+            volume = add_volume(self.site.coordinator, TENANT, name, group, "node-1", str(path))
+            self._partitions[volume.volume] = len(self._partitions)
+
+    def partition_of(self, volume: UUID) -> Partition:
+        return Partition(BLOCK_CHANGES, self._partitions[volume])
+
+    def partitions_of(self, chunker: str) -> list[Partition]:
+        number = int(chunker.rpartition("-")[2])
+        return [
+            Partition(BLOCK_CHANGES, at)
+            for at in range(max(1, len(self._partitions)))
+            if at % self._chunker_count == number
+        ]
+
+    # ---- what happens
+
+    def run(self, *guests: Actor) -> None:
+        """Give everybody turns, in seeded order, until all guests are done and nobody is busy.
+
+        Guests are actors for this time only: a client, a collector, a reader.
+        """
+        self.actors += guests
+        names = {guest.name for guest in guests}
+        idle = 0
+        while True:
+            busy = False
+            self.is_idle = idle > 0
+            for actor in self.rng.sample(self.actors, len(self.actors)):
+                if actor in self.actors and not actor.life.asleep:
+                    busy |= self._step(actor)
+            idle = 0 if busy else idle + 1
+            waiting = [a for a in self.actors if not a.is_done]
+            if busy or not self.is_idle:
+                continue
+            if not waiting:
+                break
+            assert idle < _IDLE_ROUNDS_MAX, f"hangs: {waiting[0].name}"
+            self.let_time_pass()
+        for actor in list(self.actors):
+            if actor.name in names:
+                self.actors.remove(actor)
+                self.rejections.append(getattr(actor, "rejections", []))
+        self.note_sealed()
+
+    def arm(self, faults: list[Fault]) -> None:
+        """From here on, effects count and faults strike."""
+        self.effects.arm(faults)
+        self._pausing = any(isinstance(fault, Paused) for fault in faults)
+
+    def disarm(self) -> None:
+        """No more faults; what sleeps wakes up, and what is under way lands."""
+        self.effects.armed = False
+        if self._sleeper:
+            sleeper, self._sleeper = self._sleeper, None
+            sleeper.wake(self.effects)
+        self.effects.land_late()
+        self._pausing = False
+
+    def wake_agent(self) -> None:
+        """If the agent sleeps, whom nobody can replace, it goes on."""
+        if self._sleeper and self.agent.life.asleep:
+            sleeper, self._sleeper = self._sleeper, None
+            sleeper.wake(self.effects)
+
+    def replace(self, actor: Actor) -> None:
+        """Another process takes over the role of one that is dead or asleep."""
+        self.actors[self.actors.index(actor)] = actor.successor()
+
+    def note_sealed(self) -> None:
+        """Whatever was sealed since the last time has the content that the disks have now."""
+        for session, names in self.site.sql(
+            """SELECT s.session, array_agg(v.name) FROM snapshot s
+               JOIN snapshot_volume USING (session) JOIN volume v USING (volume_no) GROUP BY 1"""
+        ):
+            if session not in self.sealed:
+                self.sealed[session] = {name: dict(self.disks[name].content) for name in names}
+
+    def older_snapshots(self, group: str) -> list[UUID]:
+        """Live snapshots of a group but for the newest, oldest first."""
+        return [
+            row[0]
+            for row in self.site.sql(
+                """SELECT session FROM snapshot s JOIN volume_group g USING (group_no)
+                   WHERE g.name = %s AND state = 'l' AND sequence < head_sequence
+                   ORDER BY sequence""",
+                group,
+            )
+        ]
+
+    def expected(self, session: UUID, volume: str) -> bytes:
+        """What a volume of a snapshot must give back."""
+        return self.disks[volume].bytes_of(self.sealed[session][volume])
+
+    def session_end(self, session: UUID) -> tuple[str, str] | None:
+        """State and reason of a session that has ended."""
+        found = self.site.sql(
+            """SELECT state::text, reject_code || ': ' || reject_message FROM session
+               WHERE session = %s AND state <> 'o'""",
+            session,
+        )
+        return (found[0][0], found[0][1]) if found else None
+
+    def let_time_pass(self) -> None:
+        """All deadlines are over."""
+        self.site.sql(_DEADLINES)
+        self.is_overdue = True
+        self.wake_agent()
+
+    def _emptying(self) -> str:
+        tables = [
+            row[0]
+            for row in self.site.sql(
+                """SELECT tablename FROM pg_tables
+                   WHERE schemaname = 'public' AND tablename <> ALL(%s)""",
+                list(_LASTING),
+            )
+        ]
+        # Two prefixes instead of 17: the sweep goes over the same objects in fewer steps.
+        self.site.sql(
+            """DELETE FROM sweep WHERE prefix LIKE 'packs%';
+               INSERT INTO sweep (prefix) VALUES ('packs/')"""
+        )
+        return ";".join(
+            [
+                "SET session_replication_role = replica",
+                *(f"DELETE FROM {table}" for table in tables),
+                "UPDATE log_position SET last = 0, published = 0",
+                "UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'",
+                "SET session_replication_role = origin",
+            ]
+        )
+
+    def _step(self, actor: Actor) -> bool:
+        try:
+            if self._pausing and self._sleeper is None:
+                return self._step_on_thread(actor)
+            return actor.step()
+        except Killed as killed:
+            self._bury(killed.life)
+            return True
+
+    def _bury(self, life: Life) -> None:
+        for actor in self.actors:
+            if actor.life is life:
+                self.replace(actor)
+
+    def _step_on_thread(self, actor: Actor) -> bool:
+        sleeper = _Sleeper(actor, self.effects)
+        if sleeper.finished:
+            return sleeper.result()
+        # It sleeps in the middle of its step, maybe inside a call to another process.
+        self._sleeper = sleeper
+        pause = self.effects.pause
+        assert pause is not None
+        if actor.life is not pause.life and not actor.replaceable:
+            actor.life.asleep = True
+        for one in list(self.actors):
+            if one.replaceable and (one is actor or one.life is pause.life):
+                self.replace(one)
+        return True
+
+    _pausing = False
+
+
+class _Sleeper:
+    """A step that runs on a thread of its own, and may fall asleep in the middle."""
+
+    def __init__(self, actor: Actor, effects: Effects) -> None:
+        self.actor = actor
+        self.finished = False
+        self._outcome: bool | BaseException = False
+        self._effects = effects
+        effects.turn.clear()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        effects.turn.wait()
+        if self.finished:
+            self._thread.join()
+
+    def result(self) -> bool:
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def wake(self, effects: Effects) -> None:
+        """Let it go on to the end of its step, and then no further."""
+        assert effects.pause is not None
+        effects.turn.clear()
+        effects.pause.life.asleep = False
+        effects.pause.wake()
+        effects.turn.wait()
+        self._thread.join()
+        if not isinstance(self._outcome, Killed):
+            self.result()
+        if self.actor.replaceable:
+            self.actor.life.alive = False
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self.actor.step()
+        except BaseException as err:  # noqa: BLE001 -- raised where the step was taken
+            self._outcome = err
+        finally:
+            close_loop()
+            self.finished = True
+            self._effects.turn.set()
