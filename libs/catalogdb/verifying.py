@@ -62,8 +62,10 @@ class DueSnapshot:
 
     tenant: str
     session: UUID
-    #: It was verified before, so long ago that everything is looked at again.
+    #: It was verified before: everything is looked at again.
     again: bool
+    #: Somebody could not restore it: every byte is looked at.
+    demanded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,27 +247,42 @@ def snapshots_with(catalog: Catalog, packs: Sequence[int]) -> list[tuple[str, UU
     return [(tenant, session) for tenant, session, _ in rows]
 
 
+def demand_verification(catalog: Catalog, session: UUID) -> None:
+    """Have a snapshot verified in full soon: whoever restores it says that it is damaged.
+
+    A client's word starts a look; it is never taken for damage.
+    """
+    with catalog.transaction() as tx:
+        tx.execute(
+            """INSERT INTO verification (session, level, damaged, damaged_bytes, demanded)
+               VALUES (%s, '', false, 0, true)
+               ON CONFLICT (session) DO UPDATE SET demanded = true""",
+            [session],
+        )
+
+
 def next_due(
     catalog: Catalog, period_seconds: float, but: Collection[UUID] = ()
 ) -> DueSnapshot | None:
     """The live snapshot to verify next, or None.
 
-    First those that were never verified, newest first; then damaged ones whose group has a newer
-    snapshot, which may have repaired them; then the one that was verified longest ago, if that is
-    longer than the period. Those of ``but`` are left out.
+    First those that could not be restored; then those that were never verified, newest first; then
+    damaged ones whose group has a newer snapshot, which may have repaired them; then the one that
+    was verified longest ago, if that is longer than the period. Those of ``but`` are left out.
     """
     with catalog.transaction() as tx:
         row = tx.execute(
-            """SELECT t.name, s.session, v.session IS NOT NULL
+            """SELECT t.name, s.session, v.level <> '' IS TRUE, v.demanded IS TRUE
                FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
-               LEFT JOIN verification v ON v.session = s.session AND v.level <> ''
+               LEFT JOIN verification v USING (session)
                WHERE s.state = 'l' AND s.session <> ALL(%s)
-                 AND (v.session IS NULL
+                 AND (v.level <> '' IS NOT TRUE OR v.demanded
                       OR v.verified_at < now() - make_interval(secs => %s)
                       OR v.damaged AND EXISTS (SELECT FROM snapshot n
                                                WHERE n.group_no = s.group_no AND n.state = 'l'
                                                  AND n.sealed_at > v.verified_at))
-               ORDER BY v.session IS NOT NULL, v.damaged DESC, v.verified_at, s.sealed_at DESC
+               ORDER BY v.demanded IS NOT TRUE, v.level <> '' IS TRUE, v.damaged DESC,
+                        v.verified_at, s.sealed_at DESC
                LIMIT 1""",
             [list(but), period_seconds],
         ).fetchone()
@@ -316,7 +333,9 @@ def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -
             """INSERT INTO verification AS v (session, level, damaged, damaged_bytes)
                VALUES (%(session)s, coalesce(%(level)s, ''), %(damaged)s, %(bytes)s)
                ON CONFLICT (session) DO UPDATE
-               SET level = coalesce(%(level)s, v.level), damaged = %(damaged)s,
+               SET level = coalesce(%(level)s, v.level),
+                   demanded = v.demanded AND %(level)s::text IS DISTINCT FROM 'full',
+                   damaged = %(damaged)s,
                    damaged_bytes = %(bytes)s,
                    verified_at = CASE WHEN %(level)s::text IS NULL THEN v.verified_at
                                       ELSE now() END""",

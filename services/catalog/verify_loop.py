@@ -58,7 +58,9 @@ class VerifyLoop:
         if due is None:
             self._failed.clear()
             return False
-        if due.again:
+        if due.demanded:
+            how = Thoroughness("full")
+        elif due.again:
             how = Thoroughness("sampled", self._sample, self._period_seconds / 2)
         else:
             how = Thoroughness("structural", 0, self._period_seconds, only_new=True)

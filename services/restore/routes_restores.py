@@ -17,7 +17,8 @@ from libs.catalogdb.readers import (
     report_progress,
 )
 from libs.catalogdb.snapshots import SnapshotVolume, find_volume_at
-from libs.errors import BadInputError
+from libs.catalogdb.verifying import demand_verification
+from libs.errors import BadInputError, DamagedDataError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun
@@ -30,6 +31,9 @@ from services.restore.routes_listing import PointAnswer, point_answer
 from services.restore.settings import Settings
 
 DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
+
+#: How a restore fails that met what a verification must look at.
+_DAMAGE_CODES = (DamagedDataError.code, NotFoundError.code)
 
 _Total = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -153,6 +157,8 @@ def add_restore_routes(
     def outcome(tenant: str, restore: UUID, _: DataReader, request: OutcomeRequest) -> None:
         found = point_of_reader(readers.catalog, tenant, restore)
         failure = (request.failure.code, request.failure.message) if request.failure else None
+        if request.failure and request.failure.code in _DAMAGE_CODES:
+            demand_verification(readers.catalog, found.session)
         end = RestoreOutcome(_progress(request), request.seconds, failure)
         end_restore(readers.catalog, restore, found, end)
 

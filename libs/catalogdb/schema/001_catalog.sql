@@ -187,7 +187,7 @@ CREATE TABLE tombstone (
 -- A 256-bit id is two uuid columns with a B-tree on the first half: 108 bytes a row where a bytea key needs
 -- 153 (docs/adr/0006). Two ids that share the first half and differ in the second are refused, never mixed.
 CREATE FUNCTION create_chunk_table(number int) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS chunk_%s (
@@ -347,7 +347,8 @@ CREATE TABLE verification (
     level         text NOT NULL,         -- 'structural', 'sampled', 'full'; '' = none yet
     verified_at   timestamptz NOT NULL DEFAULT now(),
     damaged       boolean NOT NULL,
-    damaged_bytes bigint NOT NULL        -- of volumes; 0 if only the manifest or self-descriptions are
+    damaged_bytes bigint NOT NULL,       -- of volumes; 0 if only the manifest or self-descriptions are
+    demanded      boolean NOT NULL DEFAULT false -- a restore failed: every byte is to be looked at
 );
 CREATE INDEX ON verification (verified_at);
 

@@ -47,10 +47,14 @@ GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, session, sna
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
 
+-- Where the catalog service rebuilds the catalog from the store, to compare both.
+CREATE SCHEMA IF NOT EXISTS backcast_check;
+GRANT USAGE, CREATE ON SCHEMA backcast_check TO backcast_catalog;
+
 -- Not `part`: its tokens open span connections.
 GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
 GRANT SELECT ON pack, snapshot, snapshot_volume, hold TO backcast_restore;
-GRANT SELECT ON verification TO backcast_restore;
+GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
 

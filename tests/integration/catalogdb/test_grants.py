@@ -37,7 +37,7 @@ PRIVILEGES = {
     "snapshot_volume": ("S", "SI", "S", "S"),
     "sweep": ("", "", "SU", ""),
     "tenant": ("SIu", "S", "S", "S"),
-    "verification": ("", "", "SIUD", "S"),
+    "verification": ("", "", "SIUD", "SIu"),
     "volume": ("SI", "Su", "Su", "S"),
     "volume_group": ("SIU", "SU", "S", "S"),
 }

@@ -105,6 +105,9 @@ def test_damage_is_named_and_the_unfinished_file_removed(site: RestoreSite, tmp_
     last = site.get("/events", topic="backcast.restores", limit=1000)["events"][-1]
     assert last["type"] == "backcast.restores.restore_failed"
     assert last["data"]["code"] == "damaged-data"
+    demanded = "SELECT demanded FROM verification WHERE session = %s"
+    session = uuid.UUID(site.get("/volumes/broken/points/1")["session"])
+    assert site.catalog.sql(demanded, session) == [(True,)]
 
 
 class _Tampering(RestClient):

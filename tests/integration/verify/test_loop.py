@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from libs.catalogdb.damage import record_damage
+from libs.catalogdb.verifying import demand_verification
 from libs.events.snapshots import SnapshotVerified
 from services.catalog.verify import Thoroughness
 from services.catalog.verify_jobs import VerifyJobs
@@ -115,3 +116,14 @@ def test_a_job_is_run_once_and_tells_its_verdict(site: VerifySite) -> None:
     jobs.close()
     assert (job.state, job.progress.packs_done, job.progress.frames) == ("intact", 1, 2)
     assert len(site.verdicts()) == 1
+
+
+def test_what_could_not_be_restored_is_verified_in_full(site: VerifySite, loop: VerifyLoop) -> None:
+    site.taker.protect(TENANT, "disk", "disk")
+    sessions = [site.take("disk", disk=random_chunks(n, 4)) for n in (1, 2)]
+    while loop.step():
+        pass
+    demand_verification(site.catalog.restore, sessions[0])
+    assert loop.step()
+    assert not loop.step()
+    assert levels(site) == [(1, "full", False), (2, "structural", False)]
