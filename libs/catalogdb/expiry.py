@@ -12,6 +12,7 @@ and the work is O(those rows), however many snapshots and packs there are.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -50,6 +51,18 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class ExpiredSnapshot:
+    """What is left of a snapshot that expired."""
+
+    session: UUID
+    group: str
+    sequence: int
+    sealed_at: datetime
+    #: None: a catalog that was rebuilt knows that it expired, but not when.
+    expired_at: datetime | None
+
+
 def expire(catalog: Catalog, tenant: str, session: UUID, by: str) -> Expired | Refused:
     """Give up a snapshot, unless something needs it; one that has expired stays so.
 
@@ -78,6 +91,24 @@ def expire_overdue(catalog: Catalog, tenant: str, session: UUID) -> Expired | Re
     """
     with catalog.transaction() as tx:
         return _expire(tx, tenant, session, None)
+
+
+def list_expired(
+    catalog: Catalog, tenant: str, name: str | None, limit: int
+) -> list[ExpiredSnapshot]:
+    """The tenant's expired snapshots, the last given up first; of one volume or group if named."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT s.session, g.name, s.sequence, s.sealed_at, s.expired_at
+               FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+               WHERE t.name = %(tenant)s AND s.state = 'x'
+                 AND (%(name)s::text IS NULL OR g.name = %(name)s
+                      OR EXISTS (SELECT FROM volume v
+                                 WHERE v.group_no = g.group_no AND v.name = %(name)s))
+               ORDER BY s.expired_at DESC NULLS LAST, s.session DESC LIMIT %(limit)s""",
+            {"tenant": tenant, "name": name, "limit": limit},
+        ).fetchall()
+    return [ExpiredSnapshot(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

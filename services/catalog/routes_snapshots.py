@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.expiry import Refused, expire
+from libs.catalogdb.expiry import Refused, expire, list_expired
 from libs.catalogdb.holds import list_holds, place_hold, release_hold
 from libs.catalogdb.inventory import group_of
 from libs.catalogdb.pool import Catalog
@@ -36,6 +36,16 @@ class ExpiredAnswer(BaseModel):
 
     session: UUID
     sequence: int
+
+
+class ExpiredSnapshotAnswer(BaseModel):
+    """What is left of a snapshot that expired."""
+
+    session: UUID
+    group: str
+    sequence: int
+    sealed_at: datetime
+    expired_at: datetime | None = Field(description="Null if a rebuilt catalog does not know it")
 
 
 class HoldRequest(BaseModel):
@@ -81,6 +91,24 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog) -> None:
             raise ConflictError(f"snapshot {outcome.sequence} stays: {outcome.message}")
         return ExpiredAnswer(session=outcome.session, sequence=outcome.sequence)
 
+    @app.get("/v1/tenants/{tenant}/expired", tags=["retention"], summary="Expired snapshots")
+    def expired(
+        tenant: str,
+        _: Reader,
+        name: Annotated[str | None, Query(description="Only of this volume or group")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> list[ExpiredSnapshotAnswer]:
+        return [
+            ExpiredSnapshotAnswer(
+                session=one.session,
+                group=one.group,
+                sequence=one.sequence,
+                sealed_at=one.sealed_at,
+                expired_at=one.expired_at,
+            )
+            for one in list_expired(catalog, tenant, name, limit)
+        ]
+
     @app.post(f"{_PATH}/hold", tags=["retention"], summary="Forbid a snapshot to expire")
     def hold(tenant: str, session: UUID, caller: Admin, request: HoldRequest) -> HoldAnswer:
         placed = place_hold(
@@ -108,6 +136,10 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog) -> None:
             for one in list_holds(catalog, tenant)
         ]
 
+    _add_retention_routes(app, catalog)
+
+
+def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
     path = "/v1/tenants/{tenant}/volumes/{name}/retention"
 
     @app.get(path, tags=["retention"], summary="What is kept of a volume's or group's snapshots")

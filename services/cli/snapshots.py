@@ -8,6 +8,7 @@ from uuid import UUID
 from libs.errors import BackcastError, error_class
 from libs.ids import uuid7
 from services.cli.connection import Services, connect
+from services.cli.keeping import add_snapshot_verbs, holds_of, list_expired
 from services.cli.output import Column, Document, Output, human_bytes, human_time
 from services.cli.points import LATEST, parse_point
 from services.cli.progress import progress_bars
@@ -30,6 +31,9 @@ def add_parser(
     text = "list recovery points, newest first"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
     lister.add_argument("name", nargs="?", metavar="NAME", help="volume or group (default: all)")
+    what = lister.add_mutually_exclusive_group()
+    what.add_argument("--holds", action="store_true", help="only those that somebody holds")
+    what.add_argument("--expired", action="store_true", help="those that were given up instead")
     lister.set_defaults(run=_list)
     text = "show one recovery point"
     show = verbs.add_parser("show", parents=[everywhere], help=text, description=text)
@@ -38,6 +42,7 @@ def add_parser(
     )
     show.set_defaults(run=_show)
     add_verify_parser(verbs, everywhere)
+    add_snapshot_verbs(verbs, everywhere)
 
 
 def _take(args: argparse.Namespace) -> int:
@@ -106,8 +111,16 @@ def _note_interrupted(out: Output, sessions: Mapping[str, UUID]) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
+    services = connect(args)
+    if args.expired:
+        return list_expired(args, services)
+    points, columns = _points(services, args.name), []
+    if args.holds:
+        holds = holds_of(services)
+        points = ({**one, "holds": held} for one in points if (held := holds.get(one["session"])))
+        columns = [Column("held by", lambda one: ", ".join(h["owner"] for h in one["holds"]))]
     Output(as_json=args.json).show_all(
-        _points(connect(args), args.name),
+        points,
         [
             Column("point", lambda one: one["point"]),
             Column("sealed at", lambda one: human_time(one["sealed_at"])),
@@ -116,6 +129,7 @@ def _list(args: argparse.Namespace) -> int:
             Column("stored", lambda one: human_bytes(one["stored_bytes"]), right=True),
             Column("consistency", lambda one: one["consistency"]),
             Column("verified", _verified),
+            *columns,
             Column("snapshot", lambda one: one["session"]),
         ],
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from services.cli.connection import connect
+from services.cli.keeping import add_volume_verbs
 from services.cli.output import Column, Document, Output, human_bytes, human_time
 
 
@@ -24,6 +25,7 @@ def add_parser(
     text = "list the tenant's volumes"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
     lister.set_defaults(run=_list)
+    add_volume_verbs(verbs, everywhere)
 
 
 def _add(args: argparse.Namespace) -> int:

@@ -1,0 +1,147 @@
+"""How long recovery points stay: ``snapshot expire``, ``snapshot hold``, ``volume retain``."""
+
+import argparse
+import re
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+from libs.errors import BackcastError, BadInputError
+from services.cli.connection import Services, connect
+from services.cli.output import Column, Document, Output, human_time
+from services.cli.points import parse_point
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def add_snapshot_verbs(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    everywhere: argparse.ArgumentParser,
+) -> None:
+    """Add ``expire`` and ``hold`` to ``snapshot``."""
+    text = "give up recovery points for good; the last good one of a group stays"
+    expire = verbs.add_parser("expire", parents=[everywhere], help=text, description=text)
+    expire.add_argument("points", nargs="+", metavar="NAME@POINT|SNAPSHOT")
+    expire.set_defaults(run=_expire)
+    text = "forbid a recovery point to expire, or release it; holds of others stand"
+    hold = verbs.add_parser("hold", parents=[everywhere], help=text, description=text)
+    hold.add_argument("point", metavar="NAME@POINT|SNAPSHOT")
+    what = hold.add_mutually_exclusive_group(required=True)
+    what.add_argument("--reason", metavar="TEXT", help="why it must stay, for people")
+    what.add_argument("--release", action="store_true", help="give up the hold")
+    hold.add_argument("--owner", help="whose hold it is (default: the name of the token)")
+    hold.set_defaults(run=_hold)
+
+
+def add_volume_verbs(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    everywhere: argparse.ArgumentParser,
+) -> None:
+    """Add ``retain`` to ``volume``."""
+    text = "say which recovery points of a volume's group stay; without options, show it"
+    retain = verbs.add_parser("retain", parents=[everywhere], help=text, description=text)
+    retain.add_argument("name", metavar="NAME", help="volume or group")
+    retain.add_argument("--last", type=int, metavar="N", help="the newest N good ones, at any age")
+    retain.add_argument(
+        "--for", dest="duration", metavar="AGE", help="all that are younger, such as 30d (s, m, h)"
+    )
+    retain.add_argument("--forever", action="store_true", help="all: nothing expires by itself")
+    retain.set_defaults(run=_retain)
+
+
+def holds_of(services: Services) -> dict[str, list[Document]]:
+    """The holds on each snapshot that somebody holds, by its id."""
+    holds: dict[str, list[Document]] = {}
+    for hold in services.catalog.get(services.path("/holds")):
+        holds.setdefault(hold["session"], []).append(hold)
+    return holds
+
+
+def list_expired(args: argparse.Namespace, services: Services) -> int:
+    """Show the snapshots that were given up, the last one first."""
+    Output(as_json=args.json).show_all(
+        services.catalog.get(services.path("/expired"), {"name": args.name}),
+        [
+            Column("point", lambda one: f"{one['group']}@{one['sequence']}"),
+            Column("sealed at", lambda one: human_time(one["sealed_at"])),
+            Column("expired at", lambda one: _time(one["expired_at"])),
+            Column("snapshot", lambda one: one["session"]),
+        ],
+    )
+    return 0
+
+
+def _time(instant: str | None) -> str:
+    return human_time(instant) if instant else "unknown"
+
+
+def _expire(args: argparse.Namespace) -> int:
+    services, out, status = connect(args), Output(as_json=args.json), 0
+    sessions = {point: _session(services, point) for point in args.points}
+    for point, session in sessions.items():
+        try:
+            answer = services.catalog.post(services.path(f"/snapshots/{session}/expire"))
+        except BackcastError as err:  # one that stays keeps no other from being given up
+            out.failure(err.code, str(err))
+            status = err.exit_code
+        else:
+            out.show({"point": point, **answer}, f"{point}: given up")
+    return status
+
+
+def _hold(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    path = services.path(f"/snapshots/{_session(services, args.point)}")
+    if args.release:
+        services.catalog.post(f"{path}/release", {"owner": args.owner})
+        out.show({"point": args.point, "held": False}, f"{args.point}: released")
+        return 0
+    hold = services.catalog.post(f"{path}/hold", {"reason": args.reason, "owner": args.owner})
+    out.show({"point": args.point, "held": True, **hold}, f"{args.point}: held by {hold['owner']}")
+    return 0
+
+
+def _retain(args: argparse.Namespace) -> int:
+    services = connect(args)
+    path = services.path(f"/volumes/{quote(args.name)}/retention")
+    if args.forever and (args.last is not None or args.duration):
+        raise BadInputError("--forever: keeps everything, so it goes with neither --last nor --for")
+    if args.forever or args.last is not None or args.duration:
+        seconds = _seconds(args.duration) if args.duration else None
+        body = {"keep_last": args.last, "keep_for_seconds": seconds}
+        kept = services.catalog.post(path, body)
+    else:
+        kept = services.catalog.get(path)
+    Output(as_json=args.json).show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
+    return 0
+
+
+def _rule(kept: dict[str, Any]) -> str:
+    if kept["keep_last"] is None:
+        return "every recovery point stays"
+    rule = f"the newest {kept['keep_last']} good recovery points stay"
+    seconds = kept["keep_for_seconds"]
+    return f"{rule}, and all up to {_age(seconds)} old" if seconds else rule
+
+
+def _age(seconds: int) -> str:
+    for unit in "dhms":
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    raise AssertionError("every number of seconds is one")
+
+
+def _seconds(text: str) -> int:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise BadInputError(f"--for {text!r}: expected a number and s, m, h or d, such as 30d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _session(services: Services, text: str) -> str:
+    """The id of the snapshot that a point means."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return str(services.get(parse_point(text).path)["session"])

@@ -1,0 +1,153 @@
+"""gc, snapshot expire and hold, volume retain: what they ask for, and what they say."""
+
+from uuid import uuid4
+
+import pytest
+
+from tests.unit.cli.conftest import Backcast
+from tests.unit.cli.scripted_service import Script, ScriptedService
+
+SESSION = str(uuid4())
+CLOCK = {
+    "trusted_at": "2026-11-22T10:00:00Z",
+    "server_at": "2026-11-22T10:00:01Z",
+    "halted": False,
+}
+FOUND = {
+    "reconciled": True,
+    "packs": 2,
+    "pack_bytes": 2048,
+    "tombstones": 1,
+    "tombstone_bytes": 1024,
+    "manifests": 3,
+    "clock": CLOCK,
+}
+TENANT = "/v1/tenants/default"
+STEPS = "/v1/collection/steps"
+
+
+def step(cursor: str | None, **freed: int) -> dict[str, object]:
+    names = ("packs_condemned", "packs_deleted", "freed_bytes", "manifests_deleted", "failures")
+    return {**{name: freed.get(name, 0) for name in names}, "cursor": cursor}
+
+
+@pytest.fixture(autouse=True)
+def _collection(script: Script) -> None:
+    script[("GET", "/v1/collection")] = [FOUND]
+    script[("GET", f"{TENANT}/volumes/vm/points/2")] = [{"session": SESSION}]
+
+
+class TestGc:
+    def test_a_dry_run_only_asks(self, backcast: Backcast, service: ScriptedService) -> None:
+        ran = backcast("gc", "--dry-run")
+        assert ran.out == "would delete 3 packs (3.00 KiB) and 3 manifests\n"
+        assert {method for method, *_ in service.requests} == {"GET"}
+        assert backcast("gc", "--dry-run", "--json").objects == [{"dry_run": True, **FOUND}]
+
+    def test_goes_through_all_steps(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        script[("POST", STEPS)] = [
+            step("condemn:7", packs_condemned=2),
+            step("delete:", packs_condemned=1),
+            (503, "unavailable"),
+            step("manifests:", packs_deleted=3, freed_bytes=3072),
+            step(None, manifests_deleted=3),
+        ]
+        ran = backcast("gc")
+        assert ran.out == "deleted 3 packs (3.00 KiB) and 3 manifests\n"
+        cursors = [body["cursor"] for body in service.bodies("POST", STEPS)]
+        assert cursors == [None, "condemn:7", "delete:", "delete:", "manifests:"]
+
+    def test_says_what_was_left(self, backcast: Backcast, script: Script) -> None:
+        script[("POST", STEPS)] = [step(None, failures=2)]
+        assert "2 objects were not deleted" in backcast("gc").err
+
+    def test_warns_of_a_clock_that_jumped_and_accepts_it(
+        self, backcast: Backcast, script: Script
+    ) -> None:
+        script[("GET", "/v1/collection")] = [{**FOUND, "clock": {**CLOCK, "halted": True}}]
+        script[("POST", "/v1/clock/acceptance")] = [CLOCK]
+        assert "gc --accept-clock" in backcast("gc", "--dry-run").err
+        assert backcast("gc", "--dry-run", "--json").objects[0]["clock"]["halted"] is True
+        assert backcast("gc", "--accept-clock").status == 0
+
+
+class TestSnapshots:
+    def test_expire_gives_up_each_that_may_go(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        other = str(uuid4())
+        script[("POST", f"{TENANT}/snapshots/{other}/expire")] = [(409, "conflict")]
+        answer = {"session": SESSION, "sequence": 2}
+        script[("POST", f"{TENANT}/snapshots/{SESSION}/expire")] = [answer]
+        ran = backcast("snapshot", "expire", other, "vm@2")
+        assert ran.out == "vm@2: given up\n"
+        assert ran.status != 0
+
+    def test_hold_and_release(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        path = f"{TENANT}/snapshots/{SESSION}"
+        hold = {"session": SESSION, "owner": "ops", "reason": "audit", "placed_at": "…"}
+        script[("POST", f"{path}/hold")] = [hold]
+        script[("POST", f"{path}/release")] = [None]
+        assert (
+            backcast("snapshot", "hold", "vm@2", "--reason", "audit").out == "vm@2: held by ops\n"
+        )
+        assert backcast("snapshot", "hold", "vm@2", "--release", "--owner", "x").status == 0
+        assert service.bodies("POST", f"{path}/hold") == [{"reason": "audit", "owner": None}]
+        assert service.bodies("POST", f"{path}/release") == [{"owner": "x"}]
+        assert backcast("snapshot", "hold", "vm@2").status == 2
+
+    def test_list_shows_what_was_given_up(self, backcast: Backcast, script: Script) -> None:
+        expired = {
+            "session": SESSION,
+            "group": "vm",
+            "sequence": 2,
+            "sealed_at": "2026-11-22T10:00:00Z",
+            "expired_at": None,
+        }
+        script[("GET", f"{TENANT}/expired")] = [[expired]]
+        assert "vm@2" in backcast("snapshot", "list", "--expired").out
+        assert backcast("snapshot", "list", "vm", "--expired", "--json").objects == [expired]
+
+
+class TestRetain:
+    @pytest.mark.parametrize(
+        ("options", "body", "text"),
+        [
+            (
+                ["--last", "7", "--for", "30d"],
+                {"keep_last": 7, "keep_for_seconds": 2_592_000},
+                "vm: the newest 7 good recovery points stay, and all up to 30d old\n",
+            ),
+            (
+                ["--forever"],
+                {"keep_last": None, "keep_for_seconds": None},
+                "vm: every recovery point stays\n",
+            ),
+        ],
+    )
+    def test_says_the_rule(
+        self,
+        backcast: Backcast,
+        script: Script,
+        service: ScriptedService,
+        options: list[str],
+        body: dict[str, int | None],
+        text: str,
+    ) -> None:
+        script[("POST", f"{TENANT}/volumes/vm/retention")] = [body]
+        assert backcast("volume", "retain", "vm", *options).out == text
+        assert service.bodies("POST", f"{TENANT}/volumes/vm/retention") == [body]
+
+    @pytest.mark.parametrize("options", [["--for", "30"], ["--forever", "--last", "2"]])
+    def test_refuses_what_makes_no_sense(self, backcast: Backcast, options: list[str]) -> None:
+        assert backcast("volume", "retain", "vm", *options).status == 2
+
+    def test_shows_it(self, backcast: Backcast, script: Script) -> None:
+        kept = {"keep_last": 3, "keep_for_seconds": 0}
+        script[("GET", f"{TENANT}/volumes/vm/retention")] = [kept]
+        ran = backcast("volume", "retain", "vm")
+        assert ran.out == "vm: the newest 3 good recovery points stay\n"
