@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import datasets, results
 from bench.catalog import measure_catalog
+from bench.collection import measure_collection
 from bench.machine import package_versions
 from bench.measure import StepFailedError
 from bench.passes import STEPS
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     filling.add_argument("--chunks", type=_counts, default=[1_000_000, 10_000_000])
     filling.add_argument("--json", type=Path, default=_RESULTS / "catalog.json")
     filling.set_defaults(do=_catalog)
+
+    deleting = commands.add_parser("collection", help="measure expiry, collection and sweep")
+    deleting.add_argument("--chunks", type=int, default=10_000_000)
+    deleting.add_argument("--snapshots", type=int, default=1000)
+    deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
+    deleting.set_defaults(do=_collection)
 
     making = commands.add_parser("images", help="make the images only, into the cache")
     _add_dataset_options(making, default=["real"])
@@ -118,6 +125,16 @@ def _catalog(options: argparse.Namespace) -> None:
             costs.append(dataclasses.asdict(cost))
             results.write(options.json, result)
             print(cost, file=sys.stderr)
+    print(tables(options.json))
+
+
+def _collection(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="collection-") as work:
+        cost = measure_collection(options.chunks, options.snapshots, Path(work))
+    header = results.header(folder, package_versions())
+    results.write(options.json, {**header, "collection": dataclasses.asdict(cost)})
     print(tables(options.json))
 
 

@@ -4,6 +4,7 @@ The ids are random, as hashes are, so the B-tree grows as it does in earnest; th
 objects. PostgreSQL is started fresh and thrown away.
 """
 
+import contextlib
 import os
 import random
 import sys
@@ -57,12 +58,7 @@ def measure_catalog(counts: Sequence[int], folder: Path) -> Iterator[CatalogCost
         counts: numbers of chunks; rounded up to whole packs.
         folder: an empty folder for the database; the caller deletes it.
     """
-    server = PostgresServer(BackcastHome(folder, tied=True))
-    server.prepare(_tell)
-    server.spawn()
-    try:
-        server.wait_ready()
-        migrate(server.dsn)
+    with fresh_postgres(folder) as server:
         create_login(server.dsn, "chunker", _LOGIN, _PASSWORD)
         owner, chunker = Catalog(server.dsn), Catalog(server.dsn_of(_LOGIN, _PASSWORD))
         owner.open()
@@ -73,6 +69,18 @@ def measure_catalog(counts: Sequence[int], folder: Path) -> Iterator[CatalogCost
         finally:
             owner.close()
             chunker.close()
+
+
+@contextlib.contextmanager
+def fresh_postgres(folder: Path) -> Iterator[PostgresServer]:
+    """PostgreSQL with an empty catalog in an empty folder, which the caller deletes."""
+    server = PostgresServer(BackcastHome(folder, tied=True))
+    server.prepare(_tell)
+    server.spawn()
+    try:
+        server.wait_ready()
+        migrate(server.dsn)
+        yield server
     finally:
         server.stop()
 

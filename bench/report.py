@@ -27,6 +27,7 @@ LIMITS: Mapping[tuple[str, str], float] = {
 }
 SERVICE_RSS_MIB_MAX = 400
 CATALOG_BYTES_PER_CHUNK_MAX = 115
+COLLECTOR_RSS_MIB_MAX = 300
 SERVICES = ("agent", "catalog", "chunker", "coordinator", "restore")
 
 #: One step's measurements of one subject, over the repetitions.
@@ -39,6 +40,8 @@ def tables(result_file: Path) -> str:
     parts = [_machine(results)]
     if "catalog" in results:
         parts.append(_catalog(results["catalog"]))
+    if "collection" in results:
+        parts += _collection(results["collection"])
     measured: list[Mapping[str, Any]] = results.get("measurements", [])
     for dataset, s3 in dict.fromkeys((one["dataset"], one["s3_server"]) for one in measured):
         group = Group([m for m in measured if (m["dataset"], m["s3_server"]) == (dataset, s3)])
@@ -210,6 +213,39 @@ def _catalog(costs: Sequence[Mapping[str, float]]) -> str:
     columns = ["unique chunks", "bytes per chunk in the index", "in the whole catalog"]
     columns += ["registered per second", "looked up per second"]
     return "### The catalog\n\n" + _table(columns, rows)
+
+
+def _collection(cost: Mapping[str, Any]) -> list[str]:
+    expiries = [
+        [
+            f"{one['chunks']:,}",
+            f"{one['snapshots']:,}",
+            f"{one['milliseconds']:.1f}",
+            f"{one['rows']:.0f}",
+            f"{one['packs']:.0f}",
+        ]
+        for one in cost["expiries"]
+    ]
+    columns = ["unique chunks", "snapshots", "milliseconds", "rows touched", "packs freed"]
+    rss_mib = cost["collector_rss_bytes"] / MIB
+    met = rss_mib <= COLLECTOR_RSS_MIB_MAX
+    packs, seconds = cost["collected_packs"], cost["collected_seconds"]
+    rows = [
+        [
+            f"expire {cost['expired_snapshots']:,} more snapshots, seconds",
+            f"{cost['expired_seconds']:.1f}",
+        ],
+        [f"collect {packs:,} packs, seconds", f"{seconds:.1f}"],
+        ["packs collected per second", f"{packs / seconds:,.0f}"],
+        ["collector, peak MiB", _judged(f"{rss_mib:.0f}", f"≤ {COLLECTOR_RSS_MIB_MAX}", met)],
+        [f"sweep over {cost['swept_objects']:,} objects, seconds", f"{cost['swept_seconds']:.1f}"],
+    ]
+    return [
+        "### Deleting",
+        "Expiring one snapshot, in a catalog of two sizes\n\n" + _table(columns, expiries),
+        f"Of {cost['chunks']:,} chunks and {cost['snapshots']:,} snapshots, half expire\n\n"
+        + _table(["what", "measured"], rows),
+    ]
 
 
 def _judged(figure: str, aim: str, met: bool) -> str:
