@@ -163,7 +163,8 @@ def bury_unknown(catalog: Catalog, generations: Collection[UUID]) -> set[UUID]:
 def judge_manifests(catalog: Catalog, sessions: Mapping[str, UUID]) -> dict[str, Verdict]:
     """What the catalog says about manifests that a listing showed; writes nothing.
 
-    A manifest of an open session is kept, whether or not it is the one that the seal will name.
+    A manifest of an open session is kept, whether or not it is the one that the seal will name;
+    that of an expired snapshot is left to the collector until that has deleted it once.
     Sessions end once and for all, and the seal writes the snapshot's row in the same transaction,
     so a manifest that is dead here stays so, and no lock is needed.
 
@@ -179,7 +180,7 @@ def judge_manifests(catalog: Catalog, sessions: Mapping[str, UUID]) -> dict[str,
         rows = tx.execute(
             """SELECT key, CASE WHEN s.session IS NULL THEN 'unknown'
                                 WHEN s.state = 'o' THEN 'keep'
-                                WHEN n.state = 'l' AND n.manifest_key = key THEN 'keep'
+                                WHEN n.manifest_key = key AND NOT n.manifest_deleted THEN 'keep'
                                 ELSE 'dead' END
                FROM unnest(%s::text[], %s::uuid[]) AS manifest (key, session)
                LEFT JOIN session s USING (session) LEFT JOIN snapshot n USING (session)""",

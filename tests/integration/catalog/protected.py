@@ -7,6 +7,7 @@ from uuid import UUID
 
 from libs.catalogdb.expiry import Expired, expire
 from libs.catalogdb.snapshots import Point, find_volume_at
+from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -15,6 +16,7 @@ from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
 from libs.store.folder import FolderStore
 from libs.store.port import ObjectStore
+from services.catalog.checkpoints import Checkpoints
 from services.catalog.collection import Collection
 from services.catalog.collector import Collector
 from services.catalog.rewriter import RewritePolicy, Rewriter
@@ -51,6 +53,8 @@ class Protected:
     def __post_init__(self) -> None:
         self.vault = KeyVault(self.store, self.kek)
         self.taker = SnapshotTaker(self.site, self.store, self.kek)
+        shelf = CheckpointShelf(self.store, self.kek)
+        self.checkpoints = Checkpoints(self.site.catalog, self.store, shelf, keep_count=10)
 
     def protect(self, *volumes: str) -> None:
         """Volumes of the tenant, each in a group of its own."""
@@ -77,7 +81,9 @@ class Protected:
 
     def collect(self) -> int:
         """Delete everything that nothing needs; how many packs went."""
-        collector = Collector(self.site.catalog, self.store, self.vault, 60)
+        collector = Collector(
+            self.site.catalog, self.store, self.vault, 60, self.checkpoints.witness
+        )
         steps = Collection(collector.stages()).steps()
         return sum(step.freed.packs_deleted for step in steps)
 
