@@ -182,6 +182,12 @@ class EventConsumer:
                 self._deliver(partition, record, deliveries)
         return deliveries
 
+    def rewind(self, partition: Partition, offset: int) -> None:
+        """Deliver a partition again from an offset; nothing if it is not delivered now."""
+        name = TopicPartition(*partition)
+        if offset < self._next.get(name, offset):
+            self._seek({name: offset})
+
     async def ends(self) -> dict[Partition, int]:
         """The offset after the last record of each partition that is delivered now."""
         with translated("ask for the ends of partitions"):

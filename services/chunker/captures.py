@@ -26,7 +26,7 @@ from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.positions import store_offset
 from libs.catalogdb.sealing import Refused
-from libs.catalogdb.sessions import PartView, SessionView, reject_session
+from libs.catalogdb.sessions import PartView, SessionView, read_session, reject_session
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
@@ -103,6 +103,7 @@ class Captures:
         self._queue_slots = asyncio.Semaphore(span_queue_length_max)
         self._captures: dict[UUID, Capture] = {}
         self._lock = threading.Lock()
+        self._taken_away: dict[Partition, int] = {}
         self._positions: dict[Partition, int] = {}
         self._stored: dict[Partition, int] = {}
 
@@ -164,6 +165,8 @@ class Captures:
 
     def complete(self, capture: Capture, event: CaptureCompleted) -> None:
         """The agent has published everything; the capture finishes when its spans are through."""
+        if capture.completed:
+            return  # seen before
         if (event.batches, event.batches_digest) != (capture.digest.count, capture.digest.digest()):
             message = (
                 f"{capture.digest.count} of {event.batches} batches arrived as they were sent; "
@@ -197,6 +200,16 @@ class Captures:
         """Stop working on captures whose partitions others will get; their sessions stay open."""
         for capture in self._of(partitions):
             self._drop(capture)
+
+    def taken_away(self) -> Mapping[Partition, int]:
+        """Partitions to read again, and from where; each is told once.
+
+        A chunker that lost a partition in a rebalance may still take a part of it over, and then do
+        nothing with it: the new owner must take it again, or the session waits for its deadline.
+        """
+        with self._lock:
+            offsets, self._taken_away = self._taken_away, {}
+        return offsets
 
     def note_positions(self, positions: Mapping[Partition, int]) -> None:
         """Remember how far each partition was read."""
@@ -247,7 +260,7 @@ class Captures:
         about = {"capture": str(capture.part.capture), "detail": str(err)}
         if isinstance(err, StaleAttemptError):
             log.info("attempt is stale", extra=about)
-            self._drop(capture)
+            self._let_go(capture)
             return
         expected = isinstance(err, BackcastError) and not isinstance(err, InvariantViolation)
         log.log(
@@ -319,6 +332,15 @@ class Captures:
         capture.work.abandon()
         return True
 
+    def _let_go(self, capture: Capture) -> None:
+        """Stop working on a capture whose attempt was closed: its session ended, or was taken."""
+        if not self._drop(capture):
+            return
+        if retried(lambda: read_session(self._catalog, capture.view.session)).state == "open":
+            with self._lock:
+                at = self._taken_away.get(capture.partition, capture.start_offset)
+                self._taken_away[capture.partition] = min(at, capture.start_offset)
+
     def _renew_all(self) -> None:
         """Record progress; let go of captures whose attempt somebody else has closed."""
         with self._lock:
@@ -331,9 +353,9 @@ class Captures:
             elif renew(self._catalog, attempt, progress, self._session_deadline_seconds):
                 capture.renewed = progress
             else:
-                self._drop(capture)
+                self._let_go(capture)
         for attempt in closed_attempts(self._catalog, list(quiet)) if quiet else ():
-            self._drop(quiet[attempt])
+            self._let_go(quiet[attempt])
 
     def _store_positions(self) -> None:
         with self._lock:

@@ -101,6 +101,8 @@ class Intake:
                     except UnavailableError as err:
                         log.warning("event waits", extra={"detail": str(err)})
                         await asyncio.sleep(_AGAIN_SECONDS)
+            for partition, offset in self._captures.taken_away().items():
+                consumer.rewind(partition, offset)
             self._captures.note_positions(consumer.positions())
             loop.progressed()
 

@@ -131,6 +131,10 @@ class FaultSite(RunningSite):
         """What a command knows of the site: nothing but an address and a token."""
         return Services(self.cluster.home.url, self.cluster.home.secret("token"), TENANT)
 
+    def pid_of(self, name: str) -> int | None:
+        """Its process id, or None when it does not run."""
+        return self.server(name).process.pid
+
     def up(self, name: str) -> bool:
         """Whether a process runs and answers."""
         server = self.server(name)
