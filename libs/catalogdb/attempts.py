@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.incarnation import require_reconciled
 from libs.catalogdb.log import append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.sessions import close_attempts, notify_session, reject
@@ -77,6 +78,7 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         start_offset: offset of its CaptureStarted: where a successor must begin reading.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         part = tx.execute(
             """SELECT p.session, p.volume_no, p.state::text, p.boot, s.state::text
                FROM part p JOIN session s USING (session) WHERE p.capture = %s FOR UPDATE""",
@@ -199,6 +201,7 @@ def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> 
         Whether this call rejected it.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         # The session before the attempt, as every transaction that takes both.
         session = tx.execute(
             """SELECT s.session FROM session s JOIN attempt a USING (session)

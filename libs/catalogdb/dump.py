@@ -22,6 +22,19 @@ from libs.catalogdb.truth import read_rows
 from libs.checkpoints.rows import RejectedRow, SnapshotRow
 
 _BATCH = 1000
+#: In the order in which they are dumped.
+TABLES = (
+    "domain",
+    "tenant",
+    "node",
+    "group",
+    "volume",
+    "snapshot",
+    "hold",
+    "pack",
+    "pack_use",
+    "item",
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)

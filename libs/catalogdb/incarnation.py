@@ -19,7 +19,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from libs.catalogdb.pool import Catalog, Tx
+import psycopg
+
+from libs.catalogdb.pool import Catalog, Tx, translated
 from libs.catalogdb.truth import read_rows
 from libs.checkpoints.rows import Row
 from libs.errors import NotReconciledError
@@ -144,4 +146,17 @@ def record_durable(catalog: Catalog, incarnation: int, number: int) -> None:
         tx.execute(
             "UPDATE incarnation SET durable = greatest(durable, %s) WHERE number = %s",
             [number, incarnation],
+        )
+
+
+def doubt_new(dsn: str) -> None:
+    """A catalog in which nothing was decided yet waits until it was compared with its store.
+
+    Args:
+        dsn: connection of the owner, who has just set it up: its store may have a history.
+    """
+    with translated(), psycopg.connect(dsn) as tx:
+        tx.execute(
+            """UPDATE incarnation SET life = split_part(catalog_life(), ' ', 1) || ' 0'
+               WHERE NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log)"""
         )

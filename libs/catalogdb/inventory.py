@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.incarnation import require_reconciled
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import ConflictError, NotFoundError
 from libs.ids import uuid7
@@ -66,6 +67,7 @@ def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Te
     key object is never used and harmless.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         tx.execute("SELECT pg_advisory_xact_lock(%s)", [_TENANTS_LOCK])
         existing = _tenant(tx, name)
         if existing:
@@ -129,6 +131,7 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         NotFoundError: no such tenant or node.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         # Names are given one at a time within a tenant.
         if not tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant]).fetchone():
             raise NotFoundError(f"tenant {tenant}: there is none of this name")

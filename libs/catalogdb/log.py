@@ -120,6 +120,13 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
     return events
 
 
+def last_position(catalog: Catalog, topic: str) -> int:
+    """Position of the last event of a topic in the log."""
+    with catalog.transaction() as tx:
+        row = tx.execute("SELECT last FROM log_position WHERE topic = %s", [topic]).fetchone()
+    return int(row[0]) if row else 0
+
+
 def published_position(catalog: Catalog, topic: str) -> int:
     """Position of the last event of a topic that the relay saw acknowledged by Kafka."""
     with catalog.transaction() as tx:

@@ -29,6 +29,7 @@ def migrate(dsn: str) -> int:
     migrations = sorted(f.name for f in schema.iterdir() if f.name[:3].isdigit())
     with translated(), psycopg.connect(dsn, autocommit=True) as db:
         db.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        db.execute("SET search_path = public, pg_temp")  # functions keep it
         db.execute(
             """CREATE TABLE IF NOT EXISTS schema_version
                (version int PRIMARY KEY, at timestamptz DEFAULT now())"""

@@ -180,6 +180,7 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         Whether this call rejected it; False if it had ended already.
     """
     with catalog.transaction() as tx:
+        require_reconciled(tx)
         rejected = reject(tx, session, code, message)
         append(tx, source, [rejected] if rejected else [])
         return rejected is not None
@@ -208,6 +209,8 @@ def reject_overdue(catalog: Catalog) -> list[UUID]:
     """Reject every open session whose deadline has passed; return their ids."""
     message = "no progress before the deadline: is the agent, the chunker or the object store down?"
     with catalog.transaction() as tx:
+        # A catalog that fell back may believe one open that was sealed since.
+        require_reconciled(tx)
         # One that somebody works on at this moment is left for the next time: it makes progress.
         overdue = tx.execute(
             """SELECT session FROM session WHERE state = 'o' AND deadline < now()

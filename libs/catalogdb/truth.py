@@ -34,11 +34,12 @@ def read_rows(tx: Tx) -> Iterator[Row]:
     for domain, key_id in _stream(tx, "SELECT domain, key_id FROM domain ORDER BY domain"):
         yield DomainRow(domain=domain, key_id=key_id)
     for name, domain in _stream(
-        tx, "SELECT name, domain FROM tenant JOIN domain USING (domain_no) ORDER BY name"
+        tx,
+        'SELECT name, domain FROM tenant JOIN domain USING (domain_no) ORDER BY name COLLATE "C"',
     ):
         yield TenantRow(name=name, domain=domain)
     for name, rpc_url, span_address, boot in _stream(
-        tx, "SELECT name, rpc_url, span_address, boot FROM node ORDER BY name"
+        tx, 'SELECT name, rpc_url, span_address, boot FROM node ORDER BY name COLLATE "C"'
     ):
         yield NodeRow(name=name, rpc_url=rpc_url, span_address=span_address, boot=boot)
     yield from _groups(tx)
@@ -51,7 +52,8 @@ def read_rows(tx: Tx) -> Iterator[Row]:
         yield VolumeRow(volume=volume, group=group, name=name, node=node, path=path)
     yield from _snapshots(tx)
     for session, owner, reason, placed_at in _stream(
-        tx, "SELECT session, owner, reason, placed_at FROM hold ORDER BY session, owner"
+        tx,
+        'SELECT session, owner, reason, placed_at FROM hold ORDER BY session, owner COLLATE "C"',
     ):
         yield HoldRow(session=session, owner=owner, reason=reason, placed_at=placed_at)
     for session, group, head_sequence, code in _stream(

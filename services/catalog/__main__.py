@@ -7,6 +7,7 @@ import sys
 
 from libs.catalogdb.inventory import list_nodes
 from libs.catalogdb.pool import Catalog
+from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.runtime.auth import Tokens
@@ -17,21 +18,29 @@ from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
 from libs.store.port import ObjectStore
+from services.catalog.checking import Checking
+from services.catalog.checkpoints import Checkpoints
 from services.catalog.collecting_loop import Chore, CollectionLoop, CollectionMetrics
 from services.catalog.collection import Collection
 from services.catalog.collector import Collector
 from services.catalog.housekeeping import keep_house
+from services.catalog.keeper import Keeper
 from services.catalog.loops import Loop, start_loops
+from services.catalog.reconcile import Reconciler
 from services.catalog.relay import Relay
 from services.catalog.retention import Retention
 from services.catalog.rewriter import RewritePolicy, Rewriter
 from services.catalog.routes import add_routes
+from services.catalog.routes_catalog import add_catalog_routes
 from services.catalog.settings import Settings
 from services.catalog.sweeper import Sweeper, SweepPolicy
 from services.catalog.upkeep import Upkeep
 from services.catalog.verify import Verifier
 from services.catalog.verify_jobs import VerifyJobs
 from services.catalog.verify_loop import VerifyLoop
+
+#: A step of a reconciliation may take so long without a sign of progress.
+_HOUR_SECONDS = 3600.0
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -41,9 +50,18 @@ def main(settings: Settings, stop: Stop) -> None:
     catalog.open()
     with contextlib.closing(catalog):
         store = open_store(settings.s3)
-        vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
+        kek = KeyEncryptionKey.parse(settings.kek.reveal())
+        vault = KeyVault(store, kek)
         vault.check()
-        collector = Collector(catalog, store, vault, settings.tombstone_deadline_seconds)
+        checkpoints = Checkpoints(
+            catalog, store, CheckpointShelf(store, kek), settings.checkpoint_count_max
+        )
+        settle_seconds = settings.reconcile_settle_seconds
+        reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
+        keeper = Keeper(catalog, checkpoints, reconciler)
+        collector = Collector(
+            catalog, store, vault, settings.tombstone_deadline_seconds, checkpoints.witness
+        )
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
@@ -68,6 +86,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 functools.partial(keep_house, catalog),
                 settings.housekeeping_interval_seconds,
             ),
+            Loop("checkpoints", keeper.run, settings.checkpoint_interval_seconds, _HOUR_SECONDS),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
             Loop("collection", collecting.run, settings.collection_interval_seconds),
             Loop(
@@ -80,6 +99,8 @@ def main(settings: Settings, stop: Stop) -> None:
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
         add_routes(app, catalog, store, vault, collection, verifier, jobs)
+        checking = Checking(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints)
+        add_catalog_routes(app, keeper, checkpoints, checking, settings.kafka)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
         relay = Relay(

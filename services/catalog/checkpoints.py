@@ -25,10 +25,12 @@ from libs.catalogdb.incarnation import (
     record_comparison,
     record_durable,
 )
+from libs.catalogdb.log import last_position
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovering import group_heads, undecided_sessions
 from libs.checkpoints.checkpoint import Head, parts_of
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
+from libs.events.topics import SNAPSHOTS
 from libs.store.layout import (
     MANIFESTS_PREFIX,
     CheckpointName,
@@ -82,6 +84,8 @@ class Checkpoints:
         self._lock = threading.Lock()
         #: Incarnation, number and content of the newest checkpoint written here.
         self._written: tuple[int, int, bytes] | None = None
+        #: Position of the log of snapshots that the store knows of.
+        self._witnessed: int | None = None
 
     def write(self) -> CheckpointName:
         """Return when a checkpoint that knows every decision made before the call is durable.
@@ -94,6 +98,12 @@ class Checkpoints:
                 written = self._write(number)
                 if written:
                     return written
+
+    def witness(self) -> None:
+        """Return when the store knows every expiry, seal and rejection made before the call."""
+        last = last_position(self._catalog, SNAPSHOTS)
+        if self._witnessed is None or self._witnessed < last:
+            self.write()
 
     def _write(self, number: int) -> CheckpointName | None:
         with reading_state(self._catalog, number) as state:
@@ -110,8 +120,10 @@ class Checkpoints:
                 hasher.update(plain)
                 waiting = plain
             content = hasher.digest()
+            position = state.positions[SNAPSHOTS]
             if not digests and self._is_written(state.incarnation, content):
                 assert self._written
+                self._witnessed = position
                 return CheckpointName(state.incarnation, self._written[1])
             if waiting is not None:
                 digests.append(self._put_part(name, len(digests), waiting))
@@ -123,7 +135,7 @@ class Checkpoints:
             )
         self.shelf.put_head(name, head)
         record_durable(self._catalog, name.incarnation, number)
-        self._written = (name.incarnation, number, content)
+        self._written, self._witnessed = (name.incarnation, number, content), position
         self.shelf.thin_out(self._keep_count)
         log.info("checkpoint", extra={"incarnation": name.incarnation, "number": number})
         return name

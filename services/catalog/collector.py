@@ -54,6 +54,8 @@ class Collector:
         store: where the objects lie.
         vault: opens trailers, which say what lies in a pack.
         tombstone_deadline_seconds: for how long this collector has a tombstone for itself.
+        witness: returns when the store knows every decision that was made before the call. Nothing
+            is deleted before: a catalog that fell back, or was rebuilt, would need it again.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class Collector:
         store: ObjectStore,
         vault: KeyVault,
         tombstone_deadline_seconds: float,
+        witness: Callable[[], None],
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._vault = vault
         self._tombstone_deadline_seconds = tombstone_deadline_seconds
+        self._witness = witness
 
     def stages(self) -> dict[str, Stage]:
         """What a pass does, in order, by name."""
@@ -90,6 +94,7 @@ class Collector:
         )
         if not claimed:
             return Freed(), None
+        self._witness()
         with ThreadPoolExecutor(_THREAD_COUNT, "collect") as threads:
             deleted = [dead for dead in threads.map(self._delete_pack, claimed) if dead]
         bury(self._catalog, [dead.pack_no for dead in deleted])
@@ -147,6 +152,7 @@ class Collector:
         leftovers = leftover_manifests(self._catalog, after, _DELETE_COUNT)
         if not leftovers:
             return Freed(), None
+        self._witness()
         deleted = []
         for session, key in leftovers:
             try:

@@ -26,8 +26,6 @@ class Decisions:
     sealed: Collection[UUID] = field(default_factory=frozenset)
     rejected: Collection[UUID] = field(default_factory=frozenset)
     expired: Collection[UUID] = field(default_factory=frozenset)
-    #: Whether the log is there to the end: then what it does not say sealed was not.
-    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,6 @@ def continuation(
     for candidate in candidates:
         session = candidate.manifest.session
         if session in decisions.rejected or is_rejected(session):
-            continue
-        if decisions.complete and session not in decisions.sealed:
             continue
         by_sequence.setdefault(candidate.manifest.sequence, []).append(candidate)
     taken: list[Candidate] = []

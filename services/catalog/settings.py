@@ -53,3 +53,10 @@ class Settings(ServiceSettings):
     rewrite_live_share_max: float = 0.5
     #: A pack that is not worth rewriting is not looked at again for so long.
     rewrite_again_seconds: float = 86_400.0
+    #: How often a checkpoint is written, if anything has changed.
+    checkpoint_interval_seconds: float = 30.0
+    #: So many checkpoints are kept, the newest ones.
+    checkpoint_count_max: int = 50
+    #: After a fall-back, deletions that were under way may arrive for so long; longer than a
+    #: request to the store takes.
+    reconcile_settle_seconds: float = 90.0

@@ -10,6 +10,7 @@ import sys
 
 from psycopg.conninfo import conninfo_to_dict
 
+from libs.catalogdb.incarnation import doubt_new
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login, migrate
 from libs.errors import ConfigurationError
 from libs.events.topics import TOPICS
@@ -31,6 +32,7 @@ def main(settings: Settings, _: Stop) -> None:
     kek = KeyEncryptionKey.parse(settings.kek.reveal())
     owner = settings.postgres.dsn.reveal()
     log.info("schema is up to date", extra={"version": migrate(owner)})
+    doubt_new(owner)
     for service in SERVICE_ROLES:
         dsn: Secret | None = getattr(settings, f"{service}_dsn")
         if dsn:

@@ -22,7 +22,10 @@ from libs.ids import new_generation, uuid7
 from libs.store.folder import FolderStore
 from libs.store.layout import CheckpointName
 from libs.store.port import Body, ObjectStore
+from services.catalog.checking import Checking
 from services.catalog.checkpoints import Standing
+from services.catalog.manifests import Decisions
+from services.catalog.recovery import Recovery
 from services.chunker.sealer import Sealer
 from tests.integration.catalog.protected import TENANT, content
 from tests.integration.catalog.timeline import Timeline, timeline
@@ -179,14 +182,14 @@ def test_reconciling_that_was_killed_goes_on_where_it_was(
     line.protected.take("disk", 5, 4)
     line.go_back(yesterday)
     for step in ("_apply", "_take_back", "_compare_packs", "_recount"):
-        reconciler = line.reconciler()
 
         def die(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(reconciler, step, die)
-        with pytest.raises(KeyboardInterrupt):
-            reconciler.run("a test")
+        with monkeypatch.context() as killed:
+            killed.setattr(Recovery, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                line.reconcile()
         assert not read_incarnation(line.site.catalog).reconciled
         with pytest.raises(NotReconciledError, match="being reconciled"):
             open_session(line.site.coordinator, TENANT, "disk", uuid7(), 60)
@@ -244,6 +247,43 @@ def test_manifests_alone_bring_snapshots_back_where_no_checkpoint_was_ever_writt
     assert report.recovered == ["disk@1", "disk@2"]
     line.protected.check()
     assert line.site.sql("SELECT DISTINCT recovered FROM snapshot") == [(True,)]
+
+
+def test_a_rebuilt_catalog_equals_the_live_one_and_what_was_changed_by_hand_is_found(
+    line: Timeline,
+) -> None:
+    protected = line.protected
+    for numbers in ((1, 2, 3), (1, 0, 3), (4, 5, 3)):
+        protected.take("disk", *numbers)
+    protected.take("other", 1, 2)
+    protected.expire("disk", 2)
+    protected.collect()
+    checking = Checking(
+        line.site.catalog,
+        line.site.dsn_of("catalog"),
+        line.store,
+        protected.vault,
+        line.checkpoints,
+    )
+    result = checking.check()
+    assert (result.differences, result.changed_meanwhile) == (0, False)
+    assert result.rows > 15
+    line.site.sql("UPDATE pack_use SET addresses = addresses + 1 WHERE last_sequence IS NULL")
+    result = checking.check()
+    assert {one.table for one in result.told} == {"pack_use"}
+    assert line.site.sql("SELECT FROM pg_tables WHERE schemaname = 'backcast_check'") == []
+
+
+def test_what_the_log_says_decides_over_the_order_of_manifests(
+    line: Timeline, tmp_path: Path
+) -> None:
+    protected = line.protected
+    protected.take("disk", 1)
+    rejected = _leave_a_rejected_manifest(line, tmp_path, "disk")
+    line.lose_everything()
+    line.reconcile(Decisions(sealed={protected.sessions["disk", 1]}, rejected={rejected}))
+    assert line.live() == {("disk", 1)}
+    assert line.site.sql("SELECT recovered FROM snapshot") == [(False,)]
 
 
 def _later(line: Timeline) -> CheckpointName:

@@ -12,9 +12,9 @@ from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
-from services.catalog.checkpoints import Checkpoints
 from services.catalog.manifests import Decisions
-from services.catalog.reconcile import Reconciler, Report
+from services.catalog.reconcile import Reconciler
+from services.catalog.recovery import Report
 from tests.integration.catalog.protected import Protected
 from tests.support.catalog import CatalogSite, create_logins
 
@@ -47,7 +47,7 @@ class Timeline:
         self.protected = Protected(self.site, self.store, self.kek)
         if known:
             self.protected.live, self.protected.sessions = known.live, known.sessions
-        self.checkpoints = Checkpoints(self.site.catalog, self.store, self.shelf, keep_count=10)
+        self.checkpoints = self.protected.checkpoints
 
     def dump(self) -> str:
         """A copy of the catalog as it is, as yesterday's dump is one; its name."""
