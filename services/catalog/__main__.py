@@ -66,20 +66,8 @@ def main(settings: Settings, stop: Stop) -> None:
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
-        verifier = Verifier(
-            catalog,
-            store,
-            vault,
-            settings.verification_deadline_seconds,
-            settings.verification_bytes_per_second_max,
-            stop,
-        )
+        verifier, verifying = _verification(settings, catalog, store, vault, stop)
         jobs = VerifyJobs(verifier, settings.verification_thread_count)
-        verifying = VerifyLoop(
-            verifier,
-            settings.verification_period_seconds,
-            settings.verification_sample_percent / 100,
-        )
         loops = [
             Loop(
                 "housekeeping",
@@ -122,6 +110,16 @@ def _upkeep(settings: Settings, catalog: Catalog, store: ObjectStore, vault: Key
         settings.rewrite_live_share_max, settings.rewrite_again_seconds, deadline_seconds
     )
     return Upkeep(Sweeper(catalog, store, sweeping), Rewriter(catalog, store, vault, rewriting))
+
+
+def _verification(
+    settings: Settings, catalog: Catalog, store: ObjectStore, vault: KeyVault, stop: Stop
+) -> tuple[Verifier, VerifyLoop]:
+    deadline_seconds = settings.verification_deadline_seconds
+    rate = settings.verification_bytes_per_second_max
+    verifier = Verifier(catalog, store, vault, deadline_seconds, rate, stop)
+    sample = settings.verification_sample_percent / 100
+    return verifier, VerifyLoop(verifier, settings.verification_period_seconds, sample)
 
 
 if __name__ == "__main__":
