@@ -1,7 +1,7 @@
 """`python -m tests.faults.peers.damage [SECONDS]`: the same damage to repositories of others.
 
 Takes the harms of `tests.faults.damage.harm`. After each one, the program's own full check is
-asked, and both of its snapshots are restored. Writes `build/faults/peers-damage.json`. An outcome is
+asked, and both of its snapshots are restored. Writes `build/faults/peers-damage.json`. Outcomes:
 
 * *silent*: bytes that are wrong, or a file that is missing, and every command said success,
 * *wrong*: bytes that are wrong were written, with an exit status that tells of it,

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import ClassVar
 
 _PASSWORD = "faults"
-_COMMAND_SECONDS_MAX = 120
+#: restic tries again for a quarter of an hour what a local disk has refused.
+_COMMAND_SECONDS_MAX = 15
 
 
 class Program(ABC):
     """A backup program, its repository in ``folder/repository``, and what it is told to protect.
 
-    Every method that runs a command returns its exit status; a command that takes longer than two
-    minutes is killed and counts as failed.
+    Every method that runs a command returns its exit status; a command that takes longer than
+    15 seconds is killed and counts as failed.
     """
 
     name: ClassVar[str]
