@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-faults soak check bench up down docs format clean
+.PHONY: help setup demo drill test test-faults soak check model bench up down docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,9 @@ setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/
 
 demo: $(READY) ## protect, change, lose and restore a real file-system image (3 minutes)
 	$(BIN)/python -m deploy.demo $(ARGS)
+
+drill: $(READY) ## lose all but the bucket and the recovery sheet, get everything back, timed (3 minutes)
+	$(BIN)/python -m deploy.drill $(ARGS)
 
 test: $(READY) ## all tests, on real servers (10 minutes)
 	$(BIN)/pytest -m "not slow" $(ARGS)
@@ -36,11 +39,14 @@ soak: $(READY) ## the same for hours
 check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated docs, manifests (2 minutes)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy libs services deploy bench k8s docs/generate.py
+	$(BIN)/mypy libs services deploy bench k8s model docs/generate.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/tidy tests/unit
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m k8s.validate
+
+model: ## search all states of the protocol's model; needs spin and gcc (3 minutes)
+	$(PYTHON) -m model.check $(ARGS)
 
 bench: $(READY) ## compare with the bare data path and with other backup programs
 	$(BIN)/python -m bench run $(ARGS)

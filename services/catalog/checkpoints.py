@@ -162,13 +162,15 @@ class Checkpoints:
         return comparison
 
     def _judge(self, own: Incarnation, newest: Checkpoint | None) -> Comparison:
-        if own.empty and (newest or self._has_manifests()):
+        known = (own.number, own.checkpoint)
+        unknown = newest and (newest.name.incarnation, newest.name.number) > known
+        if own.empty and (unknown or (not newest and self._has_manifests())):
             return Comparison(Standing.LOST, "the catalog is empty, the store is not", newest)
         if newest is None:
             if own.durable:
                 reason = f"checkpoint {own.number}/{own.durable} is not in the store"
                 return Comparison(Standing.FOREIGN, reason, None)
-        elif (newest.name.incarnation, newest.name.number) > (own.number, own.checkpoint):
+        elif unknown:
             reason = (
                 f"the store has checkpoint {newest.name.incarnation}/{newest.name.number}, the "
                 f"catalog knows of none after {own.number}/{own.checkpoint}"

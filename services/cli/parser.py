@@ -2,7 +2,7 @@
 
 import argparse
 
-from services.cli import addresses, dev, events, gc, keys, restores, snapshots, volumes
+from services.cli import addresses, catalog, dev, events, gc, keys, restores, snapshots, volumes
 
 _DESCRIPTION = """\
 Protects volumes and gives back any recovery point, written NAME@latest, NAME@12 (its number),
@@ -25,6 +25,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
-    for noun in (volumes, snapshots, restores, addresses, events, keys, gc):
+    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog):
         noun.add_parser(nouns, everywhere)
     return parser

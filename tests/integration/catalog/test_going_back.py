@@ -52,6 +52,8 @@ def test_a_catalog_that_was_not_compared_appends_and_opens_nothing(line: Timelin
 
 def test_a_new_catalog_over_an_empty_store_is_current(line: Timeline) -> None:
     assert line.checkpoints.compare().standing is Standing.CURRENT
+    line.checkpoints.write()
+    assert line.checkpoints.compare().standing is Standing.CURRENT
     line.protected.take("disk", 1)
     line.checkpoints.write()
     assert line.checkpoints.compare().standing is Standing.CURRENT

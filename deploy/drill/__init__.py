@@ -1,0 +1,1 @@
+"""``make drill``: lose Postgres and Kafka, keep the bucket and the recovery sheet, restore all."""

@@ -1,0 +1,144 @@
+"""``backcast catalog …``: how the catalog stands to the store, reconcile, rebuild, check."""
+
+import argparse
+import time
+from typing import Any
+
+from libs.errors import DamagedDataError, UnavailableError
+from services.cli.connection import Services, connect
+from services.cli.output import Output
+
+_POLL_SECONDS = 0.5
+#: For so long a catalog service that restarts is waited for.
+_PATIENCE_SECONDS = 60.0
+#: How many differences are shown; ``--json`` shows all that the service tells.
+_SHOWN_MAX = 50
+
+
+def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
+    """Add the noun and its verbs."""
+    parser = nouns.add_parser("catalog", help="the catalog: status, reconcile, rebuild, check")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    status = verbs.add_parser("status", parents=[everywhere], help="how it stands to the store")
+    status.set_defaults(run=_status)
+    checkpoint = verbs.add_parser(
+        "checkpoint", parents=[everywhere], help="write a checkpoint into the store now"
+    )
+    checkpoint.set_defaults(run=_checkpoint)
+    reconcile = verbs.add_parser(
+        "reconcile",
+        parents=[everywhere],
+        help="compare with all of the store and take back what was forgotten",
+    )
+    reconcile.set_defaults(run=_reconcile)
+    rebuild = verbs.add_parser(
+        "rebuild", parents=[everywhere], help="fill an empty catalog from what is left"
+    )
+    rebuild.add_argument(
+        "--from",
+        dest="source",
+        choices=["store", "log"],
+        default="store",
+        help="log: Kafka's copy of the event log decides which snapshots were acknowledged; "
+        "without it the store does (default)",
+    )
+    rebuild.set_defaults(run=_rebuild)
+    check = verbs.add_parser(
+        "check",
+        parents=[everywhere],
+        help="rebuild it beside the live one and compare both; status 6 if they differ",
+    )
+    check.set_defaults(run=_check)
+
+
+def _status(args: argparse.Namespace) -> int:
+    found = connect(args).catalog.get("/v1/catalog")
+    Output(as_json=args.json).show(found, _described(found))
+    return 0
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    made = connect(args).catalog.post("/v1/catalog/checkpoint")
+    text = f"checkpoint {made['incarnation']}/{made['number']} is in the store"
+    Output(as_json=args.json).show(made, text)
+    return 0
+
+
+def _reconcile(args: argparse.Namespace) -> int:
+    return _ordered(args, "reconcile", None)
+
+
+def _rebuild(args: argparse.Namespace) -> int:
+    return _ordered(args, "rebuild", {"source": args.source})
+
+
+def _ordered(args: argparse.Namespace, what: str, body: Any) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    before = services.catalog.post(f"/v1/catalog/{what}", body)["incarnation"]
+    step = ""
+    while True:
+        found = _patiently(services, "/v1/catalog")
+        if found["error"]:
+            raise UnavailableError(f"catalog: {found['error']}")
+        if found["incarnation"] > before and found["reconciled"]:
+            break
+        if found["reconciliation"]["step"] != step:
+            step = found["reconciliation"]["step"]
+            out.note(f"{step} …")
+        time.sleep(_POLL_SECONDS)
+    out.show(found, _described(found))
+    damaged = found["reconciliation"]["damaged"]
+    if damaged:
+        points = ", ".join(one["point"] for one in damaged[:_SHOWN_MAX])
+        raise DamagedDataError(f"catalog: snapshots lack bytes that the store has lost: {points}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    services.catalog.post("/v1/catalog/check")
+    while True:
+        found = _patiently(services, "/v1/catalog/check")
+        if not found["running"]:
+            break
+        time.sleep(_POLL_SECONDS)
+    if found["error"]:
+        raise UnavailableError(f"catalog: {found['error']}")
+    lines = [f"{found['rows']} rows compared, {found['differences']} differ"]
+    for one in found["told"][:_SHOWN_MAX]:
+        lines += [f"{one['table']} {one['key']}", f"  live    {one['live']}"]
+        lines.append(f"  rebuilt {one['rebuilt']}")
+    if found["changed_meanwhile"]:
+        lines.append("something was decided meanwhile; check again when less is going on")
+    out.show(found, "\n".join(lines))
+    return DamagedDataError.exit_code if found["differences"] else 0
+
+
+def _patiently(services: Services, path: str) -> Any:
+    """GET, while the catalog service may be restarted."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return services.catalog.get(path)
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+
+
+def _described(found: Any) -> str:
+    state = "reconciled with the store" if found["reconciled"] else "NOT reconciled: work waits"
+    lines = [
+        f"incarnation {found['incarnation']}, {state}; {found['standing']}",
+        f"checkpoint {found['durable_checkpoint']} is in the store",
+    ]
+    lines += [found[name] for name in ("reason", "error") if found[name]]
+    report = found["reconciliation"]
+    if report["step"] != "waiting":
+        lines.append(
+            f"{report['step']}: {len(report['recovered'])} snapshots came back, "
+            f"{report['packs_found']} packs were found and {report['packs_lost']} are gone, "
+            f"{report['lineages_counted']} lineages counted"
+        )
+    lines += [f"damaged: {one['point']}: {one['reason']}" for one in report["damaged"]]
+    return "\n".join(lines)
