@@ -14,8 +14,10 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import outer_environ
+from deploy.local.services import BUCKET
 from libs.keys.sheet import read_sheet
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.store.s3 import S3Bucket, S3Store
 
 #: Not a multiple of the chunk size: the last chunk is cut.
 SIZE_BYTES = 24 * (1 << 20) + 12_345
@@ -228,3 +230,44 @@ def test_a_volume_that_vanished_rejects_its_snapshot(backcast: Backcast, tmp_pat
     ran = backcast("snapshot", "take", "gone", "--json")
     assert (ran.status, ran.out) == (10, "")
     assert json.loads(ran.err)["code"] == "source"
+
+
+def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
+    backcast: Backcast, servers: LocalCluster, tmp_path: Path
+) -> None:
+    """A volume that did not change: only what is damaged is sent again."""
+    path, content = tmp_path / "rot.raw", random.Random(SEED).randbytes(SIZE_BYTES)
+    path.write_bytes(content)
+    backcast("volume", "add", "rot", path)
+    assert backcast("snapshot", "take", "rot").status == 0
+    (intact,) = backcast("snapshot", "verify", "rot@1", "--level", "full", "--json").objects
+    assert (intact["state"], intact["damaged_bytes"]) == ("intact", 0)
+    (found,) = backcast("translate", "rot@1", str(5 << 20), "--json").objects
+    flip_frame(servers, found["storage"])
+    ran = backcast("snapshot", "verify", "rot@1", "--level", "full", "--json")
+    damaged = json.loads(ran.out)
+    assert (ran.status, damaged["state"], damaged["extent_count"]) == (6, "damaged", 1)
+    (extent,) = damaged["extents"]
+    assert (extent["volume"], extent["offset_bytes"]) == ("rot", 5 << 20)
+    assert backcast("restore", "rot@1", tmp_path / "out").status == 6
+    assert "DAMAGED" in backcast("snapshot", "list", "rot").out
+    (taken,) = backcast("snapshot", "take", "rot", "--json").objects
+    assert extent["length_bytes"] <= taken["sent_bytes"] < SIZE_BYTES // 2
+    assert backcast("snapshot", "verify", "rot@1", "--level", "full").status == 0
+    assert backcast("restore", "rot@1", tmp_path / "out").status == 0
+    assert (tmp_path / "out").read_bytes() == content
+    assert "DAMAGED" not in backcast("snapshot", "list", "rot").out
+
+
+def flip_frame(servers: LocalCluster, storage: dict[str, Any]) -> None:
+    """Flip a bit of the stored frame."""
+    bucket = S3Bucket(
+        endpoint=servers.s3.endpoint,
+        bucket=BUCKET,
+        access_key=servers.s3.access_key,
+        secret_key=servers.s3.secret_key,
+    )
+    store = S3Store(bucket)
+    body = bytearray(store.get(storage["object_key"]))
+    body[storage["frame_offset_bytes"] + 100] ^= 1
+    store.put(storage["object_key"], bytes(body))
