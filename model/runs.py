@@ -1,0 +1,122 @@
+"""What is searched: configurations that must hold, variants and probes that must fail.
+
+All workers at once are too many states for CI, so the protocol is checked as a set of
+configurations; each interleaves everything that it has with all housekeeping.
+"""
+
+from dataclasses import dataclass
+
+from model.spin import Defines
+
+#: All configurations together have more; fewer mean that something no longer happens.
+STATES_MIN = 11_000_000
+
+#: WORKERS has bit k for attempt k, see the model's first comment.
+CONFIGURATIONS: dict[str, Defines] = {
+    "catalog falls back": {"WORKERS": 9, "FALL": 1},
+    "three sessions, two groups": {"WORKERS": 25},
+    "two groups, rewriting": {"WORKERS": 17, "REWRITER": 1},
+    "old contents return, rewriting": {"WORKERS": 9, "BACK": 1, "REWRITER": 1},
+    "group of two volumes, take-over": {"WORKERS": 7, "GROUP2": 1},
+    "one session, rewriting, reader": {"WORKERS": 8, "REWRITER": 1, "READER": 1},
+    "take-over": {"WORKERS": 3},
+    "two sessions": {"WORKERS": 9},
+    "two sessions, one pack": {"WORKERS": 9, "LAYOUT": 1},
+    "old contents return": {"WORKERS": 9, "BACK": 1},
+    "two groups": {"WORKERS": 17},
+    "a session, rewriting, reader": {"WORKERS": 1, "REWRITER": 1, "READER": 1},
+    "a session, rewriting": {"WORKERS": 1, "REWRITER": 1},
+    "a session, reader": {"WORKERS": 1, "READER": 1},
+    "a session, the catalog falls back": {"WORKERS": 1, "FALL": 1},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The protocol without some rules that together stop a scenario."""
+
+    #: Numbers of the rules in the model.
+    rules: tuple[int, ...]
+    #: Name of the configuration in which it fails.
+    configuration: str
+    #: Numbers of the scenarios that the rules stop.
+    scenarios: str
+    #: What is missing.
+    rule: str
+
+    @property
+    def name(self) -> str:
+        """The rules' numbers, as one types them."""
+        return "+".join(str(rule) for rule in self.rules)
+
+    def defines(self) -> Defines:
+        """The configuration without the rules."""
+        names = ("WEAK", "WEAK2", "WEAK3")
+        weak = dict(zip(names, self.rules, strict=False))
+        return {**CONFIGURATIONS[self.configuration], **weak}
+
+
+_TWO = "two sessions"
+_BACK = "old contents return"
+_GROUPS = "two groups"
+_TAKE = "take-over"
+_REWRITE = "a session, rewriting"
+_READ = "a session, rewriting, reader"
+_FALL = "a session, the catalog falls back"
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant((1, 2, 3), _TAKE, "1", "a stale attempt finishes; no pins, no `live`"),
+    Variant((2, 3, 5), _TAKE, "1", "single pins are reaped; no pins, no `live`"),
+    Variant((6, 7), _TWO, "2", "base not pinned, not asked for at the seal"),
+    Variant((8,), _BACK, "3", "map nodes are looked up like chunks"),
+    Variant((2, 3, 9), _GROUPS, "5, 22", "winner not pinned; no pins, no `live`"),
+    Variant((10,), _GROUPS, "5, 22", "the loser is not told of the winner"),
+    Variant((11,), _TWO, "6", "condemn checks first and locks later"),
+    Variant((3, 12), _TWO, "6", "pins without a lock; no `live` at the seal"),
+    Variant((3, 27), _TWO, "6", "pins what is not live; no `live` at the seal"),
+    Variant((13,), _TAKE, "7", "no row before the PUT"),
+    Variant((14, 15), _TAKE, "7", "a stale attempt registers, in any state"),
+    Variant((16,), _TAKE, "7", "the sweep deletes without writing `dead`"),
+    Variant((36,), "group of two volumes, take-over", "11", "sealed with a part missing"),
+    Variant((17,), _TWO, "17", "two sessions continue one head"),
+    Variant((17, 35), _TWO, "-", "a repeated seal is not recognised"),
+    Variant((18,), _REWRITE, "4, 27", "pins that came while marking are ignored"),
+    Variant((19,), _REWRITE, "4, 27", "pins that stood when marking began are ignored"),
+    Variant((33,), _REWRITE, "27", "rewriting in two transactions"),
+    Variant((20,), _READ, "29", "a reader pins only the snapshot"),
+    Variant((21,), _READ, "29", "a reader pins only packs"),
+    Variant((22,), "old contents return, rewriting", "24", "moved_to is not followed"),
+    Variant((23,), _BACK, "23", "an older base when the head has expired"),
+    Variant((32,), _TWO, "23", "without a base, open rows stay open"),
+    Variant((24,), _GROUPS, "22", "the last writer of an equal node wins"),
+    Variant((25,), _GROUPS, "22", "the second writer counts its own node"),
+    Variant((37,), _GROUPS, "5, 22", "a repeated registration takes winners' rows"),
+    Variant((26,), _TAKE, "28", "what lands under a dead generation stays"),
+    Variant((28,), _GROUPS, "5", "index rows of others go with a dead pack"),
+    Variant((29,), _TWO, "25", "a row that counts zero is deleted, not closed"),
+    Variant((30,), _TWO, "25", "expiry looks at rows that end there, shortens none"),
+    Variant((31,), _TWO, "26", "the seal takes no lock on its packs"),
+    Variant((38,), _FALL, "12, 17", "manifests do not bring snapshots back"),
+    Variant((39,), _FALL, "12", "collection does not wait for the reconciliation"),
+    Variant((40,), _FALL, "12", "packs that are gone stay live"),
+    Variant((41,), _FALL, "12", "DELETE does not wait for a checkpoint"),
+    Variant((43,), _FALL, "12", "the reconciliation does not wait for DELETEs"),
+    Variant((42,), _FALL, "17", "expiry is not in the checkpoint"),
+    Variant((34,), _FALL, "12", "sessions do not wait for the reconciliation"),
+)
+
+#: PROBE number, the event that must be reachable, where.
+PROBES: tuple[tuple[int, str, str], ...] = (
+    (1, "session 0 seals", _TWO),
+    (2, "an attempt that took over finishes the part", _TAKE),
+    (3, "a second session seals on top of the first", _TWO),
+    (4, "the other group seals", _GROUPS),
+    (5, "a session without a base seals", _TWO),
+    (6, "a registration meets a winner", _GROUPS),
+    (7, "a pack is rewritten", _REWRITE),
+    (8, "a reader reads a new snapshot to its end", _READ),
+    (9, "a reconciliation brings a snapshot back", _FALL),
+    (10, "a session seals after a pack was rewritten", _REWRITE),
+    (11, "a reconciliation brings two snapshots back", "catalog falls back"),
+    (12, "a reconciliation leaves an expired snapshot expired", _FALL),
+)
