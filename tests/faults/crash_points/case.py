@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.faults.crash_points.effects import Fault
+from tests.faults.crash_points.guests import Collector, Expirer, Sweep
 from tests.faults.crash_points.oracle import Oracle, WatchedBucket
-from tests.faults.crash_points.scenarios import Scenario, Take, Together, Write
-from tests.faults.crash_points.world import World
+from tests.faults.crash_points.scenarios import Scenario, Take, Write
+from tests.faults.crash_points.world import Saved, World
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,25 @@ class Outcome:
     rejected: int
 
 
-def run_case(world: World, scenario: Scenario, faults: Sequence[Fault], seed: int) -> Outcome:
-    """Run a case from an empty catalog and bucket.
-
-    Raises:
-        AssertionError: an invariant does not hold, or something hangs.
-    """
+def prepare(world: World, scenario: Scenario, seed: int) -> Saved:
+    """Let happen what happens before faults, once for all cases of a scenario and seed."""
     world.reset(seed, scenario.chunkers, WatchedBucket(world.site))
     for group, sizes in scenario.groups.items():
         world.protect(group, sizes)
     for step in scenario.before:
         step.do(world)
+    return world.save()
+
+
+def run_case(
+    world: World, scenario: Scenario, saved: Saved, faults: Sequence[Fault], seed: int
+) -> Outcome:
+    """Run a case from what was saved, with these faults.
+
+    Raises:
+        AssertionError: an invariant does not hold, or something hangs.
+    """
+    world.resume(saved, seed, WatchedBucket(world.site))
     world.arm(list(faults))
     for step in scenario.under_fault:
         step.do(world)
@@ -58,6 +67,7 @@ def run_case(world: World, scenario: Scenario, faults: Sequence[Fault], seed: in
 def _clean_up(world: World, scenario: Scenario) -> None:
     """Only the newest snapshots are kept, and everything that ever cleans up has been there."""
     world.let_time_pass()
-    expirers = [f"Expirer {group}" for group in scenario.groups]
-    for guests in (expirers, ["Sweep"], ["Collector"]):
-        Together(tuple(guests)).do(world)
+    for group in scenario.groups:
+        Expirer(world, "expirer", group).finish()
+    Sweep(world, "sweep").finish()
+    Collector(world, "collector").finish()

@@ -16,7 +16,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 
 from libs.runtime.retries import retried
-from tests.faults.crash_points.case import Outcome, run_case
+from tests.faults.crash_points.case import Outcome, prepare, run_case
 from tests.faults.crash_points.effects import (
     Fault,
     KilledAfter,
@@ -29,7 +29,7 @@ from tests.faults.crash_points.inline import VirtualClock
 from tests.faults.crash_points.oracle import install_watches
 from tests.faults.crash_points.process import patched_agent
 from tests.faults.crash_points.scenarios import SCENARIOS, Scenario
-from tests.faults.crash_points.world import World
+from tests.faults.crash_points.world import Saved, World
 from tests.support.catalog import CatalogSite
 
 KINDS: dict[str, type[Fault]] = {
@@ -93,7 +93,8 @@ def run_task(task: Task) -> Report:
     """Count the effects of a scenario, then run its cases."""
     scenario = next(one for one in SCENARIOS if one.name == task.scenario)
     rng, report = random.Random(task.seed), Report()
-    undisturbed = _try(scenario, (), task.seed, report)
+    saved = prepare(_world, scenario, task.seed)
+    undisturbed = _try(scenario, saved, (), task.seed, report)
     if undisturbed is None:
         return report
     points = list(crash_points(undisturbed.trace))
@@ -101,12 +102,12 @@ def run_task(task: Task) -> Report:
         points = rng.sample(points, min(task.points, len(points)))
     candidates: list[tuple[Fault, ...]] = []
     for point in points:
-        outcome = _try(scenario, (point,), task.seed, report)
+        outcome = _try(scenario, saved, (point,), task.seed, report)
         if outcome and len(outcome.trace) > point.number + 1:
             later = rng.randrange(point.number + 1, len(outcome.trace))
             candidates.append((point, rng.choice((KilledBefore, KilledAfter))(later)))
     for pair in rng.sample(candidates, min(task.pairs, len(candidates))):
-        _try(scenario, pair, task.seed, report)
+        _try(scenario, saved, pair, task.seed, report)
     shutil.rmtree(_world.folder, ignore_errors=True)
     return report
 
@@ -128,20 +129,23 @@ def replay(line: str) -> Report:
     for fault in ":".join(parts).split("+"):
         number, _, kind = fault.partition(":")
         faults.append(KINDS[kind](int(number)))
-    _try(next(one for one in SCENARIOS if one.name == name), faults, int(seed or 1), report)
+    scenario = next(one for one in SCENARIOS if one.name == name)
+    _try(scenario, prepare(_world, scenario, int(seed)), faults, int(seed), report)
     return report
 
 
-def _try(scenario: Scenario, faults: Sequence[Fault], seed: int, report: Report) -> Outcome | None:
+def _try(
+    scenario: Scenario, saved: Saved, faults: Sequence[Fault], seed: int, report: Report
+) -> Outcome | None:
     """Run a case and count it; None if it failed."""
     if len(report.failures) >= _FAILURES_MAX:
         return None
     line = f"{scenario.name}@{seed}:{'+'.join(map(_text, faults))}"
     try:
-        outcome = run_case(_world, scenario, faults, seed)
+        outcome = run_case(_world, scenario, saved, faults, seed)
         assert outcome.struck == len(faults), f"{outcome.struck} of {len(faults)} faults struck"
         if faults and zlib.crc32(line.encode()) % _REPEATED == 0:
-            again = run_case(_world, scenario, faults, seed)
+            again = run_case(_world, scenario, saved, faults, seed)
             assert again.trace == outcome.trace, f"another trace the second time: {again.trace}"
             report.counts["repeated"] += 1
     except Exception as err:  # noqa: BLE001 -- whatever it is, the case has failed

@@ -108,6 +108,11 @@ class Worker(Actor):
         self.is_done = next(self._pieces, self) is self
         return True
 
+    def finish(self) -> None:
+        """Do all of it, while nobody else does anything."""
+        while not self.is_done:
+            self.step()
+
     def pieces(self) -> Iterator[object]:
         """The work; others may act between two pieces."""
         raise NotImplementedError
@@ -154,7 +159,8 @@ class Rewrite(Worker):
         catalog, store, vault = self.catalog(self.world.site.catalog), self.store(), self.vault()
         rewriter = Rewriter(catalog, store, vault, policy)
         # Pages that are never touched: 36 MiB of zeros take 10 ms.
-        rewriter._buffer = memoryview(mmap.mmap(-1, PACK_SIZE_BYTES_MAX))  # type: ignore[assignment]
+        buffer = memoryview(mmap.mmap(-1, PACK_SIZE_BYTES_MAX))
+        rewriter._buffer = buffer  # type: ignore[assignment]  # a bytearray in earnest
         tally = rewriter.run()
         self.world.rewritten += tally.rewritten
         yield tally

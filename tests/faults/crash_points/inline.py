@@ -101,6 +101,13 @@ class Topics:
     def __init__(self) -> None:
         self._records: defaultdict[Partition, list[EventRecord]] = defaultdict(list)
 
+    def copy(self) -> "Topics":
+        """The same records; what is appended to one is not in the other."""
+        other = Topics()
+        for partition, records in self._records.items():
+            other._records[partition] = list(records)
+        return other
+
     def append(self, partition: Partition, record: EventRecord) -> None:
         """Durable when it returns."""
         self._records[partition].append(record)

@@ -42,7 +42,6 @@ _IDLE_ROUNDS_MAX = 6
 #: What a case does not begin without: the schema, one tenant, and the node.
 _LASTING = (
     "schema_version",
-    "log_position",
     "incarnation",
     "retention_clock",
     "sweep",
@@ -81,6 +80,15 @@ class Disk:
                 self.content[index] = value
                 self.past.append(value)
 
+    def restore(self, content: Content, past: list[int]) -> None:
+        """Make it what it was; it stays the same file, to which fingerprints are tied."""
+        with self.path.open("r+b") as file:
+            file.truncate(0)
+            file.truncate(self.chunk_count * CHUNK_SIZE_BYTES)
+        self.content = {}
+        self.write({index: value for index, value in content.items() if value})
+        self.content, self.past = dict(content), list(past)
+
     def chunk(self, value: int) -> bytes:
         """The bytes of a chunk of this value: of this case only, and quickly compressed."""
         if value == 0:
@@ -90,6 +98,19 @@ class Disk:
     def bytes_of(self, content: Content) -> bytes:
         """The whole volume with this content."""
         return b"".join(self.chunk(content.get(index, 0)) for index in range(self.chunk_count))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was durable at some time, but for the rows, which the database keeps itself."""
+
+    statements: list[str]
+    objects: dict[str, bytes]
+    state: dict[Path, bytes]
+    topics: Topics
+    disks: dict[str, tuple[Content, list[int]]]
+    sealed: dict[UUID, dict[str, Content]]
+    given_up: set[UUID]
 
 
 class World:
@@ -109,37 +130,85 @@ class World:
         self.store = MemoryStore()
         self.tenant = ensure_tenant(site.coordinator, KeyVault(self.store, self.kek), TENANT)
         self._keys = {stat.key: self.store.get(stat.key) for stat in self.store.list("keys/")}
-        self._empty = self._emptying()
+        self._tables = self._prepare_tables()
+        self._emptying = [
+            *(f"DELETE FROM {table}" for table in self._tables if table != "log_position"),
+            "UPDATE log_position SET last = 0, published = 0",
+            "UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'",
+        ]
         self.actors: list[Actor] = []
 
     def reset(self, seed: int, chunker_count: int, bucket: MemoryStore) -> None:
         """Forget everything but the tenant and its keys, and start all processes."""
-        for actor in self.actors:
-            actor.close()
-        self.site.sql(self._empty)
-        self.store = bucket
-        for key, wrapped in self._keys.items():
-            self.store.put(key, wrapped)
+        self._clear(seed, bucket)
+        self.site.sql(_in_replica_mode(self._emptying))
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.seed = seed
-        self.rng = random.Random(seed)
-        random.seed(seed)  # the chunker's sample of known chunks
-        self.effects = Effects()
+        for key, wrapped in self._keys.items():
+            self.store.put(key, wrapped)
         self.topics = Topics()
         self.disks: dict[str, Disk] = {}
         #: Session of each snapshot ever sealed → what its volumes must contain.
         self.sealed: dict[UUID, dict[str, Content]] = {}
         #: Snapshots that an operator has asked to expire.
         self.given_up: set[UUID] = set()
+        self._partitions: dict[UUID, int] = {}
+        self._chunker_count = chunker_count
+        self._start()
+
+    def save(self) -> "Saved":
+        """Keep everything that is durable now; there is one saved catalog at a time."""
+        tables = [table for table in self._tables if self.site.sql(f"SELECT FROM {table} LIMIT 1")]
+        self.site.sql(
+            ";".join(
+                f"TRUNCATE saved.{table}; INSERT INTO saved.{table} TABLE {table}"
+                for table in tables
+            )
+        )
+        return Saved(
+            [f"INSERT INTO {t} OVERRIDING SYSTEM VALUE TABLE saved.{t}" for t in tables],
+            {stat.key: self.store.get(stat.key) for stat in self.store.list("")},
+            {path: path.read_bytes() for path in self.state_folder.rglob("*") if path.is_file()},
+            self.topics.copy(),
+            {name: (dict(disk.content), list(disk.past)) for name, disk in self.disks.items()},
+            dict(self.sealed),
+            set(self.given_up),
+        )
+
+    def resume(self, saved: "Saved", seed: int, bucket: MemoryStore) -> None:
+        """Go back to what was saved, with fresh processes, and choices that begin with the seed."""
+        self._clear(seed, bucket)
+        self.site.sql(
+            _in_replica_mode([*self._emptying, "DELETE FROM log_position", *saved.statements])
+        )
+        for key, content in saved.objects.items():
+            self.store.put(key, content)
+        shutil.rmtree(self.state_folder, ignore_errors=True)
+        for path, written in saved.state.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(written)
+        self.topics = saved.topics.copy()
+        for name, (chunks, past) in saved.disks.items():
+            self.disks[name].restore(chunks, past)
+        self.sealed, self.given_up = dict(saved.sealed), set(saved.given_up)
+        self._start()
+
+    def _clear(self, seed: int, bucket: MemoryStore) -> None:
+        for actor in self.actors:
+            actor.close()
+        self.store = bucket
+        self.seed = seed
+        self.rng = random.Random(seed)
+        random.seed(seed)  # the chunker's sample of known chunks
+        self.effects = Effects()
         #: Per client, why sessions ended without a snapshot.
         self.rejections: list[list[str]] = []
         self.rewritten = 0
         self.is_overdue = self.relaying = self.is_idle = False
-        self._partitions: dict[UUID, int] = {}
-        self._chunker_count = chunker_count
         self._sleeper: _Sleeper | None = None
-        chunkers = [ChunkerProcess(self, f"chunker-{number}") for number in range(chunker_count)]
+
+    def _start(self) -> None:
+        chunkers = [ChunkerProcess(self, f"chunker-{n}") for n in range(self._chunker_count)]
         self.actors = [
             CoordinatorProcess(self, "coordinator"),
             AgentProcess(self, "agent"),
@@ -280,7 +349,8 @@ class World:
         self.is_overdue = True
         self.wake_agent()
 
-    def _emptying(self) -> str:
+    def _prepare_tables(self) -> list[str]:
+        """Tables that a case changes; each has a twin that `save` copies it to."""
         tables = [
             row[0]
             for row in self.site.sql(
@@ -289,20 +359,15 @@ class World:
                 list(_LASTING),
             )
         ]
+        self.site.sql("CREATE SCHEMA saved")
+        for table in tables:
+            self.site.sql(f"CREATE TABLE saved.{table} (LIKE {table})")
         # Two prefixes instead of 17: the sweep goes over the same objects in fewer steps.
         self.site.sql(
             """DELETE FROM sweep WHERE prefix LIKE 'packs%';
                INSERT INTO sweep (prefix) VALUES ('packs/')"""
         )
-        return ";".join(
-            [
-                "SET session_replication_role = replica",
-                *(f"DELETE FROM {table}" for table in tables),
-                "UPDATE log_position SET last = 0, published = 0",
-                "UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'",
-                "SET session_replication_role = origin",
-            ]
-        )
+        return tables
 
     def _step(self, actor: Actor) -> bool:
         try:
@@ -378,3 +443,9 @@ class _Sleeper:
             close_loop()
             self.finished = True
             self._effects.turn.set()
+
+
+def _in_replica_mode(statements: list[str]) -> str:
+    """Without triggers, so that the order of tables does not matter."""
+    before = "SET session_replication_role = replica"
+    return ";".join([before, *statements, "SET session_replication_role = origin"])
