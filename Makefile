@@ -14,7 +14,7 @@ READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo drill test test-faults soak check model bench up down docs format clean
+.PHONY: help setup demo drill test test-faults test-mutants soak check model bench up down docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ test: $(READY) ## all tests, on real servers (10 minutes)
 
 test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
 	$(BIN)/pytest tests/faults --scale full $(ARGS)
+
+test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (6 minutes)
+	$(BIN)/pytest tests/faults/mutants --scale full -s $(ARGS)
 
 soak: $(READY) ## the same for hours
 	$(BIN)/pytest tests/faults --scale soak $(ARGS)
