@@ -123,11 +123,13 @@ def known_damage(catalog: Catalog, packs: Sequence[int], limit: int = 1000) -> l
     return [KnownDamage(pack_no, gen, bytes(item), reason) for pack_no, gen, item, reason in rows]
 
 
-#: Whether the damage rows `d` say that item `c` of a chunk table (id_high, id_low) is damaged.
+#: Whether item `c` of a chunk table (id_high, id_low) is known to be damaged. Whether anything is,
+#: is asked once per statement: without that, look-ups of 512 ids take a third longer.
 ITEM_IS_DAMAGED: LiteralString = """
-    EXISTS (SELECT FROM damage d
-            WHERE d.pack_no = c.pack_no AND d.healed_at IS NULL
-              AND (d.item = '' OR d.item = uuid_send(c.id_high) || uuid_send(c.id_low)))"""
+    (EXISTS (SELECT FROM damage WHERE healed_at IS NULL)
+     AND EXISTS (SELECT FROM damage d
+                 WHERE d.pack_no = c.pack_no AND d.healed_at IS NULL
+                   AND (d.item = '' OR d.item = uuid_send(c.id_high) || uuid_send(c.id_low))))"""
 
 
 def newest_damage(tx: Tx, group_no: int) -> tuple[int, bool]:
