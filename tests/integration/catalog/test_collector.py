@@ -1,7 +1,7 @@
 """Collection over a real catalog and a real S3 server: what goes, what stays, and who shares it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -65,8 +65,18 @@ def protected(site: CatalogSite, servers: LocalCluster) -> Iterator[Protected]:
     made.check()
 
 
-def collector_of(protected: Protected, store: ObjectStore | None = None) -> Collection:
-    collector = Collector(protected.site.catalog, store or protected.store, protected.vault, 60)
+def collector_of(
+    protected: Protected,
+    store: ObjectStore | None = None,
+    witness: Callable[[], None] | None = None,
+) -> Collection:
+    collector = Collector(
+        protected.site.catalog,
+        store or protected.store,
+        protected.vault,
+        60,
+        witness or protected.checkpoints.witness,
+    )
     return Collection(collector.stages())
 
 
@@ -174,6 +184,21 @@ def dying(protected: Protected) -> list[int]:
 
 
 class TestFaults:
+    def test_nothing_is_deleted_before_the_store_knows_why(
+        self, protected: Protected, dying: list[int]
+    ) -> None:
+        """Scenario 12: a catalog that falls back must learn what it had given up."""
+
+        def fails() -> None:
+            raise UnavailableError("no checkpoint")
+
+        before = protected.objects(PACKS_PREFIX) + protected.objects(MANIFESTS_PREFIX)
+        with pytest.raises(UnavailableError):
+            total(collector_of(protected, witness=fails))
+        assert protected.objects(PACKS_PREFIX) + protected.objects(MANIFESTS_PREFIX) == before
+        expire_tombstones(protected)
+        assert total(collector_of(protected)).packs_deleted == len(dying)
+
     @pytest.mark.parametrize("after_effect", [False, True])
     def test_a_delete_without_an_answer_is_repeated(
         self, protected: Protected, dying: list[int], after_effect: bool
