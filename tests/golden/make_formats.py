@@ -4,11 +4,26 @@ A file that exists is never written again: it stands for objects that lie in buc
 version gets new files.
 """
 
+import dataclasses
 import datetime as dt
 import uuid
 from pathlib import Path
 
 from libs.blockmap.node import NodeHasher, encode_node
+from libs.checkpoints.checkpoint import Head, part_digest, parts_of, seal_head, seal_part
+from libs.checkpoints.rows import (
+    DomainRow,
+    GroupRow,
+    HoldRow,
+    NodeRow,
+    RejectedRow,
+    Retention,
+    Row,
+    SnapshotRow,
+    TenantRow,
+    VolumePart,
+    VolumeRow,
+)
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, wrap
 from libs.packs.chunk import ChunkHasher
@@ -17,6 +32,7 @@ from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.manifest import Manifest, VolumeEntry, seal_manifest
 from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
+from libs.store.layout import CheckpointName
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m tests.golden.make_formats"
@@ -65,6 +81,72 @@ MANIFEST = Manifest(
 )
 
 
+CHECKPOINT = CheckpointName(2, 30)
+CHECKPOINT_ROWS: tuple[Row, ...] = (
+    DomainRow(domain=KEYS.domain, key_id=KEYS.key_id),
+    TenantRow(name="default", domain=KEYS.domain),
+    NodeRow(
+        name="node-1", rpc_url="http://node-1:1", span_address="node-1:2", boot=uuid.UUID(int=8)
+    ),
+    GroupRow(
+        group=MANIFEST.group,
+        tenant="default",
+        name="vm",
+        head_sequence=2,
+        head_session=MANIFEST.session,
+        head_mac=b"m" * 32,
+        retention=Retention(keep_last=7, keep_for_seconds=86_400),
+    ),
+    VolumeRow(
+        volume=uuid.UUID(int=7),
+        group=MANIFEST.group,
+        name="vm",
+        node="node-1",
+        path="/images/vm.raw",
+    ),
+    SnapshotRow(
+        session=MANIFEST.session,
+        group=MANIFEST.group,
+        sequence=2,
+        live=True,
+        base=None,
+        manifest_key="manifests/m",
+        mac=b"m" * 32,
+        consistency="frozen",
+        sealed_at=MANIFEST.created_at,
+        expired_at=None,
+        recovered=False,
+        volumes=(
+            VolumePart(
+                volume=uuid.UUID(int=7),
+                root=b"r" * 32,
+                root_level=1,
+                size_bytes=4096 << 16,
+                read_bytes=4096 << 16,
+                changed_bytes=3 << 16,
+                sent_bytes=2 << 16,
+                stored_bytes=1 << 16,
+            ),
+        ),
+    ),
+    HoldRow(
+        session=MANIFEST.session, owner="legal", reason="case 17", placed_at=MANIFEST.created_at
+    ),
+    RejectedRow(session=uuid.UUID(int=10), group=MANIFEST.group, head_sequence=2, code="deadline"),
+)
+CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
+
+
+def checkpoint_head(part: bytes) -> Head:
+    """The head of the golden checkpoint, given its only part's object."""
+    return Head(
+        kind="state",
+        made_at=MANIFEST.created_at,
+        positions={"backcast.snapshots": 12},
+        parts=(part_digest(part),),
+    )
+
+
 def golden_pack() -> bytes:
     """A pack of one compressed frame, one raw frame, and a frame with a map node."""
     builder = PackBuilder(
@@ -90,12 +172,17 @@ def golden_pack() -> bytes:
 def golden_files() -> dict[Path, bytes]:
     """Path of each golden file and the bytes that today's code gives."""
     manifest = seal_manifest(MANIFEST, KEYS.key_id, KEYS.manifest_key(), b"s" * 16)
+    part = seal_part(dataclasses.replace(CHECKPOINT, part=0), CHECKPOINT_PART, KEK, b"p" * 16)
     return {
         FOLDER / "packs" / "pack-v1.bin": golden_pack(),
         FOLDER / "nodes" / "leaf-v1.bin": LEAF,
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v1.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
+        FOLDER / "checkpoints" / "part-v1.bin": part,
+        FOLDER / "checkpoints" / "head-v1.bin": seal_head(
+            CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16
+        ),
     }
 
 
