@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from model.spin import Defines
 
 #: All configurations together have more; fewer mean that something no longer happens.
-STATES_MIN = 11_000_000
+STATES_MIN = 8_000_000
 
 #: WORKERS has bit k for attempt k, see the model's first comment.
 CONFIGURATIONS: dict[str, Defines] = {
