@@ -31,7 +31,7 @@ from services.catalog.relay import Relay
 from services.catalog.retention import Retention
 from services.catalog.rewriter import RewritePolicy, Rewriter
 from services.catalog.routes import add_routes
-from services.catalog.routes_catalog import add_catalog_routes
+from services.catalog.routes_catalog import Keeping
 from services.catalog.settings import Settings
 from services.catalog.sweeper import Sweeper, SweepPolicy
 from services.catalog.upkeep import Upkeep
@@ -40,7 +40,7 @@ from services.catalog.verify_jobs import VerifyJobs
 from services.catalog.verify_loop import VerifyLoop
 
 #: A step of a reconciliation may take so long without a sign of progress.
-_HOUR_SECONDS = 3600.0
+_STEP_SECONDS_MAX = 3600.0
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -56,12 +56,9 @@ def main(settings: Settings, stop: Stop) -> None:
         checkpoints = Checkpoints(
             catalog, store, CheckpointShelf(store, kek), settings.checkpoint_count_max
         )
-        settle_seconds = settings.reconcile_settle_seconds
-        reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
-        keeper = Keeper(catalog, checkpoints, reconciler)
-        collector = Collector(
-            catalog, store, vault, settings.tombstone_deadline_seconds, checkpoints.witness
-        )
+        witness = checkpoints.witness
+        keeping = _keeping(settings, catalog, store, vault, checkpoints, stop)
+        collector = Collector(catalog, store, vault, settings.tombstone_deadline_seconds, witness)
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
@@ -74,7 +71,12 @@ def main(settings: Settings, stop: Stop) -> None:
                 functools.partial(keep_house, catalog),
                 settings.housekeeping_interval_seconds,
             ),
-            Loop("checkpoints", keeper.run, settings.checkpoint_interval_seconds, _HOUR_SECONDS),
+            Loop(
+                "checkpoints",
+                keeping.keeper.run,
+                settings.checkpoint_interval_seconds,
+                _STEP_SECONDS_MAX,
+            ),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
             Loop("collection", collecting.run, settings.collection_interval_seconds),
             Loop(
@@ -86,9 +88,7 @@ def main(settings: Settings, stop: Stop) -> None:
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault, collection, verifier, jobs)
-        checking = Checking(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints)
-        add_catalog_routes(app, keeper, checkpoints, checking, settings.kafka)
+        add_routes(app, catalog, store, vault, collection, verifier, jobs, keeping, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
         relay = Relay(
@@ -101,6 +101,24 @@ def main(settings: Settings, stop: Stop) -> None:
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _keeping(  # noqa: PLR0913 -- wired here and nowhere else
+    settings: Settings,
+    catalog: Catalog,
+    store: ObjectStore,
+    vault: KeyVault,
+    checkpoints: Checkpoints,
+    stop: Stop,
+) -> Keeping:
+    settle_seconds = settings.reconcile_settle_seconds
+    reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
+    return Keeping(
+        keeper=Keeper(catalog, checkpoints, reconciler),
+        checkpoints=checkpoints,
+        checking=Checking(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints),
+        kafka=settings.kafka,
+    )
 
 
 def _upkeep(settings: Settings, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> Upkeep:

@@ -1,6 +1,7 @@
 """Endpoints of the catalog itself: its standing, reconciling, rebuilding, checking."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI
@@ -90,43 +91,49 @@ class CheckAnswer(BaseModel):
     error: str
 
 
-def add_catalog_routes(
-    app: FastAPI,
-    keeper: Keeper,
-    checkpoints: Checkpoints,
-    checking: Checking,
-    kafka: KafkaSettings,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What keeps the catalog and the store of one mind."""
+
+    keeper: Keeper
+    checkpoints: Checkpoints
+    checking: Checking
+    kafka: KafkaSettings
+
+
+def add_catalog_routes(app: FastAPI, keeping: Keeping) -> None:
     """Add the endpoints to the application."""
 
     @app.get("/v1/catalog", tags=["catalog"], summary="How the catalog stands to the store")
     def status(_: Admin) -> CatalogAnswer:
-        return _status(keeper)
+        return _status(keeping.keeper)
 
     @app.post("/v1/catalog/reconcile", status_code=202, tags=["catalog"], summary="Reconcile")
     def reconcile(_: Admin) -> CatalogAnswer:
-        keeper.order(Order("a person asked for it", None), empty_only=False)
-        return _status(keeper)
+        keeping.keeper.order(Order("a person asked for it", None), empty_only=False)
+        return _status(keeping.keeper)
 
     @app.post("/v1/catalog/rebuild", status_code=202, tags=["catalog"], summary="Rebuild")
     def rebuild(_: Admin, request: RebuildRequest) -> CatalogAnswer:
-        decisions = (lambda: read_decisions(kafka)) if request.source == "log" else None
-        keeper.order(Order(f"rebuild from the {request.source}", decisions), empty_only=True)
-        return _status(keeper)
+        decisions = (lambda: read_decisions(keeping.kafka)) if request.source == "log" else None
+        keeping.keeper.order(
+            Order(f"rebuild from the {request.source}", decisions), empty_only=True
+        )
+        return _status(keeping.keeper)
 
     @app.post("/v1/catalog/checkpoint", tags=["catalog"], summary="Write a checkpoint now")
     def checkpoint(_: Admin) -> CheckpointAnswer:
-        name = checkpoints.write()
+        name = keeping.checkpoints.write()
         return CheckpointAnswer(incarnation=name.incarnation, number=name.number)
 
     @app.post("/v1/catalog/check", status_code=202, tags=["catalog"], summary="Begin a check")
     def check(_: Admin) -> CheckAnswer:
-        checking.start()
-        return _check(checking)
+        keeping.checking.start()
+        return _check(keeping.checking)
 
     @app.get("/v1/catalog/check", tags=["catalog"], summary="How the last check stands")
     def checked(_: Admin) -> CheckAnswer:
-        return _check(checking)
+        return _check(keeping.checking)
 
 
 def _status(keeper: Keeper) -> CatalogAnswer:

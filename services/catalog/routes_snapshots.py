@@ -1,5 +1,6 @@
 """Endpoints that decide how long snapshots stay: expiry, holds, and the retention of groups."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -81,14 +82,22 @@ class RetentionDocument(BaseModel):
     )
 
 
-def add_snapshot_routes(app: FastAPI, catalog: Catalog) -> None:
-    """Add the endpoints to the application."""
+def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
+    """Add the endpoints to the application.
+
+    Args:
+        app: the application.
+        catalog: the catalog, in the catalog service's role.
+        witness: returns when the store knows what was decided; only then is it answered, so that a
+            catalog that falls back or is rebuilt knows it too.
+    """
 
     @app.post(f"{_PATH}/expire", tags=["retention"], summary="Give up a snapshot")
     def give_up(tenant: str, session: UUID, caller: Admin) -> ExpiredAnswer:
         outcome = expire(catalog, tenant, session, _name_of(caller))
         if isinstance(outcome, Refused):
             raise ConflictError(f"snapshot {outcome.sequence} stays: {outcome.message}")
+        witness()
         return ExpiredAnswer(session=outcome.session, sequence=outcome.sequence)
 
     @app.get("/v1/tenants/{tenant}/expired", tags=["retention"], summary="Expired snapshots")
@@ -114,6 +123,7 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog) -> None:
         placed = place_hold(
             catalog, tenant, session, request.owner or _name_of(caller), request.reason
         )
+        witness()
         return HoldAnswer(
             session=placed.session,
             owner=placed.owner,
