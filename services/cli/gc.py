@@ -2,7 +2,9 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
@@ -28,6 +30,11 @@ def add_parser(
         action="store_true",
         help="trust the server's clock again after it has jumped, so that retention goes on",
     )
+    gc.add_argument(
+        "--explain",
+        metavar="ID",
+        help="say who uses a chunk (64 hexadecimal digits) or a pack (its generation, 32)",
+    )
     gc.set_defaults(run=_run)
 
 
@@ -36,6 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.accept_clock:
         clock = services.catalog.post("/v1/clock/acceptance")
         out.show(clock, f"the clock is trusted: {clock['trusted_at']}")
+        return 0
+    if args.explain:
+        found = services.catalog.get(f"/v1/explanations/{quote(args.explain, safe='')}")
+        out.show(found, "\n".join(_explained(found)))
         return 0
     found = services.catalog.get("/v1/collection")
     if found["clock"]["halted"]:
@@ -56,6 +67,23 @@ def _run(args: argparse.Namespace) -> int:
     if freed["failures"]:
         out.note(f"warning: {freed['failures']} objects were not deleted; tried again later")
     return 0
+
+
+def _explained(found: dict[str, Any]) -> Iterator[str]:
+    for pack in found["packs"]:
+        size = human_bytes(pack["size_bytes"])
+        yield f"pack {pack['generation']}: {pack['state']}, {size}, {pack['items']} items"
+        if pack["moved_to"]:
+            yield f"  its live items moved to pack {pack['moved_to']}"
+        for pin in pack["pins"]:
+            what = "a reader of snapshot" if pin["is_reader"] else "an attempt of session"
+            yield f"  pinned by {what} {pin['session']} until {pin['deadline']}"
+        for use in pack["uses"]:
+            last = "" if use["last_sequence"] is None else use["last_sequence"]
+            yield f"  used by {use['volume']}@{use['first_sequence']}-{last} of {use['tenant']}"
+    for place in found["places"]:
+        where = f"{place['volume']}@{place['sequence']} of {place['tenant']}"
+        yield f"at byte {place['offset_bytes']} of {where}"
 
 
 def _would(found: dict[str, Any]) -> str:
