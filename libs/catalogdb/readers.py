@@ -241,27 +241,35 @@ def close_reader(catalog: Catalog, reader: UUID) -> None:
         )
 
 
-def end_restore(catalog: Catalog, reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> None:
-    """Let go of everything that a restore pinned and log how it ended.
+def end_restore(catalog: Catalog, tenant: str, reader: UUID, end: RestoreOutcome) -> UUID:
+    """Let go of everything that a restore pinned and log how it ended; once, however often told.
+
+    Returns:
+        The snapshot that was read.
 
     Raises:
-        NotFoundError: it has ended already, or its deadline has passed.
+        NotFoundError: the tenant has none of this id, or it has ended otherwise: at its deadline.
     """
+    state = "f" if end.failure else "c"
     with catalog.transaction() as tx:
-        ended = tx.execute(
-            """UPDATE reader SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s
-               WHERE reader = %s AND state = 'o' RETURNING 1""",
-            [
-                "f" if end.failure else "c",
-                end.progress.restored_bytes,
-                end.progress.fetched_bytes,
-                reader,
-            ],
+        row = tx.execute(
+            """SELECT session, volume_no, state::text FROM reader
+               WHERE reader = %s AND announced FOR UPDATE""",
+            [reader],
         ).fetchone()
-        if ended is None:
+        point = volume_of_snapshot(tx, tenant, *row[:2]) if row else None
+        if row is None or point is None or row[2] not in ("o", state):
             raise _not_open(reader)
+        if row[2] == state:
+            return point.session  # told before, and the answer was lost
+        tx.execute(
+            """UPDATE reader SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s
+               WHERE reader = %s""",
+            [state, end.progress.restored_bytes, end.progress.fetched_bytes, reader],
+        )
         tx.execute("DELETE FROM pin WHERE owner = %s", [reader])
         append(tx, "restore", [_ended(reader, point, end)])
+        return point.session
 
 
 def drop_overdue_readers(catalog: Catalog) -> int:

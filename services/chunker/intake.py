@@ -7,6 +7,8 @@ partition. What cannot be decided because a server does not answer waits: nothin
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
@@ -49,6 +51,9 @@ log = logging.getLogger(__name__)
 GROUP = "backcast-chunker"
 #: Pause before something is tried again because a server did not answer.
 _AGAIN_SECONDS = 1.0
+#: One notification per kind of bad record in this time: whoever can write to the topic could fill
+#: the catalog's log. The counter and this process's own log have every one.
+_NOTIFY_SECONDS_MIN = 60.0
 
 
 class Intake:
@@ -67,9 +72,11 @@ class Intake:
         self._catalog = catalog
         self._captures = captures
         self._name = name
+        self._notified_at: dict[str, float] = {}
         self._refused = Counter(
             "backcast_chunker_refused_events",
             "Records of block-changes that were no valid, authentic event.",
+            ["code"],
             registry=registry,
         )
 
@@ -214,9 +221,13 @@ class Intake:
         retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
 
     def _refuse(self, error: BadEventError, claims: Envelope | None) -> None:
-        self._refused.inc()
+        self._refused.labels(error.code).inc()
         tenant = claims.tenant if claims else "default"
         log.warning("event refused", extra={"detail": str(error)})
+        now = time.monotonic()
+        if now < self._notified_at.get(error.code, -math.inf) + _NOTIFY_SECONDS_MIN:
+            return
+        self._notified_at[error.code] = now
         notice = NotificationRaised(kind=error.code, severity="warning", message=str(error)[:2000])
         retried(lambda: raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice))
 

@@ -155,12 +155,11 @@ def add_restore_routes(
 
     @app.post(f"{below}/outcome", status_code=204, tags=["restores"], summary="End a restore")
     def outcome(tenant: str, restore: UUID, _: DataReader, request: OutcomeRequest) -> None:
-        found = point_of_reader(readers.catalog, tenant, restore)
         failure = (request.failure.code, request.failure.message) if request.failure else None
-        if request.failure and request.failure.code in _DAMAGE_CODES:
-            demand_verification(readers.catalog, found.session)
         end = RestoreOutcome(_progress(request), request.seconds, failure)
-        end_restore(readers.catalog, restore, found, end)
+        snapshot = end_restore(readers.catalog, tenant, restore, end)
+        if request.failure and request.failure.code in _DAMAGE_CODES:
+            demand_verification(readers.catalog, snapshot)
 
 
 def _restore_answer(

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from urllib.request import urlopen
 from uuid import UUID, uuid4
 
 import pytest
@@ -188,14 +189,14 @@ def written(site: RunningSite, catalog: Catalog) -> WrittenSession:
 
 
 @pytest.fixture
-def notices(site: RunningSite) -> Callable[[str], int]:
-    """Counts notifications of a kind since the test began."""
+def refused(site: RunningSite) -> Callable[[str], int]:
+    """Counts records that the chunker refused since the test began, by the code of the reason."""
 
-    def count(kind: str) -> int:
-        # The kind is text within the msgpack value.
-        query = """SELECT count(*) FROM event_log
-                   WHERE topic = 'backcast.notifications' AND position(%s IN value) > 0"""
-        return int(site.sql(query, kind.encode())[0][0])
+    def count(code: str) -> int:
+        line = f'backcast_chunker_refused_events_total{{code="{code}"}} '
+        with urlopen(f"http://{site.service('chunker').address}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return int(sum(float(one.removeprefix(line)) for one in lines if one.startswith(line)))
 
     before = {kind: count(kind) for kind in ("malformed-event", "unknown-event", "oversized-event")}
     return lambda kind: count(kind) - before[kind]
@@ -262,28 +263,28 @@ def test_chunks_beyond_the_volume_reject(written: WrittenSession) -> None:
     assert written.end()["code"] == "bad-input"
 
 
-def test_events_that_nobody_authenticated_are_notified_and_change_nothing(
-    written: WrittenSession, notices: Callable[[str], int]
+def test_events_that_nobody_authenticated_are_counted_and_change_nothing(
+    written: WrittenSession, refused: Callable[[str], int]
 ) -> None:
     written.send(written.started())
     written.send(written.aborted(), written.batch(0), written.batch(7), token=bytes(32))
     written.send(written.aborted(), tenant="somebody")
     written.send(written.completed(batches=0, batches_digest=BatchesDigest().digest()))
     assert written.end()["sealed"]
-    assert notices("malformed-event") == 4
+    assert refused("malformed-event") == 4
 
 
-def test_a_capture_that_nobody_asked_for_is_notified(
-    written: WrittenSession, notices: Callable[[str], int]
+def test_a_capture_that_nobody_asked_for_is_counted(
+    written: WrittenSession, refused: Callable[[str], int]
 ) -> None:
     written.send(written.started(capture=uuid4()))
     written.send(written.started(), written.completed())
     assert written.end()["sealed"]
-    assert notices("malformed-event") == 1
+    assert refused("malformed-event") == 1
 
 
-def test_what_is_no_event_is_notified_and_the_partition_goes_on(
-    written: WrittenSession, notices: Callable[[str], int]
+def test_what_is_no_event_is_counted_and_the_partition_goes_on(
+    written: WrittenSession, refused: Callable[[str], int]
 ) -> None:
     value = encode(written.batch(0))
     name, version = REGISTRY.wire_of(ExtentsChanged)
@@ -313,9 +314,23 @@ def test_what_is_no_event_is_notified_and_the_partition_goes_on(
     )
     written.send(written.batch(0), written.completed())
     assert written.end()["sealed"]
-    assert notices("unknown-event") == 2
-    assert notices("oversized-event") == 1
-    assert notices("malformed-event") == 7
+    assert refused("unknown-event") == 2
+    assert refused("oversized-event") == 1
+    assert refused("malformed-event") == 7
+
+
+def test_a_flood_of_bad_records_raises_one_notification(
+    site: RunningSite, written: WrittenSession, refused: Callable[[str], int]
+) -> None:
+    count = """SELECT count(*) FROM event_log
+               WHERE topic = 'backcast.notifications' AND position(%s IN value) > 0"""
+    before = site.sql(count, b"malformed-event")[0][0]
+    written.send(written.started())
+    written.send_raw(*[(b"\xc1 not msgpack", ())] * 50)
+    written.send(written.completed(batches=0, batches_digest=BatchesDigest().digest()))
+    assert written.end()["sealed"]
+    assert refused("malformed-event") == 50
+    assert site.sql(count, b"malformed-event")[0][0] - before <= 1
 
 
 def _with(headers: Sequence[Header], name: str, value: bytes) -> list[Header]:

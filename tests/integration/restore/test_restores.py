@@ -268,8 +268,12 @@ def test_beginning_twice_is_harmless_unless_it_means_something_else(site: Restor
     client.post(f"/v1/tenants/{TENANT}/restores/{restore_id}/outcome", outcome)
     with pytest.raises(NotFoundError):
         _plan(client, restore_id)
+    ended = site.get("/events", after=before)["events"]
+    client.post(f"/v1/tenants/{TENANT}/restores/{restore_id}/outcome", outcome)  # its answer lost
+    assert site.get("/events", after=before)["events"] == ended
+    failed = outcome | {"failure": {"code": "interrupted", "message": "no"}}
     with pytest.raises(NotFoundError):
-        client.post(f"/v1/tenants/{TENANT}/restores/{restore_id}/outcome", outcome)
+        client.post(f"/v1/tenants/{TENANT}/restores/{restore_id}/outcome", failed)
     with pytest.raises(ConflictError):
         _begin(client, restore_id)
 
