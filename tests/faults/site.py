@@ -140,6 +140,10 @@ class FaultSite(RunningSite):
         server = self.server(name)
         return server.process.pid is not None and server.is_ready()
 
+    def down_count(self) -> int:
+        """How many processes do not answer."""
+        return sum(not self.up(name) for name in (*SERVERS, *SERVICES))
+
     def wait_all_up(self, seconds: float = 90) -> None:
         """Return when every process answers."""
         names = [*SERVERS, *SERVICES]

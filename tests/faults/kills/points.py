@@ -71,7 +71,7 @@ POINTS = tuple(
 #: A broker takes seconds to come back, during which little else can be tried: fewer of its kills.
 _SLOW = "kafka"
 _SLOW_SHARE = 0.34
-_NTH_MAX = 4
+_NTH_MAX = 2
 
 
 def plan(rng: random.Random, count: int) -> Iterator[tuple[Point, int]]:
