@@ -53,7 +53,7 @@ GRANT USAGE, CREATE ON SCHEMA backcast_check TO backcast_catalog;
 
 -- Not `part`: its tokens open span connections.
 GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
-GRANT SELECT ON pack, snapshot, snapshot_volume, hold TO backcast_restore;
+GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
