@@ -25,8 +25,16 @@ from libs.runtime.health import Health
 from libs.runtime.http import create_app
 from libs.runtime.metrics import new_registry
 from libs.runtime.settings import Secret
+from libs.runtime.signals import Stop
 from libs.store.memory import MemoryStore
 from libs.store.s3 import S3Bucket, S3Store
+from services.catalog.collection import Collection
+from services.catalog.collector import Collector
+from services.catalog.routes_collection import add_collection_routes
+from services.catalog.routes_snapshots import add_snapshot_routes
+from services.catalog.routes_verify import add_verify_routes
+from services.catalog.verify import Verifier
+from services.catalog.verify_jobs import VerifyJobs
 from services.change_capture.agent import routes as agent_routes
 from services.change_capture.agent.captures import Captures
 from services.change_capture.agent.window import Window
@@ -83,6 +91,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor
             ),
+            "catalog": lambda app: _add_catalog_routes(app, site, store, vault),
             "agent": lambda app: agent_routes.add_routes(app, captures),
         }
 
@@ -106,6 +115,16 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         }
         yield Site(make, known)
         captures.stop_all()
+
+
+def _add_catalog_routes(
+    app: FastAPI, site: CatalogSite, store: MemoryStore, vault: KeyVault
+) -> None:
+    collector = Collector(site.catalog, store, vault, 60, lambda: None)
+    verifier = Verifier(site.catalog, store, vault, 60, 0, Stop())
+    add_collection_routes(app, site.catalog, Collection(collector.stages()))
+    add_snapshot_routes(app, site.catalog, lambda: None)
+    add_verify_routes(app, verifier, VerifyJobs(verifier, 1))
 
 
 def _settings(dsn: str) -> RestoreSettings:
@@ -138,7 +157,7 @@ def check(name: str, request: Request, answer: Answer, authorized: bool) -> None
         assert problem["status"] == answer.status, shown
 
 
-@pytest.mark.parametrize("name", ["restore", "coordinator", "agent"])
+@pytest.mark.parametrize("name", ["restore", "coordinator", "catalog", "agent"])
 def test_hostile_requests_are_answered(
     rest: Site, name: str, scale: Scale, tally: Callable[..., None]
 ) -> None:
