@@ -12,6 +12,7 @@ from libs.checkpoints.rows import (
     VolumePart,
     VolumeRow,
 )
+from libs.packs.manifest import VolumeEntry
 from services.catalog.manifests import Candidate
 
 #: The agent says where it is, and which process it is, when it announces itself.
@@ -65,19 +66,19 @@ def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found
             sealed_at=manifest.created_at,
             expired_at=None,
             recovered=not proved,
-            # What was sent and stored for it, no manifest says.
-            volumes=tuple(
-                VolumePart(
-                    volume=volume.volume,
-                    root=volume.root,
-                    root_level=volume.root_level,
-                    size_bytes=volume.size_bytes,
-                    read_bytes=volume.read_bytes,
-                    changed_bytes=volume.changed_bytes,
-                    sent_bytes=0,
-                    stored_bytes=0,
-                )
-                for volume in manifest.volumes
-            ),
+            volumes=tuple(map(_part, manifest.volumes)),
         ),
+    )
+
+
+def _part(volume: VolumeEntry) -> VolumePart:
+    return VolumePart(
+        volume=volume.volume,
+        root=volume.root,
+        root_level=volume.root_level,
+        size_bytes=volume.size_bytes,
+        read_bytes=volume.read_bytes,
+        changed_bytes=volume.changed_bytes,
+        sent_bytes=0,  # what was sent and stored for it, no manifest says
+        stored_bytes=0,
     )

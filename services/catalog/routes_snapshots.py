@@ -118,6 +118,11 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
             for one in list_expired(catalog, tenant, name, limit)
         ]
 
+    _add_hold_routes(app, catalog, witness)
+    _add_retention_routes(app, catalog)
+
+
+def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
     @app.post(f"{_PATH}/hold", tags=["retention"], summary="Forbid a snapshot to expire")
     def hold(tenant: str, session: UUID, caller: Admin, request: HoldRequest) -> HoldAnswer:
         placed = place_hold(
@@ -145,8 +150,6 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
             )
             for one in list_holds(catalog, tenant)
         ]
-
-    _add_retention_routes(app, catalog)
 
 
 def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:

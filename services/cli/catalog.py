@@ -127,9 +127,10 @@ def _patiently(services: Services, path: str) -> Any:
 
 
 def _described(found: Any) -> str:
-    state = "reconciled with the store" if found["reconciled"] else "NOT reconciled: work waits"
+    current = found["compared"] and found["reconciled"] and found["standing"] == "current"
+    state = "of one mind with the store" if current else f"{found['standing']}: work waits"
     lines = [
-        f"incarnation {found['incarnation']}, {state}; {found['standing']}",
+        f"incarnation {found['incarnation']}, {state}",
         f"checkpoint {found['durable_checkpoint']} is in the store",
     ]
     lines += [found[name] for name in ("reason", "error") if found[name]]

@@ -72,7 +72,9 @@ def test_a_checkpoint_or_a_manifest_that_the_catalog_does_not_know_proves_that_i
     assert (found.standing, "manifest" in found.reason) == (Standing.BEHIND, True)
     line.site.sql("UPDATE incarnation SET life = catalog_life()")
     assert line.checkpoints.compare().standing is Standing.CURRENT
-    line.shelf.put_head(_later(line), line.shelf.newest_state().head)  # type: ignore[union-attr]
+    newest = line.shelf.newest_state()
+    assert newest is not None
+    line.shelf.put_head(_later(line), newest.head)
     assert line.checkpoints.compare().standing is Standing.BEHIND
 
 
