@@ -215,7 +215,17 @@ def claim_tombstones(
     return [Tombstone(*row) for row in rows]
 
 
-def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> int:
+def is_condemned(catalog: Catalog, dead: Tombstone) -> bool:
+    """Whether the pack still is what the tombstone said; ask before each DELETE.
+
+    A collector may have slept while Postgres went back in time, and was reconciled with the store:
+    then the pack may be live, or its number another's.
+    """
+    with catalog.transaction() as tx:
+        return _lock_condemned(tx, dead)
+
+
+def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> bool:
     """Take the items of a condemned pack out of the index; those that others store by now stay.
 
     Args:
@@ -224,7 +234,7 @@ def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> int
         ids: everything that lies in it.
 
     Returns:
-        How many rows went.
+        Whether it still is condemned, see `is_condemned`; else nothing happened.
     """
     # In order of ids, as registrations lock them: neither can wait for the other for ever.
     high, low = halves(sorted(ids))
@@ -237,18 +247,23 @@ def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> int
     )
 
 
-def forget_all_items(catalog: Catalog, dead: Tombstone) -> int:
+def forget_all_items(catalog: Catalog, dead: Tombstone) -> bool:
     """The same for a pack that does not say what is in it: reads the whole index of its domain."""
     return _forget(catalog, dead, "WHERE c.pack_no = %s", [dead.pack_no])
 
 
-def bury(catalog: Catalog, packs: Sequence[int]) -> int:
-    """Record that the objects of condemned packs are deleted; returns how many this call buried."""
+def bury(catalog: Catalog, packs: Sequence[UUID]) -> int:
+    """Record that the objects of condemned packs are deleted; returns how many this call buried.
+
+    Args:
+        catalog: the catalog.
+        packs: generations, as a catalog that went back may have given a number to another pack.
+    """
     with catalog.transaction() as tx:
         require_reconciled(tx)
         buried = tx.execute(
-            """DELETE FROM tombstone t USING pack p WHERE t.pack_no = ANY(%s)
-                 AND p.pack_no = t.pack_no
+            """DELETE FROM tombstone t USING pack p
+               WHERE p.generation = ANY(%s) AND p.pack_no = t.pack_no
                RETURNING p.pack_no, p.generation,
                          (SELECT min(name) FROM tenant WHERE tenant.domain_no = p.domain_no)""",
             [list(packs)],
@@ -341,11 +356,22 @@ def read_collection_state(catalog: Catalog) -> CollectionState:
 
 def _forget(
     catalog: Catalog, dead: Tombstone, condition: LiteralString, arguments: Sequence[object]
-) -> int:
+) -> bool:
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        if not _lock_condemned(tx, dead):
+            return False
+        tx.execute(
             sql.SQL("DELETE FROM {} c ").format(chunk_table(dead.domain_no)) + sql.SQL(condition),
             arguments,
-        ).rowcount
+        )
         tx.execute("UPDATE tombstone SET forgotten = true WHERE pack_no = %s", [dead.pack_no])
-        return rows
+        return True
+
+
+def _lock_condemned(tx: Tx, dead: Tombstone) -> bool:
+    require_reconciled(tx)
+    row = tx.execute(
+        """SELECT FROM pack WHERE pack_no = %s AND generation = %s AND state = 'c' FOR SHARE""",
+        [dead.pack_no, dead.generation],
+    ).fetchone()
+    return row is not None

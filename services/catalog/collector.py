@@ -17,6 +17,7 @@ from libs.catalogdb.collecting import (
     condemn_unused,
     forget_all_items,
     forget_items,
+    is_condemned,
     leftover_manifests,
     list_unused,
     record_manifests_deleted,
@@ -97,7 +98,7 @@ class Collector:
         self._witness()
         with ThreadPoolExecutor(_THREAD_COUNT, "collect") as threads:
             deleted = [dead for dead in threads.map(self._delete_pack, claimed) if dead]
-        bury(self._catalog, [dead.pack_no for dead in deleted])
+        bury(self._catalog, [dead.generation for dead in deleted])
         freed = Freed(
             packs_deleted=len(deleted),
             freed_bytes=sum(dead.size_bytes for dead in deleted),
@@ -108,15 +109,16 @@ class Collector:
     def _delete_pack(self, dead: Tombstone) -> Tombstone | None:
         """Forget its items, then delete its object; None if that must be tried again."""
         try:
-            if not dead.forgotten:
-                self._forget(dead)
+            if not (is_condemned(self._catalog, dead) if dead.forgotten else self._forget(dead)):
+                log.warning("pack is not condemned", extra={"pack": dead.generation.hex})
+                return None
             self._store.delete(pack_object(dead.generation))
         except BackcastError as err:  # one that resists keeps no other from being deleted
             log.warning("pack not deleted", extra={"pack": dead.generation.hex, "detail": str(err)})
             return None
         return dead
 
-    def _forget(self, dead: Tombstone) -> None:
+    def _forget(self, dead: Tombstone) -> bool:
         try:
             ids = self._items(dead)
         except (DamagedDataError, NotFoundError) as err:
@@ -124,9 +126,8 @@ class Collector:
                 "pack does not say what is in it; reading the whole index for it",
                 extra={"pack": dead.generation.hex, "detail": str(err)},
             )
-            forget_all_items(self._catalog, dead)
-        else:
-            forget_items(self._catalog, dead, ids)
+            return forget_all_items(self._catalog, dead)
+        return forget_items(self._catalog, dead, ids)
 
     def _items(self, dead: Tombstone) -> list[bytes]:
         """Ids of all that lies in a pack, by one request."""

@@ -199,6 +199,22 @@ class TestFaults:
         expire_tombstones(protected)
         assert total(collector_of(protected)).packs_deleted == len(dying)
 
+    def test_a_collector_that_slept_through_a_fall_back_deletes_nothing(
+        self, protected: Protected, dying: list[int]
+    ) -> None:
+        """Postgres goes back to before the condemning between its claim and its DELETE."""
+        before, rows = protected.objects(PACKS_PREFIX), index_rows(protected)
+
+        def falls_back() -> None:
+            protected.site.sql("UPDATE pack SET state = 'l' WHERE state = 'c'")
+
+        total(collector_of(protected, witness=falls_back))
+        assert protected.objects(PACKS_PREFIX) == before
+        assert index_rows(protected) == rows
+        protected.site.sql("UPDATE pack SET state = 'c' WHERE pack_no = ANY(%s)", dying)
+        expire_tombstones(protected)
+        assert total(collector_of(protected)).packs_deleted == len(dying)
+
     @pytest.mark.parametrize("after_effect", [False, True])
     def test_a_delete_without_an_answer_is_repeated(
         self, protected: Protected, dying: list[int], after_effect: bool
