@@ -36,7 +36,11 @@ _SETTINGS = {
         "WATCH_INTERVAL_SECONDS": "0.5",
     },
     "chunker": {"SESSION_DEADLINE_SECONDS": str(DEADLINE_SECONDS)},
-    "catalog": {"HOUSEKEEPING_INTERVAL_SECONDS": "1"},
+    "catalog": {
+        "HOUSEKEEPING_INTERVAL_SECONDS": "1",
+        "COLLECTION_INTERVAL_SECONDS": "2",
+        "TOMBSTONE_DEADLINE_SECONDS": "5",
+    },
     "agent": {"ANNOUNCE_INTERVAL_SECONDS": "1"},
 }
 #: How often the supervisor looks; Kubernetes restarts a container that ended at once, too.

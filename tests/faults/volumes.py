@@ -87,6 +87,17 @@ class AttackedVolume:
         self._note(end["code"])
         return False
 
+    def give_up_oldest(self) -> None:
+        """Expire the oldest acknowledged snapshot as `backcast snapshot expire` does.
+
+        Raises:
+            BackcastError: refused or not answered; it may be expired all the same.
+        """
+        session = min(self.acknowledged, key=lambda one: self.acknowledged[one])
+        del self.acknowledged[session]  # before it is asked for: the answer may get lost
+        services = self.site.commands()
+        services.catalog.post(services.path(f"/snapshots/{session}/expire"))
+
     def sealed(self) -> dict[UUID, int]:
         """Sessions that the catalog's log calls sealed and live, and their sequence numbers."""
         rows = self.site.sql(
