@@ -201,7 +201,7 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
 def _decoded(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, name: CheckpointName) -> T:
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as err:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as err:
         raise DamagedDataError(f"{_label(name)}: cannot be read: {err}") from err
 
 
