@@ -188,7 +188,8 @@ class Restore(Worker):
             progress = RestoreProgress(size, 0)
             report_progress(catalog, reader_id, point, progress, DEADLINE_SECONDS)
             yield "read"
-            end_restore(catalog, reader_id, point, RestoreOutcome(progress, 1.5, None))
+            outcome = RestoreOutcome(progress, 1.5, None)
+            end_restore(catalog, self.world.tenant.name, reader_id, outcome)
         except (
             NotFoundError
         ):  # it was not heard of before its deadline: whoever restores begins anew

@@ -4,6 +4,7 @@ One thread runs at a time, and every choice comes from the seed, so the same see
 trace of effects. Time stands still; when nobody can go on, all deadlines are over.
 """
 
+import itertools
 import random
 import shutil
 import struct
@@ -38,6 +39,8 @@ A = TypeVar("A", bound=Actor)
 TENANT = "acme"
 #: Rounds in which nobody did anything, with deadlines passing in between: then it hangs for good.
 _IDLE_ROUNDS_MAX = 6
+#: A case takes some dozen rounds.
+_ROUNDS_MAX = 1000
 
 #: What a case does not begin without: the schema, one tenant, and the node.
 _LASTING = (
@@ -265,7 +268,8 @@ class World:
         self.actors += guests
         names = {guest.name for guest in guests}
         idle = 0
-        while True:
+        for turn in itertools.count():
+            assert turn < _ROUNDS_MAX, "busy for ever"
             busy = False
             self.is_idle = idle > 0
             for actor in self.rng.sample(self.actors, len(self.actors)):
