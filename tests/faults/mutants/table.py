@@ -44,6 +44,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     scenario(
         4,
+        "a rewrite never gives up",
+        f"{_CATALOG}/rewriting.py",
+        "        if not _may_commit(tx, token, list(old)):\n            return False\n",
+        "        _may_commit(tx, token, list(old))\n",
+        "under the packs' locks a rewrite looks again, and gives up",
+    ),
+    scenario(
+        27,
         "a rewriter is not told of pins",
         f"{_CATALOG}/packs.py",
         '        "UPDATE marking SET token = NULL WHERE pack_no = ANY(%s) AND token IS NOT NULL",\n'

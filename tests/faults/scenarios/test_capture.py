@@ -46,10 +46,14 @@ VOLUME = UUID(int=1)
 def test_scenario_03_equal_maps_of_two_volumes_share_no_node_unpinned(
     protected: Protected,
 ) -> None:
-    """`a` goes, and what only it pinned; `b` has the same content and everything it needs."""
+    """`b` finds the chunks in its own pack, and the node above them only in one of `a`'s.
+
+    Then `a` goes, and what only it pinned.
+    """
+    protected.take("b", 3, 2, 1)
     protected.take("a", 1, 2, 3)
-    protected.take("a", 9, 9, 9)
     protected.take("b", 1, 2, 3)
+    protected.take("a", 9, 9, 9)
     assert protected.expire("a", 1)
     protected.collect()
     protected.check()

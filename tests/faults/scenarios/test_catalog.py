@@ -8,6 +8,7 @@ from libs.catalogdb.inventory import find_tenant
 from libs.catalogdb.log import read_log
 from libs.catalogdb.retention import RetentionPolicy, observe_clock, set_retention
 from libs.catalogdb.sealing import Refused
+from libs.catalogdb.sweeping import begin_pass
 from libs.errors import NotReconciledError, UnavailableError
 from libs.events.topics import PACKS
 from libs.keys.kek import KeyEncryptionKey
@@ -46,6 +47,8 @@ def test_scenario_12_a_catalog_that_fell_back_is_reconciled_before_anything_else
     line.checkpoints.compare()
     with pytest.raises(NotReconciledError):
         open_on(line.site, "disk")
+    with pytest.raises(NotReconciledError):
+        begin_pass(line.site.catalog)
     line.reconcile()
     assert line.live() == {("disk", 2), ("disk", 3)} == set(line.protected.live)
     line.protected.check()

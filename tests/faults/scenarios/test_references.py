@@ -76,6 +76,20 @@ def test_scenario_23_without_its_head_a_lineage_counts_anew(site: CatalogSite) -
     assert condemn(site, new) is True
 
 
+def test_scenario_23_a_session_without_a_base_closes_the_rows_of_a_live_head(
+    site: CatalogSite,
+) -> None:
+    protect(site, "vm")
+    pack_no = take_snapshot(site, "vm", item(1))[1]
+    full = Worker(site, open_on(site, "vm", full=True))
+    full.look_up(item(1))
+    full.finish({pack_no: PackUse(entered=1)})
+    assert isinstance(full.seal(), Sealed)
+    assert site.sql(
+        "SELECT addresses, first_sequence, last_sequence FROM pack_use ORDER BY first_sequence"
+    ) == [(1, 1, 1), (1, 2, None)]
+
+
 def test_scenario_24_departures_follow_a_pack_that_was_rewritten_before_the_seal(
     site: CatalogSite, mostly_dead: int
 ) -> None:
