@@ -35,10 +35,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "services/chunker/work.py",
         "        if not self.packs.ledger.claim([node_id]):\n            return\n",
         "        if not self.packs.ledger.claim([node_id]):\n            return\n"
+        "        from libs.errors import InvariantViolation\n"
         "        try:\n"
-        "            find_item(self._catalog, self.packs.domain_no, node_id)\n"
+        "            count_by_pack(self._catalog, self.packs.domain_no, [node_id])\n"
         "            return\n"
-        "        except Exception:\n"
+        "        except InvariantViolation:\n"
         "            pass\n",
         "nodes are shared only with the pinned base",
     ),
