@@ -19,7 +19,7 @@ from psycopg import sql
 from libs.catalogdb.index import chunk_table
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.truth import read_rows
-from libs.checkpoints.rows import RejectedRow, SnapshotRow
+from libs.checkpoints.rows import CondemnedRow, RejectedRow, SnapshotRow
 
 _BATCH = 1000
 #: In the order in which they are dumped.
@@ -61,7 +61,7 @@ def dump(catalog: Catalog) -> Iterator[DumpLine]:
 
 def _rows(tx: Tx) -> Iterator[DumpLine]:
     for row in read_rows(tx):
-        if isinstance(row, RejectedRow):  # of those, only some leave a trace in the store
+        if isinstance(row, RejectedRow | CondemnedRow):  # work under way, or without a trace
             continue
         values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
         table = str(values.pop("type"))

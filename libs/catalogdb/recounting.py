@@ -40,34 +40,49 @@ def bury_lost(catalog: Catalog, generations: Sequence[UUID]) -> int:
         How many of them were live.
     """
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT pack_no, generation, state::text,
-                      (SELECT min(name) FROM tenant WHERE tenant.domain_no = pack.domain_no)
-               FROM pack WHERE generation = ANY(%s) AND state <> 'd'
-               ORDER BY pack_no FOR UPDATE""",
-            [list(generations)],
-        ).fetchall()
-        numbers = [row[0] for row in rows]
-        tx.execute("UPDATE pack SET state = 'd', frames = '' WHERE pack_no = ANY(%s)", [numbers])
-        for table in ("candidate", "tombstone", "damage", "marking"):
-            tx.execute(
-                sql.SQL("DELETE FROM {} WHERE pack_no = ANY(%s)").format(sql.Identifier(table)),
-                [numbers],
-            )
+        return _bury(tx, generations)
+
+
+def bury_condemned(tx: Tx, generation: UUID) -> None:
+    """A pack that a later moment had condemned is dead, though its object may still be there.
+
+    A collector of that time may have slept since, and delete it at any moment.
+    """
+    _bury(tx, [generation])
+    tx.execute(
+        "INSERT INTO pack (generation, state) VALUES (%s, 'd') ON CONFLICT DO NOTHING", [generation]
+    )
+
+
+def _bury(tx: Tx, generations: Sequence[UUID]) -> int:
+    rows = tx.execute(
+        """SELECT pack_no, generation, state::text,
+                  (SELECT min(name) FROM tenant WHERE tenant.domain_no = pack.domain_no)
+           FROM pack WHERE generation = ANY(%s) AND state <> 'd'
+           ORDER BY pack_no FOR UPDATE""",
+        [list(generations)],
+    ).fetchall()
+    numbers = [row[0] for row in rows]
+    tx.execute("UPDATE pack SET state = 'd', frames = '' WHERE pack_no = ANY(%s)", [numbers])
+    for table in ("candidate", "tombstone", "damage", "marking"):
         tx.execute(
-            """INSERT INTO recount SELECT DISTINCT volume_no FROM pack_use WHERE pack_no = ANY(%s)
-               ON CONFLICT DO NOTHING""",
+            sql.SQL("DELETE FROM {} WHERE pack_no = ANY(%s)").format(sql.Identifier(table)),
             [numbers],
         )
-        append(
-            tx,
-            "catalog",
-            [
-                Entry(PackDeleted(generation=generation), tenant, generation.hex)
-                for _, generation, _, tenant in rows
-            ],
-        )
-        return sum(state == "l" for _, _, state, _ in rows)
+    tx.execute(
+        """INSERT INTO recount SELECT DISTINCT volume_no FROM pack_use WHERE pack_no = ANY(%s)
+           ON CONFLICT DO NOTHING""",
+        [numbers],
+    )
+    append(
+        tx,
+        "catalog",
+        [
+            Entry(PackDeleted(generation=generation), tenant, generation.hex)
+            for _, generation, _, tenant in rows
+        ],
+    )
+    return sum(state == "l" for _, _, state, _ in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from libs.catalogdb.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recounting import bury_condemned
 from libs.checkpoints.rows import (
+    CondemnedRow,
     DomainRow,
     GroupRow,
     HoldRow,
@@ -60,6 +62,18 @@ def undecided_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]
             )
         }
     return [session for session in sessions if session not in rejected]
+
+
+def unknown_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
+    """Of these sessions, those that the catalog never heard of."""
+    with catalog.transaction() as tx:
+        known = {
+            row[0]
+            for row in tx.execute(
+                "SELECT session FROM session WHERE session = ANY(%s)", [list(sessions)]
+            )
+        }
+    return [session for session in sessions if session not in known]
 
 
 def forget_holds(catalog: Catalog) -> None:
@@ -161,6 +175,8 @@ def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
             )
         case RejectedRow():
             _apply_rejected(tx, row)
+        case CondemnedRow():
+            bury_condemned(tx, row.generation)
 
 
 def _apply_domain(tx: Tx, row: DomainRow) -> None:

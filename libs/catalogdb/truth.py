@@ -8,6 +8,7 @@ from psycopg.rows import TupleRow
 
 from libs.catalogdb.pool import Tx
 from libs.checkpoints.rows import (
+    CondemnedRow,
     DomainRow,
     GroupRow,
     HoldRow,
@@ -63,6 +64,10 @@ def read_rows(tx: Tx) -> Iterator[Row]:
            WHERE s.state = 'r' ORDER BY s.session""",
     ):
         yield RejectedRow(session=session, group=group, head_sequence=head_sequence, code=code)
+    for (generation,) in _stream(
+        tx, "SELECT generation FROM pack JOIN tombstone USING (pack_no) ORDER BY generation"
+    ):
+        yield CondemnedRow(generation=generation)
 
 
 def _groups(tx: Tx) -> Iterator[GroupRow]:

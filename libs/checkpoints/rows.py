@@ -120,4 +120,20 @@ class RejectedRow(Struct, frozen=True, kw_only=True, tag="rejected"):
     code: Text
 
 
-Row = DomainRow | TenantRow | NodeRow | GroupRow | VolumeRow | SnapshotRow | HoldRow | RejectedRow
+class CondemnedRow(Struct, frozen=True, kw_only=True, tag="condemned"):
+    """A pack that is condemned and not known to be deleted: its DELETE may come at any time."""
+
+    generation: UUID
+
+
+Row = (
+    DomainRow
+    | TenantRow
+    | NodeRow
+    | GroupRow
+    | VolumeRow
+    | SnapshotRow
+    | HoldRow
+    | RejectedRow
+    | CondemnedRow
+)

@@ -10,7 +10,7 @@ and an expiry is answered, only after a checkpoint that says why is durable.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,10 +27,10 @@ from libs.catalogdb.incarnation import (
 )
 from libs.catalogdb.log import last_position
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.recovering import group_heads, undecided_sessions
+from libs.catalogdb.recovering import group_heads, unknown_sessions
 from libs.checkpoints.checkpoint import Head, parts_of
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
-from libs.events.topics import SNAPSHOTS
+from libs.events.topics import PACKS, SNAPSHOTS
 from libs.store.layout import (
     MANIFESTS_PREFIX,
     CheckpointName,
@@ -84,8 +84,8 @@ class Checkpoints:
         self._lock = threading.Lock()
         #: Incarnation, number and content of the newest checkpoint written here.
         self._written: tuple[int, int, bytes] | None = None
-        #: Position of the log of snapshots that the store knows of.
-        self._witnessed: int | None = None
+        #: Positions of the log that the store knows of.
+        self._witnessed: Mapping[str, int] = {}
 
     def write(self) -> CheckpointName:
         """Return when a checkpoint that knows every decision made before the call is durable.
@@ -100,9 +100,9 @@ class Checkpoints:
                     return written
 
     def witness(self) -> None:
-        """Return when the store knows every expiry, seal and rejection made before the call."""
-        last = last_position(self._catalog, SNAPSHOTS)
-        if self._witnessed is None or self._witnessed < last:
+        """Return when the store knows every decision logged before the call."""
+        last = {topic: last_position(self._catalog, topic) for topic in (SNAPSHOTS, PACKS)}
+        if any(self._witnessed.get(topic, -1) < position for topic, position in last.items()):
             self.write()
 
     def _write(self, number: int) -> CheckpointName | None:
@@ -120,10 +120,9 @@ class Checkpoints:
                 hasher.update(plain)
                 waiting = plain
             content = hasher.digest()
-            position = state.positions[SNAPSHOTS]
             if not digests and self._is_written(state.incarnation, content):
                 assert self._written
-                self._witnessed = position
+                self._witnessed = state.positions
                 return CheckpointName(state.incarnation, self._written[1])
             if waiting is not None:
                 digests.append(self._put_part(name, len(digests), waiting))
@@ -135,7 +134,7 @@ class Checkpoints:
             )
         self.shelf.put_head(name, head)
         record_durable(self._catalog, name.incarnation, number)
-        self._written, self._witnessed = (name.incarnation, number, content), position
+        self._written, self._witnessed = (name.incarnation, number, content), state.positions
         self.shelf.thin_out(self._keep_count)
         log.info("checkpoint", extra={"incarnation": name.incarnation, "number": number})
         return name
@@ -185,14 +184,17 @@ class Checkpoints:
         return Comparison(Standing.CURRENT, "", newest)
 
     def _unknown_manifests(self) -> Iterator[str]:
-        """Manifests beyond the heads of groups, of sessions that the catalog did not reject."""
+        """Manifests beyond the heads of groups, of sessions that the catalog never heard of.
+
+        That of an open session proves nothing: Postgres may have been killed while it committed.
+        """
         for head in group_heads(self._catalog):
             folder = manifest_folder(head.tenant, head.group)
             names = {
                 parse_manifest_object(stat.key).session: stat.key
                 for stat in self._store.list(folder, f"{folder}{head.sequence + 1:010d}")
             }
-            for session in undecided_sessions(self._catalog, list(names)):
+            for session in unknown_sessions(self._catalog, list(names)):
                 yield names[session]
 
     def _has_manifests(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from libs.blockmap.node import NodeHasher, encode_node
 from libs.checkpoints.checkpoint import Head, part_digest, parts_of, seal_head, seal_part
 from libs.checkpoints.rows import (
+    CondemnedRow,
     DomainRow,
     GroupRow,
     HoldRow,
@@ -133,6 +134,7 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         session=MANIFEST.session, owner="legal", reason="case 17", placed_at=MANIFEST.created_at
     ),
     RejectedRow(session=uuid.UUID(int=10), group=MANIFEST.group, head_sequence=2, code="deadline"),
+    CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
 

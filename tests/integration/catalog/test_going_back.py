@@ -8,6 +8,7 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from libs.catalogdb.attempts import Stale
+from libs.catalogdb.collecting import condemn_unused
 from libs.catalogdb.dump import dump
 from libs.catalogdb.incarnation import read_incarnation
 from libs.catalogdb.log import read_log
@@ -20,7 +21,7 @@ from libs.events.positions import positions_begin
 from libs.events.topics import SNAPSHOTS
 from libs.ids import new_generation, uuid7
 from libs.store.folder import FolderStore
-from libs.store.layout import CheckpointName
+from libs.store.layout import CheckpointName, pack_object
 from libs.store.port import Body, ObjectStore
 from services.catalog.checking import Checking
 from services.catalog.checkpoints import Standing
@@ -132,6 +133,43 @@ def test_yesterdays_catalog_over_todays_store_loses_and_resurrects_nothing(
     protected.check()
     protected.take("disk", 3, 3, 3)
     protected.check()
+
+
+def test_a_delete_that_was_on_its_way_cannot_hit_what_is_live_after_a_fall_back(
+    line: Timeline,
+) -> None:
+    """A collector condemns, sleeps before its DELETE, and wakes after the reconciliation."""
+    protected = line.protected
+    protected.take("disk", 1, 2, 3)
+    protected.take("disk", 4, 5, 6)
+    line.checkpoints.write()
+    yesterday = line.dump()
+    protected = line.protected
+    assert protected.expire("disk", 1)
+    condemn_unused(line.site.catalog, 0, 100)
+    condemned = line.generations("c")
+    assert condemned
+    line.checkpoints.witness()  # what the collector does before its DELETE
+
+    line.go_back(yesterday)
+    line.reconcile()
+    assert condemned <= line.generations("d")
+    for generation in condemned:
+        line.store.delete(pack_object(generation))
+    protected = line.protected
+    protected.take("disk", 1, 2, 3)
+    protected.check()
+
+
+def test_a_restart_between_a_manifest_and_its_commit_is_no_fall_back(
+    line: Timeline, tmp_path: Path
+) -> None:
+    """Postgres is killed while it commits a seal: the session is open, its manifest is there."""
+    protected = line.protected
+    protected.take("disk", 1)
+    _leave_an_open_sessions_manifest(line, tmp_path, "disk")
+    line.site.sql("UPDATE incarnation SET life = split_part(catalog_life(), ' ', 1) || ' 0'")
+    assert line.checkpoints.compare().standing is Standing.CURRENT
 
 
 def test_positions_of_the_forgotten_time_are_never_given_again(line: Timeline) -> None:
@@ -301,26 +339,35 @@ def _seal(line: Timeline, view: SessionView, store: ObjectStore) -> Sealed | Ref
     return Sealer(line.site.chunker, store, line.protected.vault).seal(view.session)
 
 
-class RejectedAtItsManifest(FolderStore):
-    """A store whose client is slow: its session passes its deadline while the manifest is PUT.
+class CutOffAtItsManifest(FolderStore):
+    """A store whose client is cut off once the manifest is durable.
 
-    Fault model: the manifest is durable, and the seal that follows is refused.
+    Fault model: its session passes its deadline meanwhile, so that the seal that follows is
+    refused; or Postgres dies, so that there is none.
     """
 
-    def __init__(self, folder: Path, reject: Callable[[], object]) -> None:
+    def __init__(self, folder: Path, then: Callable[[], object]) -> None:
         super().__init__(folder)
-        self._reject = reject
+        self._then = then
 
     def put(self, key: str, body: Body) -> None:
         super().put(key, body)
-        self._reject()
+        self._then()
 
 
 def _leave_a_rejected_manifest(line: Timeline, folder: Path, volume: str) -> UUID:
     view = open_on(line.site, volume)
-    store = RejectedAtItsManifest(
+    store = CutOffAtItsManifest(
         folder,
         lambda: reject_session(line.site.coordinator, "coordinator", view.session, "x", "late"),
     )
     assert isinstance(_seal(line, view, store), Refused)
     return view.session
+
+
+def _leave_an_open_sessions_manifest(line: Timeline, folder: Path, volume: str) -> None:
+    def die() -> None:
+        raise NotReconciledError("Postgres was killed")
+
+    with pytest.raises(NotReconciledError, match="killed"):
+        _seal(line, open_on(line.site, volume), CutOffAtItsManifest(folder, die))
