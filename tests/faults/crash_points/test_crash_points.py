@@ -60,7 +60,7 @@ def test_no_crash_loses_anything(
     if line:
         report.add(workers.submit(replay, line).result())
     else:
-        seeds = scale.pick(1, 6, 60)
+        seeds = scale.pick(1, 5, 60)
         tasks = [
             Task(
                 scenario.name,
