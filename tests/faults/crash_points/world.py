@@ -7,10 +7,8 @@ trace of effects. Time stands still; when nobody can go on, all deadlines are ov
 import itertools
 import random
 import shutil
-import struct
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -23,8 +21,9 @@ from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.store.memory import MemoryStore
 from services.change_capture.coordinator.tenants import ensure_tenant
+from tests.faults.crash_points.disk import Content, Disk
 from tests.faults.crash_points.effects import Effects, Fault, Killed, Life, Paused
-from tests.faults.crash_points.inline import Topics, close_loop
+from tests.faults.crash_points.inline import Topics
 from tests.faults.crash_points.process import (
     Actor,
     AgentProcess,
@@ -32,6 +31,7 @@ from tests.faults.crash_points.process import (
     ChunkerProcess,
     CoordinatorProcess,
 )
+from tests.faults.crash_points.sleeper import Sleeper
 from tests.support.catalog import CatalogSite
 
 A = TypeVar("A", bound=Actor)
@@ -59,48 +59,6 @@ _DEADLINES = """
     UPDATE tombstone SET deadline = '-infinity';
     UPDATE sweep SET claimed_until = '-infinity';
     UPDATE marking SET again_at = now() - interval '1 second'"""
-
-Content = dict[int, int]
-
-
-@dataclass
-class Disk:
-    """A volume's file, and the truth about it: chunk index → value; what is missing is zero."""
-
-    path: Path
-    chunk_count: int
-    seed: int
-    content: Content
-    #: Every value that was ever written.
-    past: list[int] = field(default_factory=list)
-
-    def write(self, changes: Mapping[int, int]) -> None:
-        """Set chunks to values; 0 makes a chunk zero."""
-        with self.path.open("r+b") as file:
-            for index, value in changes.items():
-                file.seek(index * CHUNK_SIZE_BYTES)
-                file.write(self.chunk(value))
-                self.content[index] = value
-                self.past.append(value)
-
-    def restore(self, content: Content, past: list[int]) -> None:
-        """Make it what it was; it stays the same file, to which fingerprints are tied."""
-        with self.path.open("r+b") as file:
-            file.truncate(0)
-            file.truncate(self.chunk_count * CHUNK_SIZE_BYTES)
-        self.content = {}
-        self.write({index: value for index, value in content.items() if value})
-        self.content, self.past = dict(content), list(past)
-
-    def chunk(self, value: int) -> bytes:
-        """The bytes of a chunk of this value: of this case only, and quickly compressed."""
-        if value == 0:
-            return bytes(CHUNK_SIZE_BYTES)
-        return struct.pack("<QQ", self.seed + 1, value) * (CHUNK_SIZE_BYTES // 16)
-
-    def bytes_of(self, content: Content) -> bytes:
-        """The whole volume with this content."""
-        return b"".join(self.chunk(content.get(index, 0)) for index in range(self.chunk_count))
 
 
 @dataclass(frozen=True)
@@ -208,7 +166,7 @@ class World:
         self.rejections: list[list[str]] = []
         self.rewritten = 0
         self.is_overdue = self.relaying = self.is_idle = False
-        self._sleeper: _Sleeper | None = None
+        self._sleeper: Sleeper | None = None
 
     def _start(self) -> None:
         chunkers = [ChunkerProcess(self, f"chunker-{n}") for n in range(self._chunker_count)]
@@ -388,7 +346,7 @@ class World:
                 self.replace(actor)
 
     def _step_on_thread(self, actor: Actor) -> bool:
-        sleeper = _Sleeper(actor, self.effects)
+        sleeper = Sleeper(actor, self.effects)
         if sleeper.finished:
             return sleeper.result()
         # It sleeps in the middle of its step, maybe inside a call to another process.
@@ -403,50 +361,6 @@ class World:
         return True
 
     _pausing = False
-
-
-class _Sleeper:
-    """A step that runs on a thread of its own, and may fall asleep in the middle."""
-
-    def __init__(self, actor: Actor, effects: Effects) -> None:
-        self.actor = actor
-        self.finished = False
-        self._outcome: bool | BaseException = False
-        self._effects = effects
-        effects.turn.clear()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        effects.turn.wait()
-        if self.finished:
-            self._thread.join()
-
-    def result(self) -> bool:
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome
-
-    def wake(self, effects: Effects) -> None:
-        """Let it go on to the end of its step, and then no further."""
-        assert effects.pause is not None
-        effects.turn.clear()
-        effects.pause.life.asleep = False
-        effects.pause.wake()
-        effects.turn.wait()
-        self._thread.join()
-        if not isinstance(self._outcome, Killed):
-            self.result()
-        if self.actor.replaceable:
-            self.actor.life.alive = False
-
-    def _run(self) -> None:
-        try:
-            self._outcome = self.actor.step()
-        except BaseException as err:  # noqa: BLE001 -- raised where the step was taken
-            self._outcome = err
-        finally:
-            close_loop()
-            self.finished = True
-            self._effects.turn.set()
 
 
 def _in_replica_mode(statements: list[str]) -> str:
