@@ -47,7 +47,7 @@ def url(protected: Protected) -> Iterator[str]:
         catalog, protected.store, protected.vault, 60, protected.checkpoints.witness
     )
     add_collection_routes(app, catalog, Collection(collector.stages()))
-    add_snapshot_routes(app, catalog)
+    add_snapshot_routes(app, catalog, protected.checkpoints.witness)
     with serving(app, settings) as running:
         yield running
 
