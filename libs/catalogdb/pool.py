@@ -47,6 +47,7 @@ class Catalog:
             open=False,
             kwargs={"application_name": application, "prepare_threshold": 2},
             check=_check_quiet,
+            configure=_prefer_indexes,
         )
         self._dsn = dsn
 
@@ -102,6 +103,16 @@ class Catalog:
         with translated(), psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
             yield connection
+
+
+def _prefer_indexes(connection: Tx) -> None:
+    """What is looked up is in memory or on flash: Postgres' default is a disk's seek.
+
+    With that, it reads a whole chunk index of up to 150,000 rows for each look-up of 512 ids: 10 ms
+    instead of 2.
+    """
+    connection.execute("SET random_page_cost = 1.1")
+    connection.commit()
 
 
 def _check_quiet(connection: Tx) -> None:
