@@ -7,6 +7,7 @@ from typing import LiteralString
 
 import psycopg
 from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -20,6 +21,11 @@ _RETRIABLE_CLASSES = ("08", "40", "53", "57", "58")
 #: A fail-over left us connected to a server that is a standby now.
 _READ_ONLY = "25006"
 _OUT_OF_SPACE = "53100"
+
+
+#: What is looked up is in memory or on flash, but Postgres' default is a disk's seek. With that, it
+#: reads a whole chunk index of up to 150,000 rows for each look-up of 512 ids: 10 ms instead of 2.
+_PREFER_INDEXES = "-c random_page_cost=1.1"
 
 
 class Catalog:
@@ -45,9 +51,12 @@ class Catalog:
             max_size=size_max,
             timeout=wait_seconds,
             open=False,
-            kwargs={"application_name": application, "prepare_threshold": 2},
+            kwargs={
+                "application_name": application,
+                "prepare_threshold": 2,
+                "options": f"{conninfo_to_dict(dsn).get('options') or ''} {_PREFER_INDEXES}",
+            },
             check=_check_quiet,
-            configure=_prefer_indexes,
         )
         self._dsn = dsn
 
@@ -103,16 +112,6 @@ class Catalog:
         with translated(), psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
             yield connection
-
-
-def _prefer_indexes(connection: Tx) -> None:
-    """What is looked up is in memory or on flash: Postgres' default is a disk's seek.
-
-    With that, it reads a whole chunk index of up to 150,000 rows for each look-up of 512 ids: 10 ms
-    instead of 2.
-    """
-    connection.execute("SET random_page_cost = 1.1")
-    connection.commit()
 
 
 def _check_quiet(connection: Tx) -> None:

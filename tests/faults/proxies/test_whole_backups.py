@@ -203,6 +203,7 @@ def be_a_standby(site: FaultSite, is_standby: bool) -> None:
     end_all_backends(site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [_PACK, _MANIFEST])
 def test_a_fail_over_of_the_catalog_in_the_middle(
     site: FaultSite, volumes: list[AttackedVolume], point: str
@@ -217,6 +218,7 @@ def test_a_fail_over_of_the_catalog_in_the_middle(
     volume.assert_nothing_is_lost()
 
 
+@pytest.mark.slow
 def test_a_catalog_that_became_a_standby_is_waited_for(
     site: FaultSite, volumes: list[AttackedVolume]
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_catalog_that_became_a_standby_is_waited_for(
     volume.assert_nothing_is_lost()
 
 
+@pytest.mark.slow
 def test_a_switch_that_reboots_cuts_every_connection(
     site: FaultSite, volumes: list[AttackedVolume]
 ) -> None:
