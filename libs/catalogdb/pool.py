@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from libs.catalogdb.index import teach_arrays
 from libs.errors import BadInputError, InvariantViolation, OutOfSpaceError, UnavailableError
 
 Tx = Connection[TupleRow]
@@ -56,6 +57,7 @@ class Catalog:
                 "prepare_threshold": 2,
                 "options": f"{conninfo_to_dict(dsn).get('options') or ''} {_PREFER_INDEXES}",
             },
+            configure=teach_arrays,
             check=_check_quiet,
         )
         self._dsn = dsn

@@ -47,13 +47,12 @@ _HEARTBEAT_INTERVAL_MS = 2_000
 _REBALANCE_TIMEOUT_MS = 30_000
 
 
-def producer(settings: KafkaSettings, linger_seconds: float = 0.0) -> AIOKafkaProducer:
+def producer(settings: KafkaSettings) -> AIOKafkaProducer:
     """A producer that loses, repeats and reorders nothing; not started."""
     return AIOKafkaProducer(
         **_connection(settings),
         acks="all",
         enable_idempotence=True,
-        linger_ms=round(1000 * linger_seconds),
         max_batch_size=_BATCH_SIZE_BYTES_MAX,
         max_request_size=_REQUEST_SIZE_BYTES_MAX,
         request_timeout_ms=_PRODUCER_REQUEST_TIMEOUT_MS,

@@ -29,18 +29,10 @@ class Publisher:
         settings: how to reach the brokers.
         ack_seconds_max: longest wait for room in `publish` and for acknowledgements in `flush`;
             by itself an idempotent producer would try for ever.
-        linger_seconds: how long a record may wait for others to share its request. Records that
-            come while a request is under way share the next one anyway, so 0 suits bursts; for a
-            steady trickle each request costs the broker 2 ms of CPU.
     """
 
-    def __init__(
-        self,
-        settings: KafkaSettings,
-        ack_seconds_max: float = 30.0,
-        linger_seconds: float = 0.0,
-    ) -> None:
-        self._producer = producer(settings, linger_seconds)
+    def __init__(self, settings: KafkaSettings, ack_seconds_max: float = 30.0) -> None:
+        self._producer = producer(settings)
         self._ack_seconds_max = ack_seconds_max
         self._sender = self._producer._sender  # noqa: SLF001 -- there is no public way to stop sending
         self._unacknowledged: set[asyncio.Future[object]] = set()

@@ -153,7 +153,7 @@ class WrittenSession:
 async def _produce(
     site: RunningSite, key: bytes, records: Sequence[tuple[bytes | None, Sequence[Header]]]
 ) -> None:
-    client = producer(KafkaSettings(bootstrap=site.cluster.kafka.bootstrap), linger_seconds=0)
+    client = producer(KafkaSettings(bootstrap=site.cluster.kafka.bootstrap))
     await client.start()
     try:
         for value, headers in records:
