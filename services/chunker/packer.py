@@ -21,6 +21,7 @@ from libs.packs.frame import CompressedFrame
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
+from libs.runtime.buffers import large_buffer
 from libs.runtime.retries import retried
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
@@ -227,8 +228,7 @@ class Packer:
                     return self._free.pop()
                 if self._unmade:
                     self._unmade -= 1
-                    # Anonymous memory: pages that a small pack never touches are never resident.
-                    return mmap.mmap(-1, PACK_SIZE_BYTES_MAX)
+                    return large_buffer(PACK_SIZE_BYTES_MAX)
                 fullest = max(self._open, key=lambda pack: pack.builder.size_bytes, default=None)
                 if fullest is None:  # all are being uploaded
                     self._changed.wait(1)

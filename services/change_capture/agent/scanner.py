@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from libs.packs.chunk import ZERO_CHUNK, ChunkHasher, Fingerprinter
+from libs.packs.chunk import ZERO_CHUNK, ChunkHasher, Fingerprinter, split_chunks
 from libs.packs.layout import CHUNK_SIZE_BYTES, FINGERPRINT_SIZE_BYTES
 from libs.ranges import ByteRange
 from services.change_capture.agent.fingerprints import ZERO_FINGERPRINT
@@ -32,8 +32,9 @@ SCANNED_PER_SPAN_MAX = 128 << 20
 class Span:
     """Changed chunks gathered so far: their bytes lie at the start of the buffer, in order."""
 
-    buffer: bytearray
+    buffer: memoryview
     indexes: list[int] = field(default_factory=list)
+    #: Of the chunks in the buffer, one piece's ids after the other's.
     ids: list[bytes] = field(default_factory=list)
     zeros: list[int] = field(default_factory=list)
     scanned_bytes: int = 0
@@ -69,11 +70,11 @@ class Scanner:
         read_into: Callable[[int, memoryview], None],
         hasher: ChunkHasher,
         fingerprinter: Fingerprinter,
-        take_buffer: Callable[[], bytearray],
+        take_buffer: Callable[[], memoryview],
         emit: Callable[[Span, int], None],
     ) -> None:
         self._read_into = read_into
-        self._chunk_id = hasher.chunk_id
+        self._chunk_ids = hasher.chunk_ids
         self._fingerprints = fingerprinter.fingerprints
         self._zero_fingerprint = fingerprinter.fingerprints(ZERO_CHUNK)
         self._take_buffer = take_buffer
@@ -111,7 +112,7 @@ class Scanner:
 
     def take_span(self) -> Span:
         """Take out what was gathered; the scanner is left without a buffer."""
-        span, self.span = self.span, Span(bytearray())
+        span, self.span = self.span, Span(memoryview(b""))
         return span
 
     def _scan_piece(self, piece: ByteRange, first: int, old: bytes, new: bytearray) -> None:
@@ -119,7 +120,7 @@ class Scanner:
             self._flush()
         span = self.span
         fill = span.fill_bytes
-        view = memoryview(span.buffer)[fill : fill + piece.length]
+        view = span.buffer[fill : fill + piece.length]
         self._read_into(piece.start, view)
         self.figures.read_bytes += piece.length
         span.scanned_bytes += piece.length
@@ -137,25 +138,24 @@ class Scanner:
 
     def _gather(self, view: memoryview, index: int, found: bytes, before: bytes) -> bytes:
         """Keep the changed chunks of a piece in the span; return the piece's fingerprints."""
-        span, kept, prints = self.span, 0, []
-        for number in range(len(view) // CHUNK_SIZE_BYTES):
-            where = slice(number * FINGERPRINT_SIZE_BYTES, (number + 1) * FINGERPRINT_SIZE_BYTES)
-            fingerprint, known = found[where], before[where]
-            chunk = view[number * CHUNK_SIZE_BYTES : (number + 1) * CHUNK_SIZE_BYTES]
-            if fingerprint == self._zero_fingerprint and bytes(chunk) == ZERO_CHUNK:
-                fingerprint = ZERO_FINGERPRINT
-            prints.append(fingerprint)
-            if fingerprint == known:
-                continue
-            if fingerprint == ZERO_FINGERPRINT:
-                span.zeros.append(index + number)
-                continue
-            if kept != number:
-                view[kept * CHUNK_SIZE_BYTES : (kept + 1) * CHUNK_SIZE_BYTES] = chunk
-            kept += 1
-            span.indexes.append(index + number)
-            span.ids.append(self._chunk_id(chunk))
-        self.figures.changed_bytes += kept * CHUNK_SIZE_BYTES
+        span, chunks = self.span, split_chunks(view)
+        prints, known = _split_prints(found), _split_prints(before)
+        if self._zero_fingerprint in prints:
+            prints = [
+                ZERO_FINGERPRINT if now == self._zero_fingerprint and chunk == ZERO_CHUNK else now
+                for now, chunk in zip(prints, map(bytes, chunks), strict=True)
+            ]
+        changed = [n for n, now in enumerate(prints) if now != known[n]]
+        kept = [n for n in changed if prints[n] != ZERO_FINGERPRINT]
+        if len(kept) < len(changed):
+            span.zeros += [index + n for n in changed if prints[n] == ZERO_FINGERPRINT]
+        if kept:
+            for number, n in enumerate(kept):
+                if number != n:
+                    chunks[number][:] = chunks[n]
+            span.indexes += [index + n for n in kept]
+            span.ids.append(self._chunk_ids(view[: len(kept) * CHUNK_SIZE_BYTES]))
+            self.figures.changed_bytes += len(kept) * CHUNK_SIZE_BYTES
         return b"".join(prints)
 
     def _flush(self) -> None:
@@ -172,6 +172,11 @@ class Scanner:
             at = number * FINGERPRINT_SIZE_BYTES
             if old[at : at + FINGERPRINT_SIZE_BYTES] != ZERO_FINGERPRINT:
                 self.span.zeros.append(first + number)
+
+
+def _split_prints(prints: bytes) -> list[bytes]:
+    size = FINGERPRINT_SIZE_BYTES
+    return [prints[at : at + size] for at in range(0, len(prints), size)]
 
 
 def _pieces(extent: ByteRange) -> list[ByteRange]:

@@ -145,9 +145,8 @@ class SpanServer:
                 return
             wanted = unpack_wanted(request, body)
             peer.sendall(pack_reply(Reply(Status.OK, len(wanted) * CHUNK_SIZE_BYTES)))
-            view = memoryview(buffer)
             for run in runs_of(wanted):  # neighbours go out in one call
-                peer.sendall(view[run.first * CHUNK_SIZE_BYTES : run.end * CHUNK_SIZE_BYTES])
+                peer.sendall(buffer[run.first * CHUNK_SIZE_BYTES : run.end * CHUNK_SIZE_BYTES])
         finally:
             if buffer is not None:
                 self._window.give_back(buffer)

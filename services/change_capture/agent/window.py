@@ -9,6 +9,7 @@ from uuid import UUID
 
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.runtime.buffers import large_buffer
 from libs.spans.messages import CHUNKS_PER_SPAN_MAX
 
 #: Bytes of a span's buffer: 32 MiB.
@@ -24,13 +25,13 @@ class Window:
     """
 
     def __init__(self, span_count_max: int) -> None:
-        self._free: list[bytearray] = []
+        self._free: list[memoryview] = []
         self._unmade = span_count_max
-        self._spans: dict[tuple[UUID, int], bytearray] = {}
+        self._spans: dict[tuple[UUID, int], memoryview] = {}
         self._stopped: set[UUID] = set()
         self._changed = threading.Condition()
 
-    def take_buffer(self, capture: UUID) -> bytearray:
+    def take_buffer(self, capture: UUID) -> memoryview:
         """A buffer for a scanner; waits while all are out.
 
         Raises:
@@ -43,15 +44,15 @@ class Window:
             if self._free:
                 return self._free.pop()
             self._unmade -= 1
-        return bytearray(SPAN_SIZE_BYTES)
+        return memoryview(large_buffer(SPAN_SIZE_BYTES))
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: memoryview) -> None:
         """Return a buffer that was not offered."""
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()
 
-    def offer(self, capture: UUID, batch: int, buffer: bytearray) -> None:
+    def offer(self, capture: UUID, batch: int, buffer: memoryview) -> None:
         """Keep a span's bytes for its chunker. Call it before the batch is published."""
         with self._changed:
             if capture in self._stopped:
@@ -60,7 +61,7 @@ class Window:
             else:
                 self._spans[capture, batch] = buffer
 
-    def claim(self, capture: UUID, batch: int) -> bytearray | None:
+    def claim(self, capture: UUID, batch: int) -> memoryview | None:
         """Take a span out to send it, or None if it has left; `give_back` the buffer afterwards."""
         with self._changed:
             return self._spans.pop((capture, batch), None)
