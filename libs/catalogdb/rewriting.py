@@ -1,8 +1,8 @@
 """Rewriting: the live items of mostly dead packs move to one new pack, the old ones are condemned.
 
-A rewriter chooses packs (`find_mostly_dead`), begins to mark them (`begin_marking`), reads the
-block maps of every live snapshot that may need them (`next_point`), stores those of their items
-that it met in a new pack (`begin_rewrite`, PUT), and commits (`commit_rewrite`).
+A rewriter chooses packs (`libs.catalogdb.mostly_dead`), begins to mark them (`begin_marking`),
+reads the block maps of every live snapshot that may need them (`next_point`), stores those of their
+items that it met in a new pack (`begin_rewrite`, PUT), and commits (`commit_rewrite`).
 
 Why nothing that is live stays behind. Let P be an old pack, and an item of P be *live* if a live
 snapshot's map names it. The commit happens only if the token that marking began with still stands.
@@ -45,52 +45,12 @@ from libs.events.packs import PackRewritten
 
 
 @dataclass(frozen=True, slots=True)
-class MostlyDead:
-    """Packs that seem to be worth marking, and where to go on looking."""
-
-    #: Pack number → number of items.
-    packs: dict[int, int]
-    #: None: all packs have been looked at.
-    next_pack_no: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Moved:
     """A new pack's items: where they lie, and how many of them are chunks."""
 
     ids: Sequence[bytes]
     places: Sequence[int]
     chunk_count: int
-
-
-def find_mostly_dead(
-    catalog: Catalog, first_pack_no: int, live_share_max: float, scan_count: int
-) -> MostlyDead:
-    """Look through ``scan_count`` packs for those whose heads use few of their items.
-
-    A hint: older snapshots may use more, which marking finds out, and an item that is used at many
-    addresses counts often. A pack that was found too live is left alone for the time that was then
-    asked for.
-    """
-    with catalog.reading() as tx:
-        rows = tx.execute(
-            """SELECT p.pack_no, p.state = 'l' AND p.items > 0
-                      AND coalesce(u.addresses, 0) < %(share)s * p.items
-                      AND NOT EXISTS (SELECT FROM pin WHERE pin.pack_no = p.pack_no)
-                      AND NOT EXISTS (SELECT FROM marking m
-                                      WHERE m.pack_no = p.pack_no AND m.again_at > now())
-                      AND EXISTS (SELECT FROM pack_use a WHERE a.pack_no = p.pack_no)
-                      AND may_be_moved(p.pack_no), p.items
-               FROM (SELECT * FROM pack WHERE pack_no >= %(first)s
-                     ORDER BY pack_no LIMIT %(count)s) p
-               LEFT JOIN LATERAL (SELECT sum(addresses) AS addresses FROM pack_use
-                                  WHERE pack_no = p.pack_no AND last_sequence IS NULL) u ON true
-               ORDER BY p.pack_no""",
-            {"share": live_share_max, "first": first_pack_no, "count": scan_count},
-        ).fetchall()
-    more = len(rows) == scan_count
-    packs = {pack_no: items for pack_no, mostly_dead, items in rows if mostly_dead}
-    return MostlyDead(packs, rows[-1][0] + 1 if more else None)
 
 
 def begin_marking(

@@ -65,6 +65,17 @@ def begin_pass(catalog: Catalog) -> datetime:
         return begun
 
 
+def list_prefixes(catalog: Catalog) -> list[str]:
+    """All that sweepers divide among themselves, ascending; together they cover packs, manifests.
+
+    Raises:
+        NotReconciledError: as `begin_pass`: what such a catalog says of objects means nothing.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        return [row[0] for row in tx.execute("SELECT prefix FROM sweep ORDER BY prefix")]
+
+
 def claim_prefix(catalog: Catalog, begun: datetime, seconds: float) -> Claim | None:
     """Claim a prefix that was not swept since, for so long; None if others have the rest.
 

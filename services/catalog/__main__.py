@@ -63,6 +63,7 @@ def main(settings: Settings, stop: Stop) -> None:
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
+        upkeep = _upkeep(settings, catalog, store, vault)
         verifier, verifying = _verification(settings, catalog, store, vault, stop)
         jobs = VerifyJobs(verifier, settings.verification_thread_count)
         loops = [
@@ -79,16 +80,12 @@ def main(settings: Settings, stop: Stop) -> None:
             ),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
             Loop("collection", collecting.run, settings.collection_interval_seconds),
-            Loop(
-                "upkeep",
-                _upkeep(settings, catalog, store, vault).run,
-                settings.upkeep_interval_seconds,
-            ),
+            Loop("upkeep", upkeep.run, settings.upkeep_interval_seconds),
             Loop("verification", verifying.run, settings.verification_interval_seconds),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault, collection, verifier, jobs, keeping, witness)
+        add_routes(app, catalog, store, vault, collection, upkeep, verifier, jobs, keeping, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
         relay = Relay(

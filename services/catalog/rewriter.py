@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from libs.catalogdb.mostly_dead import MostlyDead, Weight, find_mostly_dead, weigh
 from libs.catalogdb.packs import PackLocation, PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.rewriting import (
@@ -22,7 +23,6 @@ from libs.catalogdb.rewriting import (
     begin_rewrite,
     commit_rewrite,
     end_marking,
-    find_mostly_dead,
     indexed_in,
     next_point,
     renew_marking,
@@ -101,7 +101,7 @@ class _Old:
 
 
 class Rewriter:
-    """Not thread-safe; any number of rewriters may run in other processes.
+    """For one thread but for surveys; any number of rewriters may run in other processes.
 
     Args:
         catalog: the catalog, in the catalog service's role.
@@ -126,32 +126,47 @@ class Rewriter:
         """Packs that look mostly dead, with their numbers of items, in groups; writes nothing."""
         first: int | None = 0
         while first is not None:
-            found = find_mostly_dead(self._catalog, first, self._policy.live_share_max, _SCAN_COUNT)
+            found = self._find(first)
             first = found.next_pack_no
             yield from _groups(found.packs)
+
+    def survey(self, first_pack_no: int = 0) -> tuple[MostlyDead, Weight]:
+        """What `run` would look at among the next packs; writes nothing. Any thread may call it.
+
+        Whether a pack is rewritten then is up to its marking, which reads block maps for as long as
+        it takes and pins what it reads.
+        """
+        found = self._find(first_pack_no)
+        return found, weigh(self._catalog, found.packs)
 
     def run(
         self,
         stopping: Callable[[], bool] = lambda: False,
         progressed: Callable[[], None] = lambda: None,
+        tally: RewriteTally | None = None,
     ) -> RewriteTally:
         """One pass over all packs.
 
         Args:
             stopping: asked between groups of packs.
             progressed: called now and then, for health checks.
+            tally: counted in while the pass goes on; a new one if None.
 
         Raises:
             NotReconciledError: nothing is moved while the catalog may be older than the store.
             BackcastError: store or catalog fail for longer than retries last.
         """
-        tally = RewriteTally()
+        tally = tally or RewriteTally()
         for group in self.candidates():
             if stopping():
                 break
             tally.candidates += len(group)
             self._rewrite(list(group), tally, progressed)
         return tally
+
+    def _find(self, first_pack_no: int) -> MostlyDead:
+        share = self._policy.live_share_max
+        return find_mostly_dead(self._catalog, first_pack_no, share, _SCAN_COUNT)
 
     def _rewrite(
         self, packs: Sequence[int], tally: RewriteTally, progressed: Callable[[], None]

@@ -28,6 +28,7 @@ from libs.catalogdb.sweeping import (
     finish_prefix,
     judge_manifests,
     judge_packs,
+    list_prefixes,
 )
 from libs.errors import BadInputError
 from libs.store.layout import (
@@ -37,7 +38,7 @@ from libs.store.layout import (
     parse_manifest_object,
     parse_pack_object,
 )
-from libs.store.port import Leftovers, ObjectStat, ObjectStore
+from libs.store.port import Leftovers, ObjectStat, ObjectStore, check_prefix
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 #: Objects that are judged by one statement; S3 lists as many at once.
 _PAGE_COUNT = 1000
+#: Pages of one step of a survey: seconds, where a client waits 60 s for an answer.
+_SURVEYED_PAGES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +63,37 @@ class SweepPolicy:
 
 @dataclass(slots=True)
 class SweepTally:
-    """What a pass saw and did; a dry run counts what it would have deleted."""
+    """What a pass saw and did; a survey counts what a pass would delete."""
 
     objects: int = 0
     #: Deleted packs and manifests and their bytes.
     packs: int = 0
     manifests: int = 0
     deleted_bytes: int = 0
-    #: Unknown objects that were too young.
+    #: Those of them that no row names; the others are of dead generations and of ended sessions.
+    unnamed: int = 0
+    unnamed_bytes: int = 0
+    #: Objects that no row names and that were too young to be judged.
     young: int = 0
+    young_bytes: int = 0
     #: Objects whose key is none of ours; they are never touched.
     foreign: int = 0
     #: Files of puts that never ended.
     leftovers: int = 0
 
-    def count(self, deleted: ObjectStat) -> None:
+    def count(self, deleted: ObjectStat, verdict: Verdict) -> None:
         """Count an object that is deleted."""
         is_pack = deleted.key.startswith(PACKS_PREFIX)
         self.packs += is_pack
         self.manifests += not is_pack
         self.deleted_bytes += deleted.size_bytes
+        if verdict is Verdict.UNKNOWN:
+            self.unnamed += 1
+            self.unnamed_bytes += deleted.size_bytes
 
 
 class Sweeper:
-    """Not thread-safe; any number of sweepers may run in other processes.
+    """For one thread but for surveys; any number of sweepers may run in other processes.
 
     Args:
         catalog: the catalog, in the catalog service's role.
@@ -111,27 +121,29 @@ class Sweeper:
         self,
         stopping: Callable[[], bool] = lambda: False,
         progressed: Callable[[], None] = lambda: None,
+        tally: SweepTally | None = None,
     ) -> SweepTally:
         """One pass over the store, or over what other sweepers leave of it.
 
         Args:
             stopping: asked between pages.
             progressed: called after each page, for health checks.
+            tally: counted in while the pass goes on; a new one if None.
 
         Raises:
             NotReconciledError: nothing is deleted while the catalog may be older than the store.
             BackcastError: store or catalog fail.
         """
-        tally = SweepTally()
+        tally = tally or SweepTally()
         begun = begin_pass(self._catalog)
         while bury_abandoned(self._catalog, _PAGE_COUNT) == _PAGE_COUNT:
             progressed()
         seconds = self._policy.claim_seconds
         while claim := claim_prefix(self._catalog, begun, seconds):
             for page in _pages(self._store.list(claim.prefix, claim.after)):
-                for one in self._dead(page, tally):
+                for one, verdict in self._dead(page, tally):
                     self._store.delete(one.key)
-                    tally.count(one)
+                    tally.count(one, verdict)
                 stop = stopping()
                 advance(self._catalog, claim.prefix, page[-1].key, 0 if stop else seconds)
                 progressed()
@@ -142,22 +154,41 @@ class Sweeper:
             tally.leftovers = self._leftovers.delete_leftovers(self._old())
         return tally
 
-    def survey(self, progressed: Callable[[], None] = lambda: None) -> SweepTally:
-        """What a pass would delete now; writes nothing and claims nothing.
+    def survey(self, cursor: str | None = None) -> tuple[SweepTally, str | None]:
+        """What a pass over the next piece of the listing would delete now.
+
+        Writes nothing and claims nothing; any thread may call it. Only a piece of it is bounded in
+        time: a bucket of 100 million objects takes hours to list. A pass that goes on where one was
+        stopped leaves what lies before that to the next one.
+
+        Args:
+            cursor: where the step before ended; None to begin.
+
+        Returns:
+            The piece's tally, and the cursor of the next step; None: the listing is at its end.
 
         Raises:
+            BadInputError: no such cursor.
             NotReconciledError, BackcastError: as `run`.
         """
-        tally = SweepTally()
-        begin_pass(self._catalog)
-        for prefix in (PACKS_PREFIX, MANIFESTS_PREFIX):
-            for page in _pages(self._store.list(prefix)):
-                for one, _ in self._strays(page, tally):
-                    tally.count(one)
-                progressed()
-        return tally
+        prefixes = list_prefixes(self._catalog)
+        prefix, _, after = (cursor or f"{prefixes[0]}:").partition(":")
+        if prefix not in prefixes or not (after or prefix).startswith(prefix):
+            raise BadInputError(f"cursor {prefix[:40]!r}: expected what the step before answered")
+        check_prefix(after)
+        tally, pages = SweepTally(), 0
+        for one in prefixes[prefixes.index(prefix) :]:
+            for page in _pages(self._store.list(one, after if one == prefix else "")):
+                for stray, verdict in self._strays(page, tally):
+                    tally.count(stray, verdict)
+                pages += 1
+                if pages == _SURVEYED_PAGES_MAX:
+                    return tally, f"{one}:{page[-1].key}"
+        return tally, None
 
-    def _dead(self, page: Sequence[ObjectStat], tally: SweepTally) -> list[ObjectStat]:
+    def _dead(
+        self, page: Sequence[ObjectStat], tally: SweepTally
+    ) -> list[tuple[ObjectStat, Verdict]]:
         """What may be deleted of a page, after it was written down."""
         strays = list(self._strays(page, tally))
         unknown = [
@@ -167,7 +198,7 @@ class Sweeper:
         ]
         buried = {pack_object(generation) for generation in bury_unknown(self._catalog, unknown)}
         return [
-            one
+            (one, verdict)
             for one, verdict in strays
             if verdict is Verdict.DEAD
             or (verdict is Verdict.UNKNOWN and one.key.startswith(MANIFESTS_PREFIX))
@@ -186,6 +217,7 @@ class Sweeper:
             tally.foreign += verdict is None
             if verdict is Verdict.UNKNOWN and one.modified_at > old:
                 tally.young += 1
+                tally.young_bytes += one.size_bytes
             elif verdict is not None and verdict is not Verdict.KEEP:
                 yield one, verdict
 

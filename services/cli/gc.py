@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from libs.errors import error_class
+from libs.ids import uuid7
 from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
-from services.cli.progress import progress_bars
+from services.cli.progress import Progress, progress_bars
 
 #: The service may be away for so long, as in a restart, before the command gives up.
 _RETRY_SECONDS_MAX = 30.0
+#: The service answers sooner when a pass of upkeep ends. It must stay below its limit of 30 s.
+_WAIT_SECONDS = 2
+
+Document = dict[str, Any]
 
 
 def add_parser(
@@ -23,7 +29,15 @@ def add_parser(
     text = "delete what expired snapshots and failed sessions have left; for all tenants"
     gc = nouns.add_parser("gc", parents=[everywhere], help=text, description=text)
     gc.add_argument(
-        "--dry-run", action="store_true", help="only say what would be deleted; write nothing"
+        "--dry-run",
+        action="store_true",
+        help="only say what would be freed, by upkeep too; write nothing",
+    )
+    gc.add_argument(
+        "--upkeep",
+        action="store_true",
+        help="also sweep the store and rewrite mostly dead packs now, which the service does every "
+        "few hours: reading block maps may take as long",
     )
     gc.add_argument(
         "--accept-clock",
@@ -56,16 +70,45 @@ def _run(args: argparse.Namespace) -> int:
             f"run: backcast gc --accept-clock"
         )
     if args.dry_run:
-        out.show({"dry_run": True, **found}, _would(found))
+        _survey(services, out, found)
         return 0
-    freed = _collect(services, found["pack_bytes"] + found["tombstone_bytes"])
-    out.show(
-        {"dry_run": False, **freed, "clock": found["clock"]},
-        f"deleted {freed['packs_deleted']} packs ({human_bytes(freed['freed_bytes'])}) and "
-        f"{freed['manifests_deleted']} manifests",
-    )
+    return _free(services, out, found, upkeep=args.upkeep)
+
+
+def _survey(services: Services, out: Output, found: Document) -> None:
+    """The dry run."""
+    sweep = rewriting = None
+    if found["reconciled"]:
+        with progress_bars() as progress:
+            sweep = _summed(services, "/v1/upkeep/sweep", progress)
+            rewriting = _summed(services, "/v1/upkeep/rewriting", progress)
+    else:
+        out.note("warning: the catalog is not reconciled with the store: no object can be judged")
+    result = {"dry_run": True, **found, "sweep": sweep, "rewriting": rewriting}
+    out.show(result, "\n".join(_would(result)))
+
+
+def _free(services: Services, out: Output, found: Document, *, upkeep: bool) -> int:
+    """Collect, and with upkeep sweep, rewrite, and collect what that has condemned."""
+    done: Document | None = None
+    with progress_bars() as progress:
+        freed = _collect(services, found["pack_bytes"] + found["tombstone_bytes"], progress)
+        if upkeep:
+            done = _keep_up(services, progress)
+            freed.update(_collect(services, done["rewriting"]["rewritten_bytes"], progress))
+    result = {
+        "dry_run": False,
+        **freed,
+        "clock": found["clock"],
+        "sweep": done and done["sweep"],
+        "rewriting": done and done["rewriting"],
+    }
+    out.show(result, "\n".join(_did(result)))
     if freed["failures"]:
         out.note(f"warning: {freed['failures']} objects were not deleted; tried again later")
+    if done and done["state"] == "failed":
+        out.failure(done["code"], f"upkeep was put off: {done['message']}")
+        return error_class(done["code"]).exit_code
     return 0
 
 
@@ -86,25 +129,96 @@ def _explained(found: dict[str, Any]) -> Iterator[str]:
         yield f"at byte {place['offset_bytes']} of {where}"
 
 
-def _would(found: dict[str, Any]) -> str:
-    packs = found["packs"] + found["tombstones"]
-    size = human_bytes(found["pack_bytes"] + found["tombstone_bytes"])
-    return f"would delete {packs} packs ({size}) and {found['manifests']} manifests"
+def _would(result: Document) -> Iterator[str]:
+    packs = result["packs"] + result["tombstones"]
+    size = human_bytes(result["pack_bytes"] + result["tombstone_bytes"])
+    yield f"would delete {packs} packs ({size}) and {result['manifests']} manifests"
+    sweep, rewriting = result["sweep"], result["rewriting"]
+    if sweep:
+        yield f"a sweep would delete {_swept(sweep)}"
+    if rewriting:
+        most_bytes = rewriting["freed_bytes_estimated"]
+        text = (
+            f"rewriting {rewriting['packs']} mostly dead packs "
+            f"({human_bytes(rewriting['pack_bytes'])}) would free {human_bytes(most_bytes)}"
+        )
+        if rewriting["unsure_packs"]:
+            text += (
+                f", or down to {human_bytes(most_bytes - rewriting['unsure_bytes'])}, "
+                f"as older snapshots use {rewriting['unsure_packs']} of them"
+            )
+        yield text
 
 
-def _collect(services: Services, expected_bytes: int) -> dict[str, int]:
+def _did(result: Document) -> Iterator[str]:
+    size = human_bytes(result["freed_bytes"])
+    manifests = result["manifests_deleted"]
+    yield f"deleted {result['packs_deleted']} packs ({size}) and {manifests} manifests"
+    sweep, rewriting = result["sweep"], result["rewriting"]
+    if sweep:
+        yield f"the sweep deleted {_swept(sweep)}"
+    if rewriting:
+        yield (
+            f"{rewriting['rewritten']} of {rewriting['candidates']} mostly dead packs "
+            f"({human_bytes(rewriting['rewritten_bytes'])}) were rewritten, to "
+            f"{rewriting['written']} ({human_bytes(rewriting['written_bytes'])})"
+        )
+
+
+def _swept(sweep: Document) -> str:
+    text = (
+        f"{sweep['packs'] + sweep['manifests']} objects ({human_bytes(sweep['freed_bytes'])}), "
+        f"{sweep['unnamed']} of them ({human_bytes(sweep['unnamed_bytes'])}) that no row names"
+    )
+    if sweep["young"]:
+        text += f"; {sweep['young']} ({human_bytes(sweep['young_bytes'])}) are too young to judge"
+    return text
+
+
+def _summed(services: Services, path: str, progress: Progress) -> Document:
+    """A survey, step by step; each writes nothing and may be asked for again."""
+    found: Counter[str] = Counter()
+    query: dict[str, object] = {}
+    while True:
+        step = retried(
+            lambda: services.catalog.get(path, query),  # noqa: B023 -- at once
+            _RETRY_SECONDS_MAX,
+        )
+        query = {"cursor": step.pop("cursor")}
+        found.update(step)
+        progress("surveying", found["freed_bytes"] + found["freed_bytes_estimated"], 0)
+        if query["cursor"] is None:
+            return dict(found)
+
+
+def _keep_up(services: Services, progress: Progress) -> Document:
+    """Ask for a pass of upkeep and follow it to its end.
+
+    Asking again is how one looks: a service that was restarted meanwhile begins the pass anew.
+    """
+    expected = _summed(services, "/v1/upkeep/rewriting", progress)["pack_bytes"]
+    path, request = f"/v1/upkeep?wait_seconds={_WAIT_SECONDS}", {"upkeep": str(uuid7())}
+    while True:
+        answer: Document = retried(lambda: services.catalog.post(path, request), _RETRY_SECONDS_MAX)
+        progress("sweeping", answer["sweep"]["freed_bytes"], 0)
+        if answer["state"] == "rewriting":
+            progress("rewriting", answer["rewriting"]["rewritten_bytes"], expected)
+        if answer["state"] in ("done", "failed"):
+            return answer
+
+
+def _collect(services: Services, expected_bytes: int, progress: Progress) -> Counter[str]:
     """A whole pass, step by step; each may be asked for again."""
     freed: Counter[str] = Counter()
     cursor: str | None = None
-    with progress_bars() as progress:
-        while True:
-            body = {"cursor": cursor}
-            step = retried(
-                lambda: services.catalog.post("/v1/collection/steps", body),  # noqa: B023 -- at once
-                _RETRY_SECONDS_MAX,
-            )
-            cursor = step.pop("cursor")
-            freed.update(step)
-            progress("deleting", freed["freed_bytes"], max(expected_bytes, freed["freed_bytes"]))
-            if cursor is None:
-                return dict(freed)
+    while True:
+        body = {"cursor": cursor}
+        step = retried(
+            lambda: services.catalog.post("/v1/collection/steps", body),  # noqa: B023 -- at once
+            _RETRY_SECONDS_MAX,
+        )
+        cursor = step.pop("cursor")
+        freed.update(step)
+        progress("deleting", freed["freed_bytes"], max(expected_bytes, freed["freed_bytes"]))
+        if cursor is None:
+            return freed

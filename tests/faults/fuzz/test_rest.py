@@ -30,9 +30,13 @@ from libs.store.memory import MemoryStore
 from libs.store.s3 import S3Bucket, S3Store
 from services.catalog.collection import Collection
 from services.catalog.collector import Collector
+from services.catalog.rewriter import RewritePolicy, Rewriter
 from services.catalog.routes_collection import add_collection_routes
 from services.catalog.routes_snapshots import add_snapshot_routes
+from services.catalog.routes_upkeep import add_upkeep_routes
 from services.catalog.routes_verify import add_verify_routes
+from services.catalog.sweeper import Sweeper, SweepPolicy
+from services.catalog.upkeep import Upkeep
 from services.catalog.verify import Verifier
 from services.catalog.verify_jobs import VerifyJobs
 from services.change_capture.agent import routes as agent_routes
@@ -123,6 +127,13 @@ def _add_catalog_routes(
     collector = Collector(site.catalog, store, vault, 60, lambda: None)
     verifier = Verifier(site.catalog, store, vault, 60, 0, Stop())
     add_collection_routes(app, site.catalog, Collection(collector.stages()))
+    add_upkeep_routes(
+        app,
+        Upkeep(
+            Sweeper(site.catalog, store, SweepPolicy(3600, 60)),
+            Rewriter(site.catalog, store, vault, RewritePolicy(0.5, 60, 60)),
+        ),
+    )
     add_snapshot_routes(app, site.catalog, lambda: None)
     add_verify_routes(app, verifier, VerifyJobs(verifier, 1))
 

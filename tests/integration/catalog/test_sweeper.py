@@ -11,7 +11,7 @@ from libs.catalogdb.attempts import PackUse, Stale
 from libs.catalogdb.sealing import Sealed
 from libs.catalogdb.sessions import reject_session
 from libs.catalogdb.sweeping import begin_pass, bury_abandoned, bury_unknown, claim_prefix
-from libs.errors import NotReconciledError
+from libs.errors import BadInputError, NotReconciledError
 from libs.ids import new_generation, uuid7
 from libs.store.folder import FolderStore
 from libs.store.layout import ManifestName, manifest_object, pack_object
@@ -162,7 +162,8 @@ def test_manifests_that_no_snapshot_names_go(
         put_manifest(protected, uuid7()),
     ]
     assert protected.expire("disk", 1)
-    assert sweeper.survey().manifests == len(strays)
+    surveyed, _ = sweeper.survey()
+    assert (surveyed.manifests, surveyed.unnamed) == (len(strays), 1)
     assert sweeper.run().manifests == len(strays)
     assert set(protected.objects("manifests/")) == kept | {expired_manifest}
     protected.collect()
@@ -198,6 +199,8 @@ def test_nothing_is_swept_by_a_catalog_that_went_back_in_time(
         with pytest.raises(NotReconciledError):
             sweeper.run()
         with pytest.raises(NotReconciledError):
+            sweeper.survey()
+        with pytest.raises(NotReconciledError):
             bury_unknown(site.catalog, [new_generation()])
     finally:
         site.sql("UPDATE incarnation SET reconciled = true")
@@ -207,11 +210,58 @@ def test_nothing_is_swept_by_a_catalog_that_went_back_in_time(
 def test_a_survey_says_what_would_go_and_changes_nothing(
     site: CatalogSite, store: FolderStore, sweeper: Sweeper
 ) -> None:
+    """Of nobody, of a dead generation, of a session that ended before its uploads were buried."""
+    protect(site, "vm")
+    worker = Worker(site, open_on(site, "vm"))
+    abandoned, dead = worker.claim(), worker.claim()
+    reject_session(site.chunker, "chunker", worker.view.session, "cancelled", "by hand")
+    site.sql("UPDATE pack SET state = 'd' WHERE pack_no = %s", dead.pack_no)
     store.put(pack_object(new_generation()), b"12345")
-    surveyed = sweeper.survey()
-    assert (surveyed.packs, surveyed.deleted_bytes, surveyed.objects) == (1, 5, 1)
-    assert site.sql("SELECT FROM pack") == []
+    store.put(pack_object(abandoned.generation), b"1234")
+    store.put(pack_object(dead.generation), b"123")
+    rows = site.sql("SELECT * FROM pack ORDER BY pack_no")
+    surveyed, cursor = sweeper.survey()
+    assert (surveyed.packs, surveyed.deleted_bytes, surveyed.objects) == (3, 12, 3)
+    assert (surveyed.unnamed, surveyed.unnamed_bytes, cursor) == (1, 5, None)
+    assert site.sql("SELECT * FROM pack ORDER BY pack_no") == rows
+    assert site.sql("SELECT FROM sweep WHERE claimed_until > '-infinity'") == []
     assert sweeper.run() == surveyed
+
+
+def test_a_survey_tells_apart_what_cannot_be_judged_yet(
+    site: CatalogSite, store: FolderStore
+) -> None:
+    store.put(pack_object(new_generation()), b"12345")
+    surveyed, _ = Sweeper(site.catalog, store, SweepPolicy(3600, 60)).survey()
+    assert (surveyed.packs, surveyed.young, surveyed.young_bytes) == (0, 1, 5)
+
+
+def test_a_survey_goes_on_where_the_step_before_ended(
+    store: FolderStore, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.catalog.sweeper._PAGE_COUNT", 2)
+    monkeypatch.setattr("services.catalog.sweeper._SURVEYED_PAGES_MAX", 2)
+    for number in range(7):
+        store.put(pack_object(UUID(int=number << 120 | number)), b"x")  # packs/00 to packs/06
+    for number in range(7):
+        store.put(pack_object(UUID(int=number)), b"x")
+    for number in range(5):
+        store.put(pack_object(UUID(int=(0x30 + number) << 120)), b"x")
+    cursor, packs, steps = None, 0, 0
+    while steps == 0 or cursor:
+        tally, cursor = sweeper.survey(cursor)
+        packs, steps = packs + tally.packs, steps + 1
+        assert tally.objects <= 4
+    assert packs == len(list(store.list(""))) == 18
+    assert steps > 4
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "packs/", "packs/0:packs/1", "packs/0:packs/0\0", "keys/:keys/a", ":"]
+)
+def test_a_survey_refuses_what_is_no_cursor(sweeper: Sweeper, cursor: str) -> None:
+    with pytest.raises(BadInputError):
+        sweeper.survey(cursor)
 
 
 def test_foreign_objects_are_counted_and_kept(store: FolderStore, sweeper: Sweeper) -> None:

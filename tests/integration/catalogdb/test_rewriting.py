@@ -4,11 +4,11 @@ import pytest
 
 from libs.catalogdb.attempts import PackUse
 from libs.catalogdb.expiry import Expired, expire
+from libs.catalogdb.mostly_dead import Weight, find_mostly_dead, weigh
 from libs.catalogdb.readers import close_reader, open_reader, resolve
 from libs.catalogdb.rewriting import (
     begin_marking,
     end_marking,
-    find_mostly_dead,
     indexed_in,
     next_point,
     renew_marking,
@@ -24,6 +24,7 @@ from tests.support.catalog import (
     CatalogSite,
     Rewriting,
     Worker,
+    expire_anyway,
     item,
     open_on,
     protect,
@@ -290,6 +291,35 @@ def test_the_hint_names_packs_whose_heads_use_few_items(site: CatalogSite, pack_
     found = find_mostly_dead(site.catalog, 0, 0.5, 1)
     assert (found.packs, found.next_pack_no) == ({pack_no: 3}, pack_no + 1)
     assert find_mostly_dead(site.catalog, pack_no + 1, 0.5, 100).next_pack_no is None
+
+
+def test_what_a_rewrite_may_free_is_known_by_what_heads_use(
+    site: CatalogSite, pack_no: int
+) -> None:
+    """One of three items."""
+    site.sql("UPDATE pack SET size_bytes = 3001 WHERE pack_no = %s", pack_no)
+    assert weigh(site.catalog, [pack_no]) == Weight(3001, 1000, 0, 0)
+    assert weigh(site.catalog, []) == Weight(0, 0, 0, 0)
+
+
+def test_a_pack_that_older_snapshots_use_may_free_less(site: CatalogSite, pack_no: int) -> None:
+    """The same item by an open row, then another by a closed one; until they expire."""
+    site.sql("UPDATE pack SET size_bytes = 3000")
+    kept = Worker(site, open_on(site, "vm"))
+    kept.finish({})
+    assert isinstance(kept.seal(), Sealed)
+    assert weigh(site.catalog, [pack_no]) == Weight(3000, 1000, 1, 2000)
+    gone = Worker(site, open_on(site, "vm"))
+    gone.finish({pack_no: PackUse(departed=1)})
+    assert isinstance(gone.seal(), Sealed)
+    assert weigh(site.catalog, [pack_no]) == Weight(3000, 0, 1, 3000)
+    ((head,),) = site.sql("SELECT max(sequence) FROM snapshot")
+    last = Worker(site, open_on(site, "vm"))
+    last.look_up(*STORED)
+    last.finish({pack_no: PackUse(entered=2)})
+    assert isinstance(last.seal(), Sealed)
+    expire_anyway(site, "vm", *range(1, head + 1))
+    assert weigh(site.catalog, [pack_no]) == Weight(3000, 2000, 0, 0)
 
 
 def test_points_to_read_are_the_live_ones_that_may_need_the_pack(

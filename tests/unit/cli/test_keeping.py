@@ -22,7 +22,36 @@ FOUND = {
     "manifests": 3,
     "clock": CLOCK,
 }
+SWEEP = {
+    "objects": 9,
+    "packs": 2,
+    "manifests": 1,
+    "freed_bytes": 4096,
+    "unnamed": 1,
+    "unnamed_bytes": 1024,
+    "young": 0,
+    "young_bytes": 0,
+    "foreign": 0,
+}
+SURVEYED = {
+    "packs": 1,
+    "pack_bytes": 3072,
+    "live_bytes_estimated": 1024,
+    "freed_bytes_estimated": 2048,
+    "unsure_packs": 0,
+    "unsure_bytes": 0,
+}
+REWRITING = {
+    "candidates": 2,
+    "rewritten": 1,
+    "rewritten_bytes": 3072,
+    "written": 1,
+    "written_bytes": 1024,
+    "given_up": 0,
+    "damaged": 0,
+}
 TENANT = "/v1/tenants/default"
+UPKEEP = "/v1/upkeep"
 STEPS = "/v1/collection/steps"
 
 
@@ -31,18 +60,65 @@ def step(cursor: str | None, **freed: int) -> dict[str, object]:
     return {**{name: freed.get(name, 0) for name in names}, "cursor": cursor}
 
 
+def upkeep(state: str) -> dict[str, object]:
+    end = {"code": None, "message": None}
+    return {"upkeep": "id", "state": state, "sweep": SWEEP, "rewriting": REWRITING, **end}
+
+
 @pytest.fixture(autouse=True)
 def _collection(script: Script) -> None:
     script[("GET", "/v1/collection")] = [FOUND]
+    script[("GET", f"{UPKEEP}/sweep")] = [{**SWEEP, "cursor": None}]
+    script[("GET", f"{UPKEEP}/rewriting")] = [{**SURVEYED, "cursor": None}]
     script[("GET", f"{TENANT}/volumes/vm/points/2")] = [{"session": SESSION}]
 
 
 class TestGc:
     def test_a_dry_run_only_asks(self, backcast: Backcast, service: ScriptedService) -> None:
         ran = backcast("gc", "--dry-run")
-        assert ran.out == "would delete 3 packs (3.00 KiB) and 3 manifests\n"
+        assert ran.out == (
+            "would delete 3 packs (3.00 KiB) and 3 manifests\n"
+            "a sweep would delete 3 objects (4.00 KiB), 1 of them (1.00 KiB) that no row names\n"
+            "rewriting 1 mostly dead packs (3.00 KiB) would free 2.00 KiB\n"
+        )
         assert {method for method, *_ in service.requests} == {"GET"}
-        assert backcast("gc", "--dry-run", "--json").objects == [{"dry_run": True, **FOUND}]
+        assert backcast("gc", "--dry-run", "--json").objects == [
+            {"dry_run": True, **FOUND, "sweep": SWEEP, "rewriting": SURVEYED}
+        ]
+
+    def test_a_dry_run_adds_up_the_pieces_of_a_survey(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        young = {**SWEEP, "young": 2, "young_bytes": 10}
+        script[("GET", f"{UPKEEP}/sweep")] = [
+            {**young, "cursor": "packs/3:packs/3f"},
+            (503, "unavailable"),
+            {**young, "cursor": None},
+        ]
+        script[("GET", f"{UPKEEP}/rewriting")] = [
+            {**SURVEYED, "unsure_packs": 1, "unsure_bytes": 2048, "cursor": 7},
+            {**SURVEYED, "cursor": None},
+        ]
+        ran = backcast("gc", "--dry-run")
+        assert "6 objects (8.00 KiB), 2 of them" in ran.out
+        assert "; 4 (20 B) are too young to judge\n" in ran.out
+        assert (
+            "rewriting 2 mostly dead packs (6.00 KiB) would free 4.00 KiB, or down to 2.00 KiB, "
+            "as older snapshots use 1 of them\n"
+        ) in ran.out
+        assert service.queries(f"{UPKEEP}/rewriting") == [{}, {"cursor": "7"}]
+        again = {"cursor": "packs/3:packs/3f"}
+        assert service.queries(f"{UPKEEP}/sweep") == [{}, again, again]
+
+    def test_a_dry_run_judges_no_object_before_the_catalog_is_reconciled(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        script[("GET", "/v1/collection")] = [{**FOUND, "reconciled": False}]
+        ran = backcast("gc", "--dry-run")
+        assert ran.out == "would delete 3 packs (3.00 KiB) and 3 manifests\n"
+        assert "not reconciled" in ran.err
+        (result,) = backcast("gc", "--dry-run", "--json").objects
+        assert (result["sweep"], result["rewriting"]) == (None, None)
 
     def test_goes_through_all_steps(
         self, backcast: Backcast, script: Script, service: ScriptedService
@@ -58,6 +134,47 @@ class TestGc:
         assert ran.out == "deleted 3 packs (3.00 KiB) and 3 manifests\n"
         cursors = [body["cursor"] for body in service.bodies("POST", STEPS)]
         assert cursors == [None, "condemn:7", "delete:", "delete:", "manifests:"]
+
+    def test_upkeep_is_followed_to_its_end_and_what_it_condemned_is_deleted(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        script[("POST", STEPS)] = [
+            step(None, packs_deleted=3, freed_bytes=3072),
+            step(None, packs_deleted=1, freed_bytes=3072),
+        ]
+        script[("POST", UPKEEP)] = [
+            upkeep("waiting"),
+            upkeep("sweeping"),
+            (503, "unavailable"),
+            upkeep("rewriting"),
+            upkeep("done"),
+        ]
+        (result,) = backcast("gc", "--upkeep", "--json").objects
+        assert (result["packs_deleted"], result["freed_bytes"]) == (4, 6144)
+        assert (result["sweep"], result["rewriting"]) == (SWEEP, REWRITING)
+        assert result["failures"] == 0
+        assert len({body["upkeep"] for body in service.bodies("POST", UPKEEP)}) == 1
+        script[("POST", STEPS)] = [step(None)]
+        assert backcast("gc", "--upkeep").out == (
+            "deleted 0 packs (0 B) and 0 manifests\n"
+            "the sweep deleted 3 objects (4.00 KiB), 1 of them (1.00 KiB) that no row names\n"
+            "1 of 2 mostly dead packs (3.00 KiB) were rewritten, to 1 (1.00 KiB)\n"
+        )
+
+    def test_upkeep_that_was_put_off_says_what_was_done_and_fails(
+        self, backcast: Backcast, script: Script
+    ) -> None:
+        script[("POST", STEPS)] = [step(None, packs_deleted=1)]
+        script[("POST", UPKEEP)] = [{**upkeep("failed"), "code": "unavailable", "message": "no"}]
+        ran = backcast("gc", "--upkeep", "--json")
+        assert ran.status == 8
+        assert ran.objects[0]["packs_deleted"] == 2
+        assert "upkeep was put off: no" in ran.err
+
+    def test_without_upkeep_nothing_is_said_of_it(self, backcast: Backcast, script: Script) -> None:
+        script[("POST", STEPS)] = [step(None)]
+        (result,) = backcast("gc", "--json").objects
+        assert (result["sweep"], result["rewriting"]) == (None, None)
 
     def test_says_what_was_left(self, backcast: Backcast, script: Script) -> None:
         script[("POST", STEPS)] = [step(None, failures=2)]
