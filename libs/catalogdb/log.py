@@ -134,6 +134,13 @@ def published_position(catalog: Catalog, topic: str) -> int:
     return int(row[0]) if row else 0
 
 
+def unpublished_topics(catalog: Catalog) -> list[str]:
+    """Topics whose log has events that the relay did not see acknowledged by Kafka."""
+    with catalog.reading() as tx:
+        rows = tx.execute("SELECT topic FROM log_position WHERE last > published ORDER BY topic")
+        return [topic for (topic,) in rows]
+
+
 def mark_published(catalog: Catalog, topic: str, position: int) -> None:
     """Record that Kafka acknowledged everything up to ``position``; never moves backwards."""
     with catalog.transaction() as tx:

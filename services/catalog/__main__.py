@@ -79,9 +79,19 @@ def main(settings: Settings, stop: Stop) -> None:
                 _STEP_SECONDS_MAX,
             ),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
-            Loop("collection", collecting.run, settings.collection_interval_seconds),
-            Loop("upkeep", upkeep.run, settings.upkeep_interval_seconds),
-            Loop("verification", verifying.run, settings.verification_interval_seconds),
+            Loop(
+                "collection",
+                collecting.run,
+                settings.collection_interval_seconds,
+                background=True,
+            ),
+            Loop("upkeep", upkeep.run, settings.upkeep_interval_seconds, background=True),
+            Loop(
+                "verification",
+                verifying.run,
+                settings.verification_interval_seconds,
+                background=True,
+            ),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)

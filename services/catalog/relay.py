@@ -9,11 +9,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from libs.catalogdb.log import LOG_CHANNEL, mark_published, published_position, read_log
+from libs.catalogdb.log import (
+    LOG_CHANNEL,
+    mark_published,
+    published_position,
+    read_log,
+    unpublished_topics,
+)
 from libs.catalogdb.pool import Catalog
 from libs.errors import BackcastError
 from libs.events.record import to_record
-from libs.events.topics import RELAYED_TOPICS
 from libs.kafka.publisher import Publisher
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.signals import Stop
@@ -60,9 +65,10 @@ class Relay:
     ) -> None:
         while not stop.requested:
             self._news.clear()
-            more = [await self._publish_topic(publisher, topic) for topic in RELAYED_TOPICS]
+            behind = await asyncio.to_thread(unpublished_topics, self._catalog)
+            published = [await self._publish_topic(publisher, topic) for topic in behind]
             progressed()
-            if not any(more):
+            if not any(published):
                 try:
                     async with asyncio.timeout(self._interval_seconds):
                         await self._news.wait()
@@ -70,7 +76,7 @@ class Relay:
                     pass
 
     async def _publish_topic(self, publisher: Publisher, topic: str) -> bool:
-        """Publish a batch of one topic; whether there may be more."""
+        """Publish a batch of one topic; whether there was any."""
         after = await asyncio.to_thread(published_position, self._catalog, topic)
         events = await asyncio.to_thread(
             read_log, self._catalog, topic, after, self._batch_count_max
@@ -83,7 +89,7 @@ class Relay:
         last = events[-1].envelope.position
         assert last is not None
         await asyncio.to_thread(mark_published, self._catalog, topic, last)
-        return len(events) == self._batch_count_max
+        return True
 
     def _listen(self, stop: Stop, loop: asyncio.AbstractEventLoop) -> None:
         """Body of a thread: wakes the relay when something was appended."""

@@ -12,6 +12,7 @@ from libs.catalogdb.log import (
     mark_published,
     published_position,
     read_log,
+    unpublished_topics,
 )
 from libs.catalogdb.notices import raise_notification
 from libs.catalogdb.pool import Catalog
@@ -148,6 +149,16 @@ def test_what_is_published_never_goes_backwards(site: CatalogSite) -> None:
         mark_published(site.catalog, PACKS, position)
     assert published_position(site.catalog, PACKS) == 5
     assert published_position(site.catalog, BLOCK_CHANGES) == 0
+
+
+def test_topics_with_unpublished_events_are_told(site: CatalogSite) -> None:
+    assert unpublished_topics(site.catalog) == []
+    write(site.chunker, 2)
+    assert unpublished_topics(site.catalog) == [PACKS]
+    mark_published(site.catalog, PACKS, 1)
+    assert unpublished_topics(site.catalog) == [PACKS]
+    mark_published(site.catalog, PACKS, 2)
+    assert unpublished_topics(site.catalog) == []
 
 
 def test_a_commit_wakes_the_listener_and_a_rollback_does_not(site: CatalogSite) -> None:

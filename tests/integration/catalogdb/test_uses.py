@@ -35,7 +35,7 @@ GROUPS, ADDRESSES, CHUNKS = ("a", "b"), 6, 8
 STEPS = 200
 #: Of steps that a history can take.
 KINDS = 10
-#: A history goes on until it has taken every step; one in some hundred needs more than 200 for that.
+#: A history goes on until it has taken every step; one in some hundred needs more than 200.
 STEPS_MAX = 10 * STEPS
 
 Map = dict[int, bytes]

@@ -257,7 +257,7 @@ def test_a_request_in_flight_finishes_when_the_server_stops(app: FastAPI, gate: 
 
 
 def test_answers_do_not_wait_for_acknowledgements(app: FastAPI) -> None:
-    """Without TCP_NODELAY the body of a second answer on a connection comes 40 ms after its head."""
+    """Without TCP_NODELAY the body of a connection's second answer comes 40 ms after its head."""
     with serving(app, SETTINGS) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=20) as client:
@@ -270,9 +270,9 @@ def test_answers_do_not_wait_for_acknowledgements(app: FastAPI) -> None:
 
 def _socket_of(local: object, peer: object) -> socket.socket:
     """This process's socket between two addresses."""
-    for file in os.listdir("/proc/self/fd"):
+    for file in Path("/proc/self/fd").iterdir():
         try:
-            found = socket.socket(fileno=os.dup(int(file)))
+            found = socket.socket(fileno=os.dup(int(file.name)))
         except OSError:  # no socket
             continue
         with contextlib.suppress(OSError):  # not connected
