@@ -16,7 +16,7 @@ from libs.errors import InvariantViolation, UnavailableError
 #: Twice the largest event (256 KiB): a producer that does not check is refused here too.
 MESSAGE_SIZE_BYTES_MAX = 512 << 10
 #: Static voters: a quorum made by `format --standalone` remembers its port, this one may move.
-#: Index files are mapped whole: at their default of 10 MiB, a partition's first record costs 20 ms of
+#: Index files are mapped whole: at the default of 10 MiB, the first record of each costs 20 ms of
 #: clearing pages; a segment of 128 MiB fills 384 KiB.
 _SETTINGS = """\
 process.roles=broker,controller
