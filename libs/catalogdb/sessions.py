@@ -76,6 +76,8 @@ class SessionView:
     reject_code: str | None
     reject_message: str | None
     seconds: float
+    #: Time since its deadline, negative before; of no meaning once it has ended.
+    overdue_seconds: float
     parts: tuple[PartView, ...]
 
 
@@ -205,9 +207,12 @@ def report_read(
             notify_session(tx, session)
 
 
-def reject_overdue(catalog: Catalog) -> list[UUID]:
+def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
     """Reject every open session whose deadline has passed; return their ids."""
-    message = "no progress before the deadline: is the agent, the chunker or the object store down?"
+    message = (
+        "no progress before the deadline: is the agent, the chunker, Kafka or the object store "
+        "down or full? Their logs and /readyz say so; then take the snapshot again"
+    )
     with catalog.transaction() as tx:
         # A catalog that fell back may believe one open that was sealed since.
         require_reconciled(tx)
@@ -217,7 +222,7 @@ def reject_overdue(catalog: Catalog) -> list[UUID]:
                FOR UPDATE SKIP LOCKED"""
         ).fetchall()
         rejected = [reject(tx, session, "deadline", message) for (session,) in overdue]
-        append(tx, "catalog", [entry for entry in rejected if entry])
+        append(tx, source, [entry for entry in rejected if entry])
     return [session for (session,) in overdue]
 
 
@@ -304,7 +309,8 @@ _SESSION = """
            s.base, s.head_sequence, g.head_mac, n.sequence, n.manifest_key,
            s.reject_code, s.reject_message,
            -- A clock that was set back must not make a duration that no event can carry.
-           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8
+           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
+           extract(epoch FROM now() - s.deadline)::float8
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""

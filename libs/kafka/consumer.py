@@ -26,6 +26,8 @@ EARLIEST = -2
 LATEST = -1
 
 _STOP_SECONDS_MAX = 3.0
+#: How much longer than it was asked to `batch` may wait while partitions are assigned anew.
+_REBALANCE_WAIT_SECONDS_MAX = 1.0
 
 
 class Partition(NamedTuple):
@@ -173,9 +175,7 @@ class EventConsumer:
         if self._failure is not None:
             raise self._failure
         with translated(f"read {', '.join(self._topics)}"):
-            fetched = await self._consumer.getmany(
-                timeout_ms=int(timeout_seconds * 1000), max_records=count_max
-            )
+            fetched = await self._fetched(timeout_seconds, count_max)
         deliveries: list[Delivery] = []
         for partition, records in fetched.items():
             for record in records:
@@ -193,6 +193,21 @@ class EventConsumer:
         with translated("ask for the ends of partitions"):
             ends = await self._consumer.end_offsets(list(self._next))
         return {Partition(*partition): offset for partition, offset in ends.items()}
+
+    async def _fetched(
+        self, timeout_seconds: float, count_max: int
+    ) -> Mapping[TopicPartition, list[ConsumerRecord]]:
+        """What aiokafka has. Cancelling loses nothing: it hands records over without waiting."""
+        # aiokafka 0.14 waits for the end of a rebalance without regard to its own time-out: where
+        # the broker went away in the middle of one, until a broker is back.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds + _REBALANCE_WAIT_SECONDS_MAX):
+                found: Mapping[TopicPartition, list[ConsumerRecord]]
+                found = await self._consumer.getmany(
+                    timeout_ms=int(timeout_seconds * 1000), max_records=count_max
+                )
+                return found
+        return {}
 
     async def _start_alone(self) -> None:
         self._consumer.subscribe(self._topics)

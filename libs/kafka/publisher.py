@@ -111,7 +111,10 @@ class Publisher:
             raise self._failure
 
     def _late(self, what: str) -> UnavailableError:
-        return UnavailableError(f"Kafka {what} within {self._ack_seconds_max:g} s")
+        return UnavailableError(
+            f"Kafka {what} within {self._ack_seconds_max:g} s; bring its brokers back, or make "
+            f"room if a disk of theirs is full"
+        )
 
     def _settle(self, acknowledgement: "asyncio.Future[object]") -> None:
         self._unacknowledged.discard(acknowledgement)

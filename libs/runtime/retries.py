@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from libs.errors import BackcastError
+from libs.errors import BackcastError, OutOfSpaceError
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ def retried(
 ) -> T:
     """Call until it succeeds, fails for good, or the time is over; waits grow and are jittered.
 
+    `OutOfSpaceError` passes at once, here as in `libs.store.retrying`: space does not come back
+    within seconds, and whoever waits shall read why, not that a deadline has passed meanwhile.
+
     Args:
         call: may be made again, whatever became of earlier tries.
         total_seconds_max: no try begins later than this.
@@ -36,7 +39,8 @@ def retried(
         try:
             return call()
         except BackcastError as err:
-            if not err.retriable or clock() - begun + wait > total_seconds_max:
+            final = not err.retriable or isinstance(err, OutOfSpaceError)
+            if final or clock() - begun + wait > total_seconds_max:
                 raise
         sleep(random.uniform(wait / 2, wait))  # noqa: S311 -- spreads load, keeps no secret
         wait = min(2 * wait, _WAIT_SECONDS_MAX)

@@ -59,6 +59,12 @@ _BY_STATUS: Mapping[int, type[BackcastError]] = MappingProxyType(
     }
 )
 
+#: MinIO says "Please delete a few objects to proceed", which is how data are lost.
+_WAY_OUT_OF_SPACE = (
+    "Enlarge the store or its quota; expiring snapshots frees more once it takes objects again. "
+    "Delete no object by hand"
+)
+
 
 def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
     """Raise the error that a response with an unexpected status stands for.
@@ -72,7 +78,8 @@ def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
     if kind is None:
         kind = UnavailableError if status >= 500 else ConfigurationError
-    raise kind(f"{what}: the store answered {status} {code or response.reason}: {message}")
+    text = f"{what}: the store answered {status} {code or response.reason}: {message}"
+    raise kind(f"{text} {_WAY_OUT_OF_SPACE}" if kind is OutOfSpaceError else text)
 
 
 def read_whole(what: str, response: HTTPResponse) -> bytes:

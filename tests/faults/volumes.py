@@ -46,6 +46,9 @@ class AttackedVolume:
     acknowledged: dict[UUID, int] = field(default_factory=dict)
     #: Why attempts ended without a snapshot, and how often.
     refusals: dict[str, int] = field(default_factory=dict)
+    #: Code and message of the last attempt that ended without a snapshot, as its client read them.
+    last_refusal: str = ""
+    _session: UUID = field(default_factory=uuid7, init=False)
 
     def __post_init__(self) -> None:
         self.path: Path = self.site.folder / self.name
@@ -70,7 +73,14 @@ class AttackedVolume:
 
         Returns when the session has ended for certain, so that the volume may be written again.
         """
-        session = uuid7()
+        if self.ask():
+            return True
+        self.wait_until_ended()
+        return False
+
+    def ask(self) -> bool:
+        """As `take`, but returns with the answer: a refused session may still be under way."""
+        self._session = session = uuid7()
         self.asked[session] = sha256_of(self.path)
         try:
             services = self.site.commands()
@@ -78,14 +88,26 @@ class AttackedVolume:
         except BackcastError as err:  # the restore service could not say where the coordinator is
             end = err
         if isinstance(end, BackcastError):
-            self._note(end.code)
-            self._wait_until_ended(session)
-            return False
-        if end["state"] == "sealed":
+            self._note(end.code, str(end))
+        elif end["state"] == "sealed":
             self.acknowledged[session] = end["sequence"]
             return True
-        self._note(end["code"])
+        else:
+            self._note(end["code"], end["message"])
         return False
+
+    def wait_until_ended(self) -> None:
+        """Return when the session of the last `ask` has ended for certain."""
+        # A request that timed out may still be under way: a moment later it opens the session.
+        time.sleep(0.2)
+
+        def has_ended() -> bool:
+            with contextlib.suppress(psycopg.Error):
+                query = "SELECT 1 FROM session WHERE session = %s AND state = 'o'"
+                return not self.site.sql(query, self._session)
+            return False
+
+        assert wait_until(has_ended, _END_SECONDS_MAX), f"session {self._session} never ended"
 
     def give_up_oldest(self) -> None:
         """Expire the oldest acknowledged snapshot as `backcast snapshot expire` does.
@@ -132,20 +154,9 @@ class AttackedVolume:
             )
         return len(live)
 
-    def _note(self, code: str) -> None:
+    def _note(self, code: str, message: str) -> None:
         self.refusals[code] = self.refusals.get(code, 0) + 1
-
-    def _wait_until_ended(self, session: UUID) -> None:
-        # A request that timed out may still be under way: a moment later it opens the session.
-        time.sleep(0.2)
-
-        def has_ended() -> bool:
-            with contextlib.suppress(psycopg.Error):
-                query = "SELECT 1 FROM session WHERE session = %s AND state = 'o'"
-                return not self.site.sql(query, session)
-            return False
-
-        assert wait_until(has_ended, _END_SECONDS_MAX), f"session {session} never ended"
+        self.last_refusal = f"{code}: {message}"
 
 
 def _quiet(_job: str, _done_bytes: int, _total_bytes: int) -> None:

@@ -20,6 +20,7 @@ from libs.catalogdb.sessions import (
     open_session,
     open_sessions,
     read_session,
+    reject_overdue,
     reject_session,
     report_read,
 )
@@ -29,6 +30,10 @@ from libs.runtime.signals import Stop
 from services.change_capture.coordinator.agents import Agents
 
 log = logging.getLogger(__name__)
+
+#: The catalog service ends a session within some seconds of its deadline. Where it has not by then,
+#: it is down, or Postgres takes no writes.
+_OVERDUE_SECONDS_MAX = 15.0
 
 
 class Conductor:
@@ -66,8 +71,12 @@ class Conductor:
     def wait(self, session: UUID, timeout_seconds: float) -> SessionView:
         """The session when something about it changed, or as it is after the time.
 
+        A session that nobody ended at its deadline is ended here: whoever waits must not wait for
+        the catalog service, and learns why where the catalog cannot take it down.
+
         Raises:
             NotFoundError: there is none of this id.
+            OutOfSpaceError: the disk of Postgres is full, so that it cannot end.
         """
         with self._bell:
             rings = self._rings
@@ -76,7 +85,11 @@ class Conductor:
             return view
         with self._bell:
             self._bell.wait_for(lambda: self._rings != rings, timeout_seconds)
-        return read_session(self._catalog, session)
+        view = read_session(self._catalog, session)
+        if view.state == "open" and view.overdue_seconds > _OVERDUE_SECONDS_MAX:
+            reject_overdue(self._catalog, "coordinator")
+            view = read_session(self._catalog, session)
+        return view
 
     def listen(self, stop: Stop) -> None:
         """Body of a thread: wakes waiting requests when a session changes."""

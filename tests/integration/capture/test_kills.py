@@ -179,6 +179,32 @@ def test_a_full_window_waits_for_a_chunker_and_is_freed_by_the_deadline(site: Ru
     assert_next_one_is_good(site, "window-filler", big)
 
 
+def test_a_session_past_its_deadline_ends_although_the_catalog_service_is_down(
+    site: RunningSite,
+) -> None:
+    path = changed(site, "nobody-keeps-house", 8 * MIB)
+    site.kill("chunker")
+    site.kill("catalog")
+    session = site.begin("nobody-keeps-house")
+
+    def ended() -> bool:
+        # Again and again: what the agent reads meanwhile is progress, and moves the deadline.
+        site.sql(
+            """UPDATE session SET deadline = now() - interval '1 minute'
+               WHERE session = %s RETURNING 1""",
+            session,
+        )
+        return site.session(session)["state"] != "open"
+
+    eventually("whoever asks ends it", ended, 30)
+    rejected = site.session(session)
+    assert rejected["code"] == "deadline"
+    assert "Kafka" in rejected["message"]
+    site.start("catalog")
+    site.start("chunker")
+    assert_next_one_is_good(site, "nobody-keeps-house", path)
+
+
 def test_a_killed_coordinator_finds_the_session_again(site: RunningSite) -> None:
     path = changed(site, "coordinator-killed")
     session = begin_and_reach_the_middle(site, "coordinator-killed")

@@ -1,6 +1,6 @@
 import pytest
 
-from libs.errors import BackcastError, BadInputError, UnavailableError
+from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
 from libs.runtime.retries import retried
 
 
@@ -48,10 +48,11 @@ def test_a_retriable_error_is_tried_again_after_growing_waits() -> None:
     assert all(bound / 2 <= wait <= bound for wait, bound in zip(clock.waits, bounds, strict=True))
 
 
-def test_an_error_that_would_come_again_is_raised_at_once() -> None:
+@pytest.mark.parametrize("error", [BadInputError("no"), OutOfSpaceError("full")])
+def test_an_error_that_would_come_again_is_raised_at_once(error: BackcastError) -> None:
     clock = Clock()
-    with pytest.raises(BadInputError):
-        run(failing(1, BadInputError("no"), clock), clock)
+    with pytest.raises(type(error)):
+        run(failing(1, error, clock), clock)
     assert not clock.waits
 
 

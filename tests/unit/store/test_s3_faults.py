@@ -162,6 +162,7 @@ def test_a_refusal_becomes_its_error(
         OPERATIONS[operation](store)
     assert type(raised.value) is expected
     assert code in str(raised.value)
+    assert ("Delete no object by hand" in str(raised.value)) == (expected is OutOfSpaceError)
     assert "access" not in str(raised.value)
     assert "top-secret" not in repr(raised.value)
 
