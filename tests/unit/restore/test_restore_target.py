@@ -1,4 +1,9 @@
+import errno
+import fcntl
 import os
+import random
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +32,66 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with open_target(tmp_path / "out", 9, force=False) as target:
         target.write(1, [memoryview(b"abc"), memoryview(b""), memoryview(b"defgh")])
     assert (tmp_path / "out").read_bytes() == b"\0abcdefgh"
+
+
+def refuse(_descriptor: int, _view: memoryview, _offset: int) -> int:
+    raise OSError(errno.EINVAL, "not aligned as this device wants it")
+
+
+def take_little(descriptor: int, view: memoryview, offset: int) -> int:
+    return os.pwrite(descriptor, view[: 300 << 10], offset)
+
+
+@pytest.mark.parametrize("direct", [os.pwrite, take_little, refuse])
+@pytest.mark.parametrize("beyond_bytes", [0, 1, 4095])
+def test_large_writes_past_the_page_cache_end_at_the_byte(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    direct: Callable[[int, memoryview, int], int],
+    beyond_bytes: int,
+) -> None:
+    """In pieces of a frame, as restores write: large and small, and a last one that is cut off."""
+    real, used = os.pwrite, Counter[bool]()
+
+    def pwrite(descriptor: int, view: memoryview, offset: int) -> int:
+        is_direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        used[is_direct] += 1
+        if not is_direct:
+            return real(descriptor, view, offset)
+        monkeypatch.setattr(os, "pwrite", real)
+        try:
+            return direct(descriptor, view, offset)
+        finally:
+            monkeypatch.setattr(os, "pwrite", pwrite)
+
+    size, out = (5 << 20) + beyond_bytes, tmp_path / "out"
+    content = random.Random(size).randbytes(6 << 20)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with open_target(out, size, force=False) as target:
+        for at, count in [(0, 16), (16, 4), (20, 1), (21, 15), (36, 16), (52, 16), (68, 16)]:
+            start, middle, end = (n << 16 for n in (at, at + (count + 1) // 2, at + count))
+            views = [memoryview(content)[start:middle], memoryview(content)[middle:end]]
+            target.write(start, views)
+    assert out.read_bytes() == content[:size]
+    assert used[True]
+    assert used[False]
+
+
+def test_what_cannot_be_opened_directly_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse_direct(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "this file system cannot")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse_direct)
+    content = os.urandom(1 << 20)
+    with open_target(tmp_path / "out", len(content), force=False) as target:
+        target.write(0, [memoryview(content)])
+    assert (tmp_path / "out").read_bytes() == content
 
 
 def test_an_error_removes_the_file_that_was_made_but_not_one_that_was_there(
@@ -62,7 +127,7 @@ def test_zeroing_writes_zeros_where_the_device_cannot_do_it_itself(tmp_path: Pat
     out = tmp_path / "out"
     out.write_bytes(b"\xff" * 3_000_000)
     with out.open("r+b") as file:
-        target = RestoreTarget(out, file.fileno(), 2_900_000, is_device=True)
+        target = RestoreTarget(out, file.fileno(), None, 2_900_000, is_device=True)
         target.zero(ByteRange(1_000_000, 3_000_000))
         target.sync()
     expected = b"\xff" * 1_000_000 + bytes(1_900_000) + b"\xff" * 100_000
