@@ -1,5 +1,6 @@
 """A small client for our REST endpoints: JSON in, JSON out, problems become our errors again."""
 
+import http.client
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -71,6 +72,8 @@ class RestClient:
         view = memoryview(body) if body is not None else None
         with self._pool.exchange(what, method, self._path + target, headers, view) as response:
             answer = response.read(_ANSWER_SIZE_BYTES_MAX)
+            if response.length:  # given a limit, `read` takes the end of the connection for the end
+                raise http.client.IncompleteRead(answer, response.length)
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise problem_error(response.status, answer, f"{what} at {self.base_url}")
         if not answer:

@@ -15,8 +15,10 @@ from libs.runtime.rest import RestClient, problem_error
 
 
 @contextmanager
-def answering(status: int, body: bytes, content_type: str = "application/json") -> Iterator[str]:
-    """A server that gives every request the same answer; its URL."""
+def answering(
+    status: int, body: bytes, content_type: str = "application/json", sent_bytes: int | None = None
+) -> Iterator[str]:
+    """A server that gives every request the same answer, or its beginning; its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -24,7 +26,7 @@ def answering(status: int, body: bytes, content_type: str = "application/json") 
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[:sent_bytes])
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -80,6 +82,16 @@ def test_answers_are_json_or_nothing() -> None:
         assert RestClient(url, "t").get("/x", {"q": 1, "none": None}) == {"a": [1]}
     with answering(204, b"") as url:
         assert RestClient(url, "t").post("/x", {"a": 1}) is None
+
+
+@pytest.mark.parametrize("sent_bytes", [0, 1, 10])
+def test_an_answer_that_is_cut_off_is_none(sent_bytes: int) -> None:
+    """A service that is killed has often sent the head already."""
+    with (
+        answering(200, b'{"state": "open"}', sent_bytes=sent_bytes) as url,
+        pytest.raises(UnavailableError, match="IncompleteRead"),
+    ):
+        RestClient(url, "token").get("/v1/x")
 
 
 def test_a_refusal_is_raised() -> None:
