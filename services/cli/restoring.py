@@ -2,9 +2,9 @@
 
 The plan comes in windows; while one is restored the next is planned. Each of a few threads takes
 one GET's worth of frames at a time: fetch into a reused buffer, decrypt, expand, compare every
-chunk with its id, write. Most of it bypasses the page cache (docs/adr/0008). A file is not forced to
-the medium, as with other tools: who needs that runs `sync`; a block device is, because it is likely
-to be used at once.
+chunk with its id, write. Most of it bypasses the page cache (docs/adr/0008). A file is not forced
+to the medium, as with other tools: who needs that runs `sync`; a block device is, because it is
+likely to be used at once.
 """
 
 import base64
