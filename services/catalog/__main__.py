@@ -79,19 +79,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 _STEP_SECONDS_MAX,
             ),
             Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
-            Loop(
-                "collection",
-                collecting.run,
-                settings.collection_interval_seconds,
-                background=True,
-            ),
-            Loop("upkeep", upkeep.run, settings.upkeep_interval_seconds, background=True),
-            Loop(
-                "verification",
-                verifying.run,
-                settings.verification_interval_seconds,
-                background=True,
-            ),
+            *_background(settings, collecting, upkeep, verifying),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
@@ -108,6 +96,21 @@ def main(settings: Settings, stop: Stop) -> None:
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _background(
+    settings: Settings, collecting: CollectionLoop, upkeep: Upkeep, verifying: VerifyLoop
+) -> list[Loop]:
+    """What can wait while somebody backs up or restores."""
+    bodies = {
+        "collection": (collecting.run, settings.collection_interval_seconds),
+        "upkeep": (upkeep.run, settings.upkeep_interval_seconds),
+        "verification": (verifying.run, settings.verification_interval_seconds),
+    }
+    return [
+        Loop(name, body, interval_seconds, background=True)
+        for name, (body, interval_seconds) in bodies.items()
+    ]
 
 
 def _keeping(  # noqa: PLR0913 -- wired here and nowhere else
