@@ -81,7 +81,7 @@ PLAIN = KafkaSettings(bootstrap="one:9092,two:9092")
 
 
 def test_a_producer_waits_for_all_replicas_and_repeats_nothing(given: dict[str, Any]) -> None:
-    clients.producer(PLAIN, 0.02)
+    clients.producer(PLAIN)
     assert given["acks"] == "all"
     assert given["enable_idempotence"] is True
     assert given["bootstrap_servers"] == ["one:9092", "two:9092"]
@@ -95,7 +95,7 @@ def test_a_consumer_commits_nothing_and_skips_nothing(given: dict[str, Any]) -> 
 
 
 def test_what_may_be_sent_can_always_be_stored_and_fetched(given: dict[str, Any]) -> None:
-    clients.producer(PLAIN, 0.02)
+    clients.producer(PLAIN)
     clients.consumer(PLAIN, None)
     assert given["max_request_size"] > EVENT_SIZE_BYTES_MAX + HEADERS_SIZE_BYTES_MAX
     largest_batch = max(given["max_request_size"], given["max_batch_size"])
