@@ -1,5 +1,6 @@
-"""The planted bugs: one or more for each rule that a scenario stands for, and some of readers."""
+"""The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
+from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.mutant import Mutant, scenario
 
 _CATALOG = "libs/catalogdb"
@@ -337,58 +338,5 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if reader and False:\n",
         "readers pin the snapshot",
     ),
-    Mutant(
-        name="the last good point expires",
-        file=f"{_CATALOG}/expiry.py",
-        old="    if session == _last_good_point(tx, group_no):",
-        new="    if not session:",
-        rule="retention never removes the last good point",
-        tests="tests/integration/catalogdb/test_expiry.py",
-        chosen="last_good_point",
-    ),
-    Mutant(
-        name="a frame's claimed length is allocated",
-        file="libs/packs/frame.py",
-        old="            if parameters.content_size != plain_size_bytes or parameters.dict_id:",
-        new="            if parameters.dict_id:",
-        rule="lengths are bounded before allocation",
-        tests="tests/unit/packs/test_frame.py",
-        chosen="forged_content_size or beyond_its_declared or without_content_size",
-    ),
-    Mutant(
-        name="a frame opens anywhere in its pack",
-        file="libs/packs/frame.py",
-        old="_FRAME_PURPOSE, self._generation.bytes, frame_number, codec, plain_size_bytes",
-        new="_FRAME_PURPOSE, self._generation.bytes, 0, codec, plain_size_bytes",
-        rule="associated data binds the frame to its place (the nonce does so too)",
-        tests="tests/unit/packs/test_golden_formats.py",
-        chosen="",
-    ),
-    Mutant(
-        name="torn fingerprint files are used",
-        file="services/change_capture/agent/fingerprints.py",
-        old="    if _checksum(fd, size - _FOOTER.size) != checksum:",
-        new="    if _checksum(fd, size - _FOOTER.size) < 0:",
-        rule="truncated or damaged state is as good as none",
-        tests="tests/unit/change_capture/test_fingerprints.py",
-        chosen="flipped_byte",
-    ),
-    Mutant(
-        name="a plan's run is expanded unchecked",
-        file="services/cli/restore_plan.py",
-        old="    if len(ids) != named * CHUNK_ID_SIZE_BYTES or (runs and runs[0].first < first):",
-        new="    if runs and runs[0].first < first:",
-        rule="counts are bounded before allocation",
-        tests="tests/unit/fuzz/test_found.py",
-        chosen="restore-plan",
-    ),
-    Mutant(
-        name="text is believed to be UTF-8",
-        file="libs/events/record.py",
-        old="    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:",
-        new="    except (msgspec.DecodeError, RecursionError) as err:",
-        rule="a bad event is counted and refused, and never stops a partition",
-        tests="tests/unit/fuzz/test_found.py",
-        chosen="record",
-    ),
+    *BEYOND_SCENARIOS,
 )
