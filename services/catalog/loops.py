@@ -1,5 +1,6 @@
 """Threads of the catalog service: each runs one loop, and health watches that it makes progress."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -43,5 +44,6 @@ def start_loops(loops: list[Loop], health: Health, stop: Stop) -> list[threading
 
 def _run(loop: Loop, stop: Stop, progressed: Callable[[], None]) -> None:
     if loop.background:  # under Linux each thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICENESS)
+        with contextlib.suppress(OSError):  # a sandbox that forbids it: then it competes
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICENESS)
     loop.body(stop, loop.interval_seconds, progressed)
