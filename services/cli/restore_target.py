@@ -65,21 +65,21 @@ class RestoreTarget:
         self._lock = threading.Lock()
 
     def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Write buffers, those of one frame, one after another from ``offset`` on.
+        """Write buffers, each of a frame at most, one after another from ``offset`` on.
 
         Raises:
             OutOfSpaceError: the disk is full.
             UnavailableError: the disk does not take it.
         """
         with _translated(self._path):
-            if self._direct is not None and offset % _DIRECT_ALIGNMENT_BYTES == 0:
-                done = self._write_directly(self._direct, offset, buffers)
-            else:
+            for piece in _pieces(buffers):
                 done = 0
-            for buffer in buffers:
-                skipped = min(done, len(buffer))
-                self._write_cached(buffer[skipped:], offset + skipped)
-                offset, done = offset + len(buffer), done - skipped
+                if self._direct is not None and offset % _DIRECT_ALIGNMENT_BYTES == 0:
+                    done = self._write_directly(self._direct, offset, piece)
+                for buffer in piece:
+                    skipped = min(done, len(buffer))
+                    self._write_cached(buffer[skipped:], offset + skipped)
+                    offset, done = offset + len(buffer), done - skipped
 
     def _write_directly(self, direct: int, offset: int, buffers: Sequence[memoryview]) -> int:
         """Write as much as may bypass the page cache; how many bytes that was."""
@@ -125,7 +125,7 @@ class RestoreTarget:
 
 
 class _AlignedBuffer(threading.local):
-    """Each thread's memory for direct writes, which must begin at a page."""
+    """Each thread's memory for direct writes, a frame's worth, which must begin at a page."""
 
     def __init__(self) -> None:
         self._memory = large_buffer(FRAME_PLAIN_SIZE_BYTES_MAX)
@@ -137,6 +137,18 @@ class _AlignedBuffer(threading.local):
             view[fill : fill + len(buffer)] = buffer
             fill += len(buffer)
         return view[:fill]
+
+
+def _pieces(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """As many of them as are a frame's worth; a chunk that a volume repeats makes endless runs."""
+    piece, size = list[memoryview](), 0
+    for buffer in buffers:
+        if piece and size + len(buffer) > FRAME_PLAIN_SIZE_BYTES_MAX:
+            yield piece
+            piece, size = [], 0
+        piece.append(buffer)
+        size += len(buffer)
+    yield piece
 
 
 @contextlib.contextmanager

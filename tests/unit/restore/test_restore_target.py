@@ -77,6 +77,15 @@ def test_large_writes_past_the_page_cache_end_at_the_byte(
     assert used[False]
 
 
+def test_a_chunk_that_is_repeated_makes_a_run_longer_than_a_frame(tmp_path: Path) -> None:
+    chunk, frame = os.urandom(1 << 16), os.urandom(1 << 20)
+    buffers = [chunk] * 40 + [frame, frame] + [chunk] * 3
+    content = b"".join(buffers)
+    with open_target(tmp_path / "out", len(content) + 7, force=False) as target:
+        target.write(0, [memoryview(buffer) for buffer in buffers])
+    assert (tmp_path / "out").read_bytes() == content + bytes(7)
+
+
 def test_what_cannot_be_opened_directly_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
