@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.rewriting import next_point
 from libs.catalogdb.snapshots import SnapshotVolume
 from libs.errors import DamagedDataError
 from libs.ids import new_generation
-from libs.store.buckets import make_bucket
 from libs.store.layout import pack_object
-from libs.store.s3 import S3Bucket, S3Store
 from services.catalog.sweeper import Sweeper, SweepPolicy
 from tests.integration.catalog.protected import Protected, in_folder
 from tests.support.catalog import CatalogSite
@@ -152,18 +149,8 @@ def test_a_damaged_pack_is_not_rewritten(protected: Protected) -> None:
     assert protected.packs("c") == []
 
 
-def test_packs_in_a_bucket_are_rewritten_and_swept(
-    site: CatalogSite, servers: LocalCluster, bucket: str
-) -> None:
-    where = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=bucket,
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
-    make_bucket(where)
-    site.sql("UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'")
-    protected = Protected(site, S3Store(where))
+def test_packs_in_a_bucket_are_rewritten_and_swept(site: CatalogSite, in_bucket: Protected) -> None:
+    protected = in_bucket
     protected.protect("disk")
     protected.take("disk", *range(1, 41))
     protected.take("disk", *range(1, 5), *range(101, 137))

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
 from libs.catalogdb.dump import dump
 from libs.catalogdb.sessions import reject_session
 from libs.errors import ForbiddenError
@@ -20,9 +19,7 @@ from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
 from libs.runtime.rest import RestClient
 from libs.runtime.signals import Stop
-from libs.store.buckets import make_bucket
 from libs.store.layout import ManifestName, manifest_object, pack_object
-from libs.store.s3 import S3Bucket, S3Store
 from services.catalog.collection import Collection
 from services.catalog.collector import Collector
 from services.catalog.routes_collection import add_collection_routes
@@ -40,18 +37,9 @@ Gc = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def protected(site: CatalogSite, servers: LocalCluster, bucket: str) -> Protected:
-    where = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=bucket,
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
-    make_bucket(where)
-    site.sql("UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'")
-    made = Protected(site, S3Store(where))
-    made.protect("disk", "other")
-    return made
+def protected(in_bucket: Protected) -> Protected:
+    in_bucket.protect("disk", "other")
+    return in_bucket
 
 
 @pytest.fixture
