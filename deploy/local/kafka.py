@@ -16,8 +16,6 @@ from libs.errors import InvariantViolation, UnavailableError
 #: Twice the largest event (256 KiB): a producer that does not check is refused here too.
 MESSAGE_SIZE_BYTES_MAX = 512 << 10
 #: Static voters: a quorum made by `format --standalone` remembers its port, this one may move.
-#: Index files are mapped whole: at the default of 10 MiB, the first record of each costs 20 ms of
-#: clearing pages; a segment of 128 MiB fills 384 KiB.
 _SETTINGS = """\
 process.roles=broker,controller
 node.id=1
@@ -43,7 +41,6 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.hours=168
 log.segment.bytes=134217728
-log.index.size.max.bytes=524288
 log.cleaner.dedupe.buffer.size=33554432
 """
 _JAVA = (

@@ -40,6 +40,8 @@ _BATCH_SIZE_BYTES_MAX = 256 * 1024
 _PARTITION_FETCH_SIZE_BYTES_MAX = 1024 * 1024
 _FETCH_SIZE_BYTES_MAX = 8 * 1024 * 1024
 _PRODUCER_REQUEST_TIMEOUT_MS = 15_000
+#: What to do about brokers that take nothing. One whose disk is full says so in its own log only.
+WAY_OUT = "Bring its brokers back, or make room if a disk of theirs is full"
 #: A consumer that was killed is replaced after this time (brokers allow 6 s and more).
 _SESSION_TIMEOUT_MS = 6_000
 _HEARTBEAT_INTERVAL_MS = 2_000
@@ -124,7 +126,9 @@ def translate(err: BaseException, doing: str) -> BackcastError:
         ):
             return ForbiddenError(f"{text}; check the user's password and rights")
         case _:
-            return UnavailableError(text)
+            failed = isinstance(err, kafka.UnknownError | kafka.KafkaStorageError)
+            way_out = f"; the broker's log says why. {WAY_OUT}" if failed else ""
+            return UnavailableError(text + way_out)
 
 
 def _connection(settings: KafkaSettings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Self
 
 from libs.errors import BackcastError, UnavailableError
 from libs.events.record import EventRecord
-from libs.kafka.clients import producer, translate, translated
+from libs.kafka.clients import WAY_OUT, producer, translate, translated
 from libs.runtime.groups import KafkaSettings
 
 #: Time that a producer which is given up may take to end.
@@ -111,10 +111,7 @@ class Publisher:
             raise self._failure
 
     def _late(self, what: str) -> UnavailableError:
-        return UnavailableError(
-            f"Kafka {what} within {self._ack_seconds_max:g} s; bring its brokers back, or make "
-            f"room if a disk of theirs is full"
-        )
+        return UnavailableError(f"Kafka {what} within {self._ack_seconds_max:g} s. {WAY_OUT}")
 
     def _settle(self, acknowledgement: "asyncio.Future[object]") -> None:
         self._unacknowledged.discard(acknowledgement)

@@ -60,7 +60,7 @@ class KafkaDiskFull(FullDisk):
 
     name = "kafka"
     process = "kafka"
-    refusal = ("unavailable", "Kafka did not acknowledge", "make room if a disk of theirs is full")
+    refusal = ("unavailable", "Kafka", "make room if a disk of theirs is full")
     halts = True
 
 

@@ -143,3 +143,9 @@ def test_errors_of_the_library_become_errors_of_the_tree(
         raise error
     assert caught.type is expected
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [kafka.UnknownError(), kafka.KafkaStorageError()])
+def test_a_broker_that_fails_is_no_riddle(error: Exception) -> None:
+    """A full disk is seen as either, or as no answer."""
+    assert "make room" in str(clients.translate(error, "publish"))
