@@ -23,8 +23,8 @@ from services.change_capture.agent.order import CaptureOrder
 log = logging.getLogger(__name__)
 
 #: Least time between two requests to the brokers, unless something is urgent. Each costs them, the
-#: agent and the chunker some milliseconds of CPU; spans follow each other every 20 ms or so, and the
-#: window has room for those that wait.
+#: agent and the chunker some milliseconds of CPU. Spans follow each other every 20 ms or so, and
+#: the window has room for those that wait.
 _PACE_SECONDS = 0.03
 #: Events handed over and not yet with the producer; scanners wait beyond that.
 _QUEUE_LENGTH_MAX = 64
