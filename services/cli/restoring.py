@@ -9,7 +9,6 @@ likely to be used at once.
 
 import base64
 import contextlib
-import ctypes
 import threading
 import time
 from collections import deque
@@ -27,7 +26,8 @@ from libs.ids import uuid7
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from libs.ranges import ByteRange
+from libs.ranges import ByteRange, ChunkRun
+from libs.runtime.libc import keep_freed_memory
 from libs.runtime.rest import RestClient
 from libs.runtime.retries import retried
 from libs.store.presigned import PresignedReader
@@ -51,8 +51,6 @@ _WINDOWS_AHEAD = 3
 #: The service is told this often; it waits for minutes.
 _RENEW_SECONDS = 5.0
 _RETRY_SECONDS_MAX = 60.0
-#: mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
-_MALLOC = ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20))
 
 #: Told the bytes of the volume that are done, and all of them.
 Progress = Callable[[int, int], None]
@@ -98,7 +96,7 @@ def restore(  # noqa: PLR0913 -- what, of which moment, whereto, how
     """
     begun = time.perf_counter()
     check_target(out, force=force)
-    _keep_buffers()
+    keep_freed_memory()
     work = _Restore(client, tenant, name, point, progress)
     try:
         with open_target(out, work.size_bytes, force=force) as target:
@@ -144,10 +142,10 @@ class _Restore:
         with ThreadPoolExecutor(_THREAD_COUNT, "restore") as threads:
             try:
                 for window in self._windows():
+                    self._prepare(window, target)
                     under_way.append(
                         [threads.submit(self._fetch, fetch, target) for fetch in window.fetches]
                     )
-                    self._zero(window, target)
                     if len(under_way) > _WINDOWS_AHEAD:
                         self._await(under_way.popleft())
                 while under_way:
@@ -206,17 +204,19 @@ class _Restore:
             restored = self._restored_chunks * CHUNK_SIZE_BYTES
         self._progress(min(restored, self.size_bytes), self.size_bytes)
 
-    def _zero(self, window: Window, target: RestoreTarget) -> None:
-        """Account for what is zero; a device must be told."""
+    def _prepare(self, window: Window, target: RestoreTarget) -> None:
+        """Make room for what will be written, and account for what is zero."""
         at = window.chunks.first
-        for end, next_at in [(run.first, run.end) for run in window.runs] + [
-            (window.chunks.end, window.chunks.end)
-        ]:
-            if at < end:
-                if target.is_device:
-                    target.zero(ByteRange(at * CHUNK_SIZE_BYTES, end * CHUNK_SIZE_BYTES))
-                self._done(end - at, 0)
-            at = next_at
+        for run in window.runs:
+            self._zero(at, run.first, target)
+            target.reserve(_bytes_of(run.first, run.end))
+            at = run.end
+        self._zero(at, window.chunks.end, target)
+
+    def _zero(self, first: int, end: int, target: RestoreTarget) -> None:
+        if first < end:
+            target.zero(_bytes_of(first, end))
+            self._done(end - first, 0)
 
     def _fetch(self, fetch: Fetch, target: RestoreTarget) -> None:
         if self._stopped.is_set():
@@ -277,6 +277,10 @@ class _Restore:
         return f"volume {self._label} at byte {chunk[0] * CHUNK_SIZE_BYTES}"
 
 
+def _bytes_of(first: int, end: int) -> ByteRange:
+    return ByteRange(first * CHUNK_SIZE_BYTES, end * CHUNK_SIZE_BYTES)
+
+
 def _neighbours(chunks: Sequence[PlannedChunk]) -> Iterator[tuple[int, list[int]]]:
     """Chunks that follow each other in the volume: index of the first, and their positions."""
     first, positions = chunks[0][0], [chunks[0][1]]
@@ -301,16 +305,3 @@ def _spans(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _answered(call: Callable[[], Any]) -> Any:
     return retried(call, _RETRY_SECONDS_MAX)
-
-
-def _keep_buffers() -> None:
-    """Let the C library keep freed megabytes instead of returning them and faulting them in again.
-
-    Services get this from MALLOC_* in their environment; a command has to ask for it itself.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library: slower, not wrong
-        return
-    for parameter, value in _MALLOC:
-        mallopt(parameter, value)

@@ -1,15 +1,25 @@
+import ctypes
 import errno
 import fcntl
 import os
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from libs.errors import BadInputError, ConflictError, NotFoundError
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    ConflictError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
 from libs.ranges import ByteRange
+from libs.runtime import libc
 from services.cli.restore_target import RestoreTarget, check_target, open_target
 
 
@@ -101,6 +111,45 @@ def test_what_cannot_be_opened_directly_is_written_all_the_same(
     with open_target(tmp_path / "out", len(content), force=False) as target:
         target.write(0, [memoryview(content)])
     assert (tmp_path / "out").read_bytes() == content
+
+
+def test_what_is_reserved_has_room_and_reads_as_zeros(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_target(out, (3 << 20) + 5, force=False) as target:
+        target.reserve(ByteRange(1 << 20, 2 << 20))
+        target.reserve(ByteRange(3 << 20, 4 << 20))
+        target.reserve(ByteRange(5 << 20, 6 << 20))
+        target.write(1 << 20, [memoryview(b"abc")])
+    assert out.read_bytes() == bytes(1 << 20) + b"abc" + bytes((2 << 20) + 2)
+    assert 1 << 20 < out.stat().st_blocks * 512 < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(errno.EOPNOTSUPP, None), (errno.ENOSPC, OutOfSpaceError), (errno.EIO, UnavailableError)],
+)
+def test_a_file_system_that_cannot_allocate_is_asked_once_and_a_full_one_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    expected: type[BackcastError] | None,
+) -> None:
+    asked = 0
+
+    def fallocate(*_arguments: object) -> int:
+        nonlocal asked
+        asked += 1
+        ctypes.set_errno(errno.EINTR if asked == 1 else code)
+        return -1
+
+    monkeypatch.setattr(libc._libc, "fallocate", fallocate, raising=False)
+    refused = pytest.raises(expected, match="out: cannot be written") if expected else nullcontext()
+    with open_target(tmp_path / "out", 1 << 20, force=False) as target, refused:
+        target.reserve(ByteRange(0, 1 << 20))
+        target.reserve(ByteRange(0, 1 << 20))
+        target.write(0, [memoryview(b"abc")])
+    assert asked == 2
+    assert expected or (tmp_path / "out").read_bytes().startswith(b"abc")
 
 
 def test_an_error_removes_the_file_that_was_made_but_not_one_that_was_there(
