@@ -71,7 +71,7 @@ class Captures:
         packer: stores frames.
         frames: reads map nodes back.
         sealer: commits snapshots.
-        lanes: work on spans; closed with the captures.
+        lanes: work on spans; closed with the captures, as is the packer.
         span_queue_length_max: spans that may wait for a lane.
         session_deadline_seconds: time that progress gives a session.
         known_chunk_sample: see `CaptureWork`.
@@ -235,6 +235,7 @@ class Captures:
         for capture in captures:
             self._drop(capture)
         self._lanes.shutdown(cancel_futures=True)
+        self._packer.close()
 
     def _of(self, partitions: "frozenset[Partition] | set[Partition]") -> list[Capture]:
         with self._lock:

@@ -1,6 +1,7 @@
 """The packer: puts frames of many attempts into packs, uploads and registers them.
 
 For each pack, in this order: row `uploading` (the generation is claimed) → frames → PUT → register.
+The last two are done by threads of the packer's own, so that lanes go on meanwhile.
 A crash after any step leaves at most a row that the sweep marks dead and an object that it then
 deletes.
 """
@@ -9,6 +10,7 @@ import logging
 import mmap
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -74,9 +76,9 @@ class Packer:
     Args:
         catalog: the catalog.
         store: where packs go.
-        buffer_count_max: packs under construction or upload at once. When all buffers are taken,
-            another attempt's pack is closed early and uploaded, so nobody waits for somebody who
-            waits.
+        buffer_count_max: packs under construction or upload at once, at least 1. When all buffers
+            are taken, another attempt's pack is closed early and uploaded, so nobody waits for
+            somebody who waits.
     """
 
     def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
@@ -85,16 +87,21 @@ class Packer:
         self._free: list[mmap.mmap] = []
         self._unmade = buffer_count_max
         self._open: list[OpenPack] = []
+        #: Packs that were open and whose buffers will be free, and threads that wait for a buffer.
+        self._closing = 0
+        self._waiting = 0
         self._changed = threading.Condition()
+        self._uploads = ThreadPoolExecutor(buffer_count_max, "upload")
 
     def store(
         self, owner: AttemptPacks, frame: CompressedFrame, items: Sequence[FrameItem]
     ) -> None:
-        """Put a frame into the attempt's pack; uploads packs that became full.
+        """Put a frame into the attempt's pack; packs that became full are uploaded meanwhile.
 
         Raises:
             StaleAttemptError: the attempt is over.
-            BackcastError: store or catalog fail for longer than retries last.
+            BackcastError: the catalog fails for longer than retries last, or one of the attempt's
+                packs could not be stored.
         """
         while True:
             pack = self._pack_of(owner)
@@ -103,8 +110,14 @@ class Packer:
                 self._close(pack)
             else:
                 if pack.builder.fill(slot, frame):
-                    self._upload(pack)
+                    self._uploads.submit(self._upload, pack)
                 return
+
+    def flush(self, owner: AttemptPacks) -> None:
+        """Begin to upload what the attempt's open pack holds."""
+        pack = owner.open_pack
+        if pack:
+            self._close(pack)
 
     def finish(self, owner: AttemptPacks) -> None:
         """Return when all packs of the attempt are registered; no frame is stored meanwhile.
@@ -113,10 +126,8 @@ class Packer:
             StaleAttemptError: the attempt is over.
             BackcastError: one of its packs could not be stored.
         """
-        pack = owner.open_pack
-        if pack:
-            self._close(pack)
-        with self._changed:  # somebody else may be uploading one
+        self.flush(owner)
+        with self._changed:
             self._changed.wait_for(lambda: owner.failure or owner.unregistered == 0)
         if owner.failure:
             raise owner.failure
@@ -131,6 +142,10 @@ class Packer:
         self._withdraw(pack)
         if pack.builder.close():
             self._release(pack)
+
+    def close(self) -> None:
+        """End the uploads; those that have not begun are left out. Nobody stores any more."""
+        self._uploads.shutdown(cancel_futures=True)
 
     def _pack_of(self, owner: AttemptPacks) -> OpenPack:
         with owner.lock:
@@ -179,17 +194,17 @@ class Packer:
             if pack.owner.open_pack is pack:
                 pack.owner.open_pack = None
         if pack.builder.close():
-            self._upload(pack)
+            self._uploads.submit(self._upload, pack)
 
     def _upload(self, pack: OpenPack) -> None:
         """PUT and register a finished pack; exactly one thread gets here for each pack."""
         try:
             if not pack.builder.is_empty:
                 self._put_and_register(pack)
-        except Exception as err:
+        except Exception as err:  # noqa: BLE001 -- its owner meets it as `failure`
+            log.info("pack not stored", extra={"detail": str(err)})
             with self._changed:
                 pack.owner.failure = pack.owner.failure or err
-            raise
         finally:
             self._release(pack)
 
@@ -222,35 +237,39 @@ class Packer:
         owner.ledger.registered(ids, pack.pack_no, winners)
 
     def _take_buffer(self) -> mmap.mmap:
-        while True:
-            with self._changed:
-                if self._free:
-                    return self._free.pop()
-                if self._unmade:
-                    self._unmade -= 1
-                    return large_buffer(PACK_SIZE_BYTES_MAX)
-                fullest = max(self._open, key=lambda pack: pack.builder.size_bytes, default=None)
-                if fullest is None:  # all are being uploaded
-                    self._changed.wait(1)
-                    continue
-                self._open.remove(fullest)
-            self._close_for_its_buffer(fullest)
-
-    def _close_for_its_buffer(self, pack: OpenPack) -> None:
+        with self._changed:
+            self._waiting += 1
         try:
-            self._close(pack)
-        except Exception as err:  # noqa: BLE001 -- its owner meets it as `failure`; we have a buffer
-            log.info("pack of another attempt not stored", extra={"detail": str(err)})
+            while True:
+                with self._changed:
+                    if self._free:
+                        return self._free.pop()
+                    if self._unmade:
+                        self._unmade -= 1
+                        return large_buffer(PACK_SIZE_BYTES_MAX)
+                    fullest = max(
+                        self._open, key=lambda pack: pack.builder.size_bytes, default=None
+                    )
+                    if fullest is None or self._closing >= self._waiting:
+                        self._changed.wait(1)
+                        continue
+                    self._withdraw(fullest)
+                self._close(fullest)
+        finally:
+            with self._changed:
+                self._waiting -= 1
 
     def _withdraw(self, pack: OpenPack) -> None:
         """It is no longer a candidate for closing early."""
         with self._changed:
             if pack in self._open:
                 self._open.remove(pack)
+                self._closing += 1
 
     def _release(self, pack: OpenPack) -> None:
         """It is stored or given up: its buffer is free."""
         with self._changed:
+            self._closing -= 1
             pack.owner.unregistered -= 1
             self._free.append(pack.buffer)
             self._changed.notify_all()

@@ -161,8 +161,9 @@ class CaptureWork:
         with self._map_lock:
             root = self._map.finish()
             self._flush(self._nodes)
+        self._packer.flush(self.packs)
+        self._count_departed(self.packs.ledger.take_departed(1))  # while the last pack is uploaded
         self._packer.finish(self.packs)
-        self._count_departed(self.packs.ledger.take_departed(1))
         return root
 
     def abandon(self) -> None:

@@ -26,7 +26,7 @@ from libs.ids import uuid7
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from libs.ranges import ByteRange, ChunkRun
+from libs.ranges import ByteRange
 from libs.runtime.libc import keep_freed_memory
 from libs.runtime.rest import RestClient
 from libs.runtime.retries import retried
