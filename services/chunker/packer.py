@@ -57,7 +57,7 @@ class AttemptPacks:
     #: Packs that were begun and are neither registered nor given up. Guarded by the packer.
     unregistered: int = 0
     #: Why one of its packs could not be stored, whoever uploaded it. Guarded by the packer.
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +201,11 @@ class Packer:
         try:
             if not pack.builder.is_empty:
                 self._put_and_register(pack)
-        except Exception as err:  # noqa: BLE001 -- its owner meets it as `failure`
+        except BaseException as err:  # its owner meets it; without that, it would count as stored
             log.info("pack not stored", extra={"detail": str(err)})
             with self._changed:
                 pack.owner.failure = pack.owner.failure or err
+            raise
         finally:
             self._release(pack)
 

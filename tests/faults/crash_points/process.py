@@ -23,6 +23,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.pack import FrameItem
 from libs.reading.frames import FrameReader
 from libs.runtime.groups import KafkaSettings
+from libs.store.port import ObjectStore
 from services.catalog.housekeeping import keep_house
 from services.catalog.relay import Relay
 from services.change_capture.agent import capture as agent_capture
@@ -153,7 +154,11 @@ class ChunkerProcess(Actor):
 
 
 class SmallPacks(Packer):
-    """Closes packs early, as 32 MiB of frames would."""
+    """Closes packs early, as 32 MiB of frames would, and uploads them in the caller's thread."""
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
+        super().__init__(catalog, store, buffer_count_max)
+        self._uploads = InlineExecutor()
 
     def store(
         self, owner: AttemptPacks, frame: CompressedFrame, items: Sequence[FrameItem]
