@@ -202,7 +202,7 @@ class Packer:
             if not pack.builder.is_empty:
                 self._put_and_register(pack)
         except BaseException as err:  # its owner meets it; without that, it would count as stored
-            log.info("pack not stored", extra={"detail": str(err)})
+            log.info("pack not stored", extra={"detail": repr(err)})
             with self._changed:
                 pack.owner.failure = pack.owner.failure or err
             raise

@@ -116,13 +116,13 @@ class RestoreTarget:
         Where a file has none yet the kernel lets only one thread write at a time, and it finds
         larger pieces of the disk for what is asked for at once.
         """
-        if self._allocates:
-            size = min(wanted.end, self._size_bytes) - wanted.start
+        size = min(wanted.end, self._size_bytes) - wanted.start
+        if self._allocates and size > 0:
             with _translated(self._path):
-                self._allocates = size <= 0 or allocate(self._descriptor, wanted.start, size)
+                self._allocates = allocate(self._descriptor, wanted.start, size)
 
     def zero(self, wanted: ByteRange) -> None:
-        """Make a range zero that was not written, as a file is already; errors as `write`."""
+        """Make a range of a device zero; a file reads so already. Errors as `write`."""
         if not self.is_device:
             return
         end = min(wanted.end, self._size_bytes)

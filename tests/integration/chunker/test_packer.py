@@ -54,6 +54,10 @@ def items(frame: CompressedFrame = SMALL) -> list[FrameItem]:
     ]
 
 
+def assert_true(condition: bool) -> None:
+    assert condition
+
+
 def assert_found(site: CatalogSite, owner: AttemptPacks, ids: list[bytes]) -> None:
     for id_ in ids:
         pack, _ = find_item(site.chunker, owner.domain_no, id_)
@@ -173,6 +177,33 @@ def test_a_pack_that_cannot_be_stored_fails_its_owner_only(site: CatalogSite) ->
     store.before = lambda: None
     packer.finish(other)
     with pytest.raises(UnavailableError, match="down"):
+        packer.finish(owner)
+
+
+def test_who_stores_goes_on_while_a_full_pack_is_uploaded(site: CatalogSite) -> None:
+    store, go_on = FaultyStore(), threading.Event()
+    packer, owner = Packer(site.chunker, store, 2), new_attempt(site, "owner")
+    store.before = lambda: assert_true(go_on.wait(30))
+    stored = [items(FRAME) for _ in range(40)]  # more than a pack
+    for one in stored:
+        packer.store(owner, FRAME, one)
+    assert owner.unregistered == 2
+    assert not list(store.list("packs/"))
+    go_on.set()
+    packer.finish(owner)
+    assert_found(site, owner, [one[0].id for one in stored])
+
+
+def test_an_upload_that_dies_is_not_taken_for_a_stored_pack(site: CatalogSite) -> None:
+    store = FaultyStore()
+    packer, owner = Packer(site.chunker, store, 1), new_attempt(site, "owner")
+    packer.store(owner, SMALL, items())
+
+    def die() -> None:
+        raise SystemExit
+
+    store.before = die
+    with pytest.raises(SystemExit):
         packer.finish(owner)
 
 
