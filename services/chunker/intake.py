@@ -19,7 +19,13 @@ from libs.catalogdb.attempts import NotTaken, Taken, WrongBoot, take_part
 from libs.catalogdb.notices import raise_notification
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.positions import start_offset
-from libs.catalogdb.sessions import PartView, SessionView, reject_session, session_of_capture
+from libs.catalogdb.sessions import (
+    PartView,
+    SessionView,
+    read_session,
+    reject_session,
+    session_of_capture,
+)
 from libs.errors import BackcastError, BadEventError, MalformedEventError, UnavailableError
 from libs.events.block_changes import (
     CaptureAborted,
@@ -101,7 +107,9 @@ class Intake:
             for delivery in await consumer.batch(0.5):
                 # A partition may be taken away while its batch is worked on: then another chunker
                 # reads these records, and to begin their captures here would end them there.
-                while delivery.partition in consumer.partitions and not stop.requested:
+                while delivery.partition in consumer.partitions:
+                    if stop.requested:
+                        return  # what is left was read but not handled: no position is behind it
                     try:
                         await self._handle(delivery)
                         break
@@ -192,8 +200,10 @@ class Intake:
             case Taken():
                 part = replace(part, attempt_number=taken.number)
                 self._begin_taken(taken.attempt, view, part, event, received)
-            case NotTaken():
-                if not taken.session_ended and all(one.finished for one in view.parts):
+            case NotTaken(session_ended=False):
+                # Read anew: who finished the part since our view of it may have died with it.
+                view = retried(lambda: read_session(self._catalog, view.session))
+                if all(one.finished for one in view.parts):
                     self._captures.seal(view.session)
             case WrongBoot():
                 reason = (

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.local.process import wait_until
 from libs.blockmap.tree import span_chunks
@@ -31,12 +32,21 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.conductor import Conductor
 from services.chunker.captures import Captures
-from services.chunker.intake import _authenticate
+from services.chunker.intake import Intake, _authenticate
 from services.chunker.packer import Packer
 from services.chunker.sealer import Sealer
 from tests.golden.make_events import envelope_of
 from tests.integration.catalog.protected import Protected
-from tests.support.catalog import BOOT, TENANT, CatalogSite, Worker, item, open_on, protect
+from tests.support.catalog import (
+    BOOT,
+    SECONDS_MAX,
+    TENANT,
+    CatalogSite,
+    Worker,
+    item,
+    open_on,
+    protect,
+)
 from tests.unit.blockmap.map_history import Clear, History, Put, Snapshot
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
@@ -195,6 +205,37 @@ class NoAgents:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AssertionError(f"an agent was asked to {name}")
+
+
+class Sealing:
+    """The captures of a chunker that works on none; notes what it is asked to seal."""
+
+    def __init__(self) -> None:
+        self.sealed: list[UUID] = []
+
+    def find(self, _capture: UUID) -> None:
+        return None
+
+    def seal(self, session: UUID) -> None:
+        self.sealed.append(session)
+
+
+def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_that_successor(
+    site: CatalogSite,
+) -> None:
+    """Who finished it was killed before the seal; the successor's view of the part is older."""
+    protect(site, "vm")
+    view, captures = open_on(site, "vm"), Sealing()
+    event, part = _started(view, view.parts[0], BOOT), view.parts[0]
+    claims = replace(envelope_of(event), subject=str(part.volume), tenant=TENANT)
+    received = _received(event, encode(event), part.token, claims)
+    intake = Intake(site.chunker, captures, "successor", CollectorRegistry())  # type: ignore[arg-type]
+    with site.holding("SELECT FROM part WHERE capture = %s FOR UPDATE", part.capture) as finisher:
+        taking = site.start(intake._begin, received, event)
+        site.wait_until_waiting(1)
+        finisher.execute("UPDATE part SET state = 'f' WHERE capture = %s", [part.capture])
+    taking.result(SECONDS_MAX)
+    assert captures.sealed == [view.session]
 
 
 def test_scenario_18_a_command_for_a_dead_session_freezes_nothing(

@@ -1,0 +1,71 @@
+"""The intake: a position is noted only for records that were handled."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from libs.kafka.consumer import LostRecords, Partition
+from libs.runtime.health import Health
+from libs.runtime.signals import Stop
+from services.chunker.intake import Intake
+
+P = Partition("backcast.block-changes", 0)
+
+
+class Consumer:
+    """Delivers one batch of three records, and counts them as read, as `EventConsumer` does."""
+
+    partitions = frozenset({P})
+
+    def __init__(self) -> None:
+        self._batches = [[LostRecords(P, at, at) for at in range(3)]]
+
+    async def batch(self, _timeout_seconds: float) -> list[LostRecords]:
+        return self._batches.pop() if self._batches else []
+
+    def positions(self) -> Mapping[Partition, int]:
+        return {P: 3}
+
+
+class Captures:
+    """Is told of every record and position; asks to stop after some records."""
+
+    def __init__(self, stop: Stop, records: int) -> None:
+        self._stop = stop
+        self._records = records
+        self.handled = 0
+        self.noted: list[Mapping[Partition, int]] = []
+
+    def fail_partition(self, _partition: Partition, _code: str, _message: str) -> None:
+        self.handled += 1
+        if self.handled == self._records:
+            self._stop.request()
+
+    def taken_away(self) -> Mapping[Partition, int]:
+        return {}
+
+    def note_positions(self, positions: Mapping[Partition, int]) -> None:
+        self.noted.append(positions)
+
+
+def read_until_stopped(after: int) -> Captures:
+    stop = Stop()
+    captures: Any = Captures(stop, after)
+    catalog: Any = None
+    consumer: Any = Consumer()
+    intake = Intake(catalog, captures, "chunker", CollectorRegistry())
+    asyncio.run(intake._read(consumer, stop, Health().loop("intake", 60)))
+    return captures
+
+
+def test_records_left_unhandled_when_it_stops_are_behind_no_position() -> None:
+    """A successor would begin after them: their captures would wait for their deadline."""
+    captures = read_until_stopped(after=2)
+    assert (captures.handled, captures.noted) == (2, [])
+
+
+def test_records_that_were_all_handled_are_behind_the_position() -> None:
+    captures = read_until_stopped(after=3)
+    assert (captures.handled, captures.noted) == (3, [{P: 3}])
