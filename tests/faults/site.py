@@ -160,15 +160,19 @@ class FaultSite(RunningSite):
 
         assert wait_until(none_is_down, seconds), f"still down after {seconds:g} s: {down}"
 
-    def kill_now(self, name: str) -> bool:
-        """SIGKILL, and wait until the kernel has taken it; False if it does not run just now."""
+    def kill_now(self, name: str, how: signal.Signals = signal.SIGKILL) -> bool:
+        """Signal it, and wait until it has ended; False if it does not run just now.
+
+        Never by `LocalProcess.stop`, which tidies up behind a process: the supervisor has started
+        the next one meanwhile.
+        """
         process = self.server(name).process
         pid = process.pid
         if pid is None:
             return False
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        return wait_until(lambda: process.pid != pid, 10)
+            os.kill(pid, how)
+        return wait_until(lambda: process.pid != pid, 30)
 
     @contextmanager
     def supervised(self) -> Iterator[None]:

@@ -110,10 +110,7 @@ def test_chunkers_that_join_and_leave_all_the_time_lose_nothing(
         working = [clients.submit(take_all_the_time, one) for one in volumes]
         try:
             for name in (SECOND_CHUNKER, "chunker", SECOND_CHUNKER):
-                process = site.server(name).process
-                pid = process.pid
-                process.stop(signal.SIGTERM)  # the supervisor starts it again
-                eventually("it is back", lambda n=name, p=pid: site.pid_of(n) not in (None, p))
+                assert site.kill_now(name, signal.SIGTERM)  # the supervisor starts it again
                 eventually("it works", lambda n=name: site.up(n))
         finally:
             stop.set()
