@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -104,22 +104,30 @@ class Intake:
 
     async def _read(self, consumer: EventConsumer, stop: Stop, loop: Loop) -> None:
         while not stop.requested:
-            for delivery in await consumer.batch(0.5):
-                # A partition may be taken away while its batch is worked on: then another chunker
-                # reads these records, and to begin their captures here would end them there.
-                while delivery.partition in consumer.partitions:
-                    if stop.requested:
-                        return  # what is left was read but not handled: no position is behind it
-                    try:
-                        await self._handle(delivery)
-                        break
-                    except UnavailableError as err:
-                        log.warning("event waits", extra={"detail": str(err)})
-                        await asyncio.sleep(_AGAIN_SECONDS)
+            if not await self._handle_all(await consumer.batch(0.5), consumer, stop):
+                return  # what is left was read and not handled: no position may be behind it
             for partition, offset in self._captures.taken_away().items():
                 consumer.rewind(partition, offset)
             self._captures.note_positions(consumer.positions())
             loop.progressed()
+
+    async def _handle_all(
+        self, deliveries: Sequence[Delivery], consumer: EventConsumer, stop: Stop
+    ) -> bool:
+        """Handle deliveries in their order; False if it is asked to stop before the last."""
+        for delivery in deliveries:
+            # A partition may be taken away while its batch is worked on: then another chunker
+            # reads these records, and to begin their captures here would end them there.
+            while delivery.partition in consumer.partitions:
+                if stop.requested:
+                    return False
+                try:
+                    await self._handle(delivery)
+                    break
+                except UnavailableError as err:
+                    log.warning("event waits", extra={"detail": str(err)})
+                    await asyncio.sleep(_AGAIN_SECONDS)
+        return True
 
     async def _starts(self, partitions: frozenset[Partition]) -> Mapping[Partition, int]:
         starts = {}
@@ -202,9 +210,10 @@ class Intake:
                 self._begin_taken(taken.attempt, view, part, event, received)
             case NotTaken(session_ended=False):
                 # Read anew: who finished the part since our view of it may have died with it.
-                view = retried(lambda: read_session(self._catalog, view.session))
-                if all(one.finished for one in view.parts):
-                    self._captures.seal(view.session)
+                session = view.session
+                parts = retried(lambda: read_session(self._catalog, session)).parts
+                if all(one.finished for one in parts):
+                    self._captures.seal(session)
             case WrongBoot():
                 reason = (
                     f"volume {part.volume_name}: the agent on node {part.node} was restarted while "

@@ -229,7 +229,7 @@ def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_tha
     event, part = _started(view, view.parts[0], BOOT), view.parts[0]
     claims = replace(envelope_of(event), subject=str(part.volume), tenant=TENANT)
     received = _received(event, encode(event), part.token, claims)
-    intake = Intake(site.chunker, captures, "successor", CollectorRegistry())  # type: ignore[arg-type]
+    intake = Intake(site.chunker, captures, "successor", CollectorRegistry())  # type: ignore[arg-type]  # all that is asked
     with site.holding("SELECT FROM part WHERE capture = %s FOR UPDATE", part.capture) as finisher:
         taking = site.start(intake._begin, received, event)
         site.wait_until_waiting(1)
