@@ -33,10 +33,12 @@ def main(settings: Settings, stop: Stop) -> None:
         store = open_store(settings.s3)
         vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
+        packer = Packer(catalog, store, settings.pack_buffer_count_max)
+        packer.preallocate()
         captures = Captures(
             catalog,
             vault,
-            Packer(catalog, store, settings.pack_buffer_count_max),
+            packer,
             FrameReader(store, vault),
             Sealer(catalog, store, vault),
             ThreadPoolExecutor(settings.lane_count, thread_name_prefix="lane"),

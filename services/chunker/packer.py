@@ -93,6 +93,16 @@ class Packer:
         self._changed = threading.Condition()
         self._uploads = ThreadPoolExecutor(buffer_count_max, "upload")
 
+    def preallocate(self) -> None:
+        """Make all buffers, resident: who has not the memory shows it before any backup.
+
+        The first backup is spared their page faults, too: 2 % of its CPU time.
+        """
+        with self._changed:
+            while self._unmade:
+                self._unmade -= 1
+                self._free.append(large_buffer(PACK_SIZE_BYTES_MAX, resident=True))
+
     def store(
         self, owner: AttemptPacks, frame: CompressedFrame, items: Sequence[FrameItem]
     ) -> None:

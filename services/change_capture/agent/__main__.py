@@ -28,6 +28,7 @@ def main(settings: Settings, stop: Stop) -> None:
     boot = uuid7()
     health, registry = Health(), new_registry()
     window = Window(settings.window_span_count_max)
+    window.preallocate()
     sender = EventSender(settings.kafka, check_name("node", settings.node))
     captures = Captures(
         boot,

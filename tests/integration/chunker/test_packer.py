@@ -109,6 +109,16 @@ def test_an_attempt_that_needs_a_buffer_closes_the_pack_of_another(site: Catalog
         assert_found(site, owner, ids[number])
 
 
+def test_buffers_that_were_made_beforehand_are_all_there_are(site: CatalogSite) -> None:
+    packer = Packer(site.chunker, MemoryStore(), 1)
+    packer.preallocate()
+    owners = [new_attempt(site, name) for name in ("first", "second")]
+    for owner in owners:
+        packer.store(owner, SMALL, items())
+    assert [owner.open_pack is None for owner in owners] == [True, False]
+    packer.finish(owners[1])
+
+
 def test_more_lanes_than_buffers_never_wait_for_each_other(site: CatalogSite) -> None:
     packer = Packer(site.chunker, MemoryStore(), 1)
     owners = [new_attempt(site, name) for name in ("first", "second")]

@@ -40,6 +40,17 @@ def test_there_are_never_more_buffers_than_allowed() -> None:
     assert joined(third) is first
 
 
+def test_all_buffers_are_made_beforehand_and_no_more() -> None:
+    window = Window(2)
+    window.preallocate()
+    window.preallocate()
+    first, second = window.take_buffer(A), window.take_buffer(B)
+    assert first is not second
+    third = in_thread(lambda: window.take_buffer(A))
+    window.give_back(second)
+    assert joined(third) is second
+
+
 def test_a_span_is_claimed_once() -> None:
     window = Window(1)
     buffer = window.take_buffer(A)
