@@ -46,6 +46,9 @@ log.cleaner.dedupe.buffer.size=33554432
 _JAVA = (
     "java",
     "-Xmx512m",
+    # A small young generation stays where it is in memory: 50 MiB less of it, and fewer page faults.
+    "-Xms128m",
+    "-Xmn16m",
     "-XX:+UseSerialGC",
     # A broker that passes a few events a second for some minutes pays more for the optimising
     # compiler (half of its CPU time) than it gains.
