@@ -46,7 +46,7 @@ log.cleaner.dedupe.buffer.size=33554432
 _JAVA = (
     "java",
     "-Xmx512m",
-    # A small young generation stays where it is in memory: 50 MiB less of it, and fewer page faults.
+    # A small young generation goes round in the same memory: 50 MiB less are resident.
     "-Xms128m",
     "-Xmn16m",
     "-XX:+UseSerialGC",

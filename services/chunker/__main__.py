@@ -18,6 +18,7 @@ from libs.runtime.signals import Stop
 from libs.store.opening import open_store
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
+from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.sealer import Sealer
 from services.chunker.settings import Settings
@@ -41,7 +42,7 @@ def main(settings: Settings, stop: Stop) -> None:
             packer,
             FrameReader(store, vault),
             Sealer(catalog, store, vault),
-            ThreadPoolExecutor(settings.lane_count, thread_name_prefix="lane"),
+            Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count),
             settings.span_queue_length_max,
             settings.session_deadline_seconds,
             settings.known_chunk_sample,

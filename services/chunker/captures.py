@@ -10,7 +10,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -36,6 +35,7 @@ from libs.reading.frames import FrameReader
 from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
 from libs.spans.connection import SpanConnection
+from services.chunker.lanes import Lanes
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
 from services.chunker.sealer import Sealer
@@ -85,7 +85,7 @@ class Captures:
         packer: Packer,
         frames: FrameReader,
         sealer: Sealer,
-        lanes: Executor,
+        lanes: Lanes,
         span_queue_length_max: int,
         session_deadline_seconds: float,
         known_chunk_sample: int,
@@ -132,6 +132,7 @@ class Captures:
             self._packer,
             self._frames,
             self._known_chunk_sample,
+            self._lanes.submit_if_idle,
             self._dial,
         )
         with self._lock:
@@ -160,7 +161,9 @@ class Captures:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits for it
                 loop.call_soon_threadsafe(self._queue_slots.release)
 
-        future = self._lanes.submit(self._guarded, capture, lambda: capture.work.take_span(event))
+        future = self._lanes.submit(
+            lambda: self._guarded(capture, lambda: capture.work.take_span(event))
+        )
         future.add_done_callback(free_slot)
 
     def complete(self, capture: Capture, event: CaptureCompleted) -> None:
@@ -177,11 +180,11 @@ class Captures:
         with capture.lock:
             capture.completed = event
             capture.running += 1
-        self._lanes.submit(self._guarded, capture, lambda: None)
+        self._lanes.submit(lambda: self._guarded(capture, lambda: None))
 
     def seal(self, session: UUID) -> None:
         """Seal a session all of whose parts were finished, by this process or another."""
-        self._lanes.submit(self._seal, session)
+        self._lanes.submit(lambda: self._seal(session))
 
     def fail(self, capture: Capture, code: str, message: str) -> None:
         """Reject the capture's session and stop working on it; nothing if it is over already."""
@@ -234,7 +237,7 @@ class Captures:
             captures = list(self._captures.values())
         for capture in captures:
             self._drop(capture)
-        self._lanes.shutdown(cancel_futures=True)
+        self._lanes.close()
         self._packer.close()
 
     def _of(self, partitions: "frozenset[Partition] | set[Partition]") -> list[Capture]:

@@ -9,7 +9,8 @@ rest.
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapRoot
@@ -23,13 +24,13 @@ from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import compress
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
-from libs.packs.pack import FrameItem
 from libs.packs.trailer import ItemKind
 from libs.ranges import ChunkRun, runs_of, unpack_runs
 from libs.reading.frames import FrameReader
 from libs.reading.nodes import read_node
 from libs.runtime.retries import retried
 from libs.spans.connection import SpanConnection
+from services.chunker.frames import OpenFrame
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
 
 _ID = 32
@@ -45,32 +46,11 @@ _REDIAL_SECONDS_MAX = 15.0
 
 
 @dataclass(slots=True)
-class _Frame:
-    """A frame that is being filled; used by one thread at a time."""
-
-    buffer: bytearray = field(default_factory=lambda: bytearray(FRAME_PLAIN_SIZE_BYTES_MAX))
-    items: list[FrameItem] = field(default_factory=list)
-    fill: int = 0
-
-    def has_room(self, length: int) -> bool:
-        return self.fill + length <= len(self.buffer)
-
-    def space(self, length: int) -> memoryview:
-        """The next ``length`` bytes; they are kept by `keep`."""
-        return memoryview(self.buffer)[self.fill : self.fill + length]
-
-    def keep(self, kind: ItemKind, id_: bytes, length: int) -> None:
-        """The next ``length`` bytes are this item."""
-        self.items.append(FrameItem(kind, id_, self.fill, length))
-        self.fill += length
-
-
-@dataclass(slots=True)
 class _Lane:
     """What a thread needs while it takes spans of this capture."""
 
     connection: SpanConnection
-    frame: _Frame = field(default_factory=_Frame)
+    frame: OpenFrame
 
 
 class CaptureWork:
@@ -84,6 +64,8 @@ class CaptureWork:
         packer: stores frames.
         frames: reads the base's map nodes back.
         known_chunk_sample: one of so many known chunks is asked for and checked.
+        share: begins a step on a lane that has nothing to do; None if there is none. It must not
+            queue the step behind others, as `finish` waits for it.
         dial: connects to the agent.
     """
 
@@ -96,6 +78,7 @@ class CaptureWork:
         packer: Packer,
         frames: FrameReader,
         known_chunk_sample: int,
+        share: Callable[[Callable[[], None]], Future[None] | None],
         dial: Callable[..., SpanConnection] = SpanConnection,
     ) -> None:
         self.part = part
@@ -105,16 +88,20 @@ class CaptureWork:
         self._packer = packer
         self._frames = frames
         self._sample_rate = 1 / known_chunk_sample
+        self._share = share
         self._dial = dial
         self._hasher = ChunkHasher(packs.keys.id_key)
         self._size_chunks = -(-started.volume_size_bytes // CHUNK_SIZE_BYTES)
         self._idle_lanes: list[_Lane] = []
+        self._idle_frames: list[OpenFrame] = []
+        #: Frames that other lanes store.
+        self._shared: list[Future[None]] = []
         self._connections: list[SpanConnection] = []
         self._lock = threading.Lock()
         self._changed_bytes = 0
         self._sent_bytes = 0
         self._watermarks = _Watermarks()
-        self._nodes = _Frame()
+        self._nodes = OpenFrame()
         self._map_lock = threading.Lock()
         self._map = MapWriter(
             NodeHasher(packs.keys.id_key),
@@ -156,11 +143,13 @@ class CaptureWork:
     def finish(self) -> MapRoot:
         """Write the rest of the block map and of the packs; all is registered when it returns."""
         for lane in self._idle_lanes:
-            self._flush(lane.frame)
+            self._pass_on(lane.frame)
             lane.connection.close()
         with self._map_lock:
             root = self._map.finish()
             self._flush(self._nodes)
+        for stored in self._shared:
+            stored.result()
         self._packer.flush(self.packs)
         self._count_departed(self.packs.ledger.take_departed(1))  # while the last pack is uploaded
         self._packer.finish(self.packs)
@@ -242,7 +231,7 @@ class CaptureWork:
         if not asked:  # then the agent is told just that
             retried(lambda: receive_into(memoryview(bytearray())), _REDIAL_SECONDS_MAX)
         while taken < len(asked):
-            taken = self._receive(lane.frame, asked, taken, fresh, receive_into)
+            taken = self._receive(lane, asked, taken, fresh, receive_into)
 
     def _ask(
         self,
@@ -261,7 +250,7 @@ class CaptureWork:
 
     def _receive(
         self,
-        frame: _Frame,
+        lane: _Lane,
         asked: Sequence[tuple[int, bytes]],
         at: int,
         fresh: set[bytes],
@@ -273,29 +262,52 @@ class CaptureWork:
         while end < len(asked) and asked[end][0] // _GROUP_CHUNKS == group:
             end += 1
         length = (end - at) * CHUNK_SIZE_BYTES
-        if not frame.has_room(length):
-            self._flush(frame)
-        view = frame.space(length)
+        if not lane.frame.has_room(length):
+            lane.frame = self._pass_on(lane.frame)
+        view = lane.frame.space(length)
         retried(lambda: receive_into(view), _REDIAL_SECONDS_MAX)
-        self._verify(view, asked[at:end])
-        _keep_fresh(frame, view, asked[at:end], fresh)
+        ids = [id_ for _, id_ in asked[at:end]]
+        self._verify(view, ids, asked[at][0])
+        lane.frame.keep_chunks(view, ids, fresh)
         return end
 
-    def _verify(self, view: memoryview, asked: Sequence[tuple[int, bytes]]) -> None:
-        announced = b"".join([id_ for _, id_ in asked])
-        if self._hasher.chunk_ids(view) != announced:
+    def _verify(self, view: memoryview, announced: Sequence[bytes], first: int) -> None:
+        if self._hasher.chunk_ids(view) != b"".join(announced):
             raise DamagedDataError(
-                f"volume {self.part.volume_name}: bytes near chunk {asked[0][0]} do not match the "
+                f"volume {self.part.volume_name}: bytes near chunk {first} do not match the "
                 f"ids that node {self.part.node} announced; the volume changed after it was "
                 f"hashed, or the node is at fault"
             )
 
-    def _flush(self, frame: _Frame) -> None:
+    def _pass_on(self, frame: OpenFrame) -> OpenFrame:
+        """Store a frame, on another lane if one has nothing to do; returns an empty one.
+
+        At the end of a capture one lane may have most of a span before it and the others nothing.
+        """
+        if not frame.fill:
+            return frame
+        future = self._share(lambda: self._flush_and_release(frame))
+        if future is None:
+            self._flush(frame)
+            return frame
+        with self._lock:
+            failed = [one for one in self._shared if one.done() and one.exception()]
+            self._shared = [one for one in self._shared if not one.done()] + failed + [future]
+            empty = self._idle_frames.pop() if self._idle_frames else OpenFrame()
+        if failed:
+            failed[0].result()
+        return empty
+
+    def _flush_and_release(self, frame: OpenFrame) -> None:
+        self._flush(frame)
+        with self._lock:
+            self._idle_frames.append(frame)
+
+    def _flush(self, frame: OpenFrame) -> None:
         """Compress a frame and give it to the packer."""
         if frame.fill:
-            compressed = compress(memoryview(frame.buffer)[: frame.fill])
-            self._packer.store(self.packs, compressed, frame.items)
-            frame.items, frame.fill = [], 0
+            self._packer.store(self.packs, compress(frame.filled), frame.items)
+            frame.clear()
 
     def _enter(self, event: ExtentsChanged, runs: Sequence[ChunkRun]) -> None:
         """Enter a batch in the block map; nodes that no later batch can change are written."""
@@ -344,7 +356,7 @@ class CaptureWork:
         if lane and lane.connection.is_usable:
             return lane
         connection = retried(self._connect, _REDIAL_SECONDS_MAX)
-        return _Lane(connection, lane.frame if lane else _Frame())
+        return _Lane(connection, lane.frame if lane else OpenFrame())
 
     def _connect(self) -> SpanConnection:
         part = self.part
@@ -356,21 +368,6 @@ class CaptureWork:
             connection.close()
             raise StaleAttemptError
         return connection
-
-
-def _keep_fresh(
-    frame: _Frame, view: memoryview, asked: Sequence[tuple[int, bytes]], fresh: set[bytes]
-) -> None:
-    """Keep the fresh chunks of what was received; samples of known ones are overwritten."""
-    kept = 0
-    for number, (_, id_) in enumerate(asked):
-        if id_ not in fresh:
-            continue
-        if kept != number:
-            source, target = number * CHUNK_SIZE_BYTES, kept * CHUNK_SIZE_BYTES
-            view[target : target + CHUNK_SIZE_BYTES] = view[source : source + CHUNK_SIZE_BYTES]
-        kept += 1
-        frame.keep(ItemKind.CHUNK, id_, CHUNK_SIZE_BYTES)
 
 
 class _Watermarks:

@@ -1,6 +1,7 @@
 """Sealed snapshots for tests, made of bytes in memory by the chunker's own code, without Kafka."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from uuid import UUID
 
 from libs.catalogdb.attempts import finish_part
@@ -25,6 +26,8 @@ from services.chunker.sealer import Sealer
 from services.chunker.work import CaptureWork
 from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
 
+#: Begins a step of a capture's work on another lane, or does not.
+Share = Callable[[Callable[[], None]], Future[None] | None]
 _SPAN_CHUNKS = 128
 _DEADLINE_SECONDS = 600
 
@@ -36,10 +39,18 @@ class SnapshotTaker:
         site: the catalog.
         store: where packs and manifests go.
         kek: wraps the keys of domains.
+        share: what a lane may leave to others; by default one lane does everything.
     """
 
-    def __init__(self, site: CatalogSite, store: ObjectStore, kek: KeyEncryptionKey) -> None:
+    def __init__(
+        self,
+        site: CatalogSite,
+        store: ObjectStore,
+        kek: KeyEncryptionKey,
+        share: Share = lambda _step: None,
+    ) -> None:
         self._site = site
+        self._share = share
         self._vault = KeyVault(store, kek)
         self._packer = Packer(site.chunker, store, buffer_count_max=2)
         self._frames = FrameReader(store, self._vault)
@@ -92,7 +103,15 @@ class SnapshotTaker:
             return _MemorySpans(chunks)
 
         work = CaptureWork(
-            part, started, packs, self._site.chunker, self._packer, self._frames, 128, dial
+            part,
+            started,
+            packs,
+            self._site.chunker,
+            self._packer,
+            self._frames,
+            128,
+            self._share,
+            dial,
         )
         hasher = ChunkHasher(keys.id_key)
         for batch, start in enumerate(range(0, len(chunks), _SPAN_CHUNKS)):

@@ -38,6 +38,7 @@ from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.rpc import CaptureStatus
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
+from services.chunker.lanes import Lanes
 from services.chunker.packer import AttemptPacks, Packer
 from services.chunker.sealer import Sealer
 from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, WatchedStore
@@ -116,7 +117,7 @@ class ChunkerProcess(Actor):
             SmallPacks(catalog, store, 2),
             frames,
             Sealer(catalog, store, vault),
-            InlineExecutor(),
+            Lanes(InlineExecutor(), 2),
             100,
             DEADLINE_SECONDS,
             4,

@@ -33,6 +33,7 @@ from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.conductor import Conductor
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake, _authenticate
+from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.sealer import Sealer
 from tests.golden.make_events import envelope_of
@@ -159,7 +160,7 @@ def test_scenario_10_a_capture_with_a_missing_batch_is_rejected(protected: Prote
     sealer = Sealer(site.chunker, store, protected.vault)
     with ThreadPoolExecutor(1) as lanes:
         captures = Captures(
-            site.chunker, protected.vault, packer, frames, sealer, lanes, 4, 60, 128
+            site.chunker, protected.vault, packer, frames, sealer, Lanes(lanes, 1), 4, 60, 128
         )
         captures.begin(worker.attempt, view, part, started, Partition("t", 0), 0)
         found = captures.find(part.capture)

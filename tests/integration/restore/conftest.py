@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
 from libs.store.buckets import make_bucket
 from libs.store.s3 import S3Bucket, S3Store
+from services.chunker.lanes import Lanes
 from services.restore.__main__ import main
 from services.restore.settings import Settings
 from tests.support.catalog import CatalogSite, create_logins
@@ -103,7 +105,8 @@ def _site(servers: LocalCluster, catalog: CatalogSite) -> Iterator[RestoreSite]:
     )
     make_bucket(bucket)
     store, kek = S3Store(bucket), KeyEncryptionKey.generate()
-    taker = SnapshotTaker(catalog, store, kek)
+    share = Lanes(ThreadPoolExecutor(2), 2).submit_if_idle
+    taker = SnapshotTaker(catalog, store, kek, share)
     disk = contents_of_disk()
     taker.protect(TENANT, "disk", "disk")
     for content in disk:
