@@ -14,7 +14,6 @@ outgoing connections (32768 and up), so that none takes a port between choosing 
 import json
 import os
 import random
-import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -81,7 +80,7 @@ class BackcastHome:
         """The file of the secret ``name``: 32 random bytes in hexadecimal, made if missing."""
         path = self._private(self.folder / "secrets") / name
         if not path.exists():
-            _write_private(path, secrets.token_hex(32))
+            _write_private(path, os.urandom(32).hex())
         return path
 
     def secret(self, name: str) -> str:
