@@ -28,8 +28,10 @@ from libs.runtime.groups import KafkaSettings
 
 _TOPIC = Topic(name="kept", key="none", partitions=1, retention_seconds=None, relayed=False)
 _DEV = """
-import argparse, sys
+import argparse, signal, sys
 from services.cli import dev
+# Whoever runs the tests in the background of a script ignores it, and so would this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 common = argparse.ArgumentParser(add_help=False)
 common.add_argument("--json", action="store_true")
 parser = argparse.ArgumentParser()
