@@ -62,16 +62,13 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
         by_topic.setdefault(REGISTRY.topic_of(type(entry.event)), []).append(entry)
     for topic in sorted(by_topic):
         batch = by_topic[topic]
-        row = tx.execute(
-            """UPDATE log_position SET last = last + %s
-               WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)
-               RETURNING last""",
-            [len(batch), topic],
-        ).fetchone()
-        if row is None:
+        last = _advance(tx, topic, len(batch))
+        if last is None:
             require_compared(tx)
+            last = _advance(tx, topic, len(batch))  # it was compared in this very moment
+        if last is None:
             raise InvariantViolation(f"topic {topic}: no counter in log_position; run `init`")
-        for position, entry in enumerate(batch, start=int(row[0]) - len(batch) + 1):
+        for position, entry in enumerate(batch, start=last - len(batch) + 1):
             name, version = REGISTRY.wire_of(type(entry.event))
             tx.execute(
                 """INSERT INTO event_log (topic, position, event_id, type, version, source, subject,
@@ -92,6 +89,17 @@ def append(tx: Tx, source: str, entries: Sequence[Entry]) -> None:
             )
     if by_topic:
         tx.execute(sql.SQL("SELECT pg_notify({}, '')").format(LOG_CHANNEL))
+
+
+def _advance(tx: Tx, topic: str, count: int) -> int | None:
+    """Count positions of a topic; the last of them. None: no counter, or the life is not known."""
+    row = tx.execute(
+        """UPDATE log_position SET last = last + %s
+           WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)
+           RETURNING last""",
+        [count, topic],
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[LoggedEvent]:

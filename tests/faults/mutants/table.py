@@ -200,11 +200,10 @@ MUTANTS: tuple[Mutant, ...] = (
         16,
         "positions are drawn without a lock",
         f"{_CATALOG}/log.py",
-        '            """UPDATE log_position SET last = last + %s\n'
-        "               WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)\n"
-        '               RETURNING last""",\n            [len(batch), topic],',
-        '            "SELECT coalesce(max(position), 0) + %s FROM event_log WHERE topic = %s",\n'
-        "            [len(batch), topic],",
+        '        """UPDATE log_position SET last = last + %s\n'
+        "           WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)\n"
+        '           RETURNING last""",',
+        '        "SELECT coalesce(max(position), 0) + %s FROM event_log WHERE topic = %s",',
         "gapless positions from a counter that is locked last",
     ),
     scenario(

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from libs.catalogdb import log
+from libs.catalogdb.incarnation import require_compared
 from libs.catalogdb.log import (
     LOG_CHANNEL,
     Entry,
@@ -15,7 +17,7 @@ from libs.catalogdb.log import (
     unpublished_topics,
 )
 from libs.catalogdb.notices import raise_notification
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import BadInputError, InvariantViolation
 from libs.events.codec import decode
 from libs.events.notifications import NotificationRaised
@@ -53,6 +55,22 @@ def write(catalog: Catalog, count: int, *, fails: bool = False) -> int:
     except LostConnectionError:
         return 0
     return count
+
+
+def test_a_life_that_is_compared_while_it_is_found_unknown_refuses_nothing(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog's service has compared it between two statements of the transaction."""
+    ((life,),) = site.sql("SELECT life FROM incarnation")
+    site.sql("UPDATE incarnation SET life = ''")
+
+    def compare_first(tx: Tx) -> None:
+        site.sql("UPDATE incarnation SET life = %s", life)
+        require_compared(tx)
+
+    monkeypatch.setattr(log, "require_compared", compare_first)
+    assert write(site.chunker, 1) == 1
+    assert positions(site.catalog, 0) == [1]
 
 
 def positions(catalog: Catalog, after: int) -> list[int | None]:
