@@ -35,7 +35,7 @@ def main(settings: Settings, stop: Stop) -> None:
         vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
         packer = Packer(catalog, store, settings.pack_buffer_count_max)
-        packer.preallocate()
+        threading.Thread(target=packer.preallocate, name="preallocate", daemon=True).start()
         captures = Captures(
             catalog,
             vault,

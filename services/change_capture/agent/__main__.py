@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import threading
 
 from libs.errors import BackcastError
 from libs.ids import check_name, uuid7
@@ -28,7 +29,7 @@ def main(settings: Settings, stop: Stop) -> None:
     boot = uuid7()
     health, registry = Health(), new_registry()
     window = Window(settings.window_span_count_max)
-    window.preallocate()
+    threading.Thread(target=window.preallocate, name="preallocate", daemon=True).start()
     sender = EventSender(settings.kafka, check_name("node", settings.node))
     captures = Captures(
         boot,

@@ -104,8 +104,10 @@ class Attack:
         with proxy.striking(point.trigger(nth, kill)) as trigger:
             exact = trigger.struck.wait(_POINT_SECONDS_MAX)
         if not killed:
-            kill(self.rng.choice(["chunker", "agent", "coordinator", "catalog"]))
             exact = False
+            names = ["chunker", "agent", "coordinator", "catalog"]
+            # One that does not run just now is started again in a moment.
+            wait_until(lambda: kill(self.rng.choice(names)) or bool(killed), _POINT_SECONDS_MAX)
         print(f"{time.strftime('%X')} {point}, request {nth}: killed {killed}, exact {exact}")
         self.figures.kills += len(killed)
         self.figures.exact += exact
