@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.home import BackcastHome
+from deploy.local.process import wait_until
 from deploy.local.s3 import S3Choice
 from libs.errors import BackcastError
 from tests.faults.disks.disk import SmallDisk
@@ -144,11 +145,16 @@ class Attack:
     def _relieve(self, fault: FullDisk, disk: SmallDisk, volume: AttackedVolume) -> None:
         fault.relieve(self.site, disk, volume)
         begun = time.monotonic()
-        if self.site.pid_of(fault.process) is None:
-            assert fault.halts, f"{fault.name}: {fault.process} has ended"
-            self.figures.servers_halted += 1
-            self.site.start(fault.process)
-        self.site.wait_all_up(_RECOVERY_SECONDS_MAX)
+
+        def everything_works() -> bool:
+            # What halts on a full disk takes its time: it may end when there is room again.
+            if self.site.pid_of(fault.process) is None:
+                assert fault.halts, f"{fault.name}: {fault.process} has ended"
+                self.figures.servers_halted += 1
+                self.site.start(fault.process)
+            return self.site.down_count() == 0
+
+        assert wait_until(everything_works, _RECOVERY_SECONDS_MAX), f"{fault.name}: still down"
         seconds = round(time.monotonic() - begun, 1)
         print(f"{fault.name}: everything works {seconds} s after there was room")
         self.figures.longest_recovery_seconds = max(self.figures.longest_recovery_seconds, seconds)
