@@ -25,7 +25,7 @@ from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.positions import store_offset
 from libs.catalogdb.sealing import Refused
-from libs.catalogdb.sessions import PartView, SessionView, read_session, reject_session
+from libs.catalogdb.sessions import PartView, SessionView, reject_session
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
@@ -145,11 +145,15 @@ class Captures:
 
     async def add_span(self, capture: Capture, event: ExtentsChanged, value: bytes) -> None:
         """Queue a batch for the lanes; waits while the queue is full."""
-        if event.batch < capture.digest.count:
+        count = capture.digest.count
+        if event.batch < count:
             return  # seen before
-        if event.batch > capture.digest.count:
-            missing = f"batch {capture.digest.count} never came; take the snapshot again"
-            await asyncio.to_thread(self.fail, capture, "batches-missing", missing)
+        if event.batch > count or capture.completed:
+            wrong = (
+                f"batch {count} never came" if event.batch > count else f"more than {count} came"
+            )
+            message = f"{wrong}; take the snapshot again"
+            await asyncio.to_thread(self.fail, capture, "batches-missing", message)
             return
         capture.digest.add(value)
         with capture.lock:
@@ -192,7 +196,8 @@ class Captures:
             return
         text = f"volume {capture.part.volume_name}: {message}"
         attempt = capture.work.packs.attempt
-        retried(lambda: reject_attempt(self._catalog, attempt, code, text))
+        if not retried(lambda: reject_attempt(self._catalog, attempt, code, text)):
+            self._note_taken_away(capture)
 
     def fail_partition(self, partition: Partition, code: str, message: str) -> None:
         """Fail every capture of a partition."""
@@ -260,7 +265,7 @@ class Captures:
             if not capture.over:  # or it only says that its connections and packs were closed
                 self._give_up(capture, err)
 
-    def _give_up(self, capture: Capture, err: Exception) -> None:
+    def _give_up(self, capture: Capture, err: BaseException) -> None:
         about = {"capture": str(capture.part.capture), "detail": str(err)}
         if isinstance(err, StaleAttemptError):
             log.info("attempt is stale", extra=about)
@@ -273,12 +278,8 @@ class Captures:
             extra=about,
             exc_info=None if expected else err,
         )
-        reason = (
-            str(err) if isinstance(err, BackcastError) else f"{type(err).__name__} in a chunker"
-        )
-        code = err.code if isinstance(err, BackcastError) else InvariantViolation.code
         try:
-            self.fail(capture, code, reason)
+            self.fail(capture, *_reason(err))
         except BackcastError as again:  # then its deadline rejects it
             log.warning("session not rejected", extra={"detail": str(again)})
 
@@ -316,10 +317,16 @@ class Captures:
             outcome = self._sealer.seal(session)
             if isinstance(outcome, Refused):
                 self._reject(session, "refused", f"{outcome.reason}; take the snapshot again")
-        except BackcastError as err:
-            log.warning("not sealed", extra={"session": str(session), "detail": str(err)})
+        except Exception as err:
+            known = isinstance(err, BackcastError)
+            log.log(
+                logging.WARNING if known else logging.CRITICAL,
+                "not sealed",
+                extra={"session": str(session), "detail": str(err)},
+                exc_info=None if known else err,
+            )
             with contextlib.suppress(BackcastError):  # then its deadline rejects it
-                self._reject(session, err.code, str(err))
+                self._reject(session, *_reason(err))
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
         retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
@@ -338,12 +345,14 @@ class Captures:
 
     def _let_go(self, capture: Capture) -> None:
         """Stop working on a capture whose attempt was closed: its session ended, or was taken."""
-        if not self._drop(capture):
-            return
-        if retried(lambda: read_session(self._catalog, capture.view.session)).state == "open":
-            with self._lock:
-                at = self._taken_away.get(capture.partition, capture.start_offset)
-                self._taken_away[capture.partition] = min(at, capture.start_offset)
+        if self._drop(capture):
+            self._note_taken_away(capture)
+
+    def _note_taken_away(self, capture: Capture) -> None:
+        """Its session may be open: what is read again of one that has ended is skipped."""
+        with self._lock:
+            at = self._taken_away.get(capture.partition, capture.start_offset)
+            self._taken_away[capture.partition] = min(at, capture.start_offset)
 
     def _renew_all(self) -> None:
         """Record progress; let go of captures whose attempt somebody else has closed."""
@@ -352,7 +361,9 @@ class Captures:
         quiet = {}
         for capture in captures:
             progress, attempt = capture.work.progress, capture.work.packs.attempt
-            if progress == capture.renewed:
+            if failure := capture.work.packs.failure:  # no lane may look for a long time
+                self._give_up(capture, failure)
+            elif progress == capture.renewed:
                 quiet[attempt] = capture
             elif renew(self._catalog, attempt, progress, self._session_deadline_seconds):
                 capture.renewed = progress
@@ -373,3 +384,10 @@ class Captures:
             if self._stored.get(partition) != offset:
                 store_offset(self._catalog, partition.topic, partition.number, offset)
                 self._stored[partition] = offset
+
+
+def _reason(err: BaseException) -> tuple[str, str]:
+    """Code and message of what ended a session."""
+    if isinstance(err, BackcastError):
+        return err.code, str(err)
+    return InvariantViolation.code, f"{type(err).__name__} in a chunker"

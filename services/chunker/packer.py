@@ -142,6 +142,8 @@ class Packer:
             self._changed.wait_for(lambda: owner.failure or owner.unregistered == 0)
         if owner.failure:
             raise owner.failure
+        if owner.over:  # what was in its open pack may have been thrown away
+            raise StaleAttemptError
 
     def abandon(self, owner: AttemptPacks) -> None:
         """Forget the attempt's open pack; its row and what was uploaded are swept later."""

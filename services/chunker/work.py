@@ -291,11 +291,13 @@ class CaptureWork:
             self._flush(frame)
             return frame
         with self._lock:
-            failed = [one for one in self._shared if one.done() and one.exception()]
-            self._shared = [one for one in self._shared if not one.done()] + failed + [future]
+            # One look at each: it may fail between two.
+            kept = [one for one in self._shared if not one.done() or one.exception()]
+            self._shared = [*kept, future]
             empty = self._idle_frames.pop() if self._idle_frames else OpenFrame()
-        if failed:
-            failed[0].result()
+        for one in kept:
+            if one.done():
+                one.result()
         return empty
 
     def _flush_and_release(self, frame: OpenFrame) -> None:

@@ -60,12 +60,13 @@ class Captures:
             running = self._captures.get(order.capture)
             if running:
                 return running
-            outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
-            for capture in outdated:
-                del self._captures[capture.order.capture]
+            # First, as it may fail: what it supersedes must then be known, to be stopped later.
             capture = Capture(
                 order, self.boot, self._node, self._state_folder, self._window, self._sender
             )
+            outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
+            for old in outdated:
+                del self._captures[old.order.capture]
             self._captures[order.capture] = capture
             capture.start(self._scan_thread_count)
         for old in outdated:

@@ -119,6 +119,14 @@ def test_buffers_that_were_made_beforehand_are_all_there_are(site: CatalogSite) 
     packer.finish(owners[1])
 
 
+def test_an_attempt_whose_open_pack_was_thrown_away_is_never_finished(site: CatalogSite) -> None:
+    packer, owner = Packer(site.chunker, MemoryStore(), 1), new_attempt(site, "owner")
+    packer.store(owner, SMALL, items())
+    packer.abandon(owner)
+    with pytest.raises(StaleAttemptError):
+        packer.finish(owner)
+
+
 def test_more_lanes_than_buffers_never_wait_for_each_other(site: CatalogSite) -> None:
     packer = Packer(site.chunker, MemoryStore(), 1)
     owners = [new_attempt(site, name) for name in ("first", "second")]

@@ -39,6 +39,21 @@ def test_frames_that_other_lanes_store_are_all_registered(site: CatalogSite) -> 
     assert site.sql("SELECT sum(items) FROM pack WHERE state = 'l'") == [(chunks + leaf,)]
 
 
+class FailingLater(Future[None]):
+    """Fails between the first look at it and the second."""
+
+    def done(self) -> bool:
+        was_done = super().done()
+        if not was_done:
+            self.set_exception(UnavailableError("the catalog does not answer"))
+        return was_done
+
+
+def test_a_frame_that_fails_while_it_is_looked_at_is_not_forgotten(site: CatalogSite) -> None:
+    with pytest.raises(UnavailableError, match="does not answer"):
+        taker(site, lambda _step: FailingLater()).take(TENANT, "vm", {"vm": CONTENT})
+
+
 @pytest.mark.parametrize("failing", range(FRAMES))
 def test_a_frame_that_another_lane_could_not_store_ends_the_capture(
     site: CatalogSite, failing: int

@@ -125,3 +125,13 @@ def test_captures_that_are_asked_for_stay(site: Site) -> None:
     order = site.begin()
     site.captures.drop_forgotten()
     assert site.captures.find(order.capture) is not None
+
+
+def test_a_capture_that_cannot_begin_leaves_the_one_before_to_be_stopped(site: Site) -> None:
+    """It holds buffers of the window: forgotten, it would hold them for ever."""
+    first = site.begin()
+    missing = order_for(site.folder / "missing", VOLUME, None)
+    with pytest.raises(SourceError):
+        site.captures.begin(missing)
+    site.captures.settle(first.capture, sealed=False)
+    assert not site.window._spans
