@@ -41,10 +41,11 @@ class Lanes:
         self._executor.shutdown(cancel_futures=True)
 
     def _begin(self, step: Callable[[], None]) -> Future[None]:
-        future = self._executor.submit(step)
-        future.add_done_callback(self._ended)
-        return future
+        def run() -> None:
+            try:
+                step()
+            finally:  # before the future is done: who waited for it finds the lane idle
+                with self._lock:
+                    self._idle += 1
 
-    def _ended(self, _future: Future[None]) -> None:
-        with self._lock:
-            self._idle += 1
+        return self._executor.submit(run)
