@@ -46,7 +46,7 @@ class Peer(Subject):
                 late = time.perf_counter() - start > _MOUNT_SECONDS_MAX
                 if late or process.poll() is not None:
                     process.kill()
-                    raise StepFailedError(f"{' '.join(argv)}: {image} did not appear; {self.log}")
+                    raise StepFailedError(f"{Path(argv[0]).name} mount: {image} did not appear")
                 time.sleep(0.01)
             with (mount / image).open("rb", buffering=0) as file:
                 target.write_bytes(_read_fully(file.fileno(), size_bytes, offset))
