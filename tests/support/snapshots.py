@@ -9,7 +9,8 @@ from libs.catalogdb.inventory import Volume, add_volume, announce_node
 from libs.catalogdb.packs import count_by_pack
 from libs.catalogdb.sealing import Sealed
 from libs.catalogdb.sessions import PartView, SessionView, open_session, read_session
-from libs.events.block_changes import CaptureStarted, ExtentsChanged
+from libs.events.batches import BatchesDigest
+from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
 from libs.ids import uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -84,19 +85,7 @@ class SnapshotTaker:
     def _capture(self, attempt: UUID, view: SessionView, part: PartView, content: bytes) -> None:
         keys = self._vault.get(view.domain, view.key_id)
         chunks = _chunks_of(content)
-        started = CaptureStarted(
-            session=view.session,
-            capture=part.capture,
-            tenant=view.tenant,
-            group=view.group_id,
-            volume=part.volume,
-            node=part.node,
-            base=view.base,
-            boot=BOOT,
-            complete=True,
-            volume_size_bytes=len(content),
-            chunk_size_bytes=CHUNK_SIZE_BYTES,
-        )
+        started = started_of(view, part, len(content))
         packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
 
         def dial(*_: object) -> SpanConnection:
@@ -140,6 +129,40 @@ class SnapshotTaker:
             "quiet",
             packs.ledger.use(places),
         )
+
+
+def started_of(
+    view: SessionView, part: PartView, size_bytes: int = CHUNK_SIZE_BYTES, boot: UUID = BOOT
+) -> CaptureStarted:
+    """What an agent says when it begins to capture a part in full."""
+    return CaptureStarted(
+        session=view.session,
+        capture=part.capture,
+        tenant=view.tenant,
+        group=view.group_id,
+        volume=part.volume,
+        node=part.node,
+        base=view.base,
+        boot=boot,
+        complete=True,
+        volume_size_bytes=size_bytes,
+        chunk_size_bytes=CHUNK_SIZE_BYTES,
+    )
+
+
+def completed_of(started: CaptureStarted, digest: BatchesDigest) -> CaptureCompleted:
+    """What an agent says when it has published these batches."""
+    return CaptureCompleted(
+        session=started.session,
+        capture=started.capture,
+        volume=started.volume,
+        batches=digest.count,
+        batches_digest=digest.digest(),
+        changed_bytes=0,
+        read_bytes=0,
+        consistency="quiet",
+        seconds=0.0,
+    )
 
 
 class _MemorySpans(SpanConnection):

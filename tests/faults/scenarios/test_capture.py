@@ -20,12 +20,11 @@ from libs.catalogdb.sealing import Sealed
 from libs.catalogdb.sessions import read_session, reject_session
 from libs.errors import MalformedEventError, NotFoundError
 from libs.events.batches import BatchesDigest
-from libs.events.block_changes import CaptureCompleted, CaptureStarted
+from libs.events.block_changes import CaptureStarted
 from libs.events.codec import encode
 from libs.events.mac import event_mac
 from libs.ids import uuid7
 from libs.kafka.consumer import Partition, ReceivedEvent
-from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.reading.frames import FrameReader
 from services.change_capture.agent.captures import Captures as AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
@@ -39,7 +38,6 @@ from services.chunker.sealer import Sealer
 from tests.golden.make_events import envelope_of
 from tests.integration.catalog.protected import Protected
 from tests.support.catalog import (
-    BOOT,
     SECONDS_MAX,
     TENANT,
     CatalogSite,
@@ -48,6 +46,7 @@ from tests.support.catalog import (
     open_on,
     protect,
 )
+from tests.support.snapshots import completed_of, started_of
 from tests.unit.blockmap.map_history import Clear, History, Put, Snapshot
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
@@ -153,7 +152,7 @@ def test_scenario_10_a_capture_with_a_missing_batch_is_rejected(protected: Prote
     site = protected.site
     view = open_on(site, "a")
     worker, part = Worker(site, view), view.parts[0]
-    started = _started(view, part, BOOT)
+    started = started_of(view, part)
     store = protected.store
     frames = FrameReader(store, protected.vault)
     packer = Packer(site.chunker, store, buffer_count_max=1)
@@ -167,24 +166,8 @@ def test_scenario_10_a_capture_with_a_missing_batch_is_rejected(protected: Prote
         assert found is not None
         digest = BatchesDigest()
         digest.add(b"a batch that never came")
-        captures.complete(found, _completed(started, digest))
+        captures.complete(found, completed_of(started, digest))
     assert read_session(site.chunker, view.session).reject_code == "batches-missing"
-
-
-def _started(view: Any, part: Any, boot: UUID) -> CaptureStarted:
-    return CaptureStarted(
-        session=view.session, capture=part.capture, tenant=view.tenant, group=view.group_id,
-        volume=part.volume, node=part.node, base=None, boot=boot, complete=True,
-        volume_size_bytes=CHUNK_SIZE_BYTES, chunk_size_bytes=CHUNK_SIZE_BYTES,
-    )  # fmt: skip
-
-
-def _completed(started: CaptureStarted, digest: BatchesDigest) -> CaptureCompleted:
-    return CaptureCompleted(
-        session=started.session, capture=started.capture, volume=started.volume,
-        batches=digest.count, batches_digest=digest.digest(), changed_bytes=0, read_bytes=0,
-        consistency="quiet", seconds=0.0,
-    )  # fmt: skip
 
 
 def test_scenario_11_exactly_one_of_two_chunkers_seals_a_group(site: CatalogSite) -> None:
@@ -227,7 +210,7 @@ def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_tha
     """Who finished it was killed before the seal; the successor's view of the part is older."""
     protect(site, "vm")
     view, captures = open_on(site, "vm"), Sealing()
-    event, part = _started(view, view.parts[0], BOOT), view.parts[0]
+    event, part = started_of(view, view.parts[0]), view.parts[0]
     claims = replace(envelope_of(event), subject=str(part.volume), tenant=TENANT)
     received = _received(event, encode(event), part.token, claims)
     intake = Intake(site.chunker, captures, "successor", CollectorRegistry())  # type: ignore[arg-type]  # all that is asked
@@ -264,7 +247,7 @@ def test_scenario_20_a_volume_that_shrinks_and_grows_shows_no_old_data() -> None
 def test_scenario_21_an_event_for_another_tenants_volume_is_refused(site: CatalogSite) -> None:
     protect(site, "vm")
     part = open_on(site, "vm").parts[0]
-    event = _started(open_on_view(site), part, BOOT)
+    event = started_of(open_on_view(site), part)
     value = encode(event)
     claims = replace(envelope_of(event), subject=str(part.volume), tenant=TENANT)
     _authenticate(_received(event, value, part.token, claims), TENANT, part)

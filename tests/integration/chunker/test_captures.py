@@ -11,11 +11,10 @@ import pytest
 from libs.catalogdb.attempts import Taken, take_part
 from libs.catalogdb.sessions import SessionView, read_session
 from libs.errors import UnavailableError
-from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
+from libs.events.block_changes import CaptureCompleted, ExtentsChanged
 from libs.kafka.consumer import Partition
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.reading.frames import FrameReader
 from libs.store.memory import MemoryStore
 from services.chunker.captures import Capture, Captures
@@ -23,7 +22,7 @@ from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.sealer import Sealer
 from tests.support.catalog import BOOT, TENANT, CatalogSite, Worker, open_on
-from tests.support.snapshots import SnapshotTaker
+from tests.support.snapshots import SnapshotTaker, completed_of, started_of
 
 PARTITION = Partition("backcast.block-changes", 3)
 START_OFFSET = 17
@@ -67,19 +66,7 @@ def chunker(site: CatalogSite) -> Iterator[Chunker]:
         60,
         128,
     )
-    started = CaptureStarted(
-        session=view.session,
-        capture=part.capture,
-        tenant=view.tenant,
-        group=view.group_id,
-        volume=part.volume,
-        node=part.node,
-        base=None,
-        boot=BOOT,
-        complete=True,
-        volume_size_bytes=CHUNK_SIZE_BYTES,
-        chunk_size_bytes=CHUNK_SIZE_BYTES,
-    )
+    started = started_of(view, part)
     captures.begin(worker.attempt, view, part, started, PARTITION, START_OFFSET)
     capture = captures.find(part.capture)
     assert capture is not None
@@ -88,18 +75,7 @@ def chunker(site: CatalogSite) -> Iterator[Chunker]:
 
 
 def completed(chunker: Chunker) -> CaptureCompleted:
-    started = chunker.capture.started
-    return CaptureCompleted(
-        session=started.session,
-        capture=started.capture,
-        volume=started.volume,
-        batches=chunker.capture.digest.count,
-        batches_digest=chunker.capture.digest.digest(),
-        read_bytes=0,
-        changed_bytes=0,
-        consistency="quiet",
-        seconds=1.0,
-    )
+    return completed_of(chunker.capture.started, chunker.capture.digest)
 
 
 def test_a_session_that_cannot_be_sealed_for_a_defect_is_rejected(chunker: Chunker) -> None:

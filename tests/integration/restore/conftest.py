@@ -105,8 +105,8 @@ def _site(servers: LocalCluster, catalog: CatalogSite) -> Iterator[RestoreSite]:
     )
     make_bucket(bucket)
     store, kek = S3Store(bucket), KeyEncryptionKey.generate()
-    share = Lanes(ThreadPoolExecutor(2), 2).submit_if_idle
-    taker = SnapshotTaker(catalog, store, kek, share)
+    lanes = Lanes(ThreadPoolExecutor(2), 2)
+    taker = SnapshotTaker(catalog, store, kek, lanes.submit_if_idle)
     disk = contents_of_disk()
     taker.protect(TENANT, "disk", "disk")
     for content in disk:
@@ -127,6 +127,7 @@ def _site(servers: LocalCluster, catalog: CatalogSite) -> Iterator[RestoreSite]:
     )
     with serving(settings) as url:
         yield RestoreSite(url, settings, catalog, store, kek, taker, disk)
+    lanes.close()
 
 
 @contextlib.contextmanager
