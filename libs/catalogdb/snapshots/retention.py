@@ -1,0 +1,210 @@
+"""Retention: which snapshots of a group stay, and the time that their age is measured by.
+
+A group keeps its newest good recovery points by count, which needs no clock, and older ones up to
+an age that counts from their receipt (`sealed_at`). A snapshot never expires by age before an older
+one does, so a clock that was wrong at one seal gives up nothing early.
+
+Age is measured against a trusted time that follows the server's clock in small steps. When the
+clock jumps, the trusted time stands still and retention gives up nothing, until the clock is back
+or a person confirms it (scenario 19).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+from uuid import UUID
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.pool import Catalog
+from libs.errors import NotFoundError
+from libs.events.notifications import NotificationRaised
+from libs.events.snapshots import RetentionChanged
+
+#: Steps of the clock up to here are ordinary: corrections, a paused machine, a slow transaction.
+STEP_SECONDS_MAX = 600.0
+#: A service that starts cannot tell a pause from a jump; pauses of maintenance are shorter.
+PAUSE_SECONDS_MAX = 86_400.0
+#: Tenant and subject of what concerns the whole catalog.
+EVERYBODY, CLOCK = "*", "clock"
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """What is kept of a group: the newest ``keep_last``, and all that are not older."""
+
+    #: 1 or more.
+    keep_last: int
+    #: 0 or more.
+    keep_for_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockState:
+    """The time that retention goes by."""
+
+    trusted_at: datetime
+    #: The server's clock.
+    server_at: datetime
+    #: Whether the server's clock has jumped and nobody has confirmed it.
+    halted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueSnapshot:
+    """A snapshot that retention does not keep."""
+
+    group_no: int
+    sequence: int
+    tenant: str
+    session: UUID
+
+
+#: The live snapshots `s` that retention does not keep, of tenant `t` and group `g`.
+IS_OVERDUE: LiteralString = """
+    SELECT s.group_no, s.sequence, t.name, s.session
+    FROM retention r JOIN snapshot s USING (group_no) JOIN volume_group g USING (group_no)
+    JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c
+    WHERE s.state = 'l' AND c.halted_since IS NULL
+      AND s.sealed_at < c.trusted_at - make_interval(secs => r.keep_for_seconds)
+      AND NOT EXISTS (
+          SELECT FROM snapshot older
+          WHERE older.group_no = s.group_no AND older.state = 'l' AND older.sequence < s.sequence
+            AND older.sealed_at >= c.trusted_at - make_interval(secs => r.keep_for_seconds))
+      AND r.keep_last <= (
+          SELECT count(*) FROM snapshot newer
+          WHERE newer.group_no = s.group_no AND newer.state = 'l' AND newer.sequence > s.sequence
+            AND NOT EXISTS (SELECT FROM verification v
+                            WHERE v.session = newer.session AND v.damaged))"""
+
+
+def set_retention(
+    catalog: Catalog, tenant: str, group: str, policy: RetentionPolicy | None
+) -> None:
+    """Change what is kept of a group; None: nothing expires by itself.
+
+    Raises:
+        NotFoundError: no such group.
+    """
+    with catalog.transaction() as tx:
+        # An expiry of this group has committed, or goes by what is written here.
+        locked = tx.execute(
+            """SELECT group_no, group_id FROM volume_group g JOIN tenant t USING (tenant_no)
+               WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
+            [tenant, group],
+        ).fetchone()
+        if locked is None:
+            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
+        group_no, group_id = locked
+        if policy is None:
+            tx.execute("DELETE FROM retention WHERE group_no = %s", [group_no])
+        else:
+            tx.execute(
+                """INSERT INTO retention (group_no, keep_last, keep_for_seconds)
+                   VALUES (%s, %s, %s)
+                   ON CONFLICT (group_no) DO UPDATE
+                   SET keep_last = excluded.keep_last,
+                       keep_for_seconds = excluded.keep_for_seconds""",
+                [group_no, policy.keep_last, policy.keep_for_seconds],
+            )
+        event = RetentionChanged(
+            group=group_id,
+            keep_last=policy.keep_last if policy else None,
+            keep_for_seconds=policy.keep_for_seconds if policy else 0,
+        )
+        append(tx, "catalog", [Entry(event, tenant, str(group_id))])
+
+
+def read_retention(catalog: Catalog, tenant: str, group: str) -> RetentionPolicy | None:
+    """What is kept of a group; None: everything."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT keep_last, keep_for_seconds
+               FROM retention JOIN volume_group g USING (group_no)
+               JOIN tenant t USING (tenant_no) WHERE t.name = %s AND g.name = %s""",
+            [tenant, group],
+        ).fetchone()
+    return RetentionPolicy(*row) if row else None
+
+
+def overdue_snapshots(
+    catalog: Catalog, limit: int, after: OverdueSnapshot | None = None
+) -> list[OverdueSnapshot]:
+    """A page of the snapshots that retention does not keep now, oldest first within a group."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            IS_OVERDUE
+            + """ AND (s.group_no, s.sequence) > (%s, %s)
+                  ORDER BY s.group_no, s.sequence LIMIT %s""",
+            [after.group_no if after else 0, after.sequence if after else 0, limit],
+        ).fetchall()
+    return [OverdueSnapshot(*row) for row in rows]
+
+
+def read_clock(catalog: Catalog) -> ClockState:
+    """The time that retention goes by, as it was last observed."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT trusted_at, clock_timestamp(), halted_since IS NOT NULL
+               FROM retention_clock"""
+        ).fetchone()
+    assert row is not None
+    return ClockState(*row)
+
+
+def observe_clock(catalog: Catalog, seen: datetime | None, elapsed_seconds: float) -> ClockState:
+    """Let the trusted time follow the server's clock, or stop it because that has jumped.
+
+    Args:
+        catalog: the catalog.
+        seen: the trusted time that the caller saw last; None if it has just started.
+        elapsed_seconds: since the caller first saw it, by its monotonic clock.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT trusted_at, clock_timestamp(), halted_since IS NOT NULL
+               FROM retention_clock FOR UPDATE"""
+        ).fetchone()
+        assert row is not None
+        before = ClockState(*row)
+        step_seconds = (before.server_at - before.trusted_at).total_seconds()
+        if seen is None:
+            expected_seconds = 0.0 if before.halted else PAUSE_SECONDS_MAX
+        else:  # somebody else has moved it since: then nothing is known of how long ago
+            expected_seconds = elapsed_seconds if seen == before.trusted_at else 0.0
+        halted = not -STEP_SECONDS_MAX <= step_seconds <= expected_seconds + STEP_SECONDS_MAX
+        if not halted:
+            tx.execute(
+                """UPDATE retention_clock
+                   SET trusted_at = greatest(trusted_at, %s), halted_since = NULL""",
+                [before.server_at],
+            )
+        elif not before.halted:
+            tx.execute("UPDATE retention_clock SET halted_since = trusted_at")
+        if halted != before.halted:
+            append(tx, "catalog", [_notice(step_seconds, halted=halted)])
+        trusted_at = before.trusted_at if halted else max(before.trusted_at, before.server_at)
+        return ClockState(trusted_at, before.server_at, halted)
+
+
+def accept_clock(catalog: Catalog) -> ClockState:
+    """Trust the server's clock as it is now: a person has looked at it."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """UPDATE retention_clock SET trusted_at = clock_timestamp(), halted_since = NULL
+               RETURNING trusted_at, clock_timestamp(), false"""
+        ).fetchone()
+    assert row is not None
+    return ClockState(*row)
+
+
+def _notice(step_seconds: float, *, halted: bool) -> Entry:
+    if halted:
+        message = (
+            f"catalog: the clock of Postgres jumped by {step_seconds:.0f} s; retention gives up "
+            f"nothing until it is back. If it is right now, run `backcast gc --accept-clock`"
+        )
+        notice = NotificationRaised(kind="clock-jump", severity="error", message=message)
+    else:
+        message = "catalog: the clock of Postgres is as expected again; retention goes on"
+        notice = NotificationRaised(kind="clock-back", severity="info", message=message)
+    return Entry(notice, EVERYBODY, CLOCK)
