@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
+from libs.points import RecoveryPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,6 @@ class SnapshotVolume:
     def label(self) -> str:
         """How a person names it: ``volume@sequence``."""
         return f"{self.name}@{self.sequence}"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Which recovery point of a volume: at most one of the fields is set, none means the newest."""
-
-    #: Number of the snapshot in its group.
-    sequence: int | None = None
-    #: The newest snapshot sealed at or before this instant.
-    at: datetime | None = None
-    #: The newest snapshot sealed at least so long ago, by the catalog's clock.
-    ago: timedelta | None = None
 
 
 _SNAPSHOT_VOLUMES: LiteralString = """
@@ -128,14 +117,13 @@ def newest_points(catalog: Catalog, tenant: str) -> dict[UUID, SnapshotVolume]:
         return {point.volume: point for point in _select(tx, newest, {"tenant": tenant})}
 
 
-def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> SnapshotVolume:
+def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> SnapshotVolume:
     """One volume at a recovery point.
 
     Args:
         catalog: the catalog.
         tenant: name of the tenant.
-        name: of a volume, or of a group with a single volume.
-        point: which recovery point.
+        point: of a volume, or of a group with a single volume.
 
     Raises:
         NotFoundError: no such volume, or it has no such recovery point.
@@ -148,7 +136,7 @@ def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> Sn
         ORDER BY s.sequence DESC, v.name = %(name)s DESC LIMIT 2"""
     wanted = {
         "tenant": tenant,
-        "name": name,
+        "name": point.name,
         "sequence": point.sequence,
         "at": point.at,
         "ago": point.ago,
@@ -157,12 +145,12 @@ def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> Sn
         found = _select(tx, condition, wanted)
     if not found:
         raise NotFoundError(
-            f"{name}: tenant {tenant} has no such recovery point of it; "
-            f"`backcast snapshot list {name}` shows those that there are"
+            f"{point.name}: tenant {tenant} has no such recovery point of it; "
+            f"`backcast snapshot list {point.name}` shows those that there are"
         )
     first, *rest = found
-    if first.name != name and rest and rest[0].session == first.session:
-        raise NotFoundError(f"{name}: is a group of several volumes; name one of them")
+    if first.name != point.name and rest and rest[0].session == first.session:
+        raise NotFoundError(f"{point.name}: is a group of several volumes; name one of them")
     return first
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from uuid import UUID
 
 from libs.catalogdb.snapshots.expiry import Expired, expire
-from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.points import find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
@@ -92,7 +93,7 @@ class Protected:
         frames = FrameReader(self.store, self.vault)
         readers = VolumeReaders(self.site.restore, self.vault, frames, frames, 60)
         for (volume, sequence), expected in self.live.items():
-            point = find_volume_at(self.site.restore, TENANT, volume, Point(sequence=sequence))
+            point = find_volume_at(self.site.restore, TENANT, RecoveryPoint(volume, str(sequence)))
             with readers.open(point) as reader:
                 wanted = ByteRange(0, len(expected))
                 placed = reader.locate(chunks_of(wanted))

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from libs.catalogdb.sessions.attempts import PackUse
-from libs.catalogdb.snapshots.points import Point, SnapshotVolume, find_volume_at
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.catalogdb.snapshots.readers import (
     close_reader,
     drop_overdue_readers,
@@ -15,6 +15,7 @@ from libs.catalogdb.snapshots.readers import (
 )
 from libs.errors import DamagedDataError, NotFoundError
 from libs.ids import uuid7
+from libs.points import RecoveryPoint
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
@@ -38,7 +39,7 @@ def pack_no(site: CatalogSite) -> int:
 
 @pytest.fixture
 def point(site: CatalogSite, pack_no: int) -> SnapshotVolume:
-    return find_volume_at(site.restore, TENANT, "vm", Point())
+    return find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
 
 
 def opened(site: CatalogSite, point: SnapshotVolume) -> UUID:
@@ -123,7 +124,7 @@ def test_a_reader_of_an_older_snapshot_finds_what_the_head_has_left(
     worker.finish({pack_no: PackUse(departed=2), second: PackUse(entered=2)})
     worker.seal()
     assert condemn(site, pack_no) is False
-    older = find_volume_at(site.restore, TENANT, "vm", Point(sequence=1))
+    older = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "1"))
     assert older.session == point.session
     resolved = resolve(site.restore, opened(site, older), older.domain_no, [item(1)], 60)
     assert resolved.packs.keys() == {pack_no}
