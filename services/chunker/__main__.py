@@ -16,12 +16,15 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
-from services.chunker.captures import Captures
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
+from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.positions import Positions
+from services.chunker.parts.renewing import Renewal
 from services.chunker.sealer import Sealer
 from services.chunker.settings import Settings
+from services.chunker.surroundings import Surroundings
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -36,22 +39,23 @@ def main(settings: Settings, stop: Stop) -> None:
         vault.check()
         packer = Packer(catalog, store, settings.pack_buffer_count_max)
         threading.Thread(target=packer.preallocate, name="preallocate", daemon=True).start()
-        captures = Captures(
-            catalog,
-            vault,
-            packer,
-            FrameReader(store, vault),
-            Sealer(catalog, store, vault),
-            Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count),
-            settings.span_queue_length_max,
-            settings.session_deadline_seconds,
-            settings.known_chunk_sample,
+        lanes = Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count)
+        around = Surroundings(
+            catalog=catalog,
+            vault=vault,
+            packer=packer,
+            frames=FrameReader(store, vault),
+            known_chunk_sample=settings.known_chunk_sample,
+            share=lanes.submit_if_idle,
         )
-        intake = Intake(catalog, captures, settings.name, registry)
+        positions, sealer = Positions(), Sealer(catalog, store, vault)
+        attempts = Attempts(around, sealer, lanes, positions, settings.span_queue_length_max)
+        renewal = Renewal(catalog, attempts, positions, settings.session_deadline_seconds)
+        intake = Intake(catalog, attempts, positions, settings.name, registry)
         renewing = health.loop("renew", settings.session_deadline_seconds)
         reading = health.loop("intake", settings.session_deadline_seconds)
         renewer = threading.Thread(
-            target=captures.look_after,
+            target=renewal.run,
             args=(stop, settings.renew_interval_seconds, renewing.progressed),
             name="renew",
         )
@@ -61,7 +65,7 @@ def main(settings: Settings, stop: Stop) -> None:
             asyncio.run(intake.run(settings.kafka, stop, reading))
         finally:
             stop.request()
-            captures.close()
+            attempts.close()
             renewer.join()
 
 
