@@ -6,7 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -31,7 +31,12 @@ def main(settings: Settings, stop: Stop) -> None:
     """Wire the chunker and run it until it is asked to stop."""
     health, registry = Health(), new_registry()
     app = create_app("Backcast chunker", settings, health, registry)
-    catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "chunker")
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(),
+        settings.postgres.pool_size_max,
+        "chunker",
+        patience_seconds=PATIENCE_SECONDS,
+    )
     catalog.open()
     with contextlib.closing(catalog), serving(app, settings):
         store = open_store(settings.s3)

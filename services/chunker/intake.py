@@ -49,7 +49,6 @@ from libs.kafka.consumer import (
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.health import Loop
-from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
 from services.chunker.parts.attempts import Attempts
 from services.chunker.parts.positions import Positions
@@ -141,7 +140,7 @@ class Intake:
         starts = {}
         for partition in partitions:
             offset = await asyncio.to_thread(
-                retried, lambda p=partition: start_offset(self._catalog, p.topic, p.number)
+                start_offset, self._catalog, partition.topic, partition.number
             )
             if offset is not None:
                 starts[partition] = offset
@@ -188,7 +187,7 @@ class Intake:
                 await asyncio.to_thread(self._attempts.fail, attempt, event.code, event.message)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
-        view = retried(lambda: session_of_capture(self._catalog, event.capture))
+        view = session_of_capture(self._catalog, event.capture)
         if view is None:
             raise MalformedEventError(f"capture {event.capture}: nobody asked for it")
         part = next(part for part in view.parts if part.capture == event.capture)
@@ -202,15 +201,13 @@ class Intake:
         known = self._attempts.find(event.capture)
         if known and known.started.boot == event.boot:
             return
-        taken = retried(
-            lambda: take_part(
-                self._catalog,
-                event.capture,
-                event.boot,
-                self._name,
-                received.partition.number,
-                received.offset,
-            )
+        taken = take_part(
+            self._catalog,
+            event.capture,
+            event.boot,
+            self._name,
+            received.partition.number,
+            received.offset,
         )
         match taken:
             case Taken():
@@ -219,7 +216,7 @@ class Intake:
             case NotTaken(session_ended=False):
                 # Read anew: who finished the part since our view of it may have died with it.
                 session = view.session
-                parts = retried(lambda: read_session(self._catalog, session)).parts
+                parts = read_session(self._catalog, session).parts
                 if all(one.finished for one in parts):
                     self._attempts.seal(session)
             case WrongBoot():
@@ -245,7 +242,7 @@ class Intake:
             self._reject(view.session, err.code, f"volume {part.volume_name}: {err}")
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
-        retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
+        reject_session(self._catalog, "chunker", session, code, message)
 
     def _refuse(self, error: BadEventError, claims: Envelope | None) -> None:
         self._refused.labels(error.code).inc()
@@ -256,7 +253,7 @@ class Intake:
             return
         self._notified_at[error.code] = now
         notice = NotificationRaised(kind=error.code, severity="warning", message=str(error)[:2000])
-        retried(lambda: raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice))
+        raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice)
 
 
 def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:

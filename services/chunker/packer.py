@@ -23,7 +23,6 @@ from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
 from libs.runtime.buffers import BufferPool
-from libs.runtime.retries import retried
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
 from services.chunker.ledger import Ledger
@@ -170,10 +169,8 @@ class Packer:
         generation = new_generation()
         buffer = self._take_buffer()
         try:
-            pack_no = retried(
-                lambda: begin_pack(
-                    self._catalog, owner.attempt, owner.domain_no, owner.keys.key_id, generation
-                )
+            pack_no = begin_pack(
+                self._catalog, owner.attempt, owner.domain_no, owner.keys.key_id, generation
             )
             if isinstance(pack_no, Stale):
                 raise StaleAttemptError
@@ -224,18 +221,16 @@ class Packer:
         items = builder.items
         ids, places = [item.id for item in items], [item.place for item in items]
         record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())
-        winners = retried(
-            lambda: register(
-                self._catalog,
-                owner.attempt,
-                owner.domain_no,
-                owner.tenant,
-                owner.session,
-                record,
-                ids,
-                places,
-                sum(item.kind is ItemKind.CHUNK for item in items),
-            )
+        winners = register(
+            self._catalog,
+            owner.attempt,
+            owner.domain_no,
+            owner.tenant,
+            owner.session,
+            record,
+            ids,
+            places,
+            sum(item.kind is ItemKind.CHUNK for item in items),
         )
         if isinstance(winners, Stale):
             raise StaleAttemptError

@@ -27,7 +27,6 @@ from libs.events.block_changes import CaptureCompleted
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES, MANIFEST_SALT_SIZE_BYTES
 from libs.packs.manifest import Manifest, VolumeEntry, manifest_mac, seal_manifest
-from libs.runtime.retries import retried
 from libs.store.layout import ManifestName, manifest_object
 from libs.store.port import ObjectStore
 from services.chunker.packer import StaleAttemptError
@@ -53,22 +52,16 @@ class Sealer:
         """
         root, packs = work.finish(), work.packs
         unplaced = packs.ledger.unplaced()
-        places = (
-            retried(lambda: count_by_pack(self._catalog, packs.domain_no, unplaced))
-            if unplaced
-            else {}
-        )
+        places = count_by_pack(self._catalog, packs.domain_no, unplaced) if unplaced else {}
         progress = replace(work.progress, read_bytes=completed.read_bytes)
-        finished = retried(
-            lambda: finish_part(
-                self._catalog,
-                packs.attempt,
-                root.node_id,
-                root.level,
-                progress,
-                completed.consistency,
-                packs.ledger.use(places),
-            )
+        finished = finish_part(
+            self._catalog,
+            packs.attempt,
+            root.node_id,
+            root.level,
+            progress,
+            completed.consistency,
+            packs.ledger.use(places),
         )
         if isinstance(finished, Stale):
             raise StaleAttemptError
@@ -93,7 +86,7 @@ class Sealer:
 
     def seal(self, session: UUID) -> Sealed | Refused:
         """Seal a session whose parts are all finished."""
-        view = retried(lambda: read_session(self._catalog, session))
+        view = read_session(self._catalog, session)
         if view.state == "rejected":
             return Refused(session, "the session was rejected")
         if view.sequence is not None:
@@ -104,10 +97,10 @@ class Sealer:
         name = ManifestName(view.tenant, view.group_id, view.head_sequence + 1, session, salt.hex())
         key = manifest_object(name)
         self._store.put(key, body)
-        return retried(lambda: seal(self._catalog, session, key, manifest_mac(body)))
+        return seal(self._catalog, session, key, manifest_mac(body))
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
-        retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
+        reject_session(self._catalog, "chunker", session, code, message)
 
 
 def reason_of(err: BaseException) -> tuple[str, str]:

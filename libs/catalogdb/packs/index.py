@@ -16,6 +16,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.packs.ids import chunk_table, halves
@@ -55,6 +56,7 @@ class Resolved:
     packs: dict[int, PackLocation]
 
 
+@idempotent
 def lookup_and_pin(
     catalog: Catalog, domain_no: int, attempt: UUID, ids: Sequence[bytes], pinned: set[int]
 ) -> list[int] | Stale:
@@ -90,6 +92,7 @@ def lookup_and_pin(
     return packs
 
 
+@idempotent
 def begin_pack(
     catalog: Catalog, attempt: UUID, domain_no: int, key_id: UUID, generation: UUID
 ) -> int | Stale:
@@ -115,6 +118,7 @@ def begin_pack(
         return int(row[0])
 
 
+@idempotent
 def register(  # noqa: PLR0913 -- the record of a pack
     catalog: Catalog,
     attempt: UUID,
@@ -191,6 +195,7 @@ def locate(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> Resolved:
     )
 
 
+@idempotent
 def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocation, int]:
     """The pack and the place of one item, unpinned: for what the caller's session or reader keeps.
 
@@ -203,6 +208,7 @@ def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocatio
     return resolved.packs[pack_no], place
 
 
+@idempotent
 def count_by_pack(catalog: Catalog, domain_no: int, ids: Sequence[bytes]) -> dict[int, int]:
     """How many of ``ids`` (with repetitions) lie in each pack.
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import damaged_since_opened
 from libs.catalogdb.pool import Catalog, Tx
@@ -46,6 +47,7 @@ class _Refusal(Exception):  # noqa: N818 -- leaves the transaction, never this m
     pass
 
 
+@idempotent
 def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Sealed | Refused:
     """Acknowledge the snapshot that a session has made.
 

@@ -20,7 +20,6 @@ from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
 from libs.kafka.consumer import Partition
-from libs.runtime.retries import retried
 from services.chunker.lanes import Lanes
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, StaleAttemptError
@@ -174,7 +173,7 @@ class Attempts:
         if not self._drop(attempt):
             return
         text = f"volume {attempt.part.volume_name}: {message}"
-        if not retried(lambda: reject_attempt(self._around.catalog, attempt.id, code, text)):
+        if not reject_attempt(self._around.catalog, attempt.id, code, text):
             self._positions.note_taken_away(attempt.partition, attempt.start_offset)
 
     def fail_partition(self, partition: Partition, code: str, message: str) -> None:

@@ -19,7 +19,6 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.trailer import ItemKind
 from libs.ranges import ChunkRun, unpack_runs
 from libs.reading.nodes import read_node
-from libs.runtime.retries import retried
 from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks
 from services.chunker.surroundings import Surroundings
@@ -90,8 +89,8 @@ class PartMap:
         """Have the catalog count ids that left addresses, if there are so many."""
         ids = self._packs.ledger.take_departed(count_min)
         if ids:
-            catalog, domain_no = self._around.catalog, self._packs.domain_no
-            self._packs.ledger.departed(retried(lambda: count_by_pack(catalog, domain_no, ids)))
+            counts = count_by_pack(self._around.catalog, self._packs.domain_no, ids)
+            self._packs.ledger.departed(counts)
 
     def _perform(self, steps: Steps[T]) -> T:
         """Do the steps one after the other; the caller has its turn to settle."""

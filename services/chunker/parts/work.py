@@ -21,7 +21,6 @@ from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.packs.chunk import ChunkHasher
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ChunkRun, unpack_runs
-from libs.runtime.retries import retried
 from libs.spans.connection import SpanConnection
 from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks, StaleAttemptError
@@ -143,10 +142,8 @@ class PartWork:
         unknown = ledger.unknown(ids)
         if not unknown:
             return set()
-        found = retried(
-            lambda: lookup_and_pin(
-                self._around.catalog, packs.domain_no, packs.attempt, unknown, packs.pinned
-            )
+        found = lookup_and_pin(
+            self._around.catalog, packs.domain_no, packs.attempt, unknown, packs.pinned
         )
         if isinstance(found, Stale):
             raise StaleAttemptError
