@@ -29,6 +29,7 @@ from libs.keys.keyring import fingerprint_secret
 from libs.packs.chunk import ChunkHasher, Fingerprinter
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
+from libs.runtime.threads import start_thread
 from services.change_capture.agent.fingerprints import (
     ZERO_RECORD,
     FingerprintFile,
@@ -95,20 +96,19 @@ class Capture:
         self._digest = BatchesDigest()
         self._publishing = threading.Lock()
         self._failure: BackcastError | None = None
-        self._thread = threading.Thread(
-            target=self._run, name=f"capture-{order.capture}", daemon=True
-        )
+        self._thread: threading.Thread | None = None
         self._thread_count = 1
 
     def start(self, thread_count: int) -> None:
         """Begin to read."""
         self._thread_count = thread_count
-        self._thread.start()
+        self._thread = start_thread(f"capture-{self.order.capture}", self._run, daemon=True)
 
     def stop(self) -> None:
         """End it, whatever it is doing, and let go of the volume; blocks until its threads have."""
         self._window.stop(self.order.capture)
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
         self.view.close()
         if self._old:
             self._old.close()
@@ -163,11 +163,9 @@ class Capture:
 
     def _scan_all(self, writer: FingerprintWriter) -> None:
         threads = [
-            threading.Thread(target=self._scan, args=(writer,), name=f"scan-{number}", daemon=True)
+            start_thread(f"scan-{number}", self._scan, writer, daemon=True)
             for number in range(self._thread_count)
         ]
-        for thread in threads:
-            thread.start()
         for thread in threads:
             thread.join()
         if self._failure:

@@ -17,9 +17,10 @@ from uuid import UUID
 
 from libs.catalogdb.sessions.attempts import Progress, reject_attempt
 from libs.catalogdb.sessions.session import PartView, SessionView
-from libs.errors import BackcastError, InvariantViolation
+from libs.errors import BackcastError
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
 from libs.kafka.consumer import Partition
+from libs.runtime.threads import end_with, is_expected
 from services.chunker.lanes import Lanes
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, StaleAttemptError
@@ -166,7 +167,7 @@ class Attempts:
 
     def seal(self, session: UUID) -> None:
         """Seal a session all of whose parts were finished, by this process or another."""
-        self._lanes.submit(lambda: self._sealer.seal_or_reject(session))
+        end_with("lane", self._lanes.submit(lambda: self._sealer.seal_or_reject(session)))
 
     def fail(self, attempt: Attempt, code: str, message: str) -> None:
         """Reject the part's session and stop working on it; nothing if it is over already."""
@@ -198,7 +199,7 @@ class Attempts:
             log.info("attempt is stale", extra=about)
             self.let_go(attempt)
             return
-        expected = isinstance(err, BackcastError) and not isinstance(err, InvariantViolation)
+        expected = is_expected(err)
         log.log(
             logging.WARNING if expected else logging.CRITICAL,
             "part failed",
@@ -233,7 +234,9 @@ class Attempts:
                 ):  # or it only says that its connections and packs were closed
                     self.give_up(attempt, err)
 
-        return self._lanes.submit(run)
+        future = self._lanes.submit(run)
+        end_with("lane", future)
+        return future
 
     def _take_span(self, attempt: Attempt, event: ExtentsChanged) -> None:
         attempt.work.take_span(event)

@@ -1,18 +1,11 @@
 """Records the progress of parts, which renews their sessions' deadlines, and read positions."""
 
-import logging
-from collections.abc import Callable
-
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import closed_attempts, renew
 from libs.catalogdb.sessions.positions import store_offset
-from libs.errors import BackcastError
 from libs.kafka.consumer import Partition
-from libs.runtime.signals import Stop
 from services.chunker.parts.attempts import Attempts
 from services.chunker.parts.positions import Positions, kept_back
-
-log = logging.getLogger(__name__)
 
 
 class Renewal:
@@ -38,17 +31,8 @@ class Renewal:
         self._session_deadline_seconds = session_deadline_seconds
         self._stored: dict[Partition, int] = {}
 
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of a thread."""
-        while not stop.wait(interval_seconds):
-            try:
-                self.look_after()
-            except BackcastError as err:
-                log.warning("progress not recorded", extra={"detail": str(err)})
-            progressed()
-
     def look_after(self) -> None:
-        """One round."""
+        """A round of a loop."""
         self._renew_all()
         self._store_positions()
 

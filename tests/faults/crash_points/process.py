@@ -20,6 +20,7 @@ from libs.packs.frame import CompressedFrame
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.pack import FrameItem
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
 from services.catalog.overdue import end_overdue
 from services.catalog.relay import Relay
@@ -38,9 +39,9 @@ from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, Watc
 from tests.faults.crash_points.inline import (
     DirectSpans,
     InlineExecutor,
-    OneRound,
     TopicPublisher,
     TopicSender,
+    one_round,
     run,
 )
 from tests.support.chunkers import wire_chunker
@@ -129,7 +130,7 @@ class ChunkerProcess(Actor):
             looked, self._news = self._news, False
             if looked:
                 self._chunker.positions.note_read(self._next)
-                self._chunker.renewal.run(OneRound(), 0, lambda: None)
+                one_round(self._chunker.renewal.look_after)
             return bool(waiting) or looked
         partition = self.world.rng.choice(waiting)
         record = self.world.topics.read(partition, self._next[partition])
@@ -343,7 +344,7 @@ class CoordinatorProcess(Actor):
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
         effects, unsettled = self.world.effects.total, set(self.conductor._unsettled)
-        self.conductor.watch(OneRound(), 0)
+        one_round(self.conductor.watch, 0)
         return (effects, unsettled) != (self.world.effects.total, self.conductor._unsettled)
 
 
@@ -360,7 +361,7 @@ class CatalogProcess(Actor):
         """End what is overdue, or relay a batch."""
         if self.world.is_overdue:
             self.world.is_overdue = False
-            end_overdue(self._catalog, OneRound(), 0, lambda: None)
+            one_round(end_overdue, self._catalog, Stop(), lambda: None)
             return True
         return self.world.relaying and self.relay()
 
