@@ -5,7 +5,7 @@ import contextlib
 import functools
 import sys
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
@@ -46,7 +46,12 @@ _STEP_SECONDS_MAX = 3600.0
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the loops and run them until asked to stop."""
     health, registry = Health(), new_registry()
-    catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "catalog")
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(),
+        settings.postgres.pool_size_max,
+        "catalog",
+        patience_seconds=PATIENCE_SECONDS,
+    )
     catalog.open()
     with contextlib.closing(catalog):
         store = open_store(settings.s3)

@@ -6,7 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -16,19 +16,27 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
-from services.chunker.captures import Captures
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
+from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.positions import Positions
+from services.chunker.parts.renewing import Renewal
 from services.chunker.sealer import Sealer
 from services.chunker.settings import Settings
+from services.chunker.surroundings import Surroundings
 
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the chunker and run it until it is asked to stop."""
     health, registry = Health(), new_registry()
     app = create_app("Backcast chunker", settings, health, registry)
-    catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "chunker")
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(),
+        settings.postgres.pool_size_max,
+        "chunker",
+        patience_seconds=PATIENCE_SECONDS,
+    )
     catalog.open()
     with contextlib.closing(catalog), serving(app, settings):
         store = open_store(settings.s3)
@@ -36,22 +44,23 @@ def main(settings: Settings, stop: Stop) -> None:
         vault.check()
         packer = Packer(catalog, store, settings.pack_buffer_count_max)
         threading.Thread(target=packer.preallocate, name="preallocate", daemon=True).start()
-        captures = Captures(
-            catalog,
-            vault,
-            packer,
-            FrameReader(store, vault),
-            Sealer(catalog, store, vault),
-            Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count),
-            settings.span_queue_length_max,
-            settings.session_deadline_seconds,
-            settings.known_chunk_sample,
+        lanes = Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count)
+        around = Surroundings(
+            catalog=catalog,
+            vault=vault,
+            packer=packer,
+            frames=FrameReader(store, vault),
+            known_chunk_sample=settings.known_chunk_sample,
+            share=lanes.submit_if_idle,
         )
-        intake = Intake(catalog, captures, settings.name, registry)
+        positions, sealer = Positions(), Sealer(catalog, store, vault)
+        attempts = Attempts(around, sealer, lanes, positions, settings.span_queue_length_max)
+        renewal = Renewal(catalog, attempts, positions, settings.session_deadline_seconds)
+        intake = Intake(catalog, attempts, positions, settings.name, registry)
         renewing = health.loop("renew", settings.session_deadline_seconds)
         reading = health.loop("intake", settings.session_deadline_seconds)
         renewer = threading.Thread(
-            target=captures.look_after,
+            target=renewal.run,
             args=(stop, settings.renew_interval_seconds, renewing.progressed),
             name="renew",
         )
@@ -61,7 +70,7 @@ def main(settings: Settings, stop: Stop) -> None:
             asyncio.run(intake.run(settings.kafka, stop, reading))
         finally:
             stop.request()
-            captures.close()
+            attempts.close()
             renewer.join()
 
 

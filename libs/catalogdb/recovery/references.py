@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.blockmap.tagged import positions_by_tag
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import Domains
@@ -101,6 +102,7 @@ class FoundPack:
     places: Sequence[int]
 
 
+@idempotent
 def register_found(catalog: Catalog, pack: FoundPack) -> bool:
     """Make a pack that was found in the store live, and index its items; harmless if repeated.
 

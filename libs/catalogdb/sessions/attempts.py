@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
@@ -62,6 +63,7 @@ class PackUse:
     departed: int = 0
 
 
+@idempotent
 def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture stands in the topic
     catalog: Catalog, capture: UUID, boot: UUID, chunker: str, partition: int, start_offset: int
 ) -> Taken | NotTaken | WrongBoot:
@@ -135,6 +137,7 @@ def renew(catalog: Catalog, attempt: UUID, progress: Progress, deadline_seconds:
         return renewed.rowcount == 1
 
 
+@idempotent
 def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
     catalog: Catalog,
     attempt: UUID,
@@ -194,6 +197,7 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
         return bool(row and row[0])
 
 
+@idempotent
 def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> bool:
     """Reject the session of a current attempt; one that was taken over has no say any more.
 

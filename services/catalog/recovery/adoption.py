@@ -34,7 +34,6 @@ from libs.packs.frame import FrameCipher
 from libs.packs.manifest import manifest_mac, open_manifest, parse_manifest_header
 from libs.packs.trailer import PackHeader, encode_frame_table, read_pack_index
 from libs.reading.frames import FrameReader
-from libs.runtime.retries import retried
 from libs.store.layout import (
     KEYS_PREFIX,
     MANIFESTS_PREFIX,
@@ -230,7 +229,7 @@ class Adoption:
             ids=[item.id for item in index.items],
             places=[item.place for item in index.items],
         )
-        return retried(lambda: register_found(self._catalog, found))
+        return register_found(self._catalog, found)
 
     def _recount(self) -> None:
         recounter = ReferenceCounter(

@@ -248,10 +248,8 @@ class MapWalk:
         return {start + slot * step: entry for slot, entry in node.entries().items()}
 
     def _locate(self, ids: Sequence[bytes]) -> CheckedItems:
-        located = retried(
-            lambda: locate_checked(
-                self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
-            )
+        located = locate_checked(
+            self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
         )
         lost = [ids[n] for n, place in enumerate(located.places) if place is None]
         if lost:
