@@ -103,7 +103,7 @@ class Fetcher:
 
     Args:
         label: what is restored, for messages.
-        id_key: keys the ids of the domain's chunks.
+        id_key: keys the ids of chunks in the volume's own domain.
         get_into: one GET; the errors of `libs.store.presigned.PresignedReader.get_into`.
     """
 
@@ -125,8 +125,7 @@ class Fetcher:
         wanted = fetch.byte_range
         sealed = self._buffer()[: wanted.length]
         self._get(fetch, wanted, sealed)
-        generation = UUID(fetch.pack.generation)
-        cipher = FrameCipher(generation, fetch.pack.key)
+        cipher = FrameCipher(UUID(fetch.pack.generation), fetch.pack.key)
         for frame in fetch.frames:
             start = frame.entry.offset - wanted.start
             stored = sealed[start : start + frame.entry.stored_size_bytes]
@@ -134,7 +133,7 @@ class Fetcher:
                 plain = cipher.open(frame.number, stored, frame.entry.plain_size_bytes)
             except DamagedDataError as err:
                 raise DamagedDataError(f"{self._where(frame.chunks[0])}: {err}") from err
-            self._write(generation, frame, memoryview(plain), target)
+            self._write(fetch.pack, frame, memoryview(plain), target)
 
     def _get(self, fetch: Fetch, wanted: ByteRange, buffer: memoryview) -> None:
         try:
@@ -150,14 +149,15 @@ class Fetcher:
             ) from err
 
     def _write(
-        self, generation: UUID, frame: WantedFrame, plain: memoryview, target: RestoreTarget
+        self, pack: PlannedPack, frame: WantedFrame, plain: memoryview, target: RestoreTarget
     ) -> None:
         """Verify a frame's chunks and write neighbours together."""
+        hasher = ChunkHasher(pack.id_key) if pack.id_key else self._hasher
         for chunk in frame.chunks:
             _, position, id_ = chunk
-            if self._hasher.chunk_id(plain[position : position + CHUNK_SIZE_BYTES]) != id_:
+            if hasher.chunk_id(plain[position : position + CHUNK_SIZE_BYTES]) != id_:
                 raise DamagedDataError(
-                    f"{self._where(chunk)}: frame {frame.number} of pack {generation.hex} holds "
+                    f"{self._where(chunk)}: frame {frame.number} of pack {pack.generation} holds "
                     f"other bytes than those of chunk {id_.hex()}"
                 )
         for first, positions in _neighbours(frame.chunks):

@@ -64,8 +64,9 @@ class PlanStart(msgspec.Struct, frozen=True, kw_only=True):
         bytes,
         _Key,
         Meta(
-            description="Keys the BLAKE3 ids by which every chunk is verified. It is the domain's: "
-            "whoever has it can tell whether some content is stored, and can read nothing"
+            description="Keys the BLAKE3 ids by which chunks are verified, but those of packs that "
+            "have a key of their own. It is the domain's: whoever has it can tell whether some "
+            "content is stored, and can read nothing"
         ),
     ]
 
@@ -91,6 +92,17 @@ class PlannedPack(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, Meta(description="Presigned GET; a secret until it expires")]
     size_bytes: Annotated[int, Meta(ge=0, le=PACK_SIZE_BYTES_MAX)]
     key: Annotated[bytes, _Key, Meta(description="Opens this pack and no other")]
+    id_key: (
+        Annotated[
+            bytes,
+            _Key,
+            Meta(
+                description="Keys the ids of its chunks, if the pack is of another domain than the "
+                "volume's own"
+            ),
+        ]
+        | None
+    ) = None
     frames: Annotated[list[PlannedFrame], Meta(max_length=FRAME_COUNT_MAX)]
 
     def __repr__(self) -> str:

@@ -52,7 +52,7 @@ class Sealer:
         """
         root, packs = work.finish(), work.packs
         unplaced = packs.ledger.unplaced()
-        places = count_by_pack(self._catalog, packs.domain_no, unplaced) if unplaced else {}
+        places = count_by_pack(self._catalog, packs.domains, unplaced) if unplaced else {}
         progress = replace(work.progress, read_bytes=completed.read_bytes)
         finished = finish_part(
             self._catalog,
@@ -97,7 +97,8 @@ class Sealer:
         name = ManifestName(view.tenant, view.group_id, view.head_sequence + 1, session, salt.hex())
         key = manifest_object(name)
         self._store.put(key, body)
-        return seal(self._catalog, session, key, manifest_mac(body))
+        domains = [one.domain for one in view.domains]
+        return seal(self._catalog, session, key, manifest_mac(body), domains)
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
         reject_session(self._catalog, "chunker", session, code, message)
@@ -113,7 +114,7 @@ def reason_of(err: BaseException) -> tuple[str, str]:
 def _manifest(view: SessionView) -> Manifest:
     return Manifest(
         tenant=view.tenant,
-        domains=(view.domain,),
+        domains=tuple(one.domain for one in view.domains),
         group=view.group_id,
         group_name=view.group,
         sequence=view.head_sequence + 1,

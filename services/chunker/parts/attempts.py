@@ -22,8 +22,7 @@ from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsC
 from libs.kafka.consumer import Partition
 from libs.runtime.threads import end_with, is_expected
 from services.chunker.lanes import Lanes
-from services.chunker.ledger import Ledger
-from services.chunker.packer import AttemptPacks, StaleAttemptError
+from services.chunker.packer import StaleAttemptError, attempt_packs
 from services.chunker.parts.positions import Positions
 from services.chunker.parts.state import (
     Action,
@@ -130,8 +129,7 @@ class Attempts:
         start_offset: int,
     ) -> None:
         """Start to work on a part that was just taken."""
-        keys = self._around.vault.get(view.domain, view.key_id)
-        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+        packs = attempt_packs(self._around.vault, attempt, view)
         work = PartWork(part, started, packs, self._around)
         with self._lock:
             earlier = self._by_capture.pop(part.capture, None)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from libs.blockmap.node import NodeHasher, NodeId
+from libs.blockmap.tagged import OWN_TAG
 from libs.blockmap.tree import MapRoot
 from libs.blockmap.writer import MapChange, MapWriter, NewNode, NodeWanted, Steps, T
 from libs.catalogdb.packs.index import count_by_pack
@@ -24,8 +25,7 @@ from services.chunker.packer import AttemptPacks
 from services.chunker.surroundings import Surroundings
 
 _ID = 32
-#: Domain tag of the tenant's own domain in block maps.
-_OWN_DOMAIN = b"\0"
+_OWN_DOMAIN = bytes([OWN_TAG])
 #: Departed ids are counted in batches of this size.
 _DEPARTED_BATCH = 4096
 
@@ -63,10 +63,10 @@ class PartMap:
     def enter(self, event: ExtentsChanged, runs: Sequence[ChunkRun]) -> None:
         """Enter a batch; nodes that no later batch can change are stored."""
         with self._lock:
-            at = 0
+            at, tags = 0, event.tags or _OWN_DOMAIN * (len(event.ids) // _ID)
             for run in runs:
-                end = at + run.count * _ID
-                self._writer.put(run.first, _OWN_DOMAIN * run.count, event.ids[at:end])
+                end = at + run.count
+                self._writer.put(run.first, tags[at:end], event.ids[at * _ID : end * _ID])
                 at = end
             for run in unpack_runs(event.zero_runs, self.size_chunks):
                 self._writer.clear(run.first, run.count)
@@ -89,7 +89,7 @@ class PartMap:
         """Have the catalog count ids that left addresses, if there are so many."""
         ids = self._packs.ledger.take_departed(count_min)
         if ids:
-            counts = count_by_pack(self._around.catalog, self._packs.domain_no, ids)
+            counts = count_by_pack(self._around.catalog, self._packs.domains, ids)
             self._packs.ledger.departed(counts)
 
     def _perform(self, steps: Steps[T]) -> T:

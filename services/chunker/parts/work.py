@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from libs.blockmap.tagged import tagged_ids
 from libs.blockmap.tree import MapRoot
 from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.sessions.attempts import Progress, Stale
@@ -22,13 +23,13 @@ from libs.packs.chunk import ChunkHasher
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ChunkRun, unpack_runs
 from libs.spans.connection import SpanConnection
+from services.chunker.domains import check_found, check_tags, have_ids
 from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks, StaleAttemptError
 from services.chunker.parts.fetching import AgentLine, SpanRequest
 from services.chunker.parts.mapping import PartMap
 from services.chunker.surroundings import Surroundings
 
-_ID = 32
 #: Chunks of one aligned MiB stay in one frame, so that reading 1 MiB back touches at most two.
 _GROUP_CHUNKS = FRAME_PLAIN_SIZE_BYTES_MAX // CHUNK_SIZE_BYTES
 
@@ -85,12 +86,15 @@ class PartWork:
         Raises:
             StaleAttemptError: another attempt has taken over.
             BadInputError: the event contradicts itself or the volume's size.
+            ForbiddenError: it names a chunk of a domain that the tenant may not use, or that the
+                domain does not have.
             DamagedDataError: bytes do not match the ids they were announced with.
             SourceError: the agent cannot serve the capture any more.
             UnavailableError: the agent, the store or the catalog does not answer.
         """
         runs = unpack_runs(event.runs, self._map.size_chunks)
-        ids = [event.ids[at : at + _ID] for at in range(0, len(event.ids), _ID)]
+        ids = tagged_ids(event.tags, event.ids)
+        check_tags(self.packs.others, event.tags)
         if ids:
             self._take_chunks(event.batch, runs, ids)
         self._map.enter(event, runs)
@@ -143,12 +147,14 @@ class PartWork:
         if not unknown:
             return set()
         found = lookup_and_pin(
-            self._around.catalog, packs.domain_no, packs.attempt, unknown, packs.pinned
+            self._around.catalog, packs.domains, packs.attempt, unknown, packs.pinned
         )
         if isinstance(found, Stale):
             raise StaleAttemptError
         ledger.locate({id_: pack for id_, pack in zip(unknown, found, strict=True) if pack})
-        return ledger.claim(id_ for id_, pack in zip(unknown, found, strict=True) if not pack)
+        missing = [id_ for id_, pack in zip(unknown, found, strict=True) if not pack]
+        check_found(missing)
+        return ledger.claim(missing)
 
     def _wanted(self, ids: Sequence[bytes], fresh: set[bytes]) -> list[bool]:
         """Which chunks the agent is asked for: each fresh one once, and a sample of the others."""
@@ -184,7 +190,7 @@ class PartWork:
             bench.frame.keep_chunks(view, ids, fresh)
 
     def _verify(self, view: memoryview, announced: Sequence[bytes], first: int) -> None:
-        if self._hasher.chunk_ids(view) != b"".join(announced):
+        if not have_ids(self._hasher, self.packs.others, view, announced):
             raise DamagedDataError(
                 f"volume {self.part.volume_name}: bytes near chunk {first} do not match the "
                 f"ids that node {self.part.node} announced; the volume changed after it was "

@@ -4,6 +4,7 @@ import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.snapshots.readers import PlannedWindow
@@ -29,6 +30,9 @@ def plan_window(
 ) -> PlanWindow:
     """Resolve and pin one window.
 
+    It hands out keys of the packs that it names, and the id keys of their domains: of a domain that
+    is not the tenant's own no more than its chunks in this volume need.
+
     Args:
         volume: read under the restore's own reader, so that the pins last until the restore ends.
         vault: derives the packs' keys.
@@ -51,7 +55,7 @@ def plan_window(
     return PlanWindow(
         first_chunk=wanted.first,
         chunk_count=wanted.count,
-        packs=[_planned(needed, vault, presign) for needed in packs],
+        packs=[_planned(needed, volume.point.domain, vault, presign) for needed in packs],
         runs=pack_runs(runs_of(chunk.chunk_index for chunk in placed)),
         ids=b"".join([chunk.id for chunk in placed]),
         pack_ordinals=_little_endian(pack_column),
@@ -71,13 +75,17 @@ def figures_of(window: PlanWindow) -> PlannedWindow:
     )
 
 
-def _planned(needed: _NeededPack, vault: KeyVault, presign: Callable[[str], str]) -> PlannedPack:
+def _planned(
+    needed: _NeededPack, own: UUID, vault: KeyVault, presign: Callable[[str], str]
+) -> PlannedPack:
     pack = needed.pack
+    keys = vault.get(pack.domain, pack.key_id)
     return PlannedPack(
         generation=pack.generation.hex,
         url=presign(pack_object(pack.generation)),
         size_bytes=pack.size_bytes,
-        key=vault.get(pack.domain, pack.key_id).pack_key(pack.generation),
+        key=keys.pack_key(pack.generation),
+        id_key=None if pack.domain == own else keys.id_key,
         frames=[frame for _, frame in sorted(needed.frames.items())],
     )
 

@@ -179,7 +179,7 @@ def test_scenario_29_a_reader_keeps_its_packs_from_rewriters(
     reader = uuid7()
     open_reader(site.restore, reader, point, 60, announce=False)
     rewriting = Rewriting(site, mostly_dead)
-    resolve(site.restore, reader, point.domain_no, LIVE, 60)
+    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
     assert rewriting.commit(STORED, LIVE) is False
     close_reader(site.restore, reader)
     assert rewriting.commit(STORED, LIVE) is True
@@ -195,7 +195,7 @@ def test_scenario_29_a_reader_keeps_its_snapshot_and_its_packs_from_collectors(
     reader = uuid7()
     open_reader(site.restore, reader, point, 60, announce=False)
     assert not isinstance(expire(site.catalog, TENANT, first.view.session, "ops"), Expired)
-    resolve(site.restore, reader, point.domain_no, LIVE, 60)
+    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
     close_reader(site.restore, reader)

@@ -211,7 +211,7 @@ def test_a_reader_in_the_old_pack_keeps_the_rewrite_from_committing(
     reader = uuid7()
     open_reader(site.restore, reader, point, 60, announce=False)
     rewriting = Rewriting(site, pack_no)
-    resolve(site.restore, reader, point.domain_no, [item(1)], 60)
+    resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
     assert rewriting.commit(STORED, LIVE) is False
     close_reader(site.restore, reader)
     assert rewriting.commit(STORED, LIVE) is True
@@ -226,7 +226,7 @@ def test_a_reader_that_waits_for_a_rewrite_looks_again(site: CatalogSite, pack_n
     with site.holding_log(PACKS):
         committing = site.start(rewriting.commit, STORED, LIVE)
         site.wait_until_waiting(1)
-        resolving = site.start(resolve, site.restore, reader, point.domain_no, LIVE, 60)
+        resolving = site.start(resolve, site.restore, reader, point.domain_nos, LIVE, 60)
         site.wait_until_waiting(2)
     assert committing.result() is True
     assert resolving.result().packs.keys() == {rewriting.moved_to()}
