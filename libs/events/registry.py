@@ -92,7 +92,7 @@ class Upcaster:
 
 EVENTS: tuple[EventType, ...] = (
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 1, CaptureStarted),
-    EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 1, ExtentsChanged),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 2, ExtentsChanged),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 1, CaptureCompleted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
@@ -118,8 +118,10 @@ EVENTS: tuple[EventType, ...] = (
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
 )
 
-#: None yet: every event is at its first version.
-UPCASTERS: tuple[Upcaster, ...] = ()
+UPCASTERS: tuple[Upcaster, ...] = (
+    # Version 1 knew the tenant's own domain alone.
+    Upcaster("backcast.block_changes.extents_changed", 1, lambda fields: {**fields, "tags": b""}),
+)
 
 
 class Registry:

@@ -38,6 +38,12 @@ def _batch(fields: dict[str, Any], indexes: list[int]) -> SearchStrategy[Any]:
         "runs": st.just(pack_runs(runs_of(indexes))),
         "ids": st.binary(min_size=size, max_size=size),
         "zero_runs": st.just(pack_runs(runs_of(index + 6000 for index in indexes))),
+        "tags": st.just(b"")
+        | st.binary(min_size=len(indexes), max_size=len(indexes)).filter(
+            lambda tags: bool(tags.strip(b"\0"))
+        )
+        if indexes
+        else st.just(b""),
     }
     return st.builds(ExtentsChanged, **fields | columns)
 
