@@ -107,7 +107,7 @@ BESIDE_ALLOWED = {
     "services/change_capture/agent/publishing.py": "`end_with` looks at the task",
     "services/chunker/__main__.py": "lanes: `end_with` looks at each step",
     "services/chunker/packer.py": "uploads: `end_with` looks at each, its owner meets the error",
-    "libs/restoring/restore.py": "its caller waits for each fetch",
+    "libs/restoring/restore.py": "whoever restores waits for each fetch",
     "services/restore/__main__.py": "downloads wait for each piece",
 }
 
