@@ -121,8 +121,15 @@ def _keeping(  # noqa: PLR0913 -- wired here and nowhere else
     checkpoints: Checkpoints,
     stop: Stop,
 ) -> Keeping:
-    settle_seconds = settings.reconcile_settle_seconds
-    reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
+    reconciler = Reconciler(
+        catalog,
+        store,
+        vault,
+        checkpoints,
+        settings.reconcile_settle_seconds,
+        settings.absence_apart_seconds,
+        stop,
+    )
     return Keeping(
         keeper=Keeper(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,

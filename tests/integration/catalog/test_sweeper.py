@@ -275,6 +275,7 @@ def test_a_pass_goes_on_where_one_before_it_was_stopped(
     site: CatalogSite, store: FolderStore, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.catalog.sweeper._PAGE_COUNT", 2)
+    bury_unknown(site.catalog, [UUID(int=last) for last in range(5)])
     for last in range(5):
         store.put(pack_object(UUID(int=last)), b"x")
     assert sweeper.run(stopping=lambda: True).packs == 2

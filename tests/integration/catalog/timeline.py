@@ -81,6 +81,7 @@ class Timeline:
             self.protected.vault,
             self.checkpoints,
             settle_seconds=0,
+            apart_seconds=0,
             stop=Stop(),
         )
 
