@@ -87,16 +87,22 @@ IS_OVERDUE: LiteralString = (
                           AND x.item = s.session::text AND NOT x.accepted)"""
 )
 
-#: Those that a rule does not keep of groups where they are many and a large share.
+#: Those that a rule does not keep of groups where they are many and a large share, and those that a
+#: person let go already, which count as none and have no number of points.
 _OVERDUE_AT_ONCE = sql.SQL(
     """WITH overdue (group_no, sequence, tenant, session) AS ({not_kept}),
-            large AS (SELECT group_no, count(*) AS points FROM overdue GROUP BY group_no
+            judged AS (
+                SELECT o.*, EXISTS (SELECT FROM suspect x WHERE x.kind = 'points-overdue'
+                                    AND x.item = o.session::text AND x.accepted) AS accepted
+                FROM overdue o),
+            large AS (SELECT group_no, count(*) AS points FROM judged WHERE NOT accepted
+                      GROUP BY group_no
                       HAVING count(*) > %s AND count(*) > %s * (
                           SELECT count(*) FROM snapshot l
-                          WHERE l.group_no = overdue.group_no AND l.state = 'l'))
-       SELECT o.session::text, o.tenant, g.name, l.points
-       FROM overdue o JOIN large l USING (group_no) JOIN volume_group g USING (group_no)
-       ORDER BY o.tenant, g.name, o.sequence"""
+                          WHERE l.group_no = judged.group_no AND l.state = 'l'))
+       SELECT j.session::text, j.tenant, g.name, CASE WHEN NOT accepted THEN l.points END
+       FROM judged j LEFT JOIN large l USING (group_no) JOIN volume_group g USING (group_no)
+       WHERE accepted OR l.points IS NOT NULL ORDER BY j.tenant, g.name, j.sequence"""
 ).format(not_kept=sql.SQL(_NOT_KEPT))
 
 
@@ -218,7 +224,7 @@ def hold_back_overdue(catalog: Catalog) -> bool:
     with catalog.transaction() as tx:
         rows = tx.execute(_OVERDUE_AT_ONCE, [PASSING_COUNT_MAX, _OVERDUE_SHARE_MAX]).fetchall()
         keep_only(tx, Kind.OVERDUE, [(session, 0) for session, *_ in rows])
-        groups = dict.fromkeys(f"{points} of {tenant}/{name}" for _, tenant, name, points in rows)
+        groups = dict.fromkeys(f"{row[3]} of {row[1]}/{row[2]}" for row in rows if row[3])
         what = (
             f"catalog: retention keeps less than half of the recovery points of "
             f"{len(groups)} groups ({', '.join(list(groups)[:_NAMED_MAX])}); none of them expires."

@@ -25,6 +25,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovering import group_heads
 from libs.checkpoints.checkpoint import Head
 from libs.checkpoints.shelf import Checkpoint
+from libs.errors import UnavailableError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.notifications import NotificationRaised
 from libs.keys.vault import KeyVault
@@ -110,6 +111,11 @@ class Reconciler:
         number = max(taken, default=0)
         if own.reconciled or own.number < number:
             number = max(number, own.number) + 1
+            if shelf.has_head(CheckpointName(number, 0)):
+                raise UnavailableError(
+                    f"LIST checkpoints: expected all objects that there are; it leaves out those "
+                    f"of incarnation {number}, which HEAD shows; nothing is concluded"
+                )
             claim = Head(kind="claim", made_at=datetime.now(UTC), positions={}, parts=())
             shelf.put_head(CheckpointName(number, 0), claim)
         begin_incarnation(self._catalog, number)

@@ -1,0 +1,193 @@
+"""A real S3 server behind a proxy whose listings and 404s lie, while reconciling and sweeping.
+
+Whatever the proxy answers: no pack is buried or deleted, whoever waits is told why, and when the
+proxy is right again everything goes on and every snapshot restores.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import msgspec
+import pytest
+
+from deploy.local.cluster import LocalCluster
+from deploy.local.process import wait_until
+from deploy.local.s3 import S3Server
+from libs.catalogdb.brake import Kind, read_halts
+from libs.catalogdb.log import read_log
+from libs.errors import BackcastError, HaltedError, UnavailableError
+from libs.events.topics import NOTIFICATIONS
+from libs.ids import new_generation
+from libs.runtime.connections import Origin
+from libs.store.buckets import make_bucket
+from libs.store.layout import MANIFESTS_PREFIX, PACKS_PREFIX, pack_object
+from libs.store.port import ObjectStore
+from libs.store.retrying import RetryingStore, RetryPolicy
+from libs.store.s3 import S3Bucket, S3Store
+from services.catalog.keeper import Keeper
+from services.catalog.sweeper import Sweeper, SweepPolicy, SweepTally
+from tests.faults.proxies.link import Fault
+from tests.faults.proxies.s3 import BrokenListing, Denied, S3Proxy
+from tests.integration.catalog.timeline import Timeline, timeline
+
+#: A listing is a GET of the bucket itself.
+LISTING = r"GET test-[0-9a-f]+$"
+HOWS = ("no-token", "empty", "early-end", "again", "page")
+
+
+@pytest.fixture(scope="module", params=["minio", "seaweedfs"])
+def server(request: pytest.FixtureRequest, servers: LocalCluster) -> S3Server:
+    if request.param == "minio":
+        return servers.s3
+    started: S3Server = request.getfixturevalue("seaweedfs")
+    return started
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[S3Proxy]:
+    origin = Origin.parse(server.endpoint)
+    made = S3Proxy(lambda: (origin.host, origin.port))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def line(
+    servers: LocalCluster, server: S3Server, proxy: S3Proxy, bucket: str
+) -> Iterator[Timeline]:
+    """Six snapshots of one pack each, and a catalog that must be compared with the store."""
+    where = S3Bucket(
+        endpoint=f"http://127.0.0.1:{proxy.port}",
+        bucket=bucket,
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+    )
+    assert wait_until(lambda: answers(where), seconds=30)
+    inner = S3Store(where, page_count=2)  # a listing goes through several pages
+    store = RetryingStore(inner, RetryPolicy(attempts_max=3), sleep=lambda _: None)
+    with timeline(servers.postgres.dsn, store) as made:
+        made.protected.protect("disk")
+        for number in range(1, 7):
+            made.protected.take("disk", number)
+        made.checkpoints.write()
+        yield made
+    for stat in list(inner.list("")):
+        inner.delete(stat.key)
+    inner.close()
+
+
+def answers(bucket: S3Bucket) -> bool:
+    try:
+        make_bucket(bucket)
+    except UnavailableError:
+        return False
+    return True
+
+
+def objects(store: ObjectStore) -> list[str]:
+    return [stat.key for prefix in (PACKS_PREFIX, MANIFESTS_PREFIX) for stat in store.list(prefix)]
+
+
+def sweep(line: Timeline) -> SweepTally:
+    return Sweeper(line.site.catalog, line.store, SweepPolicy(0, 60)).run()
+
+
+def look(line: Timeline) -> Keeper:
+    """What the catalog service does every second."""
+    keeper = Keeper(line.site.catalog, line.checkpoints, line.reconciler())
+    keeper.look(3600)
+    return keeper
+
+
+def goes_on(line: Timeline) -> None:
+    look(line)
+    assert line.live() == set(line.protected.live)
+    line.protected.check()
+    sweep(line)
+    line.protected.collect()
+    line.protected.check()
+    line.protected.take("disk", 1, 7)
+    line.protected.check()
+
+
+@pytest.mark.parametrize("nth", [1, 3, 40, 300])
+@pytest.mark.parametrize("how", HOWS)
+def test_reconciling_buries_nothing(line: Timeline, proxy: S3Proxy, how: str, nth: int) -> None:
+    """From the first, the third … listing on, each is broken."""
+    before, packs = objects(line.store), line.generations("l")
+    line.go_back(line.dump())
+    with proxy.striking(BrokenListing(LISTING, how, nth)) as fault, pytest.raises(BackcastError):
+        look(line)
+    assert fault.struck.is_set()
+    assert objects(line.store) == before
+    assert (line.generations("l"), line.generations("d")) == (packs, set())
+    goes_on(line)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 9])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_sweep_deletes_nothing_that_is_needed(
+    line: Timeline, proxy: S3Proxy, how: str, nth: int
+) -> None:
+    before = objects(line.store)
+    orphan = pack_object(new_generation())
+    line.store.put(orphan, b"orphan")
+    tally = None
+    with ExitStack() as broken:
+        fault = broken.enter_context(proxy.striking(BrokenListing(LISTING, how, nth)))
+        if how != "early-end":  # which no answer shows: then less is deleted, and nothing else
+            broken.enter_context(pytest.raises(UnavailableError, match=r"whole listing|no S3 doc"))
+        tally = sweep(line)
+    assert fault.struck.is_set()
+    assert set(objects(line.store)) >= set(before)
+    line.site.sql(
+        "UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'"
+    )
+    assert sweep(line).packs + (tally.packs if tally else 0) == 1
+    assert objects(line.store) == before
+    goes_on(line)
+
+
+@pytest.mark.parametrize("code", ["", "NoSuchBucket"])
+def test_a_404_that_does_not_mean_the_object_buries_nothing(
+    line: Timeline, proxy: S3Proxy, code: str
+) -> None:
+    packs = line.generations("l")
+    line.go_back(line.dump())
+    with refusing(proxy, BrokenListing(LISTING, "early-end", 5), Denied("packs/", code)):
+        with pytest.raises(BackcastError) as raised:
+            look(line)
+        assert not isinstance(raised.value, HaltedError)
+    assert (line.generations("l"), line.generations("d")) == (packs, set())
+    assert line.site.sql("SELECT FROM suspect") == []
+    goes_on(line)
+
+
+def test_a_replica_without_the_packs_waits_for_a_person(line: Timeline, proxy: S3Proxy) -> None:
+    """It shows manifests and checkpoints, and says of every pack that there is none."""
+    packs = line.generations("l")
+    line.go_back(line.dump())
+    # The first listings are those of checkpoints, keys and manifests.
+    with refusing(proxy, BrokenListing(LISTING, "early-end", 12), Denied("packs/")):
+        for _ in range(2):
+            with pytest.raises(HaltedError, match="none of them is given up"):
+                look(line)
+    assert (line.generations("l"), line.generations("d")) == (packs, set())
+    (halt,) = read_halts(line.site.catalog)
+    assert (halt.kind, halt.suspects.count) == (Kind.MISSING, len(packs))
+    assert told(line).count("packs-missing") == 1
+    goes_on(line)
+    assert read_halts(line.site.catalog) == []
+    assert told(line).count("packs-missing-over") == 1
+
+
+def refusing(proxy: S3Proxy, *faults: Fault) -> ExitStack:
+    stack = ExitStack()
+    for fault in faults:
+        stack.enter_context(proxy.striking(fault))
+    return stack
+
+
+def told(line: Timeline) -> list[str]:
+    events = read_log(line.site.catalog, NOTIFICATIONS, 0, 100)
+    return [msgspec.msgpack.decode(event.value)["kind"] for event in events]
