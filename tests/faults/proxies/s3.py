@@ -1,9 +1,12 @@
-"""A fault proxy for S3: HTTP/1.1 requests labelled ``CLIENT METHOD KEY``, without the bucket."""
+"""A fault proxy for S3: HTTP/1.1 requests labelled ``CLIENT METHOD KEY``, without the bucket.
+
+A page of a listing is labelled ``CLIENT LIST PREFIX``.
+"""
 
 import re
 import socket
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.faults.proxies.link import Cut, Exchange, Fault, Link, Proxy, receive
 
@@ -19,14 +22,13 @@ class S3Proxy(Proxy):
             head = _receive_head(link.client)
             method, target = head.split(b" ", 2)[:2]
             body = receive(link.client, _length(head))
-            path = unquote(urlsplit(target.decode()).path).lstrip("/")
-            key = path.partition("/")[2] or path
+            what = _what(method.decode(), target.decode())
 
             def ask(request: bytes, method: bytes = method) -> bytes:
                 link.server.sendall(request)
                 return _receive_answer(link.server, has_body=method != b"HEAD")
 
-            self.play(link, f"{method.decode()} {key}", head + body, ask)
+            self.play(link, what, head + body, ask)
 
 
 class ServerError(Fault):
@@ -69,7 +71,7 @@ class BrokenListing(Fault):
     """A server or proxy whose listings are not whole; whoever believes them deletes everything.
 
     Args:
-        pattern: see `Fault`; the label of a listing is ``CLIENT GET BUCKET``.
+        pattern: see `Fault`.
         how: ``no-token``: more follows, but no token says how to go on (Ceph's answers to version 1
             clients, mocks); ``empty``: the same, and without a key; ``early-end``: no key, and that
             is all (SeaweedFS, where empty folders fill the first page); ``again``: the first page
@@ -124,6 +126,15 @@ class Denied(Fault):
         if exchange.request.startswith(b"HEAD "):
             document = ""
         exchange.reply(_answer(404, "Not Found", document))
+
+
+def _what(method: str, target: str) -> str:
+    url = urlsplit(target)
+    query = parse_qs(url.query)
+    if "list-type" in query:
+        return f"LIST {query.get('prefix', [''])[0]}"
+    path = unquote(url.path).lstrip("/")
+    return f"{method} {path.partition('/')[2] or path}"
 
 
 def _truncated(document: str) -> str:
