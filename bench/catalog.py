@@ -17,13 +17,13 @@ from uuid import UUID, uuid4
 import psycopg
 
 from deploy.local.home import BackcastHome
-from deploy.local.postgres import PostgresServer
-from libs.catalogdb.attempts import Stale, Taken, take_part
-from libs.catalogdb.inventory import Node, Tenant, add_volume, announce_node, create_tenant
+from deploy.local.servers.postgres import PostgresServer
 from libs.catalogdb.migrate import create_login, migrate
-from libs.catalogdb.packs import PackRecord, begin_pack, lookup_and_pin, register
+from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import SessionView, open_session
+from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.sessions.attempts import Stale, Taken, take_part
+from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.ids import new_generation, uuid7
 
 #: A pack of 32 MiB holds so many chunks that compress twofold, in frames of 1 MiB.

@@ -21,13 +21,13 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from bench.catalog import CHUNKS_PER_FRAME, CHUNKS_PER_PACK, fresh_postgres
-from libs.catalogdb.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
-from libs.catalogdb.expiry import Expired, expire
-from libs.catalogdb.inventory import Node, add_volume, announce_node, create_tenant
-from libs.catalogdb.packs import PackRecord, begin_pack, register
+from libs.catalogdb.packs.index import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sealing import Sealed, seal
-from libs.catalogdb.sessions import SessionView, open_session
+from libs.catalogdb.protected import Node, add_volume, announce_node, create_tenant
+from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions.sealing import Sealed, seal
+from libs.catalogdb.sessions.session import SessionView, open_session
+from libs.catalogdb.snapshots.expiry import Expired, expire
 from libs.ids import new_generation, uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys

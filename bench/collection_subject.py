@@ -14,9 +14,9 @@ from libs.catalogdb.pool import Catalog
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.store.folder import FolderStore
-from services.catalog.collection import Collection, Freed
-from services.catalog.collector import Collector
-from services.catalog.sweeper import Sweeper, SweepPolicy
+from services.catalog.deletion.collector import Collector
+from services.catalog.deletion.passes import Collection, Freed
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 
 _DEADLINE_SECONDS = 60.0
 

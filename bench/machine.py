@@ -6,8 +6,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from deploy.local.minio_build import minio_program
-from deploy.local.s3 import S3Choice
+from deploy.local.servers.minio_build import minio_program
+from deploy.local.servers.s3 import S3Choice
 
 _PACKAGES = ("blake3", "cryptography", "msgspec", "obstore", "psycopg", "xxhash", "zstandard")
 

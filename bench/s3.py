@@ -6,7 +6,7 @@ from pathlib import Path
 from minio import Minio
 
 from deploy.local.home import BackcastHome
-from deploy.local.s3 import S3Choice, S3Server, choose_s3, s3_server
+from deploy.local.servers.s3 import S3Choice, S3Server, choose_s3, s3_server
 
 
 class FreshS3:

@@ -24,9 +24,9 @@ from docs.attributes import attributes_of, paragraphs_of, summary_of
 from docs.event_reference import asyncapi_document, events_page
 from docs.markdown import table
 from libs.errors import BackcastError
+from libs.rest.server import create_app
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
-from libs.runtime.http import create_app
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import UNEXPECTED_EXIT_CODE
 from libs.runtime.settings import Secret, Variable, as_text, variables

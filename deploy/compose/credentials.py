@@ -64,7 +64,7 @@ def _dsn(login: str, password: str) -> str:
 
 
 def _accepted(name: str, token: str, role: str, *, restore: bool = False) -> dict[str, object]:
-    """An entry of the tokens that a service accepts; see libs/runtime/auth.py."""
+    """An entry of the tokens that a service accepts; see libs/rest/auth.py."""
     digest = hashlib.sha256(token.encode()).hexdigest()
     return {"name": name, "sha256": digest, "tenant": "*", "role": role, "restore": restore}
 

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from deploy.local.kafka_jars import ensure_java, kafka_jars, write_lock
-from deploy.local.minio_build import minio_program
+from deploy.local.servers.kafka_jars import ensure_java, kafka_jars, write_lock
+from deploy.local.servers.minio_build import minio_program
 from libs.errors import BackcastError
 
 

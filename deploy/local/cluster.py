@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from deploy.local.home import BackcastHome
-from deploy.local.kafka import KafkaServer
 from deploy.local.lock import Progress
-from deploy.local.minio import MinioServer
-from deploy.local.postgres import PostgresServer
-from deploy.local.s3 import S3Choice, choose_s3, s3_server
-from deploy.local.server import LocalServer
+from deploy.local.servers.kafka import KafkaServer
+from deploy.local.servers.minio import MinioServer
+from deploy.local.servers.postgres import PostgresServer
+from deploy.local.servers.s3 import S3Choice, choose_s3, s3_server
+from deploy.local.servers.server import LocalServer
 from deploy.local.services import BUCKET, LocalServices
 
 

@@ -15,8 +15,8 @@ import pytest
 from deploy.local.cluster import LocalCluster
 from deploy.local.home import BackcastHome
 from deploy.local.lock import Progress
-from deploy.local.s3 import S3Choice
-from deploy.local.seaweedfs import SeaweedServer
+from deploy.local.servers.s3 import S3Choice
+from deploy.local.servers.seaweedfs import SeaweedServer
 from libs.errors import BackcastError
 
 __all__ = ["bucket", "database", "seaweedfs", "servers"]

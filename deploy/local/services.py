@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.http_probe import answers
-from deploy.local.kafka import KafkaServer
 from deploy.local.lock import Progress
-from deploy.local.postgres import PostgresServer
 from deploy.local.process import outer_environ
-from deploy.local.s3 import S3Server
-from deploy.local.server import LocalServer
+from deploy.local.servers.http_probe import answers
+from deploy.local.servers.kafka import KafkaServer
+from deploy.local.servers.postgres import PostgresServer
+from deploy.local.servers.s3 import S3Server
+from deploy.local.servers.server import LocalServer
 from libs.errors import UnavailableError
 
 BUCKET = "backcast"

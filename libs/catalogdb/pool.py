@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from libs.catalogdb.index import teach_arrays
+from libs.catalogdb.packs.ids import teach_arrays
 from libs.errors import BadInputError, InvariantViolation, OutOfSpaceError, UnavailableError
 
 Tx = Connection[TupleRow]

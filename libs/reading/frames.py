@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from libs.catalogdb.packs import PackLocation
+from libs.catalogdb.packs.index import PackLocation
 from libs.errors import DamagedDataError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher

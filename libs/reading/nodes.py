@@ -1,8 +1,8 @@
 """Reading a map node without a pin of its own: for whoever's session keeps it."""
 
 from libs.blockmap.node import node_size_bytes
-from libs.catalogdb.damage import WHOLE_PACK, record_damage
-from libs.catalogdb.packs import find_item
+from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage
+from libs.catalogdb.packs.index import find_item
 from libs.catalogdb.pool import Catalog
 from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
 from libs.reading.frames import FrameReader

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from libs.blockmap.node import MapRun, NodeHasher, NodeId, node_size_bytes
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
-from libs.catalogdb.damage import WHOLE_PACK, record_damage
-from libs.catalogdb.packs import PackLocation
+from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage
+from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.readers import close_reader, open_reader, resolve
-from libs.catalogdb.snapshots import SnapshotVolume
+from libs.catalogdb.snapshots.points import SnapshotVolume
+from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.errors import BackcastError, DamagedDataError, NotFoundError, WrongKeyError
 from libs.ids import uuid7
 from libs.keys.vault import KeyVault

@@ -14,7 +14,7 @@ from libs.errors import (
     ForbiddenError,
     UnavailableError,
 )
-from libs.runtime.connections import Origin
+from libs.rest.connections import Origin
 from libs.store.s3 import S3Bucket
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=60.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from libs.ranges import ByteRange
-from libs.runtime.connections import ConnectionPool, Origin, Timeouts
+from libs.rest.connections import ConnectionPool, Origin, Timeouts
 from libs.store import responses
 from libs.store.port import check_range
 

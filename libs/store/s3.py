@@ -22,7 +22,7 @@ from minio.time import to_amz_date
 
 from libs.errors import BadInputError, DamagedDataError, NotFoundError, UnavailableError
 from libs.ranges import ByteRange
-from libs.runtime.connections import ConnectionPool, Origin, Timeouts
+from libs.rest.connections import ConnectionPool, Origin, Timeouts
 from libs.store import responses
 from libs.store.checksums import UNSIGNED_PAYLOAD, PutChecksum, integrity_headers
 from libs.store.listing import ListedPage, ListingCheck, parse_page

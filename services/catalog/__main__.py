@@ -5,39 +5,39 @@ import contextlib
 import functools
 import sys
 
-from libs.catalogdb.inventory import list_nodes
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import list_nodes
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.runtime.auth import Tokens
+from libs.rest.auth import Tokens
+from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
-from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
 from libs.store.port import ObjectStore
-from services.catalog.checking import Checking
-from services.catalog.checkpoints import Checkpoints
-from services.catalog.collecting_loop import Chore, CollectionLoop, CollectionMetrics
-from services.catalog.collection import Collection
-from services.catalog.collector import Collector
-from services.catalog.housekeeping import keep_house
-from services.catalog.keeper import Keeper
+from services.catalog.deletion.collector import Collector
+from services.catalog.deletion.loop import Chore, CollectionLoop, CollectionMetrics
+from services.catalog.deletion.passes import Collection
+from services.catalog.deletion.retention import Retention
+from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
+from services.catalog.deletion.upkeep import Upkeep
 from services.catalog.loops import Loop, start_loops
-from services.catalog.reconcile import Reconciler
+from services.catalog.overdue import end_overdue
+from services.catalog.recovery.check import CatalogCheck
+from services.catalog.recovery.checkpoints import Checkpoints
+from services.catalog.recovery.endpoints import RecoveryTools
+from services.catalog.recovery.loop import RecoveryLoop
+from services.catalog.recovery.reconciler import Reconciler
 from services.catalog.relay import Relay
-from services.catalog.retention import Retention
-from services.catalog.rewriter import RewritePolicy, Rewriter
 from services.catalog.routes import add_routes
-from services.catalog.routes_catalog import Keeping
 from services.catalog.settings import Settings
-from services.catalog.sweeper import Sweeper, SweepPolicy
-from services.catalog.upkeep import Upkeep
-from services.catalog.verify import Verifier
-from services.catalog.verify_jobs import VerifyJobs
-from services.catalog.verify_loop import VerifyLoop
+from services.catalog.verification.jobs import VerifyJobs
+from services.catalog.verification.loop import VerifyLoop
+from services.catalog.verification.verifier import Verifier
 
 #: A step of a reconciliation may take so long without a sign of progress.
 _STEP_SECONDS_MAX = 3600.0
@@ -57,7 +57,7 @@ def main(settings: Settings, stop: Stop) -> None:
             catalog, store, CheckpointShelf(store, kek), settings.checkpoint_count_max
         )
         witness = checkpoints.witness
-        keeping = _keeping(settings, catalog, store, vault, checkpoints, stop)
+        tools = _recovery_tools(settings, catalog, store, vault, checkpoints, stop)
         collector = Collector(catalog, store, vault, settings.tombstone_deadline_seconds, witness)
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
@@ -68,13 +68,13 @@ def main(settings: Settings, stop: Stop) -> None:
         jobs = VerifyJobs(verifier, settings.verification_thread_count)
         loops = [
             Loop(
-                "housekeeping",
-                functools.partial(keep_house, catalog),
-                settings.housekeeping_interval_seconds,
+                "overdue",
+                functools.partial(end_overdue, catalog),
+                settings.overdue_interval_seconds,
             ),
             Loop(
                 "checkpoints",
-                keeping.keeper.run,
+                tools.loop.run,
                 settings.checkpoint_interval_seconds,
                 _STEP_SECONDS_MAX,
             ),
@@ -83,7 +83,7 @@ def main(settings: Settings, stop: Stop) -> None:
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault, collection, upkeep, verifier, jobs, keeping, witness)
+        add_routes(app, catalog, store, vault, collection, upkeep, verifier, jobs, tools, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
         relay = Relay(
@@ -113,7 +113,7 @@ def _background(
     ]
 
 
-def _keeping(  # noqa: PLR0913 -- wired here and nowhere else
+def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     settings: Settings,
     catalog: Catalog,
     store: ObjectStore,
@@ -133,7 +133,7 @@ def _keeping(  # noqa: PLR0913 -- wired here and nowhere else
     return Keeping(
         keeper=Keeper(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,
-        checking=Checking(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints),
+        checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints),
         kafka=settings.kafka,
     )
 

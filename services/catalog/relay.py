@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from libs.catalogdb.log import (
+from libs.catalogdb.log.log import (
     LOG_CHANNEL,
     mark_published,
     published_position,

@@ -7,17 +7,17 @@ from fastapi import FastAPI
 from libs.catalogdb.pool import Catalog
 from libs.keys.vault import KeyVault
 from libs.store.port import ObjectStore
-from services.catalog.collection import Collection
-from services.catalog.explaining import Explainer
-from services.catalog.routes_catalog import Keeping, add_catalog_routes
-from services.catalog.routes_collection import add_collection_routes
-from services.catalog.routes_explaining import add_explaining_routes
-from services.catalog.routes_snapshots import add_snapshot_routes
-from services.catalog.routes_upkeep import add_upkeep_routes
-from services.catalog.routes_verify import add_verify_routes
-from services.catalog.upkeep import Upkeep
-from services.catalog.verify import Verifier
-from services.catalog.verify_jobs import VerifyJobs
+from services.catalog.deletion.collection_endpoints import add_collection_routes
+from services.catalog.deletion.expiry_endpoints import add_snapshot_routes
+from services.catalog.deletion.passes import Collection
+from services.catalog.deletion.upkeep import Upkeep
+from services.catalog.deletion.upkeep_endpoints import add_upkeep_routes
+from services.catalog.explanation.endpoints import add_explaining_routes
+from services.catalog.explanation.explainer import Explainer
+from services.catalog.recovery.endpoints import RecoveryTools, add_catalog_routes
+from services.catalog.verification.endpoints import add_verify_routes
+from services.catalog.verification.jobs import VerifyJobs
+from services.catalog.verification.verifier import Verifier
 
 
 def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __main__
@@ -29,7 +29,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     upkeep: Upkeep,
     verifier: Verifier,
     jobs: VerifyJobs,
-    keeping: Keeping,
+    tools: RecoveryTools,
     witness: Callable[[], None],
 ) -> None:
     """Add the endpoints to the application.
@@ -43,7 +43,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         upkeep: sweeps and rewrites.
         verifier: verifies snapshots.
         jobs: verifications that were asked for.
-        keeping: what keeps the catalog and the store of one mind.
+        tools: what keeps the catalog and the store of one mind.
         witness: returns when the store knows what was decided.
     """
     add_collection_routes(app, catalog, collection)
@@ -51,4 +51,4 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_explaining_routes(app, catalog, Explainer(catalog, store, vault))
     add_snapshot_routes(app, catalog, witness)
     add_verify_routes(app, verifier, jobs)
-    add_catalog_routes(app, keeping)
+    add_catalog_routes(app, tools)

@@ -22,7 +22,7 @@ class Settings(ServiceSettings):
     #: The relay looks at the log at least this often, also if nobody woke it.
     relay_interval_seconds: float = 1.0
     #: How often overdue sessions and readers are ended.
-    housekeeping_interval_seconds: float = 5.0
+    overdue_interval_seconds: float = 5.0
     #: How often the clock is looked at and snapshots that retention does not keep are expired.
     retention_interval_seconds: float = 60.0
     #: Pause between two passes of collection.

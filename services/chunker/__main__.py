@@ -10,8 +10,8 @@ from libs.catalogdb.pool import Catalog
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
+from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
-from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from libs.catalogdb.attempts import (
+from libs.catalogdb.packs.index import count_by_pack
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.attempts import (
     Progress,
     Stale,
     closed_attempts,
@@ -21,11 +23,9 @@ from libs.catalogdb.attempts import (
     reject_attempt,
     renew,
 )
-from libs.catalogdb.packs import count_by_pack
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.positions import store_offset
-from libs.catalogdb.sealing import Refused
-from libs.catalogdb.sessions import PartView, SessionView, reject_session
+from libs.catalogdb.sessions.positions import store_offset
+from libs.catalogdb.sessions.sealing import Refused
+from libs.catalogdb.sessions.session import PartView, SessionView, reject_session
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged

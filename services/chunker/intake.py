@@ -15,11 +15,11 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter
 
-from libs.catalogdb.attempts import NotTaken, Taken, WrongBoot, take_part
-from libs.catalogdb.notices import raise_notification
+from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.positions import start_offset
-from libs.catalogdb.sessions import (
+from libs.catalogdb.sessions.attempts import NotTaken, Taken, WrongBoot, take_part
+from libs.catalogdb.sessions.positions import start_offset
+from libs.catalogdb.sessions.session import (
     PartView,
     SessionView,
     read_session,

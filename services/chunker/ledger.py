@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from libs.blockmap.writer import MapChange
-from libs.catalogdb.attempts import PackUse
+from libs.catalogdb.sessions.attempts import PackUse
 
 _ID = 32
 #: Located ids that are remembered, about 200 bytes each: 8 GiB worth of chunks.

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from libs.catalogdb.attempts import Stale
-from libs.catalogdb.packs import PackRecord, begin_pack, register
+from libs.catalogdb.packs.index import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.attempts import Stale
 from libs.ids import new_generation
 from libs.keys.keyring import DomainKeys
 from libs.packs.frame import CompressedFrame

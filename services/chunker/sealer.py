@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sealing import Refused, Sealed, seal
-from libs.catalogdb.sessions import SessionView, read_session, weakest_consistency
+from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
+from libs.catalogdb.sessions.session import SessionView, read_session, weakest_consistency
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES, MANIFEST_SALT_SIZE_BYTES
 from libs.packs.manifest import Manifest, VolumeEntry, manifest_mac, seal_manifest

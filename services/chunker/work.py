@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapRoot
 from libs.blockmap.writer import MapChange, MapWriter
-from libs.catalogdb.attempts import Progress, Stale
-from libs.catalogdb.packs import count_by_pack, lookup_and_pin
+from libs.catalogdb.packs.index import count_by_pack, lookup_and_pin
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import PartView
+from libs.catalogdb.sessions.attempts import Progress, Stale
+from libs.catalogdb.sessions.session import PartView
 from libs.errors import DamagedDataError, UnavailableError
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.packs.chunk import ChunkHasher

@@ -15,7 +15,7 @@ from libs.errors import ConfigurationError
 from libs.ids import check_name
 
 if TYPE_CHECKING:  # imported late below: it brings urllib3, which ``--help`` need not wait for
-    from libs.runtime.rest import RestClient
+    from libs.rest.client import RestClient
 
 _TENANT = "default"
 
@@ -82,6 +82,6 @@ def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
 
 
 def _client(url: str, token: str) -> "RestClient":
-    from libs.runtime.rest import RestClient  # noqa: PLC0415 -- see above
+    from libs.rest.client import RestClient  # noqa: PLC0415 -- see above
 
     return RestClient(url, token)

@@ -2,7 +2,17 @@
 
 import argparse
 
-from services.cli import addresses, catalog, dev, events, gc, keys, restores, snapshots, volumes
+from services.cli.commands import (
+    addresses,
+    catalog,
+    dev,
+    events,
+    gc,
+    keys,
+    restores,
+    snapshots,
+    volumes,
+)
 
 _DESCRIPTION = """\
 Protects volumes and gives back any recovery point, written NAME@latest, NAME@12 (its number),

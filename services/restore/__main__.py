@@ -5,15 +5,15 @@ import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from libs.catalogdb.inventory import find_tenant
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import find_tenant
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
-from libs.runtime.auth import Tokens
+from libs.rest.auth import Tokens
+from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
-from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop

@@ -3,7 +3,7 @@
 import re
 from datetime import datetime, timedelta
 
-from libs.catalogdb.snapshots import Point
+from libs.catalogdb.snapshots.points import Point
 from libs.errors import BadInputError
 
 _SEQUENCE = re.compile(r"[1-9][0-9]{0,9}")

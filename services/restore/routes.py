@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 
 from libs.keys.kek import KeyEncryptionKey
 from libs.reading.volume import VolumeReaders
-from libs.runtime.auth import authenticated
+from libs.rest.auth import authenticated
 from libs.store.port import ObjectStore, Presigner
-from services.restore.routes_addresses import add_address_routes
-from services.restore.routes_bytes import add_byte_routes
-from services.restore.routes_events import add_event_routes
-from services.restore.routes_keys import add_key_routes
-from services.restore.routes_listing import add_listing_routes
-from services.restore.routes_restores import add_restore_routes
+from services.restore.addresses.endpoints import add_address_routes
+from services.restore.downloads.endpoints import add_byte_routes
+from services.restore.events.endpoints import add_event_routes
+from services.restore.keys import add_key_routes
+from services.restore.listing import add_listing_routes
+from services.restore.restores.endpoints import add_restore_routes
 from services.restore.settings import Settings
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
-from deploy.local.s3 import S3Server
+from deploy.local.servers.s3 import S3Server
 from libs.errors import (
     BackcastError,
     BadInputError,

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import BackcastHome
-from deploy.local.s3 import S3Choice
+from deploy.local.servers.s3 import S3Choice
 from tests.faults.site import FaultSite, ProxiedCluster
 
 _RESULTS = pytest.StashKey[dict[str, dict[str, float | str]]]()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.kafka import KafkaServer
-from deploy.local.minio import MinioServer
-from deploy.local.postgres import PostgresServer
 from deploy.local.process import wait_until
-from deploy.local.server import LocalServer
+from deploy.local.servers.kafka import KafkaServer
+from deploy.local.servers.minio import MinioServer
+from deploy.local.servers.postgres import PostgresServer
+from deploy.local.servers.server import LocalServer
 from deploy.local.services import _SERVICES, LocalServices, ServiceProcess, _Service
 from libs.errors import BackcastError
 from services.cli.connection import Services
@@ -37,7 +37,7 @@ _SETTINGS = {
     },
     "chunker": {"SESSION_DEADLINE_SECONDS": str(DEADLINE_SECONDS)},
     "catalog": {
-        "HOUSEKEEPING_INTERVAL_SECONDS": "1",
+        "OVERDUE_INTERVAL_SECONDS": "1",
         "COLLECTION_INTERVAL_SECONDS": "2",
         "TOMBSTONE_DEADLINE_SECONDS": "5",
     },

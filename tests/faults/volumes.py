@@ -12,8 +12,8 @@ import psycopg
 from deploy.local.process import wait_until
 from libs.errors import BackcastError
 from libs.ids import uuid7
-from services.cli.restoring import restore
-from services.cli.taking import take_all
+from services.cli.commands.taking import take_all
+from services.cli.restore.engine import restore
 from tests.faults.site import FaultSite
 from tests.support.running import TENANT, sha256_of
 

@@ -26,7 +26,7 @@ from aiokafka.admin import (  # type: ignore[import-untyped]  # no py.typed
 
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import BackcastHome
-from deploy.local.kafka import KafkaServer
+from deploy.local.servers.kafka import KafkaServer
 from libs.errors import MalformedEventError, OversizedEventError, UnavailableError
 from libs.events.codec import EVENT_SIZE_BYTES_MAX, encode
 from libs.events.packs import PackStored

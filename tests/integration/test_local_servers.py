@@ -18,8 +18,8 @@ from deploy.local.cluster import LocalCluster
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import LOOPBACK, BackcastHome
 from deploy.local.process import wait_until
-from deploy.local.s3 import S3Choice, S3Server
-from deploy.local.seaweedfs import SeaweedServer
+from deploy.local.servers.s3 import S3Choice, S3Server
+from deploy.local.servers.seaweedfs import SeaweedServer
 from libs.errors import ConflictError, UnavailableError
 from libs.events.topics import Topic
 from libs.kafka.clients import consumer, producer
@@ -29,7 +29,7 @@ from libs.runtime.groups import KafkaSettings
 _TOPIC = Topic(name="kept", key="none", partitions=1, retention_seconds=None, relayed=False)
 _DEV = """
 import argparse, signal, sys
-from services.cli import dev
+from services.cli.commands import dev
 # Whoever runs the tests in the background of a script ignores it, and so would this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 common = argparse.ArgumentParser(add_help=False)
@@ -276,7 +276,7 @@ def test_status_tells_what_does_not_run(cluster: LocalCluster) -> None:
 
 
 def test_importing_the_command_imports_no_server() -> None:
-    script = "import sys; from services.cli import dev; print(*sys.modules)"
+    script = "import sys; from services.cli.commands import dev; print(*sys.modules)"
     printed = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )

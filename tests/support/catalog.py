@@ -18,15 +18,15 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
-from libs.catalogdb.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
-from libs.catalogdb.collecting import condemn_unused
-from libs.catalogdb.inventory import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.deletion.condemning import condemn_unused
+from libs.catalogdb.deletion.rewriting import Moved, begin_marking, begin_rewrite, commit_rewrite
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login
-from libs.catalogdb.packs import PackRecord, begin_pack, lookup_and_pin, register
+from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.rewriting import Moved, begin_marking, begin_rewrite, commit_rewrite
-from libs.catalogdb.sealing import Refused, Sealed, seal
-from libs.catalogdb.sessions import SessionView, open_session
+from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
+from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.ids import new_generation, uuid7
 
 P = ParamSpec("P")

@@ -15,11 +15,11 @@ import psycopg
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
-from deploy.local.server import LocalServer
+from deploy.local.servers.server import LocalServer
 from deploy.local.services import ServiceProcess
 from libs.errors import NotFoundError
 from libs.ids import uuid7
-from libs.runtime.rest import RestClient
+from libs.rest.client import RestClient
 
 Answer = Mapping[str, Any]
 T = TypeVar("T")

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
-from libs.catalogdb.attempts import finish_part
-from libs.catalogdb.inventory import Volume, add_volume, announce_node
-from libs.catalogdb.packs import count_by_pack
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import PartView, SessionView, open_session, read_session
+from libs.catalogdb.packs.index import count_by_pack
+from libs.catalogdb.protected import Volume, add_volume, announce_node
+from libs.catalogdb.sessions.attempts import finish_part
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import PartView, SessionView, open_session, read_session
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
 from libs.ids import uuid7

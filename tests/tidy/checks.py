@@ -4,10 +4,13 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
+#: Of one folder, besides `__init__` and `__main__`: with more, its nouns want folders of their own.
+FOLDER_MODULES_MAX = 14
 
 #: Written in halves, or this file would break its own rule.
 _UNFINISHED = re.compile(rf"\b({'TO' + 'DO'}|{'FIX' + 'ME'}|{'X' + 'XX'})\b")
@@ -74,6 +77,18 @@ def nounless_names(path: str, text: str) -> Iterator[str]:
             snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name).lower()
             if _NOUNLESS.search(snake):
                 yield f"{path}:{node.lineno}: {node.name!r} is no noun of the glossary"
+
+
+def crowded_folders(paths: Iterable[str]) -> Iterator[str]:
+    """Folders with more modules than a reader takes in at a glance."""
+    folders = Counter(
+        path.rpartition("/")[0]
+        for path in paths
+        if not path.endswith(("__init__.py", "__main__.py"))
+    )
+    for folder, count in sorted(folders.items()):
+        if count > FOLDER_MODULES_MAX:
+            yield f"{folder}: {count} modules, at most {FOLDER_MODULES_MAX}"
 
 
 ALL = (long_file, long_functions, logic_in_init, bare_suppressions, unfinished, nounless_names)

@@ -34,6 +34,12 @@ def test_the_tree_is_tidy(check: Check) -> None:
     assert not violations, "\n" + "\n".join(violations)
 
 
+def test_no_folder_is_crowded() -> None:
+    paths = [path for path, _ in _sources() if path.startswith(("libs/", "services/", "deploy/"))]
+    violations = list(checks.crowded_folders(paths))
+    assert not violations, "\n" + "\n".join(violations)
+
+
 def test_every_exception_is_still_needed() -> None:
     texts = dict(_sources())
     for (name, path), reason in EXCEPTIONS.items():
@@ -105,3 +111,10 @@ def test_each_check_finds_what_is_planted(check: Check, path: str, text: str) ->
 )
 def test_no_check_cries_wolf(check: Check, path: str, text: str) -> None:
     assert not list(check(path, text))
+
+
+def test_a_folder_is_crowded_from_the_fifteenth_module_on() -> None:
+    full = [f"libs/a/m{number}.py" for number in range(14)]
+    entries = ["libs/a/__init__.py", "libs/a/__main__.py", "libs/a/b/m.py"]
+    assert not list(checks.crowded_folders([*full, *entries]))
+    assert list(checks.crowded_folders([*full, "libs/a/m14.py"]))

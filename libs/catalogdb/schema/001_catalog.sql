@@ -106,7 +106,7 @@ CREATE TABLE pack (
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
 
 -- What was found damaged in a live pack: an item, or the whole pack (item ''). Such an item is unknown to
--- look-ups, and the next capture that has its bytes stores it anew (libs/catalogdb/damage has the argument).
+-- look-ups, and the next capture that has its bytes stores it anew (libs/catalogdb/packs/damage has the argument).
 -- Numbers ascend in the order of commits; rows go with their pack.
 CREATE SEQUENCE damage_number AS int;
 CREATE TABLE damage (

@@ -10,8 +10,8 @@ import sys
 
 from psycopg.conninfo import conninfo_to_dict
 
-from libs.catalogdb.incarnation import doubt_new
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login, migrate
+from libs.catalogdb.recovery.incarnation import doubt_new
 from libs.errors import ConfigurationError
 from libs.events.topics import TOPICS
 from libs.kafka.topics import ensure_topics

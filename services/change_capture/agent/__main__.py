@@ -7,11 +7,11 @@ import threading
 
 from libs.errors import BackcastError
 from libs.ids import check_name, uuid7
-from libs.runtime.auth import Tokens
+from libs.rest.auth import Tokens
+from libs.rest.client import RestClient
+from libs.rest.server import create_app, serving
 from libs.runtime.health import Health, Loop
-from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
-from libs.runtime.rest import RestClient
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from services.change_capture.agent.captures import Captures

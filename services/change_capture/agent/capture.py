@@ -132,7 +132,11 @@ class Capture:
         if self.order.base is None:
             return None
         path = fingerprint_path(self._state_folder, self.order.volume, self.order.base)
-        return FingerprintFile.open_for(path, self.order.base, self.view.identity)
+        try:
+            return FingerprintFile.open_for(path, self.order.base, self.view.identity)
+        except SourceError:  # the device fails, and nobody else would close it
+            self.view.close()
+            raise
 
     def _run(self) -> None:
         try:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, FastAPI
 
-from libs.runtime.auth import Caller, Role, require
+from libs.rest.auth import Caller, Role, require
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import Captures
 from services.change_capture.agent.order import CaptureOrder

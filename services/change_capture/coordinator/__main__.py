@@ -4,13 +4,13 @@ import contextlib
 import sys
 import threading
 
-from libs.catalogdb.inventory import list_nodes
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import list_nodes
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.runtime.auth import Tokens
+from libs.rest.auth import Tokens
+from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
-from libs.runtime.http import create_app, serving
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop

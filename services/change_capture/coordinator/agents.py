@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from libs.catalogdb.inventory import Node
-from libs.catalogdb.sessions import PartView, SessionView
+from libs.catalogdb.protected import Node
+from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
-from libs.runtime.connections import Timeouts
-from libs.runtime.rest import Json, RestClient
+from libs.rest.client import Json, RestClient
+from libs.rest.connections import Timeouts
 from services.change_capture.rpc import CaptureStatus, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import (
+from libs.catalogdb.sessions.session import (
     SESSION_CHANNEL,
     GroupBusy,
     PartView,

@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.inventory import (
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import (
     Node,
     add_volume,
     announce_node,
@@ -14,12 +15,11 @@ from libs.catalogdb.inventory import (
     group_of,
     list_nodes,
 )
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import GroupBusy, SessionView
+from libs.catalogdb.sessions.session import GroupBusy, SessionView
 from libs.errors import ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.vault import KeyVault
-from libs.runtime.auth import Caller, Role, require
+from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.tenants import ensure_tenant

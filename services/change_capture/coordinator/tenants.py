@@ -2,8 +2,8 @@
 
 from uuid import uuid4
 
-from libs.catalogdb.inventory import Tenant, create_tenant, find_tenant
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import Tenant, create_tenant, find_tenant
 from libs.keys.keyring import DomainKeys
 from libs.keys.vault import KeyVault
 

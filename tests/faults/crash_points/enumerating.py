@@ -17,12 +17,13 @@ from pathlib import Path
 
 from psycopg import sql
 
-from libs.catalogdb import collecting, packs
-from libs.catalogdb.log import mark_published, published_position, read_log
+from libs.catalogdb.deletion import condemning as collecting
+from libs.catalogdb.log.log import mark_published, published_position, read_log
+from libs.catalogdb.packs import index as packs
 from libs.events.record import to_record
 from libs.kafka.publisher import Publisher
 from libs.runtime.retries import retried
-from services.catalog.collector import Collector
+from services.catalog.deletion.collector import Collector
 from services.catalog.relay import Relay
 from tests.faults.crash_points.case import Outcome, prepare, run_case
 from tests.faults.crash_points.effects import (

@@ -8,8 +8,10 @@ import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from libs.catalogdb.expiry import Refused, expire
-from libs.catalogdb.readers import (
+from libs.catalogdb.sessions.session import GroupBusy
+from libs.catalogdb.snapshots.expiry import Refused, expire
+from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.readers import (
     PlannedWindow,
     RestoreOutcome,
     RestoreProgress,
@@ -18,8 +20,6 @@ from libs.catalogdb.readers import (
     report_planned,
     report_progress,
 )
-from libs.catalogdb.sessions import GroupBusy
-from libs.catalogdb.snapshots import Point, find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.errors import NotFoundError
 from libs.ids import uuid7
@@ -28,12 +28,12 @@ from libs.ranges import ByteRange, ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
 from libs.runtime.signals import Stop
-from services.catalog import collector as catalog_collector
-from services.catalog.checkpoints import Checkpoints
-from services.catalog.collection import Collection, Step
-from services.catalog.rewriter import RewritePolicy, Rewriter
-from services.catalog.sweeper import Sweeper, SweepPolicy
-from services.catalog.verify import Thoroughness, Verifier
+from services.catalog.deletion import collector as catalog_collector
+from services.catalog.deletion.passes import Collection, Step
+from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
+from services.catalog.recovery.checkpoints import Checkpoints
+from services.catalog.verification.verifier import Thoroughness, Verifier
 from tests.faults.crash_points.inline import InlineExecutor
 from tests.faults.crash_points.process import DEADLINE_SECONDS, Actor
 

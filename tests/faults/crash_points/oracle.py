@@ -11,7 +11,7 @@ from typing import Any
 
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
-from libs.catalogdb.snapshots import SnapshotVolume, read_snapshot
+from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
 from libs.errors import BadInputError
 from libs.events.envelope import from_headers
 from libs.events.topics import RELAYED_TOPICS

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from prometheus_client import CollectorRegistry
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import PartView, SessionView
+from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
 from libs.events.record import from_record
 from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
@@ -24,7 +24,7 @@ from libs.packs.pack import FrameItem
 from libs.reading.frames import FrameReader
 from libs.runtime.groups import KafkaSettings
 from libs.store.port import ObjectStore
-from services.catalog.housekeeping import keep_house
+from services.catalog.overdue import end_overdue
 from services.catalog.relay import Relay
 from services.change_capture.agent import capture as agent_capture
 from services.change_capture.agent import captures as agent_captures
@@ -357,7 +357,7 @@ class CoordinatorProcess(Actor):
 
 
 class CatalogProcess(Actor):
-    """The catalog service's housekeeping, and its relay while the world wants it."""
+    """The catalog service's ending of overdue sessions, and its relay while the world wants it."""
 
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
@@ -369,7 +369,7 @@ class CatalogProcess(Actor):
         """End what is overdue, or relay a batch."""
         if self.world.is_overdue:
             self.world.is_overdue = False
-            keep_house(self._catalog, OneRound(), 0, lambda: None)
+            end_overdue(self._catalog, OneRound(), 0, lambda: None)
             return True
         return self.world.relaying and self.relay()
 

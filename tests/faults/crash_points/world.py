@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from libs.catalogdb.inventory import Node, add_volume, announce_node
+from libs.catalogdb.protected import Node, add_volume, announce_node
 from libs.events.topics import BLOCK_CHANGES
 from libs.kafka.consumer import Partition
 from libs.keys.kek import KeyEncryptionKey

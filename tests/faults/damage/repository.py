@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.catalogdb.packs import PackLocation
-from libs.catalogdb.snapshots import Point, SnapshotVolume, find_volume_at
+from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.snapshots.points import Point, SnapshotVolume, find_volume_at
 from libs.errors import DamagedDataError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -21,7 +21,7 @@ from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders, chunks_of
 from libs.store.layout import manifest_folder, parse_manifest_object
 from libs.store.memory import MemoryStore
-from services.catalog.verify_packs import check_pack
+from services.catalog.verification.packs import check_pack
 from tests.support.catalog import TENANT, CatalogSite
 from tests.support.snapshots import SnapshotTaker
 

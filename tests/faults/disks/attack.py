@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deploy.local.home import BackcastHome
 from deploy.local.process import wait_until
-from deploy.local.s3 import S3Choice
+from deploy.local.servers.s3 import S3Choice
 from libs.errors import BackcastError
 from tests.faults.disks.disk import SmallDisk
 from tests.faults.disks.faults import FAULTS, FullDisk

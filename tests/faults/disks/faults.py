@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import psycopg
 
-from libs.catalogdb.sessions import SESSION_CHANNEL
+from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.errors import OutOfSpaceError
 from tests.faults.disks.disk import SmallDisk
 from tests.faults.site import SECOND_CHUNKER, FaultSite

@@ -21,17 +21,17 @@ from libs.events.record import from_record, to_record
 from libs.events.registry import REGISTRY
 from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS
 from libs.ranges import ByteRange, ChunkRun, count_chunks, pack_runs, unpack_runs
-from libs.runtime.auth import Tokens
-from libs.runtime.connections import ConnectionPool, Origin
-from libs.runtime.rest import problem_error
+from libs.rest.auth import Tokens
+from libs.rest.client import problem_error
+from libs.rest.connections import ConnectionPool, Origin
 from libs.runtime.settings import Secret, load, variables
 from libs.spans import messages as spans
 from libs.store.s3 import S3Bucket, S3Store
 from services.chunker.settings import Settings
 from services.cli import points as typed_points
-from services.cli.restore_plan import parse_window
-from services.restore.byte_ranges import parse_range
-from services.restore.event_feed import parse_cursor
+from services.cli.restore.plan import parse_window
+from services.restore.downloads.byte_ranges import parse_range
+from services.restore.events.feed import parse_cursor
 from services.restore.points import parse_point
 from tests.faults.fuzz.target import SEPARATOR, Target, parts_of, text_of
 from tests.golden.make_events import SAMPLES, envelope_of

@@ -19,26 +19,26 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
-from libs.runtime.auth import Tokens, digest_of
+from libs.rest.auth import Tokens, digest_of
+from libs.rest.server import create_app
 from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
 from libs.runtime.health import Health
-from libs.runtime.http import create_app
 from libs.runtime.metrics import new_registry
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
 from libs.store.memory import MemoryStore
 from libs.store.s3 import S3Bucket, S3Store
-from services.catalog.collection import Collection
-from services.catalog.collector import Collector
-from services.catalog.rewriter import RewritePolicy, Rewriter
-from services.catalog.routes_collection import add_collection_routes
-from services.catalog.routes_snapshots import add_snapshot_routes
-from services.catalog.routes_upkeep import add_upkeep_routes
-from services.catalog.routes_verify import add_verify_routes
-from services.catalog.sweeper import Sweeper, SweepPolicy
-from services.catalog.upkeep import Upkeep
-from services.catalog.verify import Verifier
-from services.catalog.verify_jobs import VerifyJobs
+from services.catalog.deletion.collection_endpoints import add_collection_routes
+from services.catalog.deletion.collector import Collector
+from services.catalog.deletion.expiry_endpoints import add_snapshot_routes
+from services.catalog.deletion.passes import Collection
+from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
+from services.catalog.deletion.upkeep import Upkeep
+from services.catalog.deletion.upkeep_endpoints import add_upkeep_routes
+from services.catalog.verification.endpoints import add_verify_routes
+from services.catalog.verification.jobs import VerifyJobs
+from services.catalog.verification.verifier import Verifier
 from services.change_capture.agent import routes as agent_routes
 from services.change_capture.agent.captures import Captures
 from services.change_capture.agent.window import Window

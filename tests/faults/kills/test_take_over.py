@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 
 from deploy.local.services import _SERVICES, ServiceProcess
-from libs.catalogdb.attempts import Taken, take_part
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.attempts import Taken, take_part
 from libs.events.positions import follows
 from libs.events.snapshots import SnapshotSealed
 from libs.events.topics import SNAPSHOTS

@@ -5,11 +5,11 @@ from tests.faults.mutants.mutant import Mutant
 BEYOND_SCENARIOS = (
     Mutant(
         name="the last good point expires",
-        file="libs/catalogdb/expiry.py",
+        file="libs/catalogdb/snapshots/expiry.py",
         old="    if session == _last_good_point(tx, group_no):",
         new="    if not session:",
         rule="retention never removes the last good point",
-        tests="tests/integration/catalogdb/test_expiry.py",
+        tests="tests/integration/catalogdb/snapshots/test_expiry.py",
         chosen="last_good_point",
     ),
     Mutant(
@@ -41,7 +41,7 @@ BEYOND_SCENARIOS = (
     ),
     Mutant(
         name="a plan's run is expanded unchecked",
-        file="services/cli/restore_plan.py",
+        file="services/cli/restore/plan.py",
         old="    if len(ids) != named * CHUNK_ID_SIZE_BYTES or (runs and runs[0].first < first):",
         new="    if runs and runs[0].first < first:",
         rule="counts are bounded before allocation",
@@ -59,11 +59,11 @@ BEYOND_SCENARIOS = (
     ),
     Mutant(
         name="half an answer is believed",
-        file="libs/runtime/rest.py",
+        file="libs/rest/client.py",
         old="            if response.length:",
         new="            if response.length and not answer:",
         rule="an answer that is cut off is none",
-        tests="tests/unit/runtime/test_rest.py",
+        tests="tests/unit/rest/test_client.py",
         chosen="cut_off",
     ),
     Mutant(
@@ -77,11 +77,11 @@ BEYOND_SCENARIOS = (
     ),
     Mutant(
         name="a restore's last bytes are rounded up",
-        file="services/cli/restore_target.py",
+        file="services/cli/restore/target.py",
         old="        size = min(sum(map(len, buffers)), max(0, self._size_bytes - offset))",
         new="        size = sum(map(len, buffers))",
         rule="a restored file ends at the byte at which the volume did",
-        tests="tests/unit/restore/test_restore_target.py",
+        tests="tests/unit/cli/restore/test_target.py",
         chosen="end_at_the_byte",
     ),
     Mutant(

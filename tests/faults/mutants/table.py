@@ -9,7 +9,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         1,
         "a take-over leaves the older attempt open",
-        f"{_CATALOG}/attempts.py",
+        f"{_CATALOG}/sessions/attempts.py",
         "        close_attempts(tx, session, volume_no)\n        attempt = uuid7()",
         "        attempt = uuid7()",
         "take-over closes the older attempt, and all its pins fall",
@@ -17,7 +17,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         2,
         "the base of an open session expires",
-        f"{_CATALOG}/expiry.py",
+        f"{_CATALOG}/snapshots/expiry.py",
         "    if based:\n",
         "    if based and False:\n",
         "a session pins its base",
@@ -25,7 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         2,
         "the seal believes in its base",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         "\"SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE\"",
         '"SELECT 1 FROM snapshot WHERE session = %s FOR SHARE"',
         "the commit requires that the base is live",
@@ -47,7 +47,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         4,
         "a rewrite never gives up",
-        f"{_CATALOG}/rewriting.py",
+        f"{_CATALOG}/deletion/rewriting.py",
         "        if not _may_commit(tx, token, list(old)):\n            return False\n",
         "        _may_commit(tx, token, list(old))\n",
         "under the packs' locks a rewrite looks again, and gives up",
@@ -55,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         27,
         "a rewriter is not told of pins",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         '        "UPDATE marking SET token = NULL WHERE pack_no = ANY(%s) AND token IS NOT NULL",\n'
         "        [list(live)],",
         '        "UPDATE marking SET token = NULL WHERE pack_no = ANY(%s) AND token IS NOT NULL",\n'
@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         5,
         "who was second does not hear of the winner",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         "winners = {n: winner for n, (winner, _) in found.items() if winner != pack_no}",
         "winners: dict[int, int] = {}",
         "register returns and pins the winner",
@@ -73,7 +73,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         5,
         "a closed attempt pins",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         "            if not require_open(tx, attempt):\n                return Stale(attempt)\n"
         "            refused",
         "            refused",
@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         6,
         "a pin takes no lock",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         '               ORDER BY pack_no FOR SHARE""",',
         '               ORDER BY pack_no""",',
         "a pin takes FOR SHARE",
@@ -90,7 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         6,
         "a collector does not look for pins",
-        f"{_CATALOG}/collecting.py",
+        f"{_CATALOG}/deletion/condemning.py",
         '    """NOT EXISTS (SELECT FROM pin WHERE pin.pack_no = p.pack_no)\n'
         "       AND NOT EXISTS (SELECT FROM pack_use",
         '    """NOT EXISTS (SELECT FROM pack_use',
@@ -99,7 +99,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         22,
         "a collector does not look for uses",
-        f"{_CATALOG}/collecting.py",
+        f"{_CATALOG}/deletion/condemning.py",
         "       AND NOT EXISTS (SELECT FROM pack_use u WHERE u.pack_no = p.pack_no)\n",
         "",
         "a pack is in use while any row covers a live snapshot",
@@ -107,7 +107,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         7,
         "a dead pack is registered",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         '        if state not in ("u", "l"):',
         "        if state is None:",
         "register takes only what is uploading",
@@ -132,7 +132,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         10,
         "a capture goes on from another frozen view",
-        f"{_CATALOG}/attempts.py",
+        f"{_CATALOG}/sessions/attempts.py",
         "        if part_boot not in (None, boot):",
         "        if part_boot is False:",
         "a capture is of one agent process",
@@ -149,7 +149,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         11,
         "each chunker sees only its own part",
-        f"{_CATALOG}/attempts.py",
+        f"{_CATALOG}/sessions/attempts.py",
         "\"SELECT bool_and(state = 'f') FROM part WHERE session = %s\", [session]",
         "\"SELECT bool_and(state = 'f') FROM part WHERE attempt = %s\", [attempt]",
         "the transaction that adds the last part seals",
@@ -157,7 +157,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         12,
         "a catalog that fell back goes on",
-        f"{_CATALOG}/incarnation.py",
+        f"{_CATALOG}/recovery/incarnation.py",
         "    if not (row and row[0]):\n        raise NotReconciledError(_NOT_COMPARED)\n"
         "    if not row[1]:\n        raise NotReconciledError(_NOT_RECONCILED)\n",
         "",
@@ -166,7 +166,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         13,
         "a generation may come twice",
-        f"{_CATALOG}/packs.py",
+        f"{_CATALOG}/packs/index.py",
         "ON CONFLICT (generation) DO NOTHING RETURNING pack_no",
         "ON CONFLICT (generation) DO UPDATE SET state = 'u' RETURNING pack_no",
         "generations are claimed in the catalog",
@@ -183,7 +183,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         15,
         "deadlines do not end sessions",
-        f"{_CATALOG}/sessions.py",
+        f"{_CATALOG}/sessions/session.py",
         "WHERE state = 'o' AND deadline < now()",
         "WHERE state = 'o' AND deadline < now() - interval '30 days'",
         "a session past its deadline is rejected",
@@ -191,7 +191,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         15,
         "a position passes an open session",
-        f"{_CATALOG}/positions.py",
+        f"{_CATALOG}/sessions/positions.py",
         "WHERE s.state = 'o' AND p.partition = %s",
         "WHERE s.state = '-' AND p.partition = %s",
         "a stored offset never passes what is not applied",
@@ -199,7 +199,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         16,
         "positions are drawn without a lock",
-        f"{_CATALOG}/log.py",
+        f"{_CATALOG}/log/log.py",
         '        """UPDATE log_position SET last = last + %s\n'
         "           WHERE topic = %s AND (SELECT life = catalog_life() FROM incarnation)\n"
         '           RETURNING last""",',
@@ -209,7 +209,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         17,
         "two manifests continue one head",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         "    if head is None or head[0] != head_sequence:",
         "    if head is None:",
         "the group's head moves by compare-and-set",
@@ -225,7 +225,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         19,
         "the clock is believed",
-        f"{_CATALOG}/retention.py",
+        f"{_CATALOG}/snapshots/retention.py",
         "        halted = not -STEP_SECONDS_MAX <= step_seconds <= expected_seconds + "
         "STEP_SECONDS_MAX\n",
         "        halted = False\n",
@@ -234,7 +234,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         19,
         "no floor by count",
-        f"{_CATALOG}/retention.py",
+        f"{_CATALOG}/snapshots/retention.py",
         "      AND r.keep_last <= (",
         "      AND 0 <= (",
         "a floor by count needs no clock",
@@ -266,7 +266,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         23,
         "rows stay open without a base",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         "AND u.volume_no = p.volume_no AND u.last_sequence IS NULL\n",
         "AND u.volume_no = p.volume_no AND false\n",
         "without a base all open rows close and counts start anew",
@@ -274,7 +274,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         24,
         "departures do not follow a rewritten pack",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         "        while (moved_to := packs[pack_no].moved_to) is not None:\n"
         "            pack_no = moved_to\n",
         "",
@@ -283,7 +283,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         25,
         "an expiry does not shorten rows",
-        f"{_CATALOG}/expiry.py",
+        f"{_CATALOG}/snapshots/expiry.py",
         "    tx.execute(_SHORTEN.format(ending=ending), wanted)\n",
         "",
         "expiry shortens rows to the newest live snapshot they cover",
@@ -291,7 +291,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         26,
         "the seal does not lock its packs",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         '               WHERE pack_no = ANY(%s) ORDER BY pack_no FOR SHARE""",',
         '               WHERE pack_no = ANY(%s) ORDER BY pack_no""",',
         "the seal takes FOR SHARE on every pack it expects",
@@ -299,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         26,
         "the seal does not require live packs",
-        f"{_CATALOG}/sealing.py",
+        f"{_CATALOG}/sessions/sealing.py",
         "    if not all(pack_no in packs and packs[pack_no].live for _, pack_no in expected):",
         "    if not all(pack_no in packs for _, pack_no in expected):",
         "the commit checks `live`",
@@ -307,7 +307,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         27,
         "a rewriter asks only for pins that stand",
-        f"{_CATALOG}/rewriting.py",
+        f"{_CATALOG}/deletion/rewriting.py",
         "WHERE pack_no = ANY(%s) AND token = %s AND may_be_moved(pack_no)",
         "WHERE pack_no = ANY(%s) AND %s::uuid IS NOT NULL AND may_be_moved(pack_no)",
         "a rewrite gives up if a pin stood at marking or came since",
@@ -315,7 +315,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         28,
         "the sweep passes over what is dead",
-        f"{_CATALOG}/sweeping.py",
+        f"{_CATALOG}/deletion/sweeping.py",
         "CASE WHEN p.state = 'd' THEN 'dead'",
         "CASE WHEN p.state = 'd' THEN 'keep'",
         "every listing deletes what is dead",
@@ -323,7 +323,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         29,
         "a rewrite does not look for readers",
-        f"{_CATALOG}/rewriting.py",
+        f"{_CATALOG}/deletion/rewriting.py",
         '             AND NOT EXISTS (SELECT FROM pin WHERE pin.pack_no = m.pack_no)""",\n'
         "        [old, token],",
         '        """,\n        [old, token],',
@@ -332,7 +332,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         29,
         "a reader does not keep its snapshot",
-        f"{_CATALOG}/expiry.py",
+        f"{_CATALOG}/snapshots/expiry.py",
         "    if reader:\n",
         "    if reader and False:\n",
         "readers pin the snapshot",

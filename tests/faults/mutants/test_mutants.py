@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.home import BackcastHome
-from deploy.local.postgres import PostgresServer
+from deploy.local.servers.postgres import PostgresServer
 from tests.faults.conftest import Scale
 from tests.faults.mutants.mutant import Mutant
 from tests.faults.mutants.table import MUTANTS

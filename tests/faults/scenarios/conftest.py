@@ -6,7 +6,7 @@ import pytest
 from deploy.local.cluster import LocalCluster
 from libs.store.folder import FolderStore
 from tests.integration.catalog.protected import Protected, in_folder
-from tests.integration.catalog.timeline import Timeline, timeline
+from tests.integration.catalog.recovery.timeline import Timeline, timeline
 from tests.integration.catalogdb.conftest import lasting_site, site
 from tests.support.catalog import CatalogSite, Worker, item, open_on, protect
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from libs.catalogdb.attempts import PackUse, Stale
-from libs.catalogdb.expiry import Expired, expire
-from libs.catalogdb.expiry import Refused as NotExpired
-from libs.catalogdb.packs import PackRecord
-from libs.catalogdb.positions import start_offset, store_offset
-from libs.catalogdb.sealing import Refused, Sealed
-from libs.catalogdb.sessions import read_session, reject_overdue, reject_session
-from libs.catalogdb.sweeping import bury_abandoned
+from libs.catalogdb.deletion.sweeping import bury_abandoned
+from libs.catalogdb.packs.index import PackRecord
+from libs.catalogdb.sessions.attempts import PackUse, Stale
+from libs.catalogdb.sessions.positions import start_offset, store_offset
+from libs.catalogdb.sessions.sealing import Refused, Sealed
+from libs.catalogdb.sessions.session import read_session, reject_overdue, reject_session
+from libs.catalogdb.snapshots.expiry import Expired, expire
+from libs.catalogdb.snapshots.expiry import Refused as NotExpired
 from libs.errors import InvariantViolation
 from libs.events.topics import BLOCK_CHANGES, SNAPSHOTS
 from libs.ids import new_generation

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local.process import wait_until
 from libs.blockmap.tree import span_chunks
-from libs.catalogdb.attempts import WrongBoot, take_part
-from libs.catalogdb.inventory import create_tenant
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import read_session, reject_session
+from libs.catalogdb.protected import create_tenant
+from libs.catalogdb.sessions.attempts import WrongBoot, take_part
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import read_session, reject_session
 from libs.errors import MalformedEventError, NotFoundError
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureStarted

@@ -4,20 +4,20 @@ from datetime import timedelta
 
 import pytest
 
-from libs.catalogdb.inventory import find_tenant
-from libs.catalogdb.log import read_log
-from libs.catalogdb.retention import RetentionPolicy, observe_clock, set_retention
-from libs.catalogdb.sealing import Refused
-from libs.catalogdb.sweeping import begin_pass
+from libs.catalogdb.deletion.sweeping import begin_pass
+from libs.catalogdb.log.log import read_log
+from libs.catalogdb.protected import find_tenant
+from libs.catalogdb.sessions.sealing import Refused
+from libs.catalogdb.snapshots.retention import RetentionPolicy, observe_clock, set_retention
 from libs.errors import NotReconciledError, UnavailableError
 from libs.events.topics import PACKS
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.store.memory import MemoryStore
 from libs.store.port import Body
-from services.catalog.retention import Retention
+from services.catalog.deletion.retention import Retention
 from services.change_capture.coordinator.tenants import ensure_tenant
-from tests.integration.catalog.timeline import Timeline
+from tests.integration.catalog.recovery.timeline import Timeline
 from tests.support.catalog import (
     TENANT,
     CatalogSite,

@@ -2,17 +2,17 @@
 
 import pytest
 
-from libs.catalogdb.attempts import PackUse
-from libs.catalogdb.expiry import Expired, expire
-from libs.catalogdb.readers import close_reader, open_reader, resolve
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import reject_session
-from libs.catalogdb.snapshots import Point, find_volume_at
+from libs.catalogdb.sessions.attempts import PackUse
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import reject_session
+from libs.catalogdb.snapshots.expiry import Expired, expire
+from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.events.topics import SNAPSHOTS
 from libs.ids import uuid7
 from libs.store.layout import pack_object
 from libs.store.memory import MemoryStore
-from services.catalog.sweeper import Sweeper, SweepPolicy
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from tests.support.catalog import (
     TENANT,
     CatalogSite,

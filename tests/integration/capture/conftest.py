@@ -8,7 +8,7 @@ import pytest
 from deploy.local.cluster import LocalCluster
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import BackcastHome
-from deploy.local.s3 import S3Choice
+from deploy.local.servers.s3 import S3Choice
 from tests.support.running import RunningSite
 
 

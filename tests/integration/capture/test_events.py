@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.catalogdb.inventory import add_volume, list_nodes
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import PartView, SessionView, open_session
+from libs.catalogdb.protected import add_volume, list_nodes
+from libs.catalogdb.sessions.session import PartView, SessionView, open_session
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import (
     CaptureAborted,

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import pytest
 
-from deploy.local.http_probe import answers
 from deploy.local.process import LocalProcess, outer_environ
+from deploy.local.servers.http_probe import answers
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions import SessionView, open_session
+from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.errors import UnavailableError
 from libs.events.snapshots import SnapshotSealed
 from libs.events.topics import SNAPSHOTS

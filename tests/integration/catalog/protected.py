@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from libs.catalogdb.expiry import Expired, expire
-from libs.catalogdb.snapshots import Point, find_volume_at
+from libs.catalogdb.snapshots.expiry import Expired, expire
+from libs.catalogdb.snapshots.points import Point, find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -16,10 +16,10 @@ from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
 from libs.store.folder import FolderStore
 from libs.store.port import ObjectStore
-from services.catalog.checkpoints import Checkpoints
-from services.catalog.collection import Collection
-from services.catalog.collector import Collector
-from services.catalog.rewriter import RewritePolicy, Rewriter
+from services.catalog.deletion.collector import Collector
+from services.catalog.deletion.passes import Collection
+from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
+from services.catalog.recovery.checkpoints import Checkpoints
 from tests.support.catalog import CatalogSite
 from tests.support.snapshots import SnapshotTaker
 

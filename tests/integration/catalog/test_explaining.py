@@ -3,9 +3,9 @@
 from pathlib import Path
 from uuid import UUID
 
-from libs.catalogdb.explaining import explain_packs, pack_of_generation, packs_of_item
+from libs.catalogdb.packs.explanation import explain_packs, pack_of_generation, packs_of_item
 from libs.packs.chunk import ChunkHasher
-from services.catalog.explaining import Explainer, Place
+from services.catalog.explanation.explainer import Explainer, Place
 from tests.integration.catalog.protected import TENANT, chunk, in_folder
 from tests.support.catalog import CatalogSite, Worker, open_on
 

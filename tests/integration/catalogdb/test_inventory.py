@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from libs.catalogdb.inventory import (
+from libs.catalogdb.protected import (
     Node,
     add_volume,
     announce_node,

@@ -6,14 +6,14 @@ from uuid import uuid4
 
 import pytest
 
-from libs.catalogdb.attempts import PackUse, Progress, Taken, renew, take_part
-from libs.catalogdb.inventory import add_volume, announce_node, create_tenant, find_node
-from libs.catalogdb.log import mark_published, published_position
-from libs.catalogdb.packs import PackRecord
+from libs.catalogdb.log.log import mark_published, published_position
+from libs.catalogdb.packs.index import PackRecord
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.positions import start_offset, store_offset
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import SessionView, open_session, read_session, reject_session
+from libs.catalogdb.protected import add_volume, announce_node, create_tenant, find_node
+from libs.catalogdb.sessions.attempts import PackUse, Progress, Taken, renew, take_part
+from libs.catalogdb.sessions.positions import start_offset, store_offset
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import SessionView, open_session, read_session, reject_session
 from libs.errors import UnavailableError
 from libs.events.topics import BLOCK_CHANGES, PACKS
 from libs.ids import new_generation, uuid7

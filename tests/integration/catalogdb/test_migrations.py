@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from libs.catalogdb.inventory import create_tenant
 from libs.catalogdb.migrate import migrate
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import create_tenant
 from libs.errors import ConfigurationError, InvariantViolation, UnavailableError
 from libs.events.topics import RELAYED_TOPICS
 from libs.ids import uuid7

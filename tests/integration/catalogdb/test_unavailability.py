@@ -9,12 +9,12 @@ from psycopg.conninfo import make_conninfo
 
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import BackcastHome
-from deploy.local.postgres import PostgresServer
-from libs.catalogdb.inventory import create_tenant, find_tenant, list_nodes
-from libs.catalogdb.log import LOG_CHANNEL
+from deploy.local.servers.postgres import PostgresServer
+from libs.catalogdb.log.log import LOG_CHANNEL
+from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.migrate import migrate
-from libs.catalogdb.notices import raise_notification
 from libs.catalogdb.pool import Catalog, translated
+from libs.catalogdb.protected import create_tenant, find_tenant, list_nodes
 from libs.errors import InvariantViolation, OutOfSpaceError, UnavailableError
 from libs.events.notifications import NotificationRaised
 from libs.ids import uuid7

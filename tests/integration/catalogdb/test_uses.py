@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from libs.catalogdb.attempts import PackUse
-from libs.catalogdb.collecting import condemn_unused
-from libs.catalogdb.expiry import Refused, expire
-from libs.catalogdb.packs import count_by_pack
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import reject_session
+from libs.catalogdb.deletion.condemning import condemn_unused
+from libs.catalogdb.packs.index import count_by_pack
+from libs.catalogdb.sessions.attempts import PackUse
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import reject_session
+from libs.catalogdb.snapshots.expiry import Refused, expire
 from libs.errors import InvariantViolation
 from tests.support.catalog import (
     TENANT,

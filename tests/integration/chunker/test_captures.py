@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from libs.catalogdb.attempts import Taken, take_part
-from libs.catalogdb.sessions import SessionView, read_session
+from libs.catalogdb.sessions.attempts import Taken, take_part
+from libs.catalogdb.sessions.session import SessionView, read_session
 from libs.errors import UnavailableError
 from libs.events.block_changes import CaptureCompleted, ExtentsChanged
 from libs.kafka.consumer import Partition

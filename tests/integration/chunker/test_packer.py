@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from libs.catalogdb.packs import find_item
-from libs.catalogdb.sessions import reject_session
+from libs.catalogdb.packs.index import find_item
+from libs.catalogdb.sessions.session import reject_session
 from libs.errors import UnavailableError
 from libs.keys.keyring import DomainKeys
 from libs.packs.frame import CompressedFrame, compress

@@ -19,9 +19,9 @@ from deploy.local.cluster import LocalCluster
 from libs.catalogdb.migrate import migrate
 from libs.keys.kek import KeyEncryptionKey
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from libs.runtime.auth import digest_of
+from libs.rest.auth import digest_of
+from libs.rest.client import RestClient
 from libs.runtime.groups import PostgresSettings, S3Settings
-from libs.runtime.rest import RestClient
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
 from libs.store.buckets import make_bucket

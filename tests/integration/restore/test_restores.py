@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from libs.catalogdb.readers import drop_overdue_readers
+from libs.catalogdb.snapshots.readers import drop_overdue_readers
 from libs.errors import (
     BackcastError,
     ConflictError,
@@ -20,9 +20,9 @@ from libs.errors import (
     NotFoundError,
     UnavailableError,
 )
-from libs.runtime.rest import RestClient
-from services.cli import restoring
-from services.cli.restoring import RestoreFigures
+from libs.rest.client import RestClient
+from services.cli.restore import engine as restoring
+from services.cli.restore.engine import RestoreFigures
 from tests.integration.restore.conftest import (
     SECONDS_MAX,
     TENANT,

@@ -7,7 +7,7 @@ import pytest
 
 from libs.blockmap.node import NodeId
 from libs.blockmap.writer import MapChange
-from libs.catalogdb.attempts import PackUse
+from libs.catalogdb.sessions.attempts import PackUse
 from services.chunker import ledger as ledger_module
 from services.chunker.ledger import Ledger
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.cli import snapshots
+from services.cli.commands import snapshots
 from tests.unit.cli.conftest import Backcast
 from tests.unit.cli.scripted_service import Script, ScriptedService
 

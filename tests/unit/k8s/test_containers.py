@@ -12,7 +12,7 @@ from deploy.compose import credentials
 from deploy.local import services as local
 from k8s.checks.settings import SETTINGS, problems_of
 from libs.keys.kek import KeyEncryptionKey
-from libs.runtime.auth import Tokens
+from libs.rest.auth import Tokens
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from libs.catalogdb.packs import PackLocation
+from libs.catalogdb.packs.index import PackLocation
 from libs.errors import DamagedDataError, NotFoundError, UnavailableError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys

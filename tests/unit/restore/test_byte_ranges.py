@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.ranges import ByteRange
-from services.restore.byte_ranges import NotSatisfiable, parse_range
+from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 
 from libs.errors import BadInputError
 from libs.events.topics import PACKS, RELAYED_TOPICS, SNAPSHOTS
-from services.restore.event_feed import parse_cursor
+from services.restore.events.feed import parse_cursor
 
 
 def test_a_cursor_names_a_position_for_each_topic() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.catalogdb.snapshots import Point
+from libs.catalogdb.snapshots.points import Point
 from libs.errors import BadInputError
 from services.restore.points import parse_point
 

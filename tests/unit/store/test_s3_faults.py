@@ -23,7 +23,7 @@ from libs.errors import (
     UnavailableError,
 )
 from libs.ranges import ByteRange
-from libs.runtime.connections import Origin, Timeouts
+from libs.rest.connections import Origin, Timeouts
 from libs.store.port import ChecksumRefusedError
 from libs.store.s3 import S3Bucket, S3Store
 

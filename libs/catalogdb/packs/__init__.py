@@ -1,0 +1,1 @@
+"""Transactions of packs: the index of what lies in them, pins, damage."""

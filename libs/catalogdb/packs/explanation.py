@@ -1,0 +1,114 @@
+"""Why a pack is there: its state, who pins it, and which snapshots count on it. Reads only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg import sql
+
+from libs.catalogdb.packs.ids import chunk_table, halves
+from libs.catalogdb.pool import Catalog, Tx
+
+#: Pins and lineages that are named; a pack that a golden image needs has thousands.
+_NAMED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Who keeps a pack for now: an attempt of a session, or a reader of a snapshot."""
+
+    owner: UUID
+    session: UUID | None
+    is_reader: bool
+    deadline: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Snapshots of a lineage that count on a pack, from the first to the last one."""
+
+    tenant: str
+    volume_no: int
+    volume: str
+    addresses: int
+    first_sequence: int
+    #: None: the head, and those that follow as long as they keep it.
+    last_sequence: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackExplanation:
+    """What the catalog knows of a pack; of pins and uses some hundred at most."""
+
+    pack_no: int
+    generation: UUID
+    #: "uploading", "live", "condemned" or "dead".
+    state: str
+    size_bytes: int
+    items: int
+    moved_to: UUID | None
+    pins: list[Pin]
+    uses: list[Use]
+
+
+def packs_of_item(catalog: Catalog, id_: bytes) -> list[int]:
+    """Numbers of the packs that hold a chunk or map node: one in each domain that has it."""
+    high, low = halves([id_])
+    with catalog.transaction() as tx:
+        domains = tx.execute("SELECT domain_no FROM domain ORDER BY domain_no").fetchall()
+        return [
+            row[0]
+            for (domain_no,) in domains
+            for row in tx.execute(
+                sql.SQL(
+                    "SELECT pack_no FROM {} WHERE id_high = ANY(%s::uuid[]) "
+                    "AND id_low = ANY(%s::uuid[])"
+                ).format(chunk_table(domain_no)),
+                [high, low],
+            )
+        ]
+
+
+def pack_of_generation(catalog: Catalog, generation: UUID) -> list[int]:
+    """Number of the pack of this name, or nothing."""
+    with catalog.transaction() as tx:
+        rows = tx.execute("SELECT pack_no FROM pack WHERE generation = %s", [generation])
+        return [row[0] for row in rows]
+
+
+def explain_packs(catalog: Catalog, packs: Sequence[int]) -> list[PackExplanation]:
+    """What keeps each of these packs."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT p.pack_no, p.generation,
+                      CASE p.state WHEN 'u' THEN 'uploading' WHEN 'l' THEN 'live'
+                                   WHEN 'c' THEN 'condemned' ELSE 'dead' END,
+                      p.size_bytes, p.items, m.generation
+               FROM pack p LEFT JOIN pack m ON m.pack_no = p.moved_to
+               WHERE p.pack_no = ANY(%s) ORDER BY p.pack_no""",
+            [list(packs)],
+        ).fetchall()
+        return [PackExplanation(*(*row, _pins(tx, row[0]), _uses(tx, row[0]))) for row in rows]
+
+
+def _pins(tx: Tx, pack_no: int) -> list[Pin]:
+    rows = tx.execute(
+        """SELECT owner, coalesce(a.session, r.session), r.reader IS NOT NULL,
+                  coalesce(s.deadline, r.deadline)
+           FROM pin LEFT JOIN attempt a ON a.attempt = owner
+           LEFT JOIN session s ON s.session = a.session LEFT JOIN reader r ON r.reader = owner
+           WHERE pack_no = %s ORDER BY owner LIMIT %s""",
+        [pack_no, _NAMED_MAX],
+    )
+    return [Pin(*row) for row in rows]
+
+
+def _uses(tx: Tx, pack_no: int) -> list[Use]:
+    rows = tx.execute(
+        """SELECT t.name, u.volume_no, v.name, u.addresses, u.first_sequence, u.last_sequence
+           FROM pack_use u JOIN volume v USING (volume_no) JOIN tenant t USING (tenant_no)
+           WHERE u.pack_no = %s ORDER BY u.volume_no, u.first_sequence LIMIT %s""",
+        [pack_no, _NAMED_MAX],
+    )
+    return [Use(*row) for row in rows]

@@ -1,0 +1,218 @@
+"""Tenants, nodes, groups and volumes: who and what is protected."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.errors import ConflictError, NotFoundError
+from libs.ids import uuid7
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An owner, with the domain that its data is deduplicated in."""
+
+    tenant_no: int
+    name: str
+    domain_no: int
+    domain: UUID
+    key_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host that runs an agent, as it last announced itself."""
+
+    name: str
+    rpc_url: str
+    span_address: str
+    boot: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A protected block address space. ``volume_no`` is the number of its lineage."""
+
+    volume_no: int
+    volume: UUID
+    name: str
+    group: str
+    group_id: UUID
+    node: str
+    path: str
+    head_sequence: int
+
+
+#: Any number that only the creation of tenants uses.
+_TENANTS_LOCK = 0x74656E61
+
+_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, v.path,
+                     g.head_sequence
+              FROM volume v JOIN volume_group g USING (group_no) JOIN node n USING (node_no)
+              JOIN tenant t ON t.tenant_no = v.tenant_no"""
+
+
+def find_tenant(catalog: Catalog, name: str) -> Tenant | None:
+    """The tenant of this name, or None."""
+    with catalog.transaction() as tx:
+        return _tenant(tx, name)
+
+
+def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Tenant:
+    """Create a tenant with a domain of its own, or return the one that exists.
+
+    The domain's wrapped key must already be in the store: a key that exists only in the catalog
+    would lose the data with the catalog (scenario 14). If another caller was first, the caller's
+    key object is never used and harmless.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        tx.execute("SELECT pg_advisory_xact_lock(%s)", [_TENANTS_LOCK])
+        existing = _tenant(tx, name)
+        if existing:
+            return existing
+        row = tx.execute(
+            "INSERT INTO domain (domain, key_id) VALUES (%s, %s) RETURNING domain_no",
+            [domain, key_id],
+        ).fetchone()
+        assert row is not None
+        tx.execute("SELECT create_chunk_table(%s)", [row[0]])
+        tx.execute("INSERT INTO tenant (name, domain_no) VALUES (%s, %s)", [name, row[0]])
+        created = _tenant(tx, name)
+        assert created is not None
+        return created
+
+
+def announce_node(catalog: Catalog, node: Node) -> None:
+    """Record where a node's agent can be reached and which process it is."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
+               ON CONFLICT (name) DO UPDATE
+               SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
+                   boot = excluded.boot, seen_at = now()""",
+            [node.name, node.rpc_url, node.span_address, node.boot],
+        )
+
+
+def list_nodes(catalog: Catalog) -> list[Node]:
+    """All nodes that ever announced themselves, by name."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            "SELECT name, rpc_url, span_address, boot FROM node ORDER BY name"
+        ).fetchall()
+    return [Node(*row) for row in rows]
+
+
+def find_node(catalog: Catalog, name: str) -> Node:
+    """The node of this name.
+
+    Raises:
+        NotFoundError: no agent has announced itself under it.
+    """
+    for node in list_nodes(catalog):
+        if node.name == name:
+            return node
+    raise NotFoundError(
+        f"node {name}: no agent has announced itself under this name; start one there"
+    )
+
+
+def add_volume(  # noqa: PLR0913 -- the columns of a row
+    catalog: Catalog, tenant: str, name: str, group: str, node: str, path: str
+) -> Volume:
+    """Protect a volume, in a group that is made if need be; adding it again unchanged returns it.
+
+    Raises:
+        ConflictError: the name is taken by a volume or group with other properties. Volumes and
+            groups share one name space per tenant, because a recovery point names either; only a
+            volume that is alone in its group may share its name.
+        NotFoundError: no such tenant or node.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        # Names are given one at a time within a tenant.
+        if not tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant]).fetchone():
+            raise NotFoundError(f"tenant {tenant}: there is none of this name")
+        found = tx.execute(
+            _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]
+        ).fetchone()
+        if found:
+            volume = Volume(*found)
+            if (volume.group, volume.node, volume.path) == (group, node, path):
+                return volume
+            raise ConflictError(
+                f"volume {name}: already protects {volume.node}:{volume.path} in group "
+                f"{volume.group}; choose another name"
+            )
+        _refuse_shared_name(tx, tenant, name, group)
+        tx.execute(
+            """INSERT INTO volume_group (group_id, tenant_no, name)
+               SELECT %s, tenant_no, %s FROM tenant WHERE name = %s
+               ON CONFLICT (tenant_no, name) DO NOTHING""",
+            [uuid7(), group, tenant],
+        )
+        tx.execute(
+            """INSERT INTO volume (volume_id, tenant_no, group_no, name, node_no, path)
+               SELECT %s, t.tenant_no, g.group_no, %s, n.node_no, %s
+               FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
+               JOIN node n ON n.name = %s WHERE t.name = %s""",
+            [uuid7(), name, path, group, node, tenant],
+        )
+        row = tx.execute(_VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]).fetchone()
+        if row is None:
+            raise NotFoundError(f"node {node}: no agent has announced itself under this name")
+        return Volume(*row)
+
+
+def list_volumes(catalog: Catalog, tenant: str) -> list[Volume]:
+    """The tenant's volumes, by name."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(_VOLUMES + " WHERE t.name = %s ORDER BY v.name", [tenant]).fetchall()
+    return [Volume(*row) for row in rows]
+
+
+def group_of(catalog: Catalog, tenant: str, name: str) -> str:
+    """The group that a volume's or group's name means.
+
+    Raises:
+        NotFoundError: the tenant has neither.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT g.name FROM tenant t JOIN volume_group g USING (tenant_no)
+               LEFT JOIN volume v ON v.group_no = g.group_no
+               WHERE t.name = %s AND (g.name = %s OR v.name = %s) LIMIT 1""",
+            [tenant, name, name],
+        ).fetchone()
+    if row is None:
+        raise NotFoundError(
+            f"{name}: tenant {tenant} has no volume or group of this name; "
+            f"`backcast volume list` shows what there is"
+        )
+    return str(row[0])
+
+
+def _tenant(tx: Tx, name: str) -> Tenant | None:
+    row = tx.execute(
+        """SELECT tenant_no, name, domain_no, domain, key_id
+           FROM tenant JOIN domain USING (domain_no) WHERE name = %s""",
+        [name],
+    ).fetchone()
+    return Tenant(*row) if row else None
+
+
+def _refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:
+    clash = tx.execute(
+        """SELECT g.name FROM volume_group g JOIN tenant t USING (tenant_no)
+           WHERE t.name = %(tenant)s AND g.name = %(name)s
+           UNION ALL
+           SELECT v.name FROM volume v JOIN tenant t USING (tenant_no)
+           WHERE t.name = %(tenant)s AND v.name = %(group)s""",
+        {"tenant": tenant, "name": name, "group": group},
+    ).fetchone()
+    if clash:
+        raise ConflictError(
+            f"{clash[0]}: a volume and a group of others cannot share a name within a tenant"
+        )

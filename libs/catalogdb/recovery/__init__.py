@@ -1,0 +1,1 @@
+"""Transactions of a catalog that was lost or went back, and of its checkpoints."""

@@ -1,0 +1,344 @@
+"""Taking back what a catalog has forgotten: rows of checkpoints, manifests, packs.
+
+Every function is one transaction that may be repeated; together they bring a catalog that fell
+back, or an empty one, to what the store proves (services/catalog/recovery/reconciler has the
+order). What a row says wins over what the catalog says, because it is of a later moment.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recovery.references import bury_condemned
+from libs.checkpoints.rows import (
+    CondemnedRow,
+    DomainRow,
+    GroupRow,
+    HoldRow,
+    NodeRow,
+    RejectedRow,
+    Row,
+    SnapshotRow,
+    TenantRow,
+    VolumePart,
+    VolumeRow,
+)
+from libs.errors import InvariantViolation
+from libs.events.snapshots import SnapshotRecovered
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHead:
+    """Where a group's history ends, as far as the catalog knows."""
+
+    tenant: str
+    group: UUID
+    sequence: int
+    session: UUID | None
+    mac: bytes | None
+
+
+def group_heads(catalog: Catalog) -> list[GroupHead]:
+    """All groups with their heads."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT t.name, group_id, head_sequence, head_session, head_mac
+               FROM volume_group JOIN tenant t USING (tenant_no) ORDER BY group_id"""
+        ).fetchall()
+    return [GroupHead(*row) for row in rows]
+
+
+def live_manifests(catalog: Catalog, group: UUID) -> list[str]:
+    """Keys of the manifests of a group's live snapshots."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT manifest_key FROM snapshot JOIN volume_group USING (group_no)
+               WHERE group_id = %s AND state = 'l' ORDER BY sequence""",
+            [group],
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def undecided_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
+    """Of these sessions, those that the catalog has not rejected."""
+    with catalog.transaction() as tx:
+        rejected = {
+            row[0]
+            for row in tx.execute(
+                "SELECT session FROM session WHERE session = ANY(%s) AND state = 'r'",
+                [list(sessions)],
+            )
+        }
+    return [session for session in sessions if session not in rejected]
+
+
+def unknown_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
+    """Of these sessions, those that the catalog never heard of."""
+    with catalog.transaction() as tx:
+        known = {
+            row[0]
+            for row in tx.execute(
+                "SELECT session FROM session WHERE session = ANY(%s)", [list(sessions)]
+            )
+        }
+    return [session for session in sessions if session not in known]
+
+
+def forget_holds(catalog: Catalog) -> None:
+    """Before the rows of a checkpoint are applied: it names every hold that there is."""
+    with catalog.transaction() as tx:
+        tx.execute("DELETE FROM hold")
+
+
+def apply_rows(catalog: Catalog, rows: Iterable[Row], made_at: datetime) -> None:
+    """Make the catalog know what rows of a checkpoint say.
+
+    Args:
+        catalog: the catalog.
+        rows: some hundred, in the checkpoint's order.
+        made_at: when the checkpoint was made; a node that announced itself later is left alone.
+    """
+    with catalog.transaction() as tx:
+        for row in rows:
+            _apply(tx, row, made_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A snapshot whose manifest continues its group's head; ``group`` has it as the head."""
+
+    domain: DomainRow
+    tenant: TenantRow
+    group: GroupRow
+    nodes: tuple[NodeRow, ...]
+    volumes: tuple[VolumeRow, ...]
+    snapshot: SnapshotRow
+
+
+def recover_snapshot(catalog: Catalog, found: Found) -> None:
+    """Make a snapshot that only its manifest tells of a recovery point, and its group's head."""
+    snapshot, group = found.snapshot, found.group
+    with catalog.transaction() as tx:
+        if not tx.execute(
+            "SELECT 1 FROM domain WHERE domain = %s", [found.domain.domain]
+        ).fetchone():
+            _apply_domain(tx, found.domain)
+        _apply_tenant(tx, found.tenant)
+        if not tx.execute(
+            "SELECT 1 FROM volume_group WHERE group_id = %s", [group.group]
+        ).fetchone():
+            _apply_group(tx, group)
+        for node in found.nodes:
+            _apply_node(tx, node, None)
+        for volume in found.volumes:
+            if not tx.execute(
+                "SELECT 1 FROM volume WHERE volume_id = %s", [volume.volume]
+            ).fetchone():
+                _apply_volume(tx, volume)
+        _apply_snapshot(tx, snapshot)
+        _move_head(tx, group)
+        event = SnapshotRecovered(
+            session=snapshot.session,
+            group=snapshot.group,
+            sequence=snapshot.sequence,
+            manifest_key=snapshot.manifest_key,
+            proved=not snapshot.recovered,
+        )
+        append(tx, "catalog", [Entry(event, found.tenant.name, str(group.group), snapshot.session)])
+
+
+def expire_known(catalog: Catalog, sessions: Sequence[UUID]) -> None:
+    """Snapshots of which the log says that they have expired."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """WITH expired AS (
+                   UPDATE snapshot SET state = 'x', expired_at = now()
+                   WHERE session = ANY(%s) AND state = 'l' RETURNING session)
+               INSERT INTO recount
+               SELECT DISTINCT volume_no FROM expired JOIN snapshot_volume USING (session)
+               ON CONFLICT DO NOTHING""",
+            [list(sessions)],
+        )
+
+
+def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
+    match row:
+        case DomainRow():
+            _apply_domain(tx, row)
+        case TenantRow():
+            _apply_tenant(tx, row)
+        case NodeRow():
+            _apply_node(tx, row, made_at)
+        case GroupRow():
+            _apply_group(tx, row)
+        case VolumeRow():
+            _apply_volume(tx, row)
+        case SnapshotRow():
+            _apply_snapshot(tx, row)
+        case HoldRow():
+            tx.execute(
+                """INSERT INTO hold (session, owner, reason, placed_at) VALUES (%s, %s, %s, %s)
+                   ON CONFLICT DO NOTHING""",
+                [row.session, row.owner, row.reason, row.placed_at],
+            )
+        case RejectedRow():
+            _apply_rejected(tx, row)
+        case CondemnedRow():
+            bury_condemned(tx, row.generation)
+
+
+def _apply_domain(tx: Tx, row: DomainRow) -> None:
+    number = tx.execute(
+        """INSERT INTO domain (domain, key_id) VALUES (%s, %s)
+           ON CONFLICT (domain) DO UPDATE SET key_id = excluded.key_id RETURNING domain_no""",
+        [row.domain, row.key_id],
+    ).fetchone()
+    assert number is not None
+    tx.execute("SELECT create_chunk_table(%s)", [number[0]])
+
+
+def _apply_tenant(tx: Tx, row: TenantRow) -> None:
+    tx.execute(
+        """INSERT INTO tenant (name, domain_no) SELECT %s, domain_no FROM domain WHERE domain = %s
+           ON CONFLICT (name) DO NOTHING""",
+        [row.name, row.domain],
+    )
+
+
+def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
+    tx.execute(
+        """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
+           ON CONFLICT (name) DO UPDATE
+           SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
+               boot = excluded.boot
+           WHERE node.seen_at < %s""",
+        [row.name, row.rpc_url, row.span_address, row.boot, made_at],
+    )
+
+
+def _apply_group(tx: Tx, row: GroupRow) -> None:
+    number = tx.execute(
+        """INSERT INTO volume_group (group_id, tenant_no, name, head_sequence, head_session,
+                                     head_mac)
+           SELECT %s, tenant_no, %s, %s, %s, %s FROM tenant WHERE name = %s
+           ON CONFLICT (group_id) DO UPDATE SET name = excluded.name RETURNING group_no""",
+        [row.group, row.name, row.head_sequence, row.head_session, row.head_mac, row.tenant],
+    ).fetchone()
+    if number is None:
+        raise InvariantViolation(f"group {row.name}: its tenant {row.tenant} is nowhere named")
+    _move_head(tx, row)
+    tx.execute("DELETE FROM retention WHERE group_no = %s", [number[0]])
+    if row.retention:
+        tx.execute(
+            "INSERT INTO retention (group_no, keep_last, keep_for_seconds) VALUES (%s, %s, %s)",
+            [number[0], row.retention.keep_last, row.retention.keep_for_seconds],
+        )
+
+
+def _move_head(tx: Tx, row: GroupRow) -> None:
+    """Heads only move forward: taking back may be repeated after a crash."""
+    tx.execute(
+        """UPDATE volume_group SET head_sequence = %s, head_session = %s, head_mac = %s
+           WHERE group_id = %s AND head_sequence < %s""",
+        [row.head_sequence, row.head_session, row.head_mac, row.group, row.head_sequence],
+    )
+
+
+def _apply_volume(tx: Tx, row: VolumeRow) -> None:
+    tx.execute(
+        """INSERT INTO volume (volume_id, tenant_no, group_no, name, node_no, path)
+           SELECT %s, g.tenant_no, g.group_no, %s, n.node_no, %s
+           FROM volume_group g, node n WHERE g.group_id = %s AND n.name = %s
+           ON CONFLICT (volume_id) DO UPDATE
+           SET group_no = excluded.group_no, name = excluded.name, node_no = excluded.node_no,
+               path = excluded.path""",
+        [row.volume, row.name, row.path, row.group, row.node],
+    )
+
+
+def _apply_rejected(tx: Tx, row: RejectedRow) -> None:
+    tx.execute(
+        """INSERT INTO session (session, group_no, state, head_sequence, deadline, ended_at,
+                                reject_code)
+           SELECT %s, group_no, 'r', %s, now(), now(), %s FROM volume_group WHERE group_id = %s
+           ON CONFLICT (session) DO UPDATE
+           SET state = 'r', ended_at = now(), reject_code = excluded.reject_code
+           WHERE session.state = 'o'""",
+        [row.session, row.head_sequence, row.code, row.group],
+    )
+
+
+def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
+    known = tx.execute(
+        "SELECT state = 'l' FROM snapshot WHERE session = %s", [row.session]
+    ).fetchone()
+    if known and (row.live or not known[0]):  # what has expired stays so
+        return
+    tx.execute(
+        """INSERT INTO session (session, group_no, state, base, head_sequence, deadline, opened_at,
+                                ended_at)
+           SELECT %(session)s, group_no, 's', %(base)s, %(sequence)s - 1, %(at)s, %(at)s, %(at)s
+           FROM volume_group WHERE group_id = %(group)s
+           ON CONFLICT (session) DO UPDATE
+           SET state = 's', ended_at = excluded.ended_at, reject_code = NULL, reject_message = NULL
+           WHERE session.state <> 's'""",
+        {
+            "session": row.session,
+            "base": row.base,
+            "sequence": row.sequence,
+            "at": row.sealed_at,
+            "group": row.group,
+        },
+    )
+    tx.execute(
+        """INSERT INTO snapshot (session, group_no, sequence, state, base, manifest_key, mac,
+                                 consistency, sealed_at, expired_at, recovered)
+           SELECT %s, group_no, %s, %s, %s, %s, %s, %s, %s, %s, %s
+           FROM volume_group WHERE group_id = %s
+           ON CONFLICT (session) DO UPDATE
+           SET state = excluded.state, expired_at = excluded.expired_at""",
+        [
+            row.session,
+            row.sequence,
+            "l" if row.live else "x",
+            row.base,
+            row.manifest_key,
+            row.mac,
+            row.consistency,
+            row.sealed_at,
+            row.expired_at,
+            row.recovered,
+            row.group,
+        ],
+    )
+    if known is None:
+        for part in row.volumes:
+            _insert_part(tx, row.session, part)
+    # Its lineages' references are no longer what `pack_use` says.
+    tx.execute(
+        """INSERT INTO recount SELECT volume_no FROM volume JOIN volume_group g USING (group_no)
+           WHERE g.group_id = %s ON CONFLICT DO NOTHING""",
+        [row.group],
+    )
+
+
+def _insert_part(tx: Tx, session: UUID, part: VolumePart) -> None:
+    tx.execute(
+        """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes,
+                                        read_bytes, changed_bytes, sent_bytes, stored_bytes)
+           SELECT %s, volume_no, %s, %s, %s, %s, %s, %s, %s FROM volume WHERE volume_id = %s""",
+        [
+            session,
+            part.root,
+            part.root_level,
+            part.size_bytes,
+            part.read_bytes,
+            part.changed_bytes,
+            part.sent_bytes,
+            part.stored_bytes,
+            part.volume,
+        ],
+    )

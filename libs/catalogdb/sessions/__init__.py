@@ -1,0 +1,1 @@
+"""Transactions of sessions: open, take a part, finish it, seal or reject."""

@@ -1,0 +1,333 @@
+"""Sessions: the making of one snapshot, from the request to its acknowledgement or rejection.
+
+A session is open, then sealed or rejected, for ever. It pins its base while open. One group has at
+most one open session, because the base is the group's head or nothing. Sealing is in `sealing`.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.damage import newest_damage
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.errors import NotFoundError
+from libs.events.fields import MESSAGE_LENGTH_MAX
+from libs.events.snapshots import SnapshotRejected, SnapshotRequested
+from libs.ids import uuid7
+
+#: Wakes whoever waits for a session; the payload is its UUID.
+SESSION_CHANNEL = "backcast_session"
+#: Bytes of the secret that authenticates one capture's events and span connections.
+TOKEN_SIZE_BYTES = 32
+
+State = Literal["open", "sealed", "rejected"]
+Consistency = Literal["frozen", "quiet", "fuzzy"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartView:
+    """One volume of a session: what its agent and chunker need, and how far it is."""
+
+    volume_no: int
+    volume: UUID
+    volume_name: str
+    path: str
+    capture: UUID
+    token: bytes
+    node: str
+    rpc_url: str
+    span_address: str
+    boot: UUID | None
+    finished: bool
+    attempt_number: int
+    base_root: bytes | None
+    base_level: int
+    base_size_bytes: int
+    root: bytes | None
+    root_level: int
+    size_bytes: int
+    read_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    stored_bytes: int
+    consistency: Consistency
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session as the catalog knows it."""
+
+    session: UUID
+    tenant: str
+    domain_no: int
+    domain: UUID
+    key_id: UUID
+    group: str
+    group_id: UUID
+    state: State
+    base: UUID | None
+    head_sequence: int
+    previous_mac: bytes | None
+    sequence: int | None
+    manifest_key: str | None
+    reject_code: str | None
+    reject_message: str | None
+    seconds: float
+    #: Time since its deadline, negative before; of no meaning once it has ended.
+    overdue_seconds: float
+    parts: tuple[PartView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBusy:
+    """Another session of the group is open; nothing was done."""
+
+    session: UUID
+
+
+def open_session(  # noqa: PLR0913 -- what a client may ask for
+    catalog: Catalog,
+    tenant: str,
+    group: str,
+    session: UUID,
+    deadline_seconds: float,
+    *,
+    full: bool = False,
+) -> SessionView | GroupBusy:
+    """Open a session on a group's head, or return the one of this id, whatever became of it.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        group: name of the group.
+        session: chosen by the client, so that a request that is sent twice makes one snapshot.
+        deadline_seconds: without progress for so long, the session is rejected.
+        full: take no base: everything is looked up and counted anew. So it is, too, when what the
+            head needs was found damaged since it was last counted (`libs.catalogdb.packs.damage`).
+
+    Raises:
+        NotFoundError: no such group.
+        NotReconciledError: the catalog may have gone back in time; nobody knows the head.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        locked = tx.execute(
+            """SELECT group_no, head_sequence, head_session
+               FROM volume_group g JOIN tenant t USING (tenant_no)
+               WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
+            [tenant, group],
+        ).fetchone()
+        if locked is None:
+            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
+        group_no, head_sequence, head = locked
+        if tx.execute("SELECT 1 FROM session WHERE session = %s", [session]).fetchone():
+            return session_view(tx, session)
+        busy = tx.execute(
+            "SELECT session FROM session WHERE group_no = %s AND state = 'o'", [group_no]
+        ).fetchone()
+        if busy:
+            return GroupBusy(busy[0])
+        damage_seen, must_recount = newest_damage(tx, group_no)
+        base = None if full or must_recount else _lock_live(tx, head)
+        opened = tx.execute(
+            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, deadline)
+               VALUES (%s, %s, %s, %s, %s, now() + make_interval(secs => %s))
+               ON CONFLICT (session) DO NOTHING""",
+            [session, group_no, base, head_sequence, damage_seen, deadline_seconds],
+        )
+        if not opened.rowcount:  # the same id was given to another group at the same time
+            return session_view(tx, session)
+        _open_parts(tx, session, group_no, base)
+        view = session_view(tx, session)
+        event = SnapshotRequested(session=session, group=view.group_id, base=base)
+        append(tx, "coordinator", [Entry(event, tenant, str(view.group_id), session)])
+        return view
+
+
+def read_session(catalog: Catalog, session: UUID) -> SessionView:
+    """A session as it is now.
+
+    Raises:
+        NotFoundError: there is none of this id.
+    """
+    with catalog.transaction() as tx:
+        return session_view(tx, session)
+
+
+def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
+    """The session that a capture belongs to, or None: the capture was never asked for."""
+    with catalog.transaction() as tx:
+        row = tx.execute("SELECT session FROM part WHERE capture = %s", [capture]).fetchone()
+        return session_view(tx, row[0]) if row else None
+
+
+def open_sessions(catalog: Catalog) -> list[UUID]:
+    """Ids of all open sessions, oldest first: what a coordinator that starts must look after."""
+    with catalog.transaction() as tx:
+        return [
+            row[0]
+            for row in tx.execute(
+                "SELECT session FROM session WHERE state = 'o' ORDER BY opened_at"
+            )
+        ]
+
+
+def reject_session(catalog: Catalog, source: str, session: UUID, code: str, message: str) -> bool:
+    """End an open session without a snapshot; its attempts close and lose all their pins at once.
+
+    Returns:
+        Whether this call rejected it; False if it had ended already.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        rejected = reject(tx, session, code, message)
+        append(tx, source, [rejected] if rejected else [])
+        return rejected is not None
+
+
+def report_read(
+    catalog: Catalog, session: UUID, capture: UUID, read_bytes: int, deadline_seconds: float
+) -> None:
+    """Move the deadline: an agent has read on, though it may have found nothing to publish."""
+    with catalog.transaction() as tx:
+        advanced = tx.execute(
+            """UPDATE part SET read_bytes = %s
+               WHERE capture = %s AND state <> 'f' AND read_bytes < %s""",
+            [read_bytes, capture, read_bytes],
+        )
+        if advanced.rowcount:
+            tx.execute(
+                """UPDATE session SET deadline = now() + make_interval(secs => %s)
+                   WHERE session = %s AND state = 'o'""",
+                [deadline_seconds, session],
+            )
+            notify_session(tx, session)
+
+
+def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
+    """Reject every open session whose deadline has passed; return their ids."""
+    message = (
+        "no progress before the deadline: is the agent, the chunker, Kafka or the object store "
+        "down or full? Their logs and /readyz say so; then take the snapshot again"
+    )
+    with catalog.transaction() as tx:
+        # A catalog that fell back may believe one open that was sealed since.
+        require_reconciled(tx)
+        # One that somebody works on at this moment is left for the next time: it makes progress.
+        overdue = tx.execute(
+            """SELECT session FROM session WHERE state = 'o' AND deadline < now()
+               FOR UPDATE SKIP LOCKED"""
+        ).fetchall()
+        rejected = [reject(tx, session, "deadline", message) for (session,) in overdue]
+        append(tx, source, [entry for entry in rejected if entry])
+    return [session for (session,) in overdue]
+
+
+def weakest_consistency(view: SessionView) -> Consistency:
+    """A snapshot is as consistent as the least consistent of its volumes."""
+    claims = {part.consistency for part in view.parts}
+    return "fuzzy" if "fuzzy" in claims else "quiet" if "quiet" in claims else "frozen"
+
+
+def close_attempts(tx: Tx, session: UUID, volume_no: int | None = None) -> None:
+    """Close the open attempts of a session, or of one of its parts, and drop all pins they own."""
+    closed = [
+        r[0]
+        for r in tx.execute(
+            """UPDATE attempt SET open = false
+               WHERE session = %s AND open AND (%s::int IS NULL OR volume_no = %s)
+               RETURNING attempt""",
+            [session, volume_no, volume_no],
+        )
+    ]
+    tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [closed])
+
+
+def notify_session(tx: Tx, session: UUID) -> None:
+    """Wake whoever waits for this session when the transaction commits."""
+    tx.execute("SELECT pg_notify(%s, %s)", [SESSION_CHANNEL, str(session)])
+
+
+def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
+    """End a session in the caller's transaction, unless it has ended; what to log of it."""
+    ended = tx.execute(
+        """UPDATE session s SET state = 'r', ended_at = now(), reject_code = %s, reject_message = %s
+           FROM volume_group g JOIN tenant t USING (tenant_no)
+           WHERE s.session = %s AND s.state = 'o' AND g.group_no = s.group_no
+           RETURNING g.group_id, t.name""",
+        [code, message[:MESSAGE_LENGTH_MAX], session],
+    ).fetchone()
+    if ended is None:
+        return None
+    group, tenant = ended
+    close_attempts(tx, session)
+    tx.execute("DELETE FROM part_use WHERE session = %s", [session])
+    notify_session(tx, session)
+    event = SnapshotRejected(
+        session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
+    )
+    return Entry(event, tenant, str(group), session)
+
+
+def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
+    """A part for each volume that the group has now; it has at least the one that made it."""
+    volumes = tx.execute(
+        "SELECT volume_no, node_no FROM volume WHERE group_no = %s", [group_no]
+    ).fetchall()
+    for volume_no, node_no in volumes:
+        token = os.urandom(TOKEN_SIZE_BYTES)
+        tx.execute(
+            """INSERT INTO part (session, volume_no, node_no, capture, token,
+                                 base_root, base_level, base_size_bytes)
+               SELECT %s, %s, %s, %s, %s,
+                      b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
+               FROM (VALUES (1)) one
+               LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
+            [session, volume_no, node_no, uuid7(), token, base, volume_no],
+        )
+
+
+def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
+    """The snapshot if it is live; it stays so until the transaction ends.
+
+    The session's row then pins it: retention must find either the row or this lock. A statement of
+    its own, after the group was locked: a snapshot that was sealed while we waited for the group is
+    not seen by the statement that waited.
+    """
+    live = tx.execute(
+        "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [snapshot]
+    ).fetchone()
+    return snapshot if live else None
+
+
+_SESSION = """
+    SELECT s.session, t.name, d.domain_no, d.domain, d.key_id, g.name, g.group_id,
+           CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END,
+           s.base, s.head_sequence, g.head_mac, n.sequence, n.manifest_key,
+           s.reject_code, s.reject_message,
+           -- A clock that was set back must not make a duration that no event can carry.
+           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
+           extract(epoch FROM now() - s.deadline)::float8
+    FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+    JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
+    WHERE s.session = %s"""
+
+_PARTS = """
+    SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url,
+           n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root, p.base_level,
+           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
+           p.sent_bytes, p.stored_bytes, p.consistency
+    FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
+    WHERE p.session = %s ORDER BY p.volume_no"""
+
+
+def session_view(tx: Tx, session: UUID) -> SessionView:
+    """A session as it is, in the caller's transaction."""
+    row = tx.execute(_SESSION, [session]).fetchone()
+    if row is None:
+        raise NotFoundError(f"session {session}: there is none of this id")
+    parts = tuple(PartView(*part) for part in tx.execute(_PARTS, [session]))
+    return SessionView(*(*row, parts))

@@ -1,0 +1,1 @@
+"""Transactions of sealed snapshots: find them, read them, keep them, expire them."""

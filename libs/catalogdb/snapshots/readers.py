@@ -1,0 +1,352 @@
+"""Readers: restores and range reads that keep what they read from being deleted.
+
+A reader pins the snapshot (its row) and each pack when it resolves it, live and locked; both are
+needed, because a pack that is rewritten goes even while the snapshot stays (scenario 29). Every
+reader has an owner-chosen id and a deadline; one that dies holds nothing back for longer.
+
+A reader that is announced is a restore: each of its steps is an event.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.index import PackLocation, Resolved, locate, pin_packs
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
+from libs.errors import ConflictError, DamagedDataError, NotFoundError
+from libs.events.fields import MESSAGE_LENGTH_MAX
+from libs.events.restores import (
+    RestoreCompleted,
+    RestoreFailed,
+    RestorePlanned,
+    RestoreProgressed,
+    RestoreRequested,
+)
+
+#: Code of the RestoreFailed of a restore that was not heard of for too long.
+DEADLINE_CODE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProgress:
+    """How far a restore is, as told by whoever restores: totals since it began."""
+
+    #: Logical bytes written and verified.
+    restored_bytes: int
+    #: Stored bytes fetched.
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOutcome:
+    """How a restore ended, as told by whoever restored."""
+
+    progress: RestoreProgress
+    seconds: float
+    #: Code and message of the error; None if every byte was written and verified.
+    failure: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWindow:
+    """One window of a restore's plan, in figures."""
+
+    first_chunk: int
+    chunk_count: int
+    packs: int
+    frames: int
+    planned_bytes: int
+
+
+def open_reader(
+    catalog: Catalog,
+    reader: UUID,
+    point: SnapshotVolume,
+    deadline_seconds: float,
+    *,
+    announce: bool,
+) -> None:
+    """Pin a snapshot for a reader. Opening it again with the same id renews it.
+
+    Args:
+        catalog: the catalog.
+        reader: chosen by the caller.
+        point: what is read.
+        deadline_seconds: without renewal for so long, the pins fall.
+        announce: whether to log events: for whole restores, not for single ranges.
+
+    Raises:
+        NotFoundError: the snapshot is no longer live.
+        ConflictError: the id stands for a reader of something else, or for one that has ended.
+    """
+    with catalog.transaction() as tx:
+        live = tx.execute(
+            "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [point.session]
+        )
+        if live.fetchone() is None:
+            raise NotFoundError(f"snapshot {point.session}: it has expired meanwhile")
+        opened = tx.execute(
+            """INSERT INTO reader AS r (reader, session, volume_no, announced, deadline)
+               VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
+               ON CONFLICT (reader) DO UPDATE SET deadline = excluded.deadline
+               WHERE r.state = 'o'
+                 AND (r.session, r.volume_no, r.announced)
+                     = (excluded.session, excluded.volume_no, excluded.announced)
+               RETURNING xmax = 0""",
+            [reader, point.session, point.volume_no, announce, deadline_seconds],
+        ).fetchone()
+        if opened is None:
+            raise ConflictError(
+                f"restore {reader}: the id is taken by one that has ended or reads something else; "
+                f"choose a new one"
+            )
+        if announce and opened[0]:  # xmax is 0 in a row that was inserted, not updated
+            event = RestoreRequested(
+                restore=reader,
+                session=point.session,
+                volume=point.volume,
+                size_bytes=point.size_bytes,
+            )
+            append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+
+
+def point_of_reader(catalog: Catalog, tenant: str, reader: UUID) -> SnapshotVolume:
+    """What an open reader reads.
+
+    Raises:
+        NotFoundError: the tenant has no open reader of this id.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            "SELECT session, volume_no FROM reader WHERE reader = %s AND state = 'o'", [reader]
+        ).fetchone()
+        point = volume_of_snapshot(tx, tenant, *row) if row else None
+    if point is None:
+        raise _not_open(reader)
+    return point
+
+
+def resolve(
+    catalog: Catalog, reader: UUID, domain_no: int, ids: Sequence[bytes], deadline_seconds: float
+) -> Resolved:
+    """Find where items lie and pin their packs for the reader; renews its deadline.
+
+    A rewrite may move items between our look and our pin; then the pack that we saw is condemned,
+    and the index, changed by the same commit, says where they are now (scenario 29).
+
+    Raises:
+        NotFoundError: the reader is closed or its deadline has passed; open a new one.
+        DamagedDataError: an item is not in the index, or its pack is no longer live.
+    """
+    lost: set[int] = set()
+    with catalog.transaction() as tx:
+        renew_reader(tx, reader, deadline_seconds)
+        while True:
+            resolved = locate(tx, domain_no, ids)
+            refused = resolved.packs.keys() - pin_packs(tx, reader, resolved.packs)
+            if not refused:
+                return resolved
+            if refused & lost:  # we have looked again since it was condemned
+                raise _not_live(resolved.packs[pack_no] for pack_no in sorted(refused & lost))
+            lost |= refused
+
+
+def resolve_pack(
+    catalog: Catalog, reader: UUID, domain_no: int, generation: UUID, deadline_seconds: float
+) -> PackLocation:
+    """Find a live pack by its name and pin it for the reader; renews its deadline.
+
+    Raises:
+        NotFoundError: the reader is closed, or the domain has no live pack of this name.
+    """
+    with catalog.transaction() as tx:
+        renew_reader(tx, reader, deadline_seconds)
+        row = tx.execute(
+            """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
+               FROM pack p JOIN domain USING (domain_no)
+               WHERE generation = %s AND domain_no = %s AND state = 'l'""",
+            [generation, domain_no],
+        ).fetchone()
+        if row is None:
+            raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
+        pack = PackLocation(*row)
+        if not pin_packs(tx, reader, [pack.pack_no]):  # condemned since we looked
+            raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
+        return pack
+
+
+def report_planned(
+    catalog: Catalog, reader: UUID, point: SnapshotVolume, window: PlannedWindow
+) -> None:
+    """Log that a window of a restore's plan was resolved."""
+    event = RestorePlanned(
+        restore=reader,
+        session=point.session,
+        volume=point.volume,
+        first_chunk=window.first_chunk,
+        chunk_count=window.chunk_count,
+        packs=window.packs,
+        frames=window.frames,
+        planned_bytes=window.planned_bytes,
+    )
+    with catalog.transaction() as tx:
+        append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+
+
+def report_progress(
+    catalog: Catalog,
+    reader: UUID,
+    point: SnapshotVolume,
+    progress: RestoreProgress,
+    deadline_seconds: float,
+) -> None:
+    """Log how far a restore is and renew its deadline. Figures never decrease.
+
+    Raises:
+        NotFoundError: the reader is closed or its deadline has passed.
+    """
+    with catalog.transaction() as tx:
+        renew_reader(tx, reader, deadline_seconds)
+        row = tx.execute(
+            """UPDATE reader SET bytes = greatest(bytes, %s),
+                                 fetched_bytes = greatest(fetched_bytes, %s)
+               WHERE reader = %s RETURNING bytes, fetched_bytes""",
+            [progress.restored_bytes, progress.fetched_bytes, reader],
+        ).fetchone()
+        assert row is not None
+        event = RestoreProgressed(
+            restore=reader,
+            session=point.session,
+            volume=point.volume,
+            restored_bytes=row[0],
+            fetched_bytes=row[1],
+        )
+        append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+
+
+def close_reader(catalog: Catalog, reader: UUID) -> None:
+    """Let go of everything that a reader which is not announced has pinned. Idempotent."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """UPDATE reader SET state = 'c', ended_at = now()
+               WHERE reader = %s AND state = 'o' AND NOT announced""",
+            [reader],
+        )
+        tx.execute(
+            """DELETE FROM pin USING reader r
+               WHERE owner = %s AND r.reader = owner AND r.state <> 'o'""",
+            [reader],
+        )
+
+
+def end_restore(catalog: Catalog, tenant: str, reader: UUID, end: RestoreOutcome) -> UUID:
+    """Let go of everything that a restore pinned and log how it ended; once, however often told.
+
+    Returns:
+        The snapshot that was read.
+
+    Raises:
+        NotFoundError: the tenant has none of this id, or it has ended otherwise: at its deadline.
+    """
+    state = "f" if end.failure else "c"
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT session, volume_no, state::text FROM reader
+               WHERE reader = %s AND announced FOR UPDATE""",
+            [reader],
+        ).fetchone()
+        point = volume_of_snapshot(tx, tenant, *row[:2]) if row else None
+        if row is None or point is None or row[2] not in ("o", state):
+            raise _not_open(reader)
+        if row[2] == state:
+            return point.session  # told before, and the answer was lost
+        tx.execute(
+            """UPDATE reader SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s
+               WHERE reader = %s""",
+            [state, end.progress.restored_bytes, end.progress.fetched_bytes, reader],
+        )
+        tx.execute("DELETE FROM pin WHERE owner = %s", [reader])
+        append(tx, "restore", [_ended(reader, point, end)])
+        return point.session
+
+
+def drop_overdue_readers(catalog: Catalog) -> int:
+    """Close readers whose deadline has passed; returns how many."""
+    with catalog.transaction() as tx:
+        overdue = tx.execute(
+            """UPDATE reader r SET state = 'f', ended_at = now()
+               FROM volume v JOIN tenant t USING (tenant_no)
+               WHERE r.state = 'o' AND r.deadline < now() AND v.volume_no = r.volume_no
+               RETURNING r.reader, r.announced, r.session, v.volume_id, t.name, r.bytes,
+                         r.fetched_bytes"""
+        ).fetchall()
+        tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [[row[0] for row in overdue]])
+        entries = []
+        for reader, announced, session, volume, tenant, restored, fetched in overdue:
+            if announced:
+                failed = RestoreFailed(
+                    restore=reader,
+                    session=session,
+                    volume=volume,
+                    restored_bytes=restored,
+                    fetched_bytes=fetched,
+                    code=DEADLINE_CODE,
+                    message="whoever restored was not heard of before the deadline",
+                )
+                entries.append(Entry(failed, tenant, str(reader), reader))
+        append(tx, "catalog", entries)
+    return len(overdue)
+
+
+def renew_reader(tx: Tx, reader: UUID, deadline_seconds: float) -> None:
+    """Move an open reader's deadline.
+
+    Raises:
+        NotFoundError: it is closed, or its deadline has passed.
+    """
+    renewed = tx.execute(
+        """UPDATE reader SET deadline = now() + make_interval(secs => %s)
+           WHERE reader = %s AND state = 'o' RETURNING 1""",
+        [deadline_seconds, reader],
+    ).fetchone()
+    if renewed is None:
+        raise _not_open(reader)
+
+
+def _not_live(packs: Iterable[PackLocation]) -> DamagedDataError:
+    names = ", ".join(pack.generation.hex for pack in packs)
+    return DamagedDataError(f"packs {names}: needed by a live snapshot, but no longer live")
+
+
+def _ended(reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:
+    event: RestoreCompleted | RestoreFailed
+    if end.failure is None:
+        event = RestoreCompleted(
+            restore=reader,
+            session=point.session,
+            volume=point.volume,
+            restored_bytes=end.progress.restored_bytes,
+            fetched_bytes=end.progress.fetched_bytes,
+            seconds=end.seconds,
+        )
+    else:
+        code, message = end.failure
+        event = RestoreFailed(
+            restore=reader,
+            session=point.session,
+            volume=point.volume,
+            restored_bytes=end.progress.restored_bytes,
+            fetched_bytes=end.progress.fetched_bytes,
+            code=code,
+            message=message[:MESSAGE_LENGTH_MAX],
+        )
+    return Entry(event, point.tenant, str(reader), reader)
+
+
+def _not_open(reader: UUID) -> NotFoundError:
+    return NotFoundError(
+        f"restore {reader}: none of this id is open: it has ended, or was not heard of before its "
+        f"deadline; start a new one"
+    )

@@ -1,0 +1,385 @@
+"""What verification reads from the catalog and records there.
+
+A verification reads under readers of its own (`libs.catalogdb.snapshots.readers`), one per volume,
+so nothing that it looks at goes away meanwhile. The packs that they pin are its work list: it is in
+Postgres, so memory stays bounded whatever the size of the snapshot.
+
+What is found damaged is recorded at once (`libs.catalogdb.packs.damage`); the verdict on a snapshot
+comes last, with its event. A crash before that leaves the damage known, the snapshot as it was
+judged before, and readers that fall at their deadline; packs that were found intact say when, so a
+verification that begins again may skip them.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.index import PackLocation, find_damaged, find_items, pin_packs
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.snapshots.readers import renew_reader
+from libs.errors import NotFoundError
+from libs.events.fields import MESSAGE_LENGTH_MAX, VerificationLevel
+from libs.events.snapshots import DamagedExtent, SnapshotDamaged, SnapshotVerified
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """What the catalog knows of a snapshot's manifest."""
+
+    key: str
+    mac: bytes
+    #: MAC of the group's previous snapshot, live or expired; None for the first.
+    previous_mac: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedItems:
+    """Where items lie; their packs are pinned."""
+
+    #: For each id the number of its live pack and its place; None: the catalog has lost it.
+    places: list[tuple[int, int] | None]
+    #: Positions of those that are known to be damaged.
+    damaged: set[int]
+    packs: dict[int, PackLocation]
+
+
+@dataclass(frozen=True, slots=True)
+class PackToCheck:
+    """A pack that a verification has pinned."""
+
+    pack: PackLocation
+    domain_no: int
+    #: When its object was last found as it must be, and every byte of it; None: never.
+    checked_at: datetime | None
+    checked_in_full_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueSnapshot:
+    """A snapshot that should be verified now."""
+
+    tenant: str
+    session: UUID
+    #: It was verified before: everything is looked at again.
+    again: bool
+    #: Somebody could not restore it: every byte is looked at.
+    demanded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Intact:
+    """Verdict: nothing wrong was found."""
+
+    level: VerificationLevel
+    packs: int
+    fetched_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """Verdict: it contains what cannot be read."""
+
+    #: None: it was not verified, but is known to contain what was found damaged elsewhere.
+    level: VerificationLevel | None
+    damaged_bytes: int
+    extent_count: int
+    extents: tuple[DamagedExtent, ...]
+    manifest: str | None
+
+
+def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
+    """What a live snapshot's manifest must be.
+
+    Raises:
+        NotFoundError: the snapshot is not live.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT s.manifest_key, s.mac, p.mac FROM snapshot s
+               LEFT JOIN snapshot p ON p.group_no = s.group_no AND p.sequence = s.sequence - 1
+               WHERE s.session = %s AND s.state = 'l'""",
+            [session],
+        ).fetchone()
+    if row is None:
+        raise NotFoundError(f"snapshot {session}: it has expired meanwhile")
+    return ManifestRecord(*row)
+
+
+def locate_checked(
+    catalog: Catalog, reader: UUID, domain_no: int, ids: Sequence[bytes], deadline_seconds: float
+) -> CheckedItems:
+    """Find where items lie and pin their packs, as `readers.resolve`, but tell what is missing.
+
+    Raises:
+        NotFoundError: the reader is closed or its deadline has passed.
+    """
+    with catalog.transaction() as tx:
+        renew_reader(tx, reader, deadline_seconds)
+        while True:
+            found = find_items(tx, domain_no, ids)
+            wanted = {pack_no for pack_no, _ in found.values()}
+            live = pin_packs(tx, reader, wanted)
+            again = find_items(tx, domain_no, ids) if live != wanted else found
+            if again == found:  # else a rewrite has moved items between our look and our pin
+                break
+        damaged = find_damaged(tx, domain_no, ids)
+        packs = _packs(tx, live)
+    places = [found[n] if n in found and found[n][0] in live else None for n in range(len(ids))]
+    return CheckedItems(places, set(damaged), packs)
+
+
+def packs_to_check(
+    catalog: Catalog, readers: Sequence[UUID], after: int, limit: int
+) -> list[PackToCheck]:
+    """Packs that the readers have pinned, by number, after ``after``."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames,
+                      p.domain_no, p.checked_at, p.checked_in_full_at
+               FROM pack p JOIN domain d USING (domain_no)
+               WHERE p.pack_no IN (SELECT DISTINCT pack_no FROM pin
+                                   WHERE owner = ANY(%s) AND pack_no > %s
+                                   ORDER BY pack_no LIMIT %s)
+               ORDER BY p.pack_no""",
+            [list(readers), after, limit],
+        ).fetchall()
+    return [PackToCheck(PackLocation(*row[:6]), *row[6:]) for row in rows]
+
+
+def measure_pinned(catalog: Catalog, readers: Sequence[UUID]) -> tuple[int, int]:
+    """How many packs the readers have pinned, and their bytes."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM pack
+               WHERE pack_no IN (SELECT pack_no FROM pin WHERE owner = ANY(%s))""",
+            [list(readers)],
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def keep_readers(catalog: Catalog, readers: Sequence[UUID], deadline_seconds: float) -> None:
+    """Renew the readers' deadlines.
+
+    Raises:
+        NotFoundError: one of them is closed or its deadline has passed.
+    """
+    with catalog.transaction() as tx:
+        for reader in readers:
+            renew_reader(tx, reader, deadline_seconds)
+
+
+def misplaced_items(
+    catalog: Catalog, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
+) -> list[bytes]:
+    """Items that the catalog expects in this pack, but at other places than ``places``."""
+    with catalog.transaction() as tx:
+        found = find_items(tx, domain_no, ids)
+    return [ids[n] for n, (where, at) in found.items() if where == pack_no and at != places[n]]
+
+
+def mark_checked(catalog: Catalog, pack_no: int, *, in_full: bool) -> None:
+    """Record that a pack's object is as it must be, or every byte of it."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """UPDATE pack SET checked_at = now(),
+                               checked_in_full_at = CASE WHEN %s THEN now()
+                                                         ELSE checked_in_full_at END
+               WHERE pack_no = %s""",
+            [in_full, pack_no],
+        )
+
+
+def has_damage(catalog: Catalog, readers: Sequence[UUID]) -> bool:
+    """Whether a pack that the readers have pinned is known to be damaged."""
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT EXISTS (SELECT FROM damage JOIN pin USING (pack_no)
+                              WHERE owner = ANY(%s) AND healed_at IS NULL)""",
+            [list(readers)],
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def new_damage(catalog: Catalog) -> dict[int, int]:
+    """Packs with damage whose snapshots are not named yet, and the newest number in each."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT pack_no, max(damage_no) FROM damage
+               WHERE NOT assessed AND healed_at IS NULL GROUP BY pack_no ORDER BY pack_no"""
+        ).fetchall()
+    return dict(rows)
+
+
+def mark_assessed(catalog: Catalog, packs: dict[int, int]) -> None:
+    """Note that the snapshots with damage up to these numbers are named."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            """UPDATE damage d SET assessed = true
+               FROM unnest(%s::int[], %s::int[]) AS done (pack_no, newest)
+               WHERE d.pack_no = done.pack_no AND d.damage_no <= done.newest""",
+            [list(packs), list(packs.values())],
+        )
+
+
+def snapshots_with(catalog: Catalog, packs: Sequence[int]) -> list[tuple[str, UUID]]:
+    """Tenant and session of live snapshots that may read from these packs, oldest first.
+
+    A snapshot reads from the packs that it is counted in and from those that lean on them.
+    """
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """WITH RECURSIVE counted (pack_no) AS (
+                   SELECT unnest(%s::int[])
+                   UNION SELECT l.on_pack_no FROM leans l JOIN counted USING (pack_no))
+               SELECT DISTINCT t.name, s.session, s.sealed_at
+               FROM counted JOIN pack_use u USING (pack_no) JOIN volume v USING (volume_no)
+               JOIN tenant t USING (tenant_no)
+               JOIN snapshot s ON s.group_no = v.group_no AND s.state = 'l'
+                AND s.sequence >= u.first_sequence
+                AND s.sequence <= coalesce(u.last_sequence, s.sequence)
+               ORDER BY s.sealed_at, s.session""",
+            [list(packs)],
+        ).fetchall()
+    return [(tenant, session) for tenant, session, _ in rows]
+
+
+def demand_verification(catalog: Catalog, session: UUID) -> None:
+    """Have a snapshot verified in full soon: whoever restores it says that it is damaged.
+
+    A client's word starts a look; it is never taken for damage.
+    """
+    with catalog.transaction() as tx:
+        tx.execute(
+            """INSERT INTO verification (session, level, damaged, damaged_bytes, demanded)
+               VALUES (%s, '', false, 0, true)
+               ON CONFLICT (session) DO UPDATE SET demanded = true""",
+            [session],
+        )
+
+
+def next_due(
+    catalog: Catalog, period_seconds: float, but: Collection[UUID] = ()
+) -> DueSnapshot | None:
+    """The live snapshot to verify next, or None.
+
+    First those that could not be restored; then those that were never verified, newest first; then
+    damaged ones whose group has a newer snapshot, which may have repaired them; then the one that
+    was verified longest ago, if that is longer than the period. Those of ``but`` are left out.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT t.name, s.session, v.level <> '' IS TRUE, v.demanded IS TRUE
+               FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+               LEFT JOIN verification v USING (session)
+               WHERE s.state = 'l' AND s.session <> ALL(%s)
+                 AND (v.level <> '' IS NOT TRUE OR v.demanded
+                      OR v.verified_at < now() - make_interval(secs => %s)
+                      OR v.damaged AND EXISTS (SELECT FROM snapshot n
+                                               WHERE n.group_no = s.group_no AND n.state = 'l'
+                                                 AND n.sealed_at > v.verified_at))
+               ORDER BY v.demanded IS NOT TRUE, v.level <> '' IS TRUE, v.damaged DESC,
+                        v.verified_at, s.sealed_at DESC
+               LIMIT 1""",
+            [list(but), period_seconds],
+        ).fetchone()
+    return DueSnapshot(*row) if row else None
+
+
+def verified_before(
+    catalog: Catalog, session: UUID, period_seconds: float
+) -> dict[int, tuple[bytes | None, int]]:
+    """Map roots of the newest older snapshot of the group that was verified within the period.
+
+    Returns:
+        Lineage → root and its level; empty if there is none, or damage was found in it.
+    """
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT volume_no, root, root_level FROM snapshot_volume WHERE session =
+               (SELECT o.session FROM snapshot s
+                JOIN snapshot o ON o.group_no = s.group_no AND o.sequence < s.sequence
+                 AND o.state = 'l'
+                JOIN verification v ON v.session = o.session AND v.level <> '' AND NOT v.damaged
+                 AND v.verified_at > now() - make_interval(secs => %s)
+                WHERE s.session = %s ORDER BY o.sequence DESC LIMIT 1)""",
+            [period_seconds, session],
+        ).fetchall()
+    return {volume_no: (root, level) for volume_no, root, level in rows}
+
+
+def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -> None:
+    """Record what is known of a live snapshot now; nothing if it has expired meanwhile.
+
+    A snapshot that was not verified itself keeps its level and time, and an event that would only
+    repeat the last one is not appended.
+    """
+    damaged = isinstance(verdict, Damaged)
+    damaged_bytes = verdict.damaged_bytes if isinstance(verdict, Damaged) else 0
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT t.name, g.group_id, s.sequence, v.damaged AND v.damaged_bytes = %s
+               FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+               LEFT JOIN verification v USING (session)
+               WHERE s.session = %s AND s.state = 'l' FOR SHARE OF s""",
+            [damaged_bytes, session],
+        ).fetchone()
+        if row is None or (verdict.level is None and row[3]):
+            return
+        tx.execute(
+            """INSERT INTO verification AS v (session, level, damaged, damaged_bytes)
+               VALUES (%(session)s, coalesce(%(level)s, ''), %(damaged)s, %(bytes)s)
+               ON CONFLICT (session) DO UPDATE
+               SET level = coalesce(%(level)s, v.level),
+                   demanded = v.demanded AND %(level)s::text IS DISTINCT FROM 'full',
+                   damaged = %(damaged)s,
+                   damaged_bytes = %(bytes)s,
+                   verified_at = CASE WHEN %(level)s::text IS NULL THEN v.verified_at
+                                      ELSE now() END""",
+            {
+                "session": session,
+                "level": verdict.level,
+                "damaged": damaged,
+                "bytes": damaged_bytes,
+            },
+        )
+        append(tx, "catalog", [_entry(session, verdict, *row[:3])])
+
+
+def _entry(
+    session: UUID, verdict: Intact | Damaged, tenant: str, group: UUID, sequence: int
+) -> Entry:
+    event: SnapshotVerified | SnapshotDamaged
+    if isinstance(verdict, Intact):
+        event = SnapshotVerified(
+            session=session,
+            group=group,
+            sequence=sequence,
+            level=verdict.level,
+            packs=verdict.packs,
+            fetched_bytes=verdict.fetched_bytes,
+            seconds=verdict.seconds,
+        )
+    else:
+        event = SnapshotDamaged(
+            session=session,
+            group=group,
+            sequence=sequence,
+            damaged_bytes=verdict.damaged_bytes,
+            extent_count=verdict.extent_count,
+            extents=verdict.extents,
+            manifest=verdict.manifest[:MESSAGE_LENGTH_MAX] if verdict.manifest else None,
+        )
+    return Entry(event, tenant, str(group), session)
+
+
+def _packs(tx: Tx, packs: set[int]) -> dict[int, PackLocation]:
+    rows = tx.execute(
+        """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames
+           FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)""",
+        [list(packs)],
+    )
+    return {row[0]: PackLocation(*row) for row in rows}

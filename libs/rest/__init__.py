@@ -1,0 +1,1 @@
+"""REST, served and called: server, connections, callers, problem documents, client."""

@@ -1,0 +1,96 @@
+"""A small client for our REST endpoints: JSON in, JSON out, problems become our errors again."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from libs.errors import BackcastError, ConfigurationError, UnavailableError, error_class
+from libs.rest.connections import ConnectionPool, Origin, Timeouts
+
+Json = Any
+
+#: Our documents are far smaller; a longer answer is no answer of ours.
+_ANSWER_SIZE_BYTES_MAX = 64 << 20
+
+
+class RestClient:
+    """Calls one service. Thread-safe; one attempt per call, which `retries.retried` may repeat.
+
+    Args:
+        base_url: such as http://127.0.0.1:8080, or https://example.org/backcast behind a proxy.
+        token: bearer token; never shown.
+        ca_file: certificate authorities in PEM; the system's if None.
+        timeouts: how long to wait; endpoints that wait on purpose stay below it.
+
+    Raises:
+        ConfigurationError: not such a URL, or the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        ca_file: Path | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.query or parts.fragment:
+            raise ConfigurationError(
+                f"service URL {base_url!r}: expected http://HOST:PORT or https://HOST:PORT"
+            )
+        self.base_url = base_url.rstrip("/")
+        self._path = parts.path.rstrip("/")
+        origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
+        self._pool = ConnectionPool(origin, timeouts, ca_file)
+        self._headers = {
+            "Host": self._pool.origin.authority,
+            "Authorization": f"Bearer {token}",
+            "Accept": "application/json",
+        }
+
+    def get(self, path: str, query: Mapping[str, object] | None = None) -> Json:
+        """GET a JSON document; ``query`` leaves out what is None."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
+
+    def post(self, path: str, body: Json = None) -> Json:
+        """POST a JSON document; None where the answer has no content.
+
+        Both methods raise:
+            BackcastError: what the service reported, as the class that its code names.
+            UnavailableError: the service does not answer, or not in JSON.
+        """
+        return self._call("POST", path, json.dumps(body).encode())
+
+    def _call(self, method: str, target: str, body: bytes | None = None) -> Json:
+        what = f"{method} {target.partition('?')[0]}"
+        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+        view = memoryview(body) if body is not None else None
+        with self._pool.exchange(what, method, self._path + target, headers, view) as response:
+            answer = response.read(_ANSWER_SIZE_BYTES_MAX)
+            if response.length:  # given a limit, `read` takes the end of the connection for the end
+                raise http.client.IncompleteRead(answer, response.length)
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise problem_error(response.status, answer, f"{what} at {self.base_url}")
+        if not answer:
+            return None
+        try:
+            return json.loads(answer)
+        except (ValueError, RecursionError) as err:
+            raise UnavailableError(
+                f"{what} at {self.base_url}: answered {response.status} without JSON"
+            ) from err
+
+
+def problem_error(status: int, body: bytes, what: str) -> BackcastError:
+    """The error that a problem document reports; its class is found by the stable code."""
+    try:
+        problem = json.loads(body)
+        code, detail = str(problem["code"]), str(problem["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return UnavailableError(f"{what}: answered {status} without saying why")
+    return error_class(code)(detail)

@@ -1,0 +1,257 @@
+"""The HTTP side of every service: an application with health and metrics, and its server.
+
+Route functions of services are plain ``def`` and run in a bounded thread pool; only what never
+blocks is ``async def``.
+"""
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import anyio.to_thread
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from libs.errors import BackcastError, ConfigurationError
+from libs.rest import problems
+from libs.rest.auth import Tokens
+from libs.runtime.groups import ServiceSettings
+from libs.runtime.health import Check, Health
+from libs.runtime.metrics import SECONDS_BUCKETS
+
+log = logging.getLogger(__name__)
+
+
+def create_app(
+    title: str,
+    settings: ServiceSettings,
+    health: Health,
+    registry: CollectorRegistry,
+    tokens: Tokens | None = None,
+) -> FastAPI:
+    """An application with /healthz, /readyz, /metrics, problem documents and limits.
+
+    The caller adds its routes.
+
+    Args:
+        title: of the API, in its OpenAPI document.
+        settings: limits of requests.
+        health: answers /healthz and /readyz.
+        registry: answers /metrics, and gets the durations of requests.
+        tokens: what `libs.rest.auth.require` accepts; None if no route uses it.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = settings.request_thread_count_max
+        yield
+
+    app = FastAPI(
+        title=title,
+        version="1",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        responses={"default": {"model": problems.Problem, "description": "Problem (RFC 9457)"}},
+        exception_handlers={
+            BackcastError: problems.on_backcast_error,
+            RequestValidationError: problems.on_validation_error,
+            HTTPException: problems.on_http_exception,
+        },
+    )
+    app.state.tokens = tokens
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
+    app.add_middleware(
+        RequestGuard, body_size_bytes_max=settings.request_body_size_bytes_max, registry=registry
+    )
+    _add_operation_routes(app, health, registry)
+    return app
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI, settings: ServiceSettings) -> Iterator[str]:
+    """Serve ``app`` from a thread of its own while the context lasts; gives the base URL.
+
+    On leaving, no new connection is accepted and requests in flight get ``stop_timeout_seconds``.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on, or the TLS files cannot be used.
+    """
+    listener = _listen(settings.listen)
+    with contextlib.closing(listener):
+        server = uvicorn.Server(_server_config(app, settings))
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True
+        )
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if settings.tls_certificate_file else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        thread.start()
+        log.info("listening", extra={"url": url})
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class RequestGuard:
+    """The outermost layer: measures requests, refuses long bodies, hides what went wrong."""
+
+    def __init__(self, app: ASGIApp, body_size_bytes_max: int, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._body_size_bytes_max = body_size_bytes_max
+        self._seconds = Histogram(
+            "backcast_http_request_seconds",
+            "Time from the request's head to the end of its response, in seconds.",
+            ("method", "route", "status"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, self._bounded(scope, receive), send_and_note)
+        except Exception as err:
+            problem = problems.unexpected_problem(f"{scope['method']} {scope['path']}", err)
+            if status:
+                raise  # half a response was sent: only cutting the connection tells the client so
+            await problem.response()(scope, receive, send_and_note)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            seconds = time.perf_counter() - begun
+            self._seconds.labels(_method(scope), route, str(status)).observe(seconds)
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """``receive`` that refuses a body once its declared or received length is too long."""
+        declared = Headers(scope=scope).get("content-length", "")
+        expected = int(declared) if declared.isdecimal() else 0
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive() if expected <= self._body_size_bytes_max else {}
+            received += len(message.get("body", b""))
+            if max(expected, received) > self._body_size_bytes_max:
+                raise HTTPException(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    f"request body: expected at most {self._body_size_bytes_max} bytes",
+                )
+            return message
+
+        return receive_bounded
+
+
+def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegistry) -> None:
+    @app.get("/healthz", tags=["operation"], summary="Whether the process should be left running")
+    async def healthz() -> Response:
+        return _report("not alive", health.alive())
+
+    @app.get("/readyz", tags=["operation"], summary="Whether the process can take work")
+    def readyz() -> Response:
+        return _report("not ready", health.ready())
+
+    @app.get("/metrics", tags=["operation"], summary="Metrics in Prometheus' text format")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _report(failure: str, checks: list[Check]) -> Response:
+    """The state of each check; why one failed only the log says, as no token is needed here."""
+    for check in checks:
+        if not check.ok:
+            log.warning(failure, extra={"check": check.name, "detail": check.detail})
+    ok = all(check.ok for check in checks)
+    body = {
+        "ok": ok,
+        "checks": [
+            {"name": one.name, "ok": one.ok, "last_ok_seconds_ago": one.last_ok_seconds_ago}
+            for one in checks
+        ],
+    }
+    return JSONResponse(body, HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The framework's document, with problems under their own media type."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in schema["paths"].values():
+            for operation in path.values():
+                content = operation["responses"]["default"]["content"]
+                content[problems.MEDIA_TYPE] = content.pop("application/json")
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal():
+        raise ConfigurationError(f"LISTEN {address!r}: expected HOST:PORT or [IPV6]:PORT")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, int(port)), family=family, backlog=1024)
+    except (OSError, OverflowError) as err:
+        raise ConfigurationError(f"LISTEN {address!r}: cannot listen there: {err}") from err
+    # Connections inherit it. asyncio sets it only where the socket's protocol number is TCP's, and
+    # here it is 0: the body of each answer then waits 40 ms for the client to acknowledge the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=settings.stop_timeout_seconds,
+        ssl_certfile=settings.tls_certificate_file,
+        ssl_keyfile=settings.tls_key_file,
+    )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as err:
+        raise ConfigurationError(
+            f"TLS files {settings.tls_certificate_file}, {settings.tls_key_file}: {err}"
+        ) from err
+    return config
+
+
+def _method(scope: Scope) -> str:
+    """The method, unless a client made one up: each would be a new time series."""
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    return scope["method"] if scope["method"] in known else "other"

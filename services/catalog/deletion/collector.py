@@ -1,0 +1,179 @@
+"""The collector: condemns packs that nothing needs, and deletes them and expired manifests.
+
+`libs.catalogdb.deletion.condemning` has the order of a pack's end and what a crash after each step
+leaves.
+Memory: a batch of packs and the trailers of those that are deleted at the same time, some 30 MiB,
+whatever the size of the repository.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+from libs.catalogdb.deletion.condemning import (
+    Tombstone,
+    bury,
+    claim_tombstones,
+    condemn_unused,
+    forget_all_items,
+    forget_items,
+    is_condemned,
+    leftover_manifests,
+    list_unused,
+    record_manifests_deleted,
+)
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.suspects import hold_back_unclaimed
+from libs.errors import BackcastError, BadInputError, DamagedDataError, NotFoundError
+from libs.keys.vault import KeyVault
+from libs.packs.frame import FrameCipher
+from libs.packs.layout import PACK_HEADER
+from libs.packs.trailer import PackHeader, read_pack_index
+from libs.ranges import ByteRange
+from libs.store.layout import pack_object
+from libs.store.port import ObjectStore
+from services.catalog.deletion.passes import Freed, Stage
+
+log = logging.getLogger(__name__)
+
+#: Candidates that are looked at in one transaction. Pins of the packs among them that nothing needs
+#: wait for it, a few milliseconds.
+_CANDIDATE_COUNT = 500
+#: Packs or manifests that are deleted in one step, and at the same time: a store answers a DELETE
+#: in milliseconds.
+_DELETE_COUNT, _THREAD_COUNT = 64, 4
+#: Packs that are looked at in one statement where all are.
+_LISTED_COUNT = 20_000
+#: The end of a pack that is fetched at once; nearly every trailer fits.
+_TAIL_SIZE_BYTES = 128 << 10
+
+
+class Collector:
+    """The stages of collection that delete packs and manifests. Thread-safe.
+
+    Args:
+        catalog: the catalog, in the catalog service's role.
+        store: where the objects lie.
+        vault: opens trailers, which say what lies in a pack.
+        tombstone_deadline_seconds: for how long this collector has a tombstone for itself.
+        witness: returns when the store knows every decision that was made before the call. Nothing
+            is deleted before: a catalog that fell back, or was rebuilt, would need it again.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        vault: KeyVault,
+        tombstone_deadline_seconds: float,
+        witness: Callable[[], None],
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._vault = vault
+        self._tombstone_deadline_seconds = tombstone_deadline_seconds
+        self._witness = witness
+
+    def stages(self) -> dict[str, Stage]:
+        """What a pass does, in order, by name."""
+        return {"condemn": self._condemn, "delete": self._delete, "manifests": self._manifests}
+
+    def list_unused(self, progressed: Callable[[], None]) -> None:
+        """Make candidates of unused packs that nobody knows of, by looking at all packs."""
+        after: int | None = 0
+        while after is not None:
+            after = list_unused(self._catalog, after, _LISTED_COUNT)
+            progressed()
+
+    def _condemn(self, position: str) -> tuple[Freed, str | None]:
+        if not position and hold_back_unclaimed(self._catalog):
+            log.warning("too many packs are used by no snapshot: they are held back")
+        condemned = condemn_unused(self._catalog, _number(position), _CANDIDATE_COUNT)
+        after = None if condemned.after is None else str(condemned.after)
+        return Freed(packs_condemned=condemned.packs), after
+
+    def _delete(self, position: str) -> tuple[Freed, str | None]:
+        claimed = claim_tombstones(
+            self._catalog, _number(position), _DELETE_COUNT, self._tombstone_deadline_seconds
+        )
+        if not claimed:
+            return Freed(), None
+        self._witness()
+        with ThreadPoolExecutor(_THREAD_COUNT, "collect") as threads:
+            deleted = [dead for dead in threads.map(self._delete_pack, claimed) if dead]
+        bury(self._catalog, [dead.generation for dead in deleted])
+        freed = Freed(
+            packs_deleted=len(deleted),
+            freed_bytes=sum(dead.size_bytes for dead in deleted),
+            failures=len(claimed) - len(deleted),
+        )
+        return freed, str(claimed[-1].pack_no)
+
+    def _delete_pack(self, dead: Tombstone) -> Tombstone | None:
+        """Forget its items, then delete its object; None if that must be tried again."""
+        try:
+            if not (is_condemned(self._catalog, dead) if dead.forgotten else self._forget(dead)):
+                log.warning("pack is not condemned", extra={"pack": dead.generation.hex})
+                return None
+            self._store.delete(pack_object(dead.generation))
+        except BackcastError as err:  # one that resists keeps no other from being deleted
+            log.warning("pack not deleted", extra={"pack": dead.generation.hex, "detail": str(err)})
+            return None
+        return dead
+
+    def _forget(self, dead: Tombstone) -> bool:
+        try:
+            ids = self._items(dead)
+        except (DamagedDataError, NotFoundError) as err:
+            log.warning(
+                "pack does not say what is in it; reading the whole index for it",
+                extra={"pack": dead.generation.hex, "detail": str(err)},
+            )
+            return forget_all_items(self._catalog, dead)
+        return forget_items(self._catalog, dead, ids)
+
+    def _items(self, dead: Tombstone) -> list[bytes]:
+        """Ids of all that lies in a pack, by one request."""
+        key, keys = pack_object(dead.generation), self._vault.get(dead.domain, dead.key_id)
+        header = PackHeader(dead.domain, dead.generation, dead.key_id)
+        tail = ByteRange(max(0, dead.size_bytes - _TAIL_SIZE_BYTES), dead.size_bytes)
+        content = memoryview(self._store.get_range(key, tail))
+
+        def read(wanted: ByteRange) -> bytes:
+            if wanted == ByteRange(0, PACK_HEADER.size):  # the trailer is sealed with it
+                return header.encode()
+            if wanted.start >= tail.start:
+                return bytes(content[wanted.start - tail.start : wanted.end - tail.start])
+            return self._store.get_range(key, wanted)
+
+        def cipher_of(_: PackHeader) -> FrameCipher:
+            return FrameCipher(dead.generation, keys.pack_key(dead.generation))
+
+        return [item.id for item in read_pack_index(dead.size_bytes, read, cipher_of).items]
+
+    def _manifests(self, position: str) -> tuple[Freed, str | None]:
+        after = UUID(int=_number(position, 2**128 - 1))
+        leftovers = leftover_manifests(self._catalog, after, _DELETE_COUNT)
+        if not leftovers:
+            return Freed(), None
+        self._witness()
+        deleted = []
+        for session, key in leftovers:
+            try:
+                self._store.delete(key)
+            except BackcastError as err:
+                log.warning("manifest not deleted", extra={"key": key, "detail": str(err)})
+            else:
+                deleted.append(session)
+        record_manifests_deleted(self._catalog, deleted)
+        freed = Freed(manifests_deleted=len(deleted), failures=len(leftovers) - len(deleted))
+        return freed, str(leftovers[-1][0].int)
+
+
+def _number(position: str, highest: int = 2**31 - 1) -> int:
+    if not position:
+        return 0
+    if not position.isdecimal() or len(position) > len(str(highest)) or int(position) > highest:
+        raise BadInputError(f"cursor {position[:40]!r}: expected what the step before answered")
+    return int(position)

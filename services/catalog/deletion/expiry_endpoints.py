@@ -1,0 +1,178 @@
+"""Endpoints that decide how long snapshots stay: expiry, holds, and the retention of groups."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Query
+from pydantic import BaseModel, Field
+
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import group_of
+from libs.catalogdb.snapshots.expiry import Refused, expire, list_expired
+from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
+from libs.catalogdb.snapshots.retention import RetentionPolicy, read_retention, set_retention
+from libs.errors import ConflictError, NotFoundError
+from libs.events.fields import MESSAGE_LENGTH_MAX, NAME_LENGTH_MAX
+from libs.rest.auth import Caller, Role, require
+
+Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
+
+Owner = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=NAME_LENGTH_MAX,
+        description="Whose hold; by default the name of the token",
+    ),
+]
+
+_PATH = "/v1/tenants/{tenant}/snapshots/{session}"
+
+
+class ExpiredAnswer(BaseModel):
+    """A snapshot that cannot be restored any more."""
+
+    session: UUID
+    sequence: int
+
+
+class ExpiredSnapshotAnswer(BaseModel):
+    """What is left of a snapshot that expired."""
+
+    session: UUID
+    group: str
+    sequence: int
+    sealed_at: datetime
+    expired_at: datetime | None = Field(description="Null if a rebuilt catalog does not know it")
+
+
+class HoldRequest(BaseModel):
+    """Forbid a snapshot to expire."""
+
+    reason: str = Field(min_length=1, max_length=MESSAGE_LENGTH_MAX)
+    owner: Owner = None
+
+
+class ReleaseRequest(BaseModel):
+    """Give up a hold."""
+
+    owner: Owner = None
+
+
+class HoldAnswer(BaseModel):
+    """A hold on a snapshot."""
+
+    session: UUID
+    owner: str
+    reason: str
+    placed_at: datetime
+
+
+class RetentionDocument(BaseModel):
+    """What retention keeps of a group. Nothing expires by itself if both are null."""
+
+    keep_last: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Newest good recovery points that stay at any age"
+    )
+    keep_for_seconds: int | None = Field(
+        None, ge=0, le=2**40, description="Age up to which older ones stay"
+    )
+
+
+def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
+    """Add the endpoints to the application.
+
+    Args:
+        app: the application.
+        catalog: the catalog, in the catalog service's role.
+        witness: returns when the store knows what was decided; only then is it answered, so that a
+            catalog that falls back or is rebuilt knows it too.
+    """
+
+    @app.post(f"{_PATH}/expire", tags=["retention"], summary="Give up a snapshot")
+    def give_up(tenant: str, session: UUID, caller: Admin) -> ExpiredAnswer:
+        outcome = expire(catalog, tenant, session, _name_of(caller))
+        if isinstance(outcome, Refused):
+            raise ConflictError(f"snapshot {outcome.sequence} stays: {outcome.message}")
+        witness()
+        return ExpiredAnswer(session=outcome.session, sequence=outcome.sequence)
+
+    @app.get("/v1/tenants/{tenant}/expired", tags=["retention"], summary="Expired snapshots")
+    def expired(
+        tenant: str,
+        _: Reader,
+        name: Annotated[str | None, Query(description="Only of this volume or group")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> list[ExpiredSnapshotAnswer]:
+        return [
+            ExpiredSnapshotAnswer(
+                session=one.session,
+                group=one.group,
+                sequence=one.sequence,
+                sealed_at=one.sealed_at,
+                expired_at=one.expired_at,
+            )
+            for one in list_expired(catalog, tenant, name, limit)
+        ]
+
+    _add_hold_routes(app, catalog, witness)
+    _add_retention_routes(app, catalog)
+
+
+def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
+    @app.post(f"{_PATH}/hold", tags=["retention"], summary="Forbid a snapshot to expire")
+    def hold(tenant: str, session: UUID, caller: Admin, request: HoldRequest) -> HoldAnswer:
+        placed = place_hold(
+            catalog, tenant, session, request.owner or _name_of(caller), request.reason
+        )
+        witness()
+        return HoldAnswer(
+            session=placed.session,
+            owner=placed.owner,
+            reason=placed.reason,
+            placed_at=placed.placed_at,
+        )
+
+    @app.post(f"{_PATH}/release", status_code=204, tags=["retention"], summary="Give up a hold")
+    def release(tenant: str, session: UUID, caller: Admin, request: ReleaseRequest) -> None:
+        owner = request.owner or _name_of(caller)
+        if not release_hold(catalog, tenant, session, owner):
+            raise NotFoundError(f"snapshot {session}: {owner} does not hold it")
+
+    @app.get("/v1/tenants/{tenant}/holds", tags=["retention"], summary="Holds on snapshots")
+    def holds(tenant: str, _: Reader) -> list[HoldAnswer]:
+        return [
+            HoldAnswer(
+                session=one.session, owner=one.owner, reason=one.reason, placed_at=one.placed_at
+            )
+            for one in list_holds(catalog, tenant)
+        ]
+
+
+def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
+    path = "/v1/tenants/{tenant}/volumes/{name}/retention"
+
+    @app.get(path, tags=["retention"], summary="What is kept of a volume's or group's snapshots")
+    def retention(tenant: str, name: str, _: Reader) -> RetentionDocument:
+        return _document(read_retention(catalog, tenant, group_of(catalog, tenant, name)))
+
+    @app.post(path, tags=["retention"], summary="Change what is kept")
+    def retain(tenant: str, name: str, _: Admin, document: RetentionDocument) -> RetentionDocument:
+        policy = None
+        if document.keep_last is not None or document.keep_for_seconds is not None:
+            policy = RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
+        set_retention(catalog, tenant, group_of(catalog, tenant, name), policy)
+        return _document(policy)
+
+
+def _name_of(caller: Caller) -> str:
+    return caller.name[:NAME_LENGTH_MAX]
+
+
+def _document(policy: RetentionPolicy | None) -> RetentionDocument:
+    if policy is None:
+        return RetentionDocument(keep_last=None, keep_for_seconds=None)
+    return RetentionDocument(keep_last=policy.keep_last, keep_for_seconds=policy.keep_for_seconds)

@@ -1,0 +1,1 @@
+"""Why a pack is there, and who uses a chunk."""

@@ -1,0 +1,74 @@
+"""Who uses this chunk? Reads the block maps of the snapshots that count on its pack."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from libs.catalogdb.deletion.rewriting import next_point
+from libs.catalogdb.packs.explanation import packs_of_item
+from libs.catalogdb.pool import Catalog
+from libs.errors import NotFoundError
+from libs.keys.vault import KeyVault
+from libs.packs.layout import CHUNK_ID_SIZE_BYTES, CHUNK_SIZE_BYTES
+from libs.ranges import ChunkRun
+from libs.reading.frames import FrameReader
+from libs.reading.volume import VolumeReaders
+from libs.store.port import ObjectStore
+
+_FRAME_COUNT_MAX = 8
+_DEADLINE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A chunk of a volume at a live snapshot."""
+
+    tenant: str
+    volume: str
+    sequence: int
+    offset_bytes: int
+
+
+class Explainer:
+    """Thread-safe.
+
+    Args:
+        catalog: the catalog, in the catalog service's role.
+        store: where block maps lie.
+        vault: the domains' keys.
+    """
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> None:
+        self._catalog = catalog
+        frames = FrameReader(store, vault, _FRAME_COUNT_MAX)
+        self._readers = VolumeReaders(catalog, vault, frames, frames, _DEADLINE_SECONDS)
+
+    def places(self, chunk_id: bytes, snapshot_count_max: int, count_max: int) -> list[Place]:
+        """Where live snapshots have a chunk.
+
+        Args:
+            chunk_id: 32 bytes.
+            snapshot_count_max: snapshots whose maps are read at most, a bound for the time.
+            count_max: places at most.
+        """
+        packs = packs_of_item(self._catalog, chunk_id)
+        return list(itertools.islice(self._places(chunk_id, packs, snapshot_count_max), count_max))
+
+    def _places(self, chunk_id: bytes, packs: list[int], snapshots: int) -> Iterator[Place]:
+        volume_no, sequence = 0, 0
+        for _ in range(snapshots):
+            point = next_point(self._catalog, packs, volume_no, sequence)
+            if point is None:
+                return
+            volume_no, sequence = point.volume_no, point.sequence
+            whole = ChunkRun(0, max(1, -(-point.size_bytes // CHUNK_SIZE_BYTES)))
+            try:
+                with self._readers.open(point) as reader:
+                    for run in reader.lookup(whole):
+                        width = CHUNK_ID_SIZE_BYTES
+                        for number in range(run.chunk_count):
+                            if run.ids[number * width : (number + 1) * width] == chunk_id:
+                                offset = (run.first + number) * CHUNK_SIZE_BYTES
+                                yield Place(point.tenant, point.name, sequence, offset)
+            except NotFoundError:  # it has expired since
+                continue

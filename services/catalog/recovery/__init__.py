@@ -1,0 +1,1 @@
+"""What happens when the catalog is lost or goes back: checkpoints, reconciling, checking."""

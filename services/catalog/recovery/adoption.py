@@ -1,0 +1,303 @@
+"""Takes back what the store proves, into a catalog that has forgotten it or never knew.
+
+Each step may be repeated; `services.catalog.reconcile` says what comes before and after. In memory
+are the manifests beyond one group's head, the names of a 256th of all packs, and the counts of one
+lineage.
+
+What is not taken back is swept or collected as an orphan later. So manifests are listed a second
+time after the packs, a listing that leaves out what HEAD shows is an error, and a lineage with
+something missing is counted again before its count replaces its references.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.recounting import (
+    FoundPack,
+    Lineage,
+    lineages_to_count,
+    register_found,
+)
+from libs.catalogdb.recovering import (
+    GroupHead,
+    apply_rows,
+    expire_known,
+    forget_holds,
+    group_heads,
+    live_manifests,
+    recover_snapshot,
+    undecided_sessions,
+)
+from libs.catalogdb.recovery.references import (
+    FoundPack,
+    bury_lost,
+    lineages_to_count,
+    packs_between,
+    register_found,
+)
+from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
+from libs.errors import DamagedDataError, UnavailableError, WrongKeyError
+from libs.keys.vault import KeyVault
+from libs.packs.frame import FrameCipher
+from libs.packs.manifest import manifest_mac, open_manifest, parse_manifest_header
+from libs.packs.trailer import PackHeader, encode_frame_table, read_pack_index
+from libs.reading.frames import FrameReader
+from libs.runtime.retries import retried
+from libs.store.layout import (
+    KEYS_PREFIX,
+    MANIFESTS_PREFIX,
+    ManifestName,
+    manifest_folder,
+    pack_object,
+    parse_domain_key_object,
+    parse_manifest_object,
+)
+from libs.store.port import ObjectStat, ObjectStore
+from services.catalog.absence import PackComparison
+from services.catalog.found import found_snapshot
+from services.catalog.manifests import Candidate, Decisions, continuation
+from services.catalog.recount import DamagedPoint, Recounter
+
+log = logging.getLogger(__name__)
+
+#: Rows of a checkpoint that are applied in one transaction.
+_ROWS = 500
+
+
+@dataclass(slots=True)
+class Report:
+    """What a reconciliation has found so far."""
+
+    incarnation: int = 0
+    step: str = "waiting"
+    #: Labels of snapshots that came back although only the store knows them.
+    recovered: list[str] = field(default_factory=list)
+    damaged: list[DamagedPoint] = field(default_factory=list)
+    packs_found: int = 0
+    packs_lost: int = 0
+    lineages: int = 0
+    sessions_rejected: int = 0
+    #: Objects that could not be read.
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Adoption:
+    """Takes back what a store proves; for one run.
+
+    Args:
+        catalog: what has forgotten it.
+        store: the bucket.
+        vault: the domains' keys.
+        shelf: the checkpoints in the bucket.
+        report: told what was found, and which step is being done.
+        apart_seconds: time between two looks at what is missing.
+        wait: waits so long, or until the process is to stop.
+        alone: whether nobody else writes to the store, so that what a listing leaves out and
+            another one shows is no news, but an error.
+    """
+
+    def __init__(  # noqa: PLR0913 -- a recovery's surroundings
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        vault: KeyVault,
+        shelf: CheckpointShelf,
+        report: Report,
+        apart_seconds: float,
+        wait: Callable[[float], object],
+        *,
+        alone: bool = True,
+    ) -> None:
+        self.report = report
+        self._catalog = catalog
+        self._store = store
+        self._vault = vault
+        self._shelf = shelf
+        self._apart_seconds = apart_seconds
+        self._wait = wait
+        self._alone = alone
+        self._domains: dict[UUID, UUID] = {}
+
+    def run(self, newest: Checkpoint | None, decisions: Decisions) -> None:
+        """Do all steps.
+
+        Args:
+            newest: the checkpoint whose rows are applied; None if the catalog knows them.
+            decisions: what a surviving log says.
+        """
+        if newest:
+            self._step("checkpoint")
+            self._apply(newest)
+        self._step("manifests")
+        self._take_back(decisions)
+        self._step("packs")
+        self._compare_packs()
+        if self._alone:
+            self._step("manifests, again")
+            self._take_back(decisions)
+        self._step("references")
+        self._recount()
+
+    def _step(self, step: str) -> None:
+        self.report.step = step
+        log.info("taking back", extra={"step": step})
+
+    def _apply(self, newest: Checkpoint) -> None:
+        forget_holds(self._catalog)
+        rows = self._shelf.rows(newest)
+        while batch := list(itertools.islice(rows, _ROWS)):
+            apply_rows(self._catalog, batch, newest.head.made_at)
+
+    def _take_back(self, decisions: Decisions) -> None:
+        """Manifests beyond the heads, group by group; those of one group are in memory."""
+        self.report.unreadable.clear()  # what was damaged on its way is read again
+        self._domains = {
+            name.key_id: name.domain
+            for name in (parse_domain_key_object(s.key) for s in self._store.list(KEYS_PREFIX))
+        }
+        heads = {head.group: head for head in group_heads(self._catalog)}
+        unlisted = set(heads)
+        listing = self._store.list(MANIFESTS_PREFIX)
+        for _, stats in itertools.groupby(listing, lambda stat: stat.key.rpartition("/")[0]):
+            candidates = []
+            head = None
+            listed = set()
+            for stat in stats:
+                name = parse_manifest_object(stat.key)
+                listed.add(stat.key)
+                head = heads.get(name.group)
+                if head is None or name.sequence > head.sequence:
+                    candidates += self._candidate(stat)
+            self._check_gaps(name, head, listed)
+            if head:
+                unlisted.discard(head.group)
+                self._check_listed(head.group, listed)
+            undecided = set(
+                undecided_sessions(self._catalog, [c.manifest.session for c in candidates])
+            )
+            taken = continuation(
+                (head.sequence, head.mac) if head else None,
+                candidates,
+                decisions,
+                lambda session, undecided=undecided: session not in undecided,  # type: ignore[misc] # bound now
+            )
+            for candidate in taken:
+                proved = candidate.manifest.session in decisions.sealed
+                domain = self._domains[candidate.key_id]
+                recover_snapshot(self._catalog, found_snapshot(candidate, domain, proved=proved))
+                manifest = candidate.manifest
+                self.report.recovered.append(f"{manifest.group_name}@{manifest.sequence}")
+        for group in unlisted:
+            head = heads[group]
+            folder = manifest_folder(head.tenant, group)
+            self._check_left_out(self._store.list(f"{folder}{head.sequence + 1:010d}-"))
+            self._check_listed(group, set())
+        expire_known(self._catalog, list(decisions.expired))
+
+    def _check_gaps(self, last: ManifestName, head: GroupHead | None, listed: set[str]) -> None:
+        """Ask for each sequence that was not listed, and for the next one, by itself.
+
+        A sequence without a manifest is taken for that of a snapshot that has expired.
+        """
+        sequences = {parse_manifest_object(key).sequence for key in listed}
+        first = head.sequence + 1 if head else min(sequences)
+        folder = manifest_folder(last.tenant, last.group)
+        for sequence in range(first, max(first, last.sequence + 1) + 1):
+            if sequence not in sequences:
+                self._check_left_out(self._store.list(f"{folder}{sequence:010d}-"))
+
+    def _check_left_out(self, found: Iterator[ObjectStat]) -> None:
+        for stat in found if self._alone else ():
+            raise UnavailableError(
+                f"LIST {MANIFESTS_PREFIX}: expected all objects that there are; it leaves out "
+                f"{stat.key}, which is listed by itself; nothing is concluded"
+            )
+
+    def _check_listed(self, group: UUID, listed: set[str]) -> None:
+        """A listing without a manifest that is there leaves out others, perhaps beyond the head."""
+        for key in live_manifests(self._catalog, group):
+            if key not in listed and self._store.stat(key):
+                raise UnavailableError(
+                    f"LIST {MANIFESTS_PREFIX}: expected all objects that there are; it leaves out "
+                    f"{key}, which HEAD shows; nothing is concluded"
+                )
+
+    def _candidate(self, stat: ObjectStat) -> list[Candidate]:
+        try:
+            data = self._store.get(stat.key)
+            header = parse_manifest_header(data)
+            domain = self._domains.get(header.key_id)
+            if domain is None:
+                raise DamagedDataError(f"its key {header.key_id} is not in the bucket")
+            keys = self._vault.get(domain, header.key_id)
+            manifest = open_manifest(data, header.key_id, keys.manifest_key())
+        except WrongKeyError:  # it was listed a moment ago
+            raise
+        except DamagedDataError as err:
+            self._unreadable(stat.key, err)
+            return []
+        return [Candidate(stat.key, header.key_id, manifest_mac(data), manifest)]
+
+    def _compare_packs(self) -> None:
+        comparison = PackComparison(
+            self._catalog, self._store, self._register, self._apart_seconds, self._wait
+        )
+        try:
+            self.report.packs_lost += comparison.run(once=not self._alone)
+        finally:
+            self.report.packs_found += comparison.found
+
+    def _register(self, pack: tuple[UUID, int]) -> bool:
+        generation, size_bytes = pack
+        key = pack_object(generation)
+
+        def cipher_of(header: PackHeader) -> FrameCipher:
+            if header.generation != generation:
+                raise DamagedDataError(f"{key}: says to be pack {header.generation.hex}")
+            keys = self._vault.get(header.domain, header.key_id)
+            return FrameCipher(generation, keys.pack_key(generation))
+
+        try:
+            index = read_pack_index(
+                size_bytes, lambda wanted: self._store.get_range(key, wanted), cipher_of
+            )
+        except DamagedDataError as err:
+            self._unreadable(key, err)
+            return False
+        found = FoundPack(
+            domain=index.header.domain,
+            generation=generation,
+            key_id=index.header.key_id,
+            size_bytes=size_bytes,
+            frames=encode_frame_table(index.frames),
+            ids=[item.id for item in index.items],
+            places=[item.place for item in index.items],
+        )
+        return retried(lambda: register_found(self._catalog, found))
+
+    def _recount(self) -> None:
+        doubtful = self._count(lineages_to_count(self._catalog), replace_damaged=False)
+        if doubtful:
+            self._wait(self._apart_seconds)
+            self._count(doubtful, replace_damaged=True)
+
+    def _count(self, lineages: Sequence[Lineage], *, replace_damaged: bool) -> list[Lineage]:
+        """Count lineages anew; those of which something is missing."""
+        recounter = Recounter(self._catalog, self._vault, FrameReader(self._store, self._vault))
+        doubtful = []
+        for lineage in lineages:
+            damaged = recounter.recount(lineage, replace_damaged=replace_damaged)
+            if damaged and not replace_damaged:
+                doubtful.append(lineage)
+                continue
+            self.report.damaged += damaged
+            self.report.lineages += 1
+        return doubtful
+
+    def _unreadable(self, key: str, err: Exception) -> None:
+        log.error("object cannot be read", extra={"key": key, "detail": str(err)})
+        self.report.unreadable.append(key)

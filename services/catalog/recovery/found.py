@@ -1,0 +1,84 @@
+"""What a manifest says about its snapshot, as rows that the catalog takes back."""
+
+from uuid import UUID
+
+from libs.catalogdb.recovery.adoption import Found
+from libs.checkpoints.rows import (
+    DomainRow,
+    GroupRow,
+    NodeRow,
+    SnapshotRow,
+    TenantRow,
+    VolumePart,
+    VolumeRow,
+)
+from libs.packs.manifest import VolumeEntry
+from services.catalog.recovery.manifests import Candidate
+
+#: The agent says where it is, and which process it is, when it announces itself.
+_UNKNOWN = UUID(int=0)
+
+
+def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found:
+    """The rows of a snapshot that only its manifest tells of.
+
+    Args:
+        candidate: its manifest.
+        domain: whose key opened it.
+        proved: whether the log says that it was acknowledged.
+    """
+    manifest = candidate.manifest
+    return Found(
+        domain=DomainRow(domain=domain, key_id=candidate.key_id),
+        tenant=TenantRow(name=manifest.tenant, domain=domain),
+        group=GroupRow(
+            group=manifest.group,
+            tenant=manifest.tenant,
+            name=manifest.group_name,
+            head_sequence=manifest.sequence,
+            head_session=manifest.session,
+            head_mac=candidate.mac,
+            retention=None,
+        ),
+        nodes=tuple(
+            NodeRow(name=name, rpc_url="", span_address="", boot=_UNKNOWN)
+            for name in sorted({volume.node for volume in manifest.volumes})
+        ),
+        volumes=tuple(
+            VolumeRow(
+                volume=volume.volume,
+                group=manifest.group,
+                name=volume.name,
+                node=volume.node,
+                path=volume.source,
+            )
+            for volume in manifest.volumes
+        ),
+        snapshot=SnapshotRow(
+            session=manifest.session,
+            group=manifest.group,
+            sequence=manifest.sequence,
+            live=True,
+            base=manifest.base_session,
+            manifest_key=candidate.key,
+            mac=candidate.mac,
+            consistency=manifest.consistency,
+            sealed_at=manifest.created_at,
+            expired_at=None,
+            recovered=not proved,
+            volumes=tuple(map(_part, manifest.volumes)),
+        ),
+    )
+
+
+def _part(volume: VolumeEntry) -> VolumePart:
+    return VolumePart(
+        volume=volume.volume,
+        root=volume.root,
+        root_level=volume.root_level,
+        size_bytes=volume.size_bytes,
+        read_bytes=volume.read_bytes,
+        changed_bytes=volume.changed_bytes,
+        sent_bytes=0,  # what was sent and stored for it, no manifest says
+        stored_bytes=0,
+    )

@@ -1,0 +1,170 @@
+"""Counts the references of lineages anew, from their block maps; finds what is not there any more.
+
+Snapshot by snapshot: the first is walked whole, each later one where it differs from the one
+before. In memory are the counts of one lineage, some 100 bytes for each pack that it uses.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from libs.blockmap.node import NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tree import MapReader, MapRoot
+from libs.blockmap.uses import changed_uses
+from libs.catalogdb.packs.index import find_item
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.recovery.references import (
+    Lineage,
+    LivePoint,
+    UseRow,
+    count_live,
+    live_points,
+    replace_uses,
+)
+from libs.keys.vault import KeyVault
+from libs.reading.frames import FrameReader
+
+log = logging.getLogger(__name__)
+
+#: Ids that are located in one query.
+_BATCH = 4096
+_NOTHING = MapRoot(None, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedPoint:
+    """A snapshot of which something is gone."""
+
+    tenant: str
+    volume: str
+    sequence: int
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """How a person names it."""
+        return f"{self.volume}@{self.sequence}"
+
+
+class ReferenceCounter:
+    """Counts lineages anew.
+
+    Args:
+        catalog: the catalog.
+        vault: the domains' keys.
+        frames: reads map nodes.
+    """
+
+    def __init__(self, catalog: Catalog, vault: KeyVault, frames: FrameReader) -> None:
+        self._catalog = catalog
+        self._vault = vault
+        self._frames = frames
+
+    def recount(self, lineage: Lineage, *, replace_damaged: bool) -> list[DamagedPoint]:
+        """Count the references of a lineage; returns its snapshots that are damaged.
+
+        Args:
+            lineage: which.
+            replace_damaged: whether the count replaces the references although a snapshot is
+                damaged. What lies below a node that cannot be read is not counted, and goes: first
+                ask again, later.
+        """
+        points = live_points(self._catalog, lineage.volume_no)
+        counting = _Counting()
+        damaged: list[DamagedPoint] = []
+        before = _NOTHING
+        for point in points:
+            root = MapRoot(NodeId(point.root) if point.root else None, point.root_level)
+            missing = self._count(lineage, before, root, counting)
+            if missing and before.node_id is not None:
+                # The one before may lack what this one shares with it, or only what has left.
+                counting.forget()
+                missing = self._count(lineage, _NOTHING, root, counting)
+            counting.close(point.sequence)
+            before = _NOTHING if missing else root
+            if missing:
+                damaged.append(DamagedPoint(lineage.tenant, lineage.name, point.sequence, missing))
+                counting.forget()
+        if damaged and not replace_damaged:
+            return damaged
+        rows = list(counting.rows(head_is_live=_ends_with_head(points)))
+        replace_uses(self._catalog, lineage.volume_no, rows, damaged=bool(damaged))
+        log.info("lineage counted anew", extra={"volume": lineage.name, "rows": len(rows)})
+        return damaged
+
+    def _count(self, lineage: Lineage, old: MapRoot, new: MapRoot, counting: "_Counting") -> str:
+        """Count what one map changes; returns what is missing, or nothing."""
+        keys = self._vault.get(lineage.domain, lineage.key_id)
+        reader = MapReader(NodeHasher(keys.id_key), lambda node: self._node(lineage, node))
+        missing: list[str] = []
+        left: list[bytes] = []
+        entered: list[bytes] = []
+        for change in changed_uses(reader, old, new, missing.append):
+            left += change.left
+            entered += change.entered
+            if len(left) + len(entered) >= _BATCH:
+                missing += self._add(lineage, left, entered, counting)
+                left, entered = [], []
+        missing += self._add(lineage, left, entered, counting)
+        return missing[0] if missing else ""
+
+    def _add(
+        self, lineage: Lineage, left: list[bytes], entered: list[bytes], counting: "_Counting"
+    ) -> list[str]:
+        gone: list[bytes] = []
+        for ids, sign in ((left, -1), (entered, 1)):
+            if ids:
+                packs, missing = count_live(self._catalog, lineage.domain_no, ids)
+                counting.add(packs, sign)
+                gone += missing
+        return [f"item {gone[0].hex()} lies in no pack of the store"] if gone else []
+
+    def _node(self, lineage: Lineage, node: NodeId) -> bytes:
+        pack, place = find_item(self._catalog, lineage.domain_no, node)
+        item = self._frames.item(pack, place)
+        return item[: node_size_bytes(item)]
+
+
+class _Counting:
+    """The counts of a lineage as they go from snapshot to snapshot."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        #: Pack → first sequence and number of addresses of its open row.
+        self._open: dict[int, tuple[int, int]] = {}
+        self._closed: list[UseRow] = []
+        self._last = 0
+
+    def add(self, packs: Counter[int], sign: int) -> None:
+        for pack_no, addresses in packs.items():
+            self._counts[pack_no] += sign * addresses
+
+    def forget(self) -> None:
+        """Count from nothing on."""
+        self._counts.clear()
+
+    def close(self, sequence: int) -> None:
+        """A live snapshot was counted: rows whose pack it does not use end at the one before."""
+        for pack_no in [pack_no for pack_no in self._open if self._counts[pack_no] <= 0]:
+            first, _ = self._open.pop(pack_no)
+            self._closed.append(UseRow(pack_no, 0, first, self._last))
+        for pack_no, addresses in self._counts.items():
+            if addresses > 0:
+                first, _ = self._open.get(pack_no, (sequence, 0))
+                self._open[pack_no] = (first, addresses)
+        self._counts = +self._counts
+        self._last = sequence
+
+    def rows(self, *, head_is_live: bool) -> Iterator[UseRow]:
+        """All rows; those of the newest live snapshot are open if it is the head."""
+        yield from self._closed
+        for pack_no, (first, addresses) in self._open.items():
+            if head_is_live:
+                yield UseRow(pack_no, addresses, first, None)
+            else:
+                yield UseRow(pack_no, 0, first, self._last)
+
+
+def _ends_with_head(points: list[LivePoint]) -> bool:
+    return bool(points and points[-1].is_head)

@@ -1,0 +1,115 @@
+"""``backcast dev``: real servers and our services as local processes.
+
+Progress goes to standard error; standard output has the result only, with ``--json`` one object.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from libs.errors import NotFoundError, UnavailableError
+
+if TYPE_CHECKING:  # imported late below: most commands never need it, and start faster without
+    from deploy.local.cluster import LocalCluster, ProcessStatus
+
+_S3_CHOICES = ("auto", "soonest", "minio", "seaweedfs")
+
+
+def add_parser(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    parents: Sequence[argparse.ArgumentParser] = (),
+) -> None:
+    """Add ``dev`` and its commands.
+
+    Args:
+        subparsers: of the program.
+        parents: parsers of options that every command has, ``--json`` among them.
+    """
+    dev = subparsers.add_parser("dev", help="servers and services on this machine, without Docker")
+    commands = dev.add_subparsers(dest="dev_command", required=True, metavar="COMMAND")
+    up = commands.add_parser(
+        "up", parents=parents, help="start what does not run; wait until ready"
+    )
+    up.add_argument(
+        "--s3",
+        choices=_S3_CHOICES,
+        default="auto",
+        help="S3 server of a new home: auto = MinIO if it is built or can be (once, 5 to 8 min), "
+        "soonest = MinIO if it is built; else SeaweedFS (default: auto)",
+    )
+    up.add_argument("--servers-only", action="store_true", help="PostgreSQL, Kafka and S3 only")
+    commands.add_parser("status", parents=parents, help="what runs, and where")
+    commands.add_parser(
+        "env", parents=parents, help="addresses and credentials, to eval in a shell"
+    )
+    commands.add_parser("down", parents=parents, help="stop everything; data stay")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command that `add_parser` parsed; return the exit status.
+
+    ``status`` ends with 8 (unavailable) unless everything is ready.
+
+    Raises:
+        BackcastError: a server cannot be got or started; what was started is stopped again.
+    """
+    from deploy.local.cluster import LocalCluster  # noqa: PLC0415 -- see above
+    from deploy.local.home import BackcastHome  # noqa: PLC0415 -- see above
+    from deploy.local.servers.s3 import S3Choice  # noqa: PLC0415 -- see above
+
+    cluster = LocalCluster(BackcastHome.from_environment())
+    as_json = bool(getattr(args, "json", False))
+    if args.dev_command == "up":
+        cluster.up(_progress, s3=S3Choice(args.s3), servers_only=args.servers_only)
+        _show_status(cluster, cluster.status(), as_json=as_json)
+        return 0
+    if args.dev_command == "down":
+        cluster.down(_progress)
+        if as_json:
+            _write(json.dumps({"home": str(cluster.home.folder)}))
+        return 0
+    if not cluster.home.exists:
+        raise NotFoundError(
+            f"{cluster.home.folder}: nothing was started here; run: backcast dev up"
+        )
+    if args.dev_command == "env":
+        _show_environment(cluster, as_json=as_json)
+        return 0
+    status = cluster.status()
+    _show_status(cluster, status, as_json=as_json)
+    return 0 if all(process.ready for process in status) else UnavailableError.exit_code
+
+
+def _show_environment(cluster: "LocalCluster", *, as_json: bool) -> None:
+    variables = cluster.environment()
+    if as_json:
+        _write(json.dumps(variables))
+        return
+    for name, value in variables.items():
+        _write(f"export {name}={shlex.quote(value)}")
+
+
+def _show_status(
+    cluster: "LocalCluster", processes: "list[ProcessStatus]", *, as_json: bool
+) -> None:
+    if as_json:
+        listed = [dataclasses.asdict(process) for process in processes]
+        home = cluster.home
+        _write(json.dumps({"home": str(home.folder), "s3": home.s3_server, "processes": listed}))
+        return
+    for process in processes:
+        state = "stopped" if process.pid is None else "ready" if process.ready else "not ready"
+        _write(f"{process.name:<12} {state:<10} {process.pid or '-':<8} {process.address}")
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

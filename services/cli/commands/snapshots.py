@@ -1,0 +1,183 @@
+"""``backcast snapshot``: takes, lists and shows recovery points."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from libs.errors import BackcastError, error_class
+from libs.ids import uuid7
+from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_expired
+from services.cli.commands.taking import Session, groups_of, take_all
+from services.cli.commands.verifying import add_verify_parser
+from services.cli.connection import Services, connect
+from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.points import LATEST, parse_point
+from services.cli.progress import progress_bars
+
+
+def add_parser(
+    nouns: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    everywhere: argparse.ArgumentParser,
+) -> None:
+    """Add ``snapshot`` and its verbs."""
+    snapshot = nouns.add_parser("snapshot", help="recovery points of volumes and groups")
+    verbs = snapshot.add_subparsers(required=True, metavar="COMMAND")
+    text = "take a snapshot of each group, all at once, and wait until it is sealed"
+    take = verbs.add_parser("take", parents=[everywhere], help=text, description=text)
+    take.add_argument("names", nargs="+", metavar="NAME", help="volume or group")
+    take.add_argument("--full", action="store_true", help="use no base: compare everything")
+    take.set_defaults(run=_take)
+    text = "list recovery points, newest first"
+    lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
+    lister.add_argument("name", nargs="?", metavar="NAME", help="volume or group (default: all)")
+    what = lister.add_mutually_exclusive_group()
+    what.add_argument("--holds", action="store_true", help="only those that somebody holds")
+    what.add_argument("--expired", action="store_true", help="those that were given up instead")
+    lister.set_defaults(run=_list)
+    text = "show one recovery point"
+    show = verbs.add_parser("show", parents=[everywhere], help=text, description=text)
+    show.add_argument(
+        "point", metavar="NAME@POINT|SNAPSHOT", help="NAME alone is its newest; or a snapshot's id"
+    )
+    show.set_defaults(run=_show)
+    add_verify_parser(verbs, everywhere)
+    add_snapshot_verbs(verbs, everywhere)
+
+
+def _take(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    sessions = {group: uuid7() for group in groups_of(services, args.names)}
+    status = 0
+    try:
+        with progress_bars() as progress:
+            ends = list(take_all(services, sessions, full=args.full, progress=progress))
+    except KeyboardInterrupt:
+        _note_interrupted(out, sessions)
+        raise
+    for end in ends:
+        status = _report(out, end) or status
+    return status
+
+
+def _report(out: Output, end: Session | BackcastError) -> int:
+    """Print how a session ended; its exit status."""
+    if isinstance(end, BackcastError):
+        out.failure(end.code, str(end))
+        return end.exit_code
+    if end["state"] != "sealed":
+        out.failure(end["code"], f"snapshot of {end['group']}: {end['code']}: {end['message']}")
+        return error_class(end["code"]).exit_code
+    for taken in _taken(end):
+        out.show(taken, _sentence(taken))
+        if taken["consistency"] == "fuzzy":
+            out.note(
+                f"warning: {taken['point']} is fuzzy: {taken['volume']} was written while it was "
+                f"read, or is a device or a shared file, for which nobody can say that it was not; "
+                f"what is in it may contradict itself unless nothing wrote"
+            )
+    return 0
+
+
+def _taken(session: Session) -> Iterator[dict[str, Any]]:
+    figures = ("logical", "read", "changed", "sent", "stored")
+    for part in session["parts"]:
+        yield {
+            "snapshot": session["session"],
+            "volume": part["volume"],
+            "point": f"{part['volume']}@{session['sequence']}",
+            **{f"{figure}_bytes": part[f"{figure}_bytes"] for figure in figures},
+            "seconds": session["seconds"],
+            "consistency": part["consistency"],
+        }
+
+
+def _sentence(taken: Document) -> str:
+    logical, read, changed, sent, stored = (
+        human_bytes(taken[f"{figure}_bytes"])
+        for figure in ("logical", "read", "changed", "sent", "stored")
+    )
+    return (
+        f"{taken['point']}: {logical}, read {read}, changed {changed}, sent {sent}, "
+        f"stored {stored} in {taken['seconds']:.1f} s ({taken['consistency']})"
+    )
+
+
+def _note_interrupted(out: Output, sessions: Mapping[str, UUID]) -> None:
+    for group, session in sessions.items():
+        out.note(
+            f"the snapshot of {group} goes on without this command, and is rejected if it makes "
+            f"no progress; once sealed: backcast snapshot show {session}"
+        )
+
+
+def _list(args: argparse.Namespace) -> int:
+    services = connect(args)
+    if args.expired:
+        return list_expired(args, services)
+    points, columns = _points(services, args.name), []
+    if args.holds:
+        holds = holds_of(services)
+        points = ({**one, "holds": held} for one in points if (held := holds.get(one["session"])))
+        columns = [Column("held by", lambda one: ", ".join(h["owner"] for h in one["holds"]))]
+    Output(as_json=args.json).show_all(
+        points,
+        [
+            Column("point", lambda one: one["point"]),
+            Column("sealed at", lambda one: human_time(one["sealed_at"])),
+            Column("size", lambda one: human_bytes(one["size_bytes"]), right=True),
+            Column("changed", lambda one: human_bytes(one["changed_bytes"]), right=True),
+            Column("stored", lambda one: human_bytes(one["stored_bytes"]), right=True),
+            Column("consistency", lambda one: one["consistency"]),
+            Column("verified", _verified),
+            *columns,
+            Column("snapshot", lambda one: one["session"]),
+        ],
+    )
+    return 0
+
+
+def _verified(point: Document) -> str:
+    if point["damaged"]:
+        return "DAMAGED"
+    return point["verified_level"] or "-"
+
+
+def _points(services: Services, name: str | None) -> Iterator[Document]:
+    """Every recovery point of every volume, page by page."""
+    query: dict[str, object] = {"name": name}
+    while True:
+        page = services.get("/snapshots", query)
+        for row in page["snapshots"]:
+            yield {"point": f"{row['volume']}@{row['sequence']}", **row}
+        if page["next"] is None:
+            return
+        query["before"] = page["next"]
+
+
+def _show(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    session = _session(args.point)
+    if session:
+        found = services.get(f"/snapshots/{session}")
+    else:
+        found = services.get(parse_point(args.point, otherwise=LATEST).path)
+    out.show(found, "\n".join(_lines(found)))
+    return 0
+
+
+def _lines(found: Document) -> Iterator[str]:
+    for name, value in found.items():
+        if name == "volumes":
+            for volume in value:
+                yield ""
+                yield from _lines(volume)
+        else:
+            yield f"{name:<14} {'-' if value is None else value}"
+
+
+def _session(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

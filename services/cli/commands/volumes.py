@@ -1,0 +1,60 @@
+"""``backcast volume``: which block address spaces are protected."""
+
+import argparse
+from pathlib import Path
+
+from services.cli.commands.retaining import add_volume_verbs
+from services.cli.connection import connect
+from services.cli.output import Column, Document, Output, human_bytes, human_time
+
+
+def add_parser(
+    nouns: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    everywhere: argparse.ArgumentParser,
+) -> None:
+    """Add ``volume`` and its verbs."""
+    volume = nouns.add_parser("volume", help="protected disks, partitions and images")
+    verbs = volume.add_subparsers(required=True, metavar="COMMAND")
+    text = "protect a volume; repeating it is harmless"
+    add = verbs.add_parser("add", parents=[everywhere], help=text, description=text)
+    add.add_argument("name", metavar="NAME", help="its name, unique in the tenant")
+    add.add_argument("path", metavar="PATH", help="file or block device on its node")
+    add.add_argument("--node", help="node that the path is on (needless if there is one node)")
+    add.add_argument("--group", help="volumes of a group are cut together (default: its own)")
+    add.set_defaults(run=_add)
+    text = "list the tenant's volumes"
+    lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
+    lister.set_defaults(run=_list)
+    add_volume_verbs(verbs, everywhere)
+
+
+def _add(args: argparse.Namespace) -> int:
+    services = connect(args)
+    # A relative path means the caller's folder, if it means anything on the node.
+    body = {"name": args.name, "path": str(Path(args.path).absolute())}
+    body |= {key: value for key in ("node", "group") if (value := getattr(args, key))}
+    volume = services.coordinator.post(services.path("/volumes"), body)
+    size = human_bytes(volume["size_bytes"])
+    Output(as_json=args.json).show(
+        volume, f"{volume['name']}: {volume['path']} on node {volume['node']}, {size}"
+    )
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    Output(as_json=args.json).show_all(
+        connect(args).get("/volumes"),
+        [
+            Column("name", lambda volume: volume["name"]),
+            Column("group", lambda volume: volume["group"]),
+            Column("node", lambda volume: volume["node"]),
+            Column("path", lambda volume: volume["path"]),
+            Column("latest", _latest),
+        ],
+    )
+    return 0
+
+
+def _latest(volume: Document) -> str:
+    point = volume["latest"]
+    return f"@{point['sequence']}, {human_time(point['sealed_at'])}" if point else "none"

@@ -1,0 +1,1 @@
+"""A whole restore, which runs where the bytes land: plan, engine, target."""

@@ -1,0 +1,1 @@
+"""Address translation in both directions, and what differs between two points."""

@@ -1,0 +1,110 @@
+"""Endpoint of bytes: a whole volume or a range of it at a recovery point, streamed."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from http import HTTPStatus
+from itertools import chain
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Header
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
+from libs.ranges import ByteRange
+from libs.reading.volume import VolumeReader, VolumeReaders
+from libs.rest.auth import Caller, Role, require
+from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
+from services.restore.downloads.streaming import PIECE_SIZE_BYTES, ClosingStream, read_pieces
+from services.restore.points import parse_point
+
+DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
+
+_PATH = "/v1/tenants/{tenant}/volumes/{name}/points/{point}/bytes"
+_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {"description": "The whole volume", "content": {"application/octet-stream": {}}},
+    206: {"description": "The range", "content": {"application/octet-stream": {}}},
+    416: {"description": "The range cannot be given"},
+}
+
+
+def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> None:
+    """Add the endpoints to the application."""
+
+    @app.head(_PATH, tags=["data"], summary="Size and identity of a volume's bytes")
+    def head(tenant: str, name: str, point: str, _: DataReader) -> Response:
+        found = find_volume_at(readers.catalog, tenant, name, parse_point(point))
+        headers = _headers(found) | {"Content-Length": str(found.size_bytes)}
+        return Response(headers=headers, media_type="application/octet-stream")
+
+    @app.get(
+        _PATH,
+        tags=["data"],
+        summary="Bytes of a volume: all of them, or one range",
+        response_class=Response,
+        responses=_RESPONSES,
+    )
+    def get(
+        tenant: str,
+        name: str,
+        point: str,
+        _: DataReader,
+        range_: Annotated[str | None, Header(alias="Range")] = None,
+        if_range: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        found = find_volume_at(readers.catalog, tenant, name, parse_point(point))
+        headers = _headers(found)
+        applies = if_range is None or if_range == headers["ETag"]
+        wanted = parse_range(range_ if applies else None, found.size_bytes)
+        if isinstance(wanted, NotSatisfiable):
+            raise HTTPException(
+                HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+                wanted.reason,
+                {"Content-Range": f"bytes */{found.size_bytes}"},
+            )
+        status = HTTPStatus.OK
+        if wanted is not None:
+            status = HTTPStatus.PARTIAL_CONTENT
+            last = wanted.end - 1
+            headers["Content-Range"] = f"bytes {wanted.start}-{last}/{found.size_bytes}"
+        return _download(
+            readers, threads, found, wanted or ByteRange(0, found.size_bytes), (status, headers)
+        )
+
+
+def _download(
+    readers: VolumeReaders,
+    threads: Executor,
+    point: SnapshotVolume,
+    wanted: ByteRange,
+    head: tuple[int, dict[str, str]],
+) -> Response:
+    """A response whose first piece has been read and verified before anything is answered."""
+    status, headers = head
+    with ExitStack() as stack:
+        volume = stack.enter_context(readers.open(point))
+        pieces = read_pieces(volume, wanted, threads)
+        first = next(pieces, b"")
+        if wanted.length <= PIECE_SIZE_BYTES:
+            headers |= _costs(volume)
+        headers["Content-Length"] = str(wanted.length)
+        body: Iterator[bytes] = chain([first], pieces)
+        return ClosingStream(body, status, headers, stack.pop_all().close)
+
+
+def _headers(point: SnapshotVolume) -> dict[str, str]:
+    return {
+        "Accept-Ranges": "bytes",
+        # A recovery point never changes, so a download may be continued whatever `latest` is then.
+        "ETag": f'"{point.session}-{point.volume}"',
+        "Backcast-Snapshot": str(point.session),
+        "Backcast-Sequence": str(point.sequence),
+    }
+
+
+def _costs(volume: VolumeReader) -> dict[str, str]:
+    return {
+        "Backcast-Fetched-Frames": str(volume.tally.frames),
+        "Backcast-Fetched-Bytes": str(volume.tally.stored_bytes),
+    }

@@ -1,0 +1,1 @@
+"""The catalog's event log for whoever reads it without Kafka."""

@@ -1,0 +1,39 @@
+"""Endpoint of the catalog's event log, for whoever reads it without Kafka."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query
+from pydantic import BaseModel, Field
+
+from libs.reading.volume import VolumeReaders
+from libs.rest.auth import Caller, Role, require
+from services.restore.events.feed import parse_cursor, read_events
+
+Reader = Annotated[Caller, Depends(require(Role.READER))]
+
+#: Longest time that a request may wait for an event.
+WAIT_SECONDS_MAX = 30.0
+
+
+class EventsAnswer(BaseModel):
+    """Events of the catalog's log."""
+
+    events: list[dict[str, Any]] = Field(description="Envelope, and the event's fields as `data`")
+    next: str = Field(description="`after` of the next page")
+
+
+def add_event_routes(app: FastAPI, readers: VolumeReaders) -> None:
+    """Add the endpoint to the application."""
+
+    @app.get("/v1/tenants/{tenant}/events", tags=["listing"], summary="Events, waiting for news")
+    def events(
+        tenant: str,
+        _: Reader,
+        topic: Annotated[list[str] | None, Query(description="All topics if there is none")] = None,
+        after: Annotated[str, Query(description="`next` of a page; or a topic's position")] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
+    ) -> EventsAnswer:
+        cursor = parse_cursor(after, tuple(topic or ()))
+        page = read_events(readers.catalog, tenant, cursor, limit, wait_seconds)
+        return EventsAnswer(events=page.events, next=page.next)

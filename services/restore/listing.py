@@ -1,0 +1,160 @@
+"""Endpoints that list: volumes, snapshots, recovery points. They give no data."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Query
+from pydantic import BaseModel, Field
+
+from libs.catalogdb.protected import list_volumes
+from libs.catalogdb.snapshots.points import (
+    SnapshotVolume,
+    find_volume_at,
+    list_snapshots,
+    newest_points,
+    read_snapshot,
+)
+from libs.reading.volume import VolumeReaders
+from libs.rest.auth import Caller, Role, require
+from services.restore.points import parse_point
+
+Reader = Annotated[Caller, Depends(require(Role.READER))]
+
+
+class PointAnswer(BaseModel):
+    """One volume at one recovery point."""
+
+    volume: str
+    volume_id: UUID
+    group: str
+    sequence: int = Field(description="Number of the snapshot in its group")
+    session: UUID = Field(description="Id of the snapshot")
+    sealed_at: datetime
+    consistency: str
+    base: UUID | None = Field(description="Snapshot that the change set is relative to")
+    node: str
+    path: str
+    size_bytes: int
+    read_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    stored_bytes: int
+    verified_at: datetime | None = Field(description="When its snapshot was last verified")
+    verified_level: str | None = Field(description="structural, sampled or full")
+    damaged: bool = Field(
+        description="Whether its snapshot is known to contain what cannot be read"
+    )
+
+
+class SnapshotPage(BaseModel):
+    """Snapshots, newest first; a row for each of their volumes."""
+
+    snapshots: list[PointAnswer]
+    next: UUID | None = Field(description="`before` of the next page; null on the last one")
+
+
+class SnapshotAnswer(BaseModel):
+    """One snapshot of a group."""
+
+    session: UUID
+    group: str
+    sequence: int
+    sealed_at: datetime
+    consistency: str
+    base: UUID | None
+    verified_at: datetime | None
+    verified_level: str | None
+    damaged: bool
+    volumes: list[PointAnswer]
+
+
+class VolumeAnswer(BaseModel):
+    """A protected volume."""
+
+    volume: UUID
+    name: str
+    group: str
+    node: str
+    path: str
+    latest: PointAnswer | None = Field(description="Its newest recovery point")
+
+
+def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
+    """Add the endpoints to the application."""
+
+    @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
+    def volumes(tenant: str, _: Reader) -> list[VolumeAnswer]:
+        newest = newest_points(readers.catalog, tenant)
+        return [
+            VolumeAnswer(
+                volume=volume.volume,
+                name=volume.name,
+                group=volume.group,
+                node=volume.node,
+                path=volume.path,
+                latest=point_answer(newest[volume.volume]) if volume.volume in newest else None,
+            )
+            for volume in list_volumes(readers.catalog, tenant)
+        ]
+
+    @app.get("/v1/tenants/{tenant}/snapshots", tags=["listing"], summary="Snapshots, newest first")
+    def snapshots(
+        tenant: str,
+        _: Reader,
+        name: Annotated[str | None, Query(description="Only of this volume or group")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        before: Annotated[UUID | None, Query(description="`next` of the previous page")] = None,
+    ) -> SnapshotPage:
+        rows = list_snapshots(readers.catalog, tenant, name, limit, before)
+        sessions = dict.fromkeys(row.session for row in rows)
+        last = list(sessions)[-1] if len(sessions) == limit else None
+        return SnapshotPage(snapshots=[point_answer(row) for row in rows], next=last)
+
+    @app.get("/v1/tenants/{tenant}/snapshots/{session}", tags=["listing"], summary="One snapshot")
+    def snapshot(tenant: str, session: UUID, _: Reader) -> SnapshotAnswer:
+        rows = read_snapshot(readers.catalog, tenant, session)
+        return SnapshotAnswer(
+            session=session,
+            group=rows[0].group,
+            sequence=rows[0].sequence,
+            sealed_at=rows[0].sealed_at,
+            consistency=rows[0].consistency,
+            base=rows[0].base,
+            verified_at=rows[0].verified_at,
+            verified_level=rows[0].verified_level,
+            damaged=rows[0].damaged,
+            volumes=[point_answer(row) for row in rows],
+        )
+
+    @app.get(
+        "/v1/tenants/{tenant}/volumes/{name}/points/{point}",
+        tags=["listing"],
+        summary="The recovery point that latest, a number, an instant or -15m means",
+    )
+    def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
+        return point_answer(find_volume_at(readers.catalog, tenant, name, parse_point(point)))
+
+
+def point_answer(point: SnapshotVolume) -> PointAnswer:
+    """A recovery point as it is shown."""
+    return PointAnswer(
+        volume=point.name,
+        volume_id=point.volume,
+        group=point.group,
+        sequence=point.sequence,
+        session=point.session,
+        sealed_at=point.sealed_at,
+        consistency=point.consistency,
+        base=point.base,
+        node=point.node,
+        path=point.path,
+        size_bytes=point.size_bytes,
+        read_bytes=point.read_bytes,
+        changed_bytes=point.changed_bytes,
+        sent_bytes=point.sent_bytes,
+        stored_bytes=point.stored_bytes,
+        verified_at=point.verified_at,
+        verified_level=point.verified_level,
+        damaged=point.damaged,
+    )

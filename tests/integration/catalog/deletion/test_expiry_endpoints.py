@@ -1,0 +1,126 @@
+"""Expiry, holds, retention and collection by REST: who may, and what the answers are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.errors import ConflictError, ForbiddenError, NotFoundError
+from libs.rest.auth import Tokens, digest_of
+from libs.rest.client import RestClient
+from libs.rest.server import create_app, serving
+from libs.runtime.groups import ServiceSettings
+from libs.runtime.health import Health
+from libs.runtime.metrics import new_registry
+from services.catalog.deletion.collection_endpoints import add_collection_routes
+from services.catalog.deletion.collector import Collector
+from services.catalog.deletion.expiry_endpoints import add_snapshot_routes
+from services.catalog.deletion.passes import Collection
+from tests.integration.catalog.protected import TENANT, Protected, in_folder
+from tests.support.catalog import CatalogSite
+
+#: token → (tenant, role)
+TOKENS = {"ops": ("*", "admin"), "reader": (TENANT, "reader"), "stranger": ("other", "admin")}
+
+
+@pytest.fixture
+def protected(site: CatalogSite, tmp_path: Path) -> Protected:
+    """A volume with three snapshots."""
+    made = in_folder(site, tmp_path)
+    made.protect("vm")
+    for number in range(3):
+        made.take("vm", 1, 10 + number)
+    return made
+
+
+@pytest.fixture
+def url(protected: Protected) -> Iterator[str]:
+    entries = ",".join(
+        f'{{"sha256":"{digest_of(token)}","tenant":"{tenant}","role":"{role}","name":"{token}"}}'
+        for token, (tenant, role) in TOKENS.items()
+    )
+    settings = ServiceSettings()
+    app = create_app("test", settings, Health(), new_registry(), Tokens(f"[{entries}]"))
+    catalog = protected.site.catalog
+    collector = Collector(
+        catalog, protected.store, protected.vault, 60, protected.checkpoints.witness
+    )
+    add_collection_routes(app, catalog, Collection(collector.stages()))
+    add_snapshot_routes(app, catalog, protected.checkpoints.witness)
+    with serving(app, settings) as running:
+        yield running
+
+
+def post(url: str, below: str, body: Any = None, token: str = "ops") -> Any:
+    return RestClient(url, token).post(f"/v1/tenants/{TENANT}{below}", body)
+
+
+def get(url: str, below: str, token: str = "reader") -> Any:
+    return RestClient(url, token).get(f"/v1/tenants/{TENANT}{below}")
+
+
+def test_a_snapshot_is_held_released_and_given_up(protected: Protected, url: str) -> None:
+    first = protected.sessions["vm", 1]
+    path = f"/snapshots/{first}"
+    held = post(url, f"{path}/hold", {"reason": "case 17"})
+    assert (held["owner"], held["reason"]) == ("ops", "case 17")
+    assert get(url, "/holds") == [held]
+    with pytest.raises(ConflictError, match="ops holds it: case 17"):
+        post(url, f"{path}/expire")
+    with pytest.raises(NotFoundError, match="legal does not hold it"):
+        post(url, f"{path}/release", {"owner": "legal"})
+    post(url, f"{path}/release", {})
+    assert post(url, f"{path}/expire") == {"session": str(first), "sequence": 1}
+    (gone,) = get(url, "/expired?name=vm")
+    assert (gone["group"], gone["sequence"]) == ("vm", 1)
+
+
+def test_retention_is_changed_and_shown(protected: Protected, url: str) -> None:
+    path = "/volumes/vm/retention"
+    assert get(url, path) == {"keep_last": None, "keep_for_seconds": None}
+    rule = {"keep_last": 3, "keep_for_seconds": 60}
+    assert post(url, path, rule) == rule
+    assert get(url, path) == rule
+    assert post(url, path, {"keep_for_seconds": 60}) == {"keep_last": 1, "keep_for_seconds": 60}
+    post(url, path, {})
+    assert get(url, path) == {"keep_last": None, "keep_for_seconds": None}
+
+
+def test_what_can_be_freed_is_freed_step_by_step(protected: Protected, url: str) -> None:
+    operator = RestClient(url, "ops")
+    post(url, f"/snapshots/{protected.sessions['vm', 1]}/expire")
+    del protected.live["vm", 1]
+    found = operator.get("/v1/collection")
+    assert (found["reconciled"], found["manifests"]) == (True, 1)
+    assert not found["clock"]["halted"]
+    cursor, deleted, freed_bytes = None, 0, 0
+    while True:
+        step = operator.post("/v1/collection/steps", {"cursor": cursor})
+        deleted, freed_bytes = deleted + step["packs_deleted"], freed_bytes + step["freed_bytes"]
+        cursor = step["cursor"]
+        if cursor is None:
+            break
+    assert (deleted, freed_bytes) == (found["packs"], found["pack_bytes"])
+    assert operator.get("/v1/collection")["manifests"] == 0
+    assert operator.get("/v1/collection")["halts"] == []
+    protected.check()
+
+
+@pytest.mark.parametrize("token", ["reader", "stranger"])
+def test_only_the_tenants_administrators_may_let_go(
+    protected: Protected, url: str, token: str
+) -> None:
+    path = f"/snapshots/{protected.sessions['vm', 1]}"
+    for below, body in [
+        (f"{path}/expire", None),
+        (f"{path}/hold", {"reason": "mine"}),
+        (f"{path}/release", {}),
+        ("/volumes/vm/retention", {"keep_last": 1}),
+    ]:
+        with pytest.raises(ForbiddenError):
+            post(url, below, body, token)
+    with pytest.raises(ForbiddenError):
+        RestClient(url, token).post("/v1/collection/steps", {"cursor": None})
+    with pytest.raises(ForbiddenError):
+        RestClient(url, token).post("/v1/halts/clock-jump-0/acceptance")

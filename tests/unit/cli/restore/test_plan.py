@@ -1,0 +1,132 @@
+import base64
+import struct
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.errors import DamagedDataError
+from libs.packs.layout import CHUNK_SIZE_BYTES, place_of
+from libs.ranges import pack_runs, runs_of
+from services.cli.restore.plan import FETCH_SIZE_BYTES_MAX, parse_window
+
+GENERATION = UUID(int=5)
+_FRAME_STORED_BYTES = 400_000
+_FRAME_PLAIN_BYTES = 16 * CHUNK_SIZE_BYTES
+
+
+def window_of(wanted: dict[int, tuple[int, int]], frame_count: int) -> dict[str, Any]:
+    """A window on one pack of equal frames: chunk index → (frame number, slot in the frame)."""
+    ordered = sorted(wanted.items())
+    return {
+        "first_chunk": 0,
+        "chunk_count": 1 << 20,
+        "packs": [
+            {
+                "generation": GENERATION.hex,
+                "url": "http://s3/pack",
+                "size_bytes": 64 + frame_count * _FRAME_STORED_BYTES + 5000,
+                "key": _text(bytes(32)),
+                "frames": [
+                    [n, 64 + n * _FRAME_STORED_BYTES, _FRAME_STORED_BYTES, _FRAME_PLAIN_BYTES]
+                    for n in sorted({frame for frame, _ in wanted.values()})
+                ],
+            }
+        ],
+        "runs": _text(pack_runs(runs_of(index for index, _ in ordered))),
+        "ids": _text(b"".join(index.to_bytes(32, "big") for index, _ in ordered)),
+        "pack_ordinals": _text(bytes(2 * len(ordered))),
+        "places": _text(
+            b"".join(
+                struct.pack("<I", place_of(frame, slot * CHUNK_SIZE_BYTES))
+                for _, (frame, slot) in ordered
+            )
+        ),
+    }
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 5000), st.tuples(st.integers(0, 79), st.integers(0, 15)), max_size=60
+    )
+)
+def test_every_chunk_is_fetched_once_by_gets_of_bounded_size(
+    wanted: dict[int, tuple[int, int]],
+) -> None:
+    window = parse_window(window_of(wanted, 80), 0)
+    fetched = {}
+    for fetch in window.fetches:
+        assert fetch.byte_range.length <= FETCH_SIZE_BYTES_MAX
+        for frame in fetch.frames:
+            assert fetch.byte_range.start <= frame.entry.offset
+            assert frame.entry.byte_range.end <= fetch.byte_range.end
+            for index, position, id_ in frame.chunks:
+                assert index not in fetched
+                assert int.from_bytes(id_, "big") == index
+                fetched[index] = (frame.number, position // CHUNK_SIZE_BYTES)
+    assert fetched == wanted
+    numbers = [frame.number for fetch in window.fetches for frame in fetch.frames]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_most_of_a_pack_is_read_through_its_gaps_and_little_of_it_is_not() -> None:
+    most = {n: (frame, 0) for n, frame in enumerate(f for f in range(20) if f % 3)}
+    (only,) = parse_window(window_of(most, 20), 0).fetches
+    assert len(only.frames) == 13
+    little = {0: (0, 0), 1: (10, 0), 2: (11, 0)}
+    fetches = parse_window(window_of(little, 80), 0).fetches
+    assert [[frame.number for frame in fetch.frames] for fetch in fetches] == [[0], [10, 11]]
+
+
+def test_a_window_of_zeros_fetches_nothing() -> None:
+    window = parse_window(window_of({}, 1), 0)
+    assert (window.runs, window.fetches) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ids", ""),
+        ("ids", "not base64!"),
+        ("places", ""),
+        ("pack_ordinals", "AQA="),
+        ("runs", ""),
+        ("runs", "AAAA"),
+        ("packs", []),
+        ("packs", None),
+        ("first_chunk", "x"),
+        ("first_chunk", 1),
+        ("chunk_count", 0),
+    ],
+)
+def test_a_window_that_contradicts_itself_is_damaged(name: str, value: object) -> None:
+    document = window_of({0: (0, 0)}, 1)
+    parse_window(document, 0)
+    with pytest.raises(DamagedDataError, match="no window of a plan"):
+        parse_window(document | {name: value}, 0)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [1, 64, 400_000, _FRAME_PLAIN_BYTES],
+        [0, -1, 400_000, _FRAME_PLAIN_BYTES],
+        [0, 1 << 40, 400_000, _FRAME_PLAIN_BYTES],
+        [0, 64, 2_000_000, _FRAME_PLAIN_BYTES],
+        [0, 64, 17, _FRAME_PLAIN_BYTES],
+        [0, 64, 400_000, 1 << 30],
+        [0, 64, 30_000, 32_768],
+        [0, 64, 400_000],
+    ],
+)
+def test_frames_out_of_bounds_are_refused_before_anything_is_read(frame: list[int]) -> None:
+    document = window_of({0: (0, 0)}, 1)
+    document["packs"][0]["frames"] = [frame]
+    with pytest.raises(DamagedDataError):
+        parse_window(document, 0)
+
+
+def _text(column: bytes) -> str:
+    return base64.b64encode(column).decode()
