@@ -115,7 +115,7 @@ class ObjectStore(Protocol):
 
         None is said of this key: a bucket that is gone, a proxy's "not found" page and a medium
         that is not mounted are errors. One None is one answer: before anything is deleted or given
-        up because of it, ask again later (`services.catalog.absence`).
+        up because of it, ask again later (`services.catalog.recovery.absence`).
         """
         ...
 

@@ -120,7 +120,7 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     vault: KeyVault,
     checkpoints: Checkpoints,
     stop: Stop,
-) -> Keeping:
+) -> RecoveryTools:
     reconciler = Reconciler(
         catalog,
         store,
@@ -130,8 +130,8 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
         settings.absence_apart_seconds,
         stop,
     )
-    return Keeping(
-        keeper=Keeper(catalog, checkpoints, reconciler),
+    return RecoveryTools(
+        loop=RecoveryLoop(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,
         checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints),
         kafka=settings.kafka,

@@ -182,7 +182,7 @@ CREATE TABLE candidate (
 CREATE INDEX ON candidate (pack_no) WHERE unclaimed;
 
 -- What would be given up because something is not there, until it is looked at again: a generation, an object's
--- key, or a session (libs/catalogdb/brake).
+-- key, or a session (libs/catalogdb/deletion/brake).
 CREATE TABLE suspect (
     kind         text NOT NULL,
     item         text COLLATE "C" NOT NULL,

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from psycopg import sql
 
-from libs.catalogdb.brake import PASSING_COUNT_MAX, Kind, judge, keep_only
-from libs.catalogdb.log import Entry, append
+from libs.catalogdb.deletion.brake import PASSING_COUNT_MAX, Kind, judge, keep_only
+from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
 from libs.events.snapshots import RetentionChanged

@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Path
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.brake import Halt, accept, read_halts
-from libs.catalogdb.collecting import read_collection_state
-from libs.catalogdb.incarnation import read_incarnation
+from libs.catalogdb.deletion.brake import Halt, accept, read_halts
+from libs.catalogdb.deletion.condemning import read_collection_state
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.retention import read_clock
-from libs.runtime.auth import Caller, Role, require
-from services.catalog.collection import Collection
+from libs.catalogdb.recovery.incarnation import read_incarnation
+from libs.catalogdb.snapshots.retention import read_clock
+from libs.rest.auth import Caller, Role, require
+from services.catalog.deletion.passes import Collection
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
 

@@ -23,8 +23,8 @@ from libs.catalogdb.deletion.condemning import (
     list_unused,
     record_manifests_deleted,
 )
+from libs.catalogdb.deletion.suspects import hold_back_unclaimed
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.suspects import hold_back_unclaimed
 from libs.errors import BackcastError, BadInputError, DamagedDataError, NotFoundError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher

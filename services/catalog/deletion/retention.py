@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.retention import (
+from libs.catalogdb.snapshots.expiry import Expired, expire_overdue
+from libs.catalogdb.snapshots.retention import (
     ClockState,
     hold_back_overdue,
     observe_clock,

@@ -5,9 +5,10 @@ had given them up, from sessions that were rejected after their manifest was wri
 
 Order: uploads that nobody can register are written down as dead → page by page of the listing:
 DELETE of what is dead, what no row names is written down as suspect → the position is recorded →
-at the end, unless the suspects are so many that a person must look (`libs.catalogdb.brake`): each
-that still is unknown is written down as dead → DELETE → it is a suspect no more. A crash after any
-step leaves what the next pass deletes; a pass goes on where the one before it stopped.
+at the end, unless the suspects are so many that a person must look
+(`libs.catalogdb.deletion.brake`): each that still is unknown is written down as dead → DELETE → it
+is a suspect no more. A crash after any step leaves what the next pass deletes; a pass goes on where
+the one before it stopped.
 
 Uploads are single PUTs, so there are no parts of unfinished ones to look for.
 """
@@ -19,14 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.suspects import (
+from libs.catalogdb.deletion.suspects import (
     clear_unknown,
     hold_back_unknown,
     list_unknown,
     note_unknown,
 )
-from libs.catalogdb.sweeping import (
+from libs.catalogdb.deletion.sweeping import (
     Verdict,
     advance,
     begin_pass,

@@ -1,8 +1,8 @@
 """Takes back what the store proves, into a catalog that has forgotten it or never knew.
 
-Each step may be repeated; `services.catalog.reconcile` says what comes before and after. In memory
-are the manifests beyond one group's head, the names of a 256th of all packs, and the counts of one
-lineage.
+Each step may be repeated; `services.catalog.recovery.reconciler` says what comes before and after.
+In memory are the manifests beyond one group's head, the names of a 256th of all packs, and the
+counts of one lineage.
 
 What is not taken back is swept or collected as an orphan later. So manifests are listed a second
 time after the packs, a listing that leaves out what HEAD shows is an error, and a lineage with
@@ -16,13 +16,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.recounting import (
-    FoundPack,
-    Lineage,
-    lineages_to_count,
-    register_found,
-)
-from libs.catalogdb.recovering import (
+from libs.catalogdb.recovery.adoption import (
     GroupHead,
     apply_rows,
     expire_known,
@@ -34,9 +28,8 @@ from libs.catalogdb.recovering import (
 )
 from libs.catalogdb.recovery.references import (
     FoundPack,
-    bury_lost,
+    Lineage,
     lineages_to_count,
-    packs_between,
     register_found,
 )
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
@@ -57,10 +50,10 @@ from libs.store.layout import (
     parse_manifest_object,
 )
 from libs.store.port import ObjectStat, ObjectStore
-from services.catalog.absence import PackComparison
-from services.catalog.found import found_snapshot
-from services.catalog.manifests import Candidate, Decisions, continuation
-from services.catalog.recount import DamagedPoint, Recounter
+from services.catalog.recovery.absence import PackComparison
+from services.catalog.recovery.found import found_snapshot
+from services.catalog.recovery.manifests import Candidate, Decisions, continuation
+from services.catalog.recovery.references import DamagedPoint, ReferenceCounter
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +280,9 @@ class Adoption:
 
     def _count(self, lineages: Sequence[Lineage], *, replace_damaged: bool) -> list[Lineage]:
         """Count lineages anew; those of which something is missing."""
-        recounter = Recounter(self._catalog, self._vault, FrameReader(self._store, self._vault))
+        recounter = ReferenceCounter(
+            self._catalog, self._vault, FrameReader(self._store, self._vault)
+        )
         doubtful = []
         for lineage in lineages:
             damaged = recounter.recount(lineage, replace_damaged=replace_damaged)

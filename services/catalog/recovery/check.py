@@ -115,7 +115,7 @@ class CatalogCheck:
         before = self._positions()
         with scratch_catalog(self._dsn) as rebuilt:
             # The other catalog knows nothing that could be missing, and sessions go on meanwhile.
-            recovery = Recovery(
+            recovery = Adoption(
                 rebuilt, self._store, self._vault, shelf, Report(), 0, lambda _: None, alone=False
             )
             recovery.run(shelf.newest_state(), Decisions())

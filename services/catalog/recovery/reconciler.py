@@ -92,7 +92,7 @@ class Reconciler:
         if not own.empty:
             self._step("settling")
             self._stop.wait(self._settle_seconds)
-        recovery = Recovery(
+        recovery = Adoption(
             self._catalog,
             self._store,
             self._vault,

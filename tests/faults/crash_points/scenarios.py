@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from libs.catalogdb.brake import accept, read_halts
+from libs.catalogdb.deletion.brake import accept, read_halts
 from libs.store.layout import pack_object
 from tests.faults.crash_points import guests
 from tests.faults.crash_points.world import World

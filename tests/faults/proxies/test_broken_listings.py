@@ -12,23 +12,23 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import wait_until
-from deploy.local.s3 import S3Server
-from libs.catalogdb.brake import Kind, read_halts
-from libs.catalogdb.log import read_log
+from deploy.local.servers.s3 import S3Server
+from libs.catalogdb.deletion.brake import Kind, read_halts
+from libs.catalogdb.log.log import read_log
 from libs.errors import BackcastError, HaltedError, UnavailableError
 from libs.events.topics import NOTIFICATIONS
 from libs.ids import new_generation
-from libs.runtime.connections import Origin
+from libs.rest.connections import Origin
 from libs.store.buckets import make_bucket
 from libs.store.layout import MANIFESTS_PREFIX, PACKS_PREFIX, pack_object
 from libs.store.port import ObjectStore
 from libs.store.retrying import RetryingStore, RetryPolicy
 from libs.store.s3 import S3Bucket, S3Store
-from services.catalog.keeper import Keeper
-from services.catalog.sweeper import Sweeper, SweepPolicy, SweepTally
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy, SweepTally
+from services.catalog.recovery.loop import RecoveryLoop
 from tests.faults.proxies.link import Fault
 from tests.faults.proxies.s3 import BrokenListing, Denied, S3Proxy
-from tests.integration.catalog.timeline import Timeline, timeline
+from tests.integration.catalog.recovery.timeline import Timeline, timeline
 
 SERVERS = ("minio", "seaweedfs")
 HOWS = ("no-token", "empty", "early-end", "again", "page")
@@ -118,9 +118,9 @@ def sweep(line: Timeline) -> SweepTally:
     return Sweeper(line.site.catalog, line.store, SweepPolicy(0, 60)).run()
 
 
-def look(line: Timeline) -> Keeper:
+def look(line: Timeline) -> RecoveryLoop:
     """What the catalog service does every second."""
-    keeper = Keeper(line.site.catalog, line.checkpoints, line.reconciler())
+    keeper = RecoveryLoop(line.site.catalog, line.checkpoints, line.reconciler())
     keeper.look(3600)
     return keeper
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from libs.catalogdb.brake import Kind, accept, read_halts
-from libs.catalogdb.collecting import claim_tombstones, condemn_unused, list_unused
-from libs.catalogdb.log import LoggedEvent, read_log
+from libs.catalogdb.deletion.brake import Kind, accept, read_halts
+from libs.catalogdb.deletion.condemning import claim_tombstones, condemn_unused, list_unused
+from libs.catalogdb.log.log import LoggedEvent, read_log
 from libs.errors import BadInputError, NotReconciledError, UnavailableError
 from libs.events.topics import PACKS
 from libs.ranges import ByteRange

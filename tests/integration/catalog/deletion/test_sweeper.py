@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.catalogdb.attempts import PackUse, Stale
-from libs.catalogdb.brake import accept, read_halts
-from libs.catalogdb.sealing import Sealed
-from libs.catalogdb.sessions import reject_session
-from libs.catalogdb.sweeping import begin_pass, bury_abandoned, bury_unknown, claim_prefix
+from libs.catalogdb.deletion.brake import accept, read_halts
+from libs.catalogdb.deletion.sweeping import begin_pass, bury_abandoned, bury_unknown, claim_prefix
+from libs.catalogdb.sessions.attempts import PackUse, Stale
+from libs.catalogdb.sessions.sealing import Sealed
+from libs.catalogdb.sessions.session import reject_session
 from libs.errors import BadInputError, NotReconciledError
 from libs.ids import new_generation, uuid7
 from libs.store.folder import FolderStore
@@ -330,7 +330,7 @@ def test_foreign_objects_are_counted_and_kept(store: FolderStore, sweeper: Sweep
 def test_a_pass_goes_on_where_one_before_it_was_stopped(
     site: CatalogSite, store: FolderStore, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.catalog.sweeper._PAGE_COUNT", 2)
+    monkeypatch.setattr("services.catalog.deletion.sweeper._PAGE_COUNT", 2)
     bury_unknown(site.catalog, [UUID(int=last) for last in range(5)])
     for last in range(5):
         store.put(pack_object(UUID(int=last)), b"x")

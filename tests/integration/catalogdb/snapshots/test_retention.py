@@ -5,11 +5,11 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from libs.catalogdb.brake import Kind, accept, read_halts
-from libs.catalogdb.expiry import Refused, expire_overdue
-from libs.catalogdb.holds import place_hold
-from libs.catalogdb.log import read_log
-from libs.catalogdb.retention import (
+from libs.catalogdb.deletion.brake import Kind, accept, read_halts
+from libs.catalogdb.log.log import read_log
+from libs.catalogdb.snapshots.expiry import Refused, expire_overdue
+from libs.catalogdb.snapshots.holds import place_hold
+from libs.catalogdb.snapshots.retention import (
     RetentionPolicy,
     observe_clock,
     overdue_snapshots,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from libs.catalogdb.log import Entry, append
+from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import ConflictError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from libs.catalogdb import brake
-from libs.catalogdb.brake import (
+from libs.catalogdb.deletion import brake
+from libs.catalogdb.deletion.brake import (
     PASSING_COUNT_MAX,
     Amount,
     Kind,
@@ -15,7 +15,7 @@ from libs.catalogdb.brake import (
     read_halts,
     suspect,
 )
-from libs.catalogdb.log import read_log
+from libs.catalogdb.log.log import read_log
 from libs.errors import ConflictError, NotFoundError
 from libs.events.topics import NOTIFICATIONS
 from tests.support.catalog import CatalogSite

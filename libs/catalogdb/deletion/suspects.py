@@ -1,9 +1,9 @@
 """What is not there: packs without an object, objects without a row, packs without a reference.
 
 Each is a suspect before it is given up, and the brake looks at all of them together
-(`libs.catalogdb.brake`). Order, for each kind: suspects are written down → the brake is judged →
-what it lets go is given up, piece by piece, and is a suspect no more. A crash after any step leaves
-suspects that the next look judges again.
+(`libs.catalogdb.deletion.brake`). Order, for each kind: suspects are written down → the brake is
+judged → what it lets go is given up, piece by piece, and is a suspect no more. A crash after any
+step leaves suspects that the next look judges again.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,11 +11,19 @@ from uuid import UUID
 
 from psycopg import sql
 
-from libs.catalogdb.brake import SUSPECTS_MAX, Kind, clear, judge, keep_only, live_packs, suspect
-from libs.catalogdb.collecting import IS_UNUSED
-from libs.catalogdb.incarnation import require_reconciled
+from libs.catalogdb.deletion.brake import (
+    SUSPECTS_MAX,
+    Kind,
+    clear,
+    judge,
+    keep_only,
+    live_packs,
+    suspect,
+)
+from libs.catalogdb.deletion.condemning import IS_UNUSED
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.recounting import bury
+from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.recovery.references import bury
 
 #: Packs that are buried in one transaction.
 _BURIED_COUNT = 500

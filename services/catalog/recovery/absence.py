@@ -3,24 +3,24 @@
 A pack that a listing does not show is asked for by itself. If it is there, the listing was not
 whole, and what it left out besides is not known: that is an error, and everything begins anew. If
 the store says twice, apart in time, that it has no such object, the pack is gone; if too many are,
-a person must look first (`libs.catalogdb.brake`). What is in the store and not in the catalog is
-registered from its trailer. The whole store is listed until a listing shows nothing new, because
-what is not registered will be swept as an orphan.
+a person must look first (`libs.catalogdb.deletion.brake`). What is in the store and not in the
+catalog is registered from its trailer. The whole store is listed until a listing shows nothing new,
+because what is not registered will be swept as an orphan.
 """
 
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
 from uuid import UUID
 
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.recounting import packs_between
-from libs.catalogdb.suspects import (
+from libs.catalogdb.deletion.suspects import (
     bury_missing,
     clear_missing,
     count_missing,
     hold_back_missing,
     note_missing,
 )
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.recovery.references import packs_between
 from libs.errors import HaltedError, UnavailableError
 from libs.store.layout import PACKS_PREFIX, pack_object, parse_pack_object
 from libs.store.port import ObjectStore

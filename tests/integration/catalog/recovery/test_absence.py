@@ -6,22 +6,22 @@ from pathlib import Path
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from libs.catalogdb.brake import Kind, accept, read_halts
-from libs.catalogdb.incarnation import read_incarnation
-from libs.catalogdb.recounting import Lineage
-from libs.catalogdb.verifying import Intact
+from libs.catalogdb.deletion.brake import Kind, accept, read_halts
+from libs.catalogdb.recovery.incarnation import read_incarnation
+from libs.catalogdb.recovery.references import Lineage
+from libs.catalogdb.verification import Intact
 from libs.errors import HaltedError, NotFoundError, UnavailableError
 from libs.runtime.signals import Stop
 from libs.store.folder import FolderStore
 from libs.store.layout import CHECKPOINTS_PREFIX, MANIFESTS_PREFIX, PACKS_PREFIX
 from libs.store.memory import MemoryStore
-from services.catalog import absence
-from services.catalog.checkpoints import Standing
-from services.catalog.recount import DamagedPoint, Recounter
-from services.catalog.sweeper import Sweeper, SweepPolicy
-from services.catalog.verify import Thoroughness, Verifier
+from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
+from services.catalog.recovery import absence
+from services.catalog.recovery.checkpoints import Standing
+from services.catalog.recovery.references import DamagedPoint, ReferenceCounter
+from services.catalog.verification.verifier import Thoroughness, Verifier
 from tests.integration.catalog.protected import TENANT
-from tests.integration.catalog.timeline import Timeline, timeline
+from tests.integration.catalog.recovery.timeline import Timeline, timeline
 from tests.support.lying_store import LyingStore
 
 SHOWS_ALL = LyingStore(MemoryStore()).unlisted
@@ -296,10 +296,10 @@ def test_a_node_that_cannot_be_read_once_costs_no_reference(
     line.protected.take("disk", *range(1, 9))
     line.go_back(yesterday)
     keys = [stat.key for stat in lying.truth.list(PACKS_PREFIX)]
-    count = Recounter.recount
+    count = ReferenceCounter.recount
     counted = 0
 
-    def denied_once(self: Recounter, lineage: Lineage, **how: bool) -> list[DamagedPoint]:
+    def denied_once(self: ReferenceCounter, lineage: Lineage, **how: bool) -> list[DamagedPoint]:
         nonlocal counted
         counted += 1
         lying.denied.update(dict.fromkeys(keys, 1) if counted == 1 else {})
@@ -308,7 +308,7 @@ def test_a_node_that_cannot_be_read_once_costs_no_reference(
         lying.denied.clear()
         return damaged
 
-    monkeypatch.setattr(Recounter, "recount", denied_once)
+    monkeypatch.setattr(ReferenceCounter, "recount", denied_once)
     assert line.reconcile().damaged == []
     assert counted == 2
     everything_is_there(line)
