@@ -150,8 +150,15 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     checkpoints: Checkpoints,
     stop: Stop,
 ) -> RecoveryTools:
-    settle_seconds = settings.reconcile_settle_seconds
-    reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
+    reconciler = Reconciler(
+        catalog,
+        store,
+        vault,
+        checkpoints,
+        settings.reconcile_settle_seconds,
+        settings.absence_apart_seconds,
+        stop,
+    )
     return RecoveryTools(
         loop=RecoveryLoop(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,

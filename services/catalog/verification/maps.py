@@ -214,7 +214,7 @@ class MapWalk:
             place = located.places[number]
             assert place is not None
             try:
-                return self._read(level, subtree.id, located.packs[place[0]], place[1])
+                return self._read_twice(level, subtree.id, located.packs[place[0]], place[1])
             except WrongKeyError:
                 raise
             except (DamagedDataError, NotFoundError) as err:
@@ -224,6 +224,15 @@ class MapWalk:
         end = subtree.start + span_chunks(level)
         self._add(subtree.start, end, _generation(located, number))
         return None
+
+    def _read_twice(self, level: int, node_id: bytes, pack: PackLocation, place: int) -> Node:
+        """Read again what looks damaged or gone: the answer may have been wrong."""
+        try:
+            return self._read(level, node_id, pack, place)
+        except WrongKeyError:
+            raise
+        except (DamagedDataError, NotFoundError):
+            return self._read(level, node_id, pack, place)
 
     def _read(self, level: int, node_id: bytes, pack: PackLocation, place: int) -> Node:
         def fetch(_: NodeId) -> bytes:
