@@ -150,6 +150,12 @@ class SourceError(BackcastError):
     exit_code = 10
 
 
+class HoldBrokenError(SourceError):
+    """A node's hold of writes has ended by itself: nothing that it cut since is worth anything."""
+
+    code = "hold-broken"
+
+
 class ConfigurationError(BackcastError):
     """Settings are missing, unknown or contradictory; the process must not start."""
 

@@ -25,7 +25,9 @@ from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionK
 from libs.store.layout import CheckpointName
 
 MAGIC = b"BCASTCP\x00"
-VERSION = 1
+#: Version 2 has sources in rows of their own.
+VERSION = 2
+_VERSIONS_READ = frozenset({1, 2})
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20
@@ -174,9 +176,10 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
     magic, version, zeros, fingerprint, incarnation, number, part, salt, stored, plain_size = (
         _HEADER.unpack(header)
     )
-    if (magic, version, zeros) != (MAGIC, VERSION, _ZEROS):
+    if (magic, zeros) != (MAGIC, _ZEROS) or version not in _VERSIONS_READ:
         raise DamagedDataError(
-            f"{label}: expected {MAGIC!r} version {VERSION}, got {magic!r} version {version}"
+            f"{label}: expected {MAGIC!r} version {VERSION} or older, got {magic!r} version "
+            f"{version}"
         )
     if fingerprint != kek.fingerprint:
         raise WrongKeyError(

@@ -58,14 +58,34 @@ class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
     retention: Retention | None
 
 
-class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume"):
-    """A volume of a group."""
+class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume2"):
+    """A volume of a group; its sources follow in rows of their own."""
+
+    volume: UUID
+    group: UUID
+    name: Text
+
+
+class VolumeRowV1(Struct, frozen=True, kw_only=True, tag="volume"):
+    """A volume with its only source, as version 1 of the format has it; read and never written."""
 
     volume: UUID
     group: UUID
     name: Text
     node: Text
     path: Text
+
+
+class SourceRow(Struct, frozen=True, kw_only=True, tag="source"):
+    """Where a volume's bytes are: a node and a path on it."""
+
+    volume: UUID
+    node: Text
+    path: Text
+    driver: Text
+    epoch: Count
+    freeze: Text | None
+    lead: bool
 
 
 class VolumePart(Struct, frozen=True, kw_only=True):
@@ -132,6 +152,8 @@ Row = (
     | NodeRow
     | GroupRow
     | VolumeRow
+    | VolumeRowV1
+    | SourceRow
     | SnapshotRow
     | HoldRow
     | RejectedRow

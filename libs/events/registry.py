@@ -22,6 +22,7 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierReached,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
@@ -46,6 +47,7 @@ Event = (
     | PackCondemned
     | PackDeleted
     | SnapshotRequested
+    | BarrierReached
     | SnapshotSealed
     | SnapshotRejected
     | SnapshotVerified
@@ -101,6 +103,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(PACKS, "backcast.packs.pack_condemned", 1, PackCondemned),
     EventType(PACKS, "backcast.packs.pack_deleted", 1, PackDeleted),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
+    EventType(SNAPSHOTS, "backcast.snapshots.barrier_reached", 1, BarrierReached),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),

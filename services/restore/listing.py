@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.protected import list_volumes
+from libs.catalogdb.sessions.barrier import barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
     find_volume_at,
@@ -54,6 +55,17 @@ class SnapshotPage(BaseModel):
     next: UUID | None = Field(description="`before` of the next page; null on the last one")
 
 
+class BarrierAnswer(BaseModel):
+    """What one node said of the barrier of a snapshot; times are those of its clock."""
+
+    node: str
+    means: str = Field(description="How it held writes: `fsfreeze`, or `none`")
+    held_at: datetime
+    cut_at: datetime
+    released_at: datetime
+    unbroken: bool = Field(description="Whether its hold was unbroken when it was released")
+
+
 class SnapshotAnswer(BaseModel):
     """One snapshot of a group."""
 
@@ -67,6 +79,9 @@ class SnapshotAnswer(BaseModel):
     verified_level: str | None
     damaged: bool
     volumes: list[PointAnswer]
+    barrier: list[BarrierAnswer] = Field(
+        description="What its nodes said when they were cut together; empty if there was no need"
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -125,6 +140,17 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
             volumes=[point_answer(row) for row in rows],
+            barrier=[
+                BarrierAnswer(
+                    node=one.node,
+                    means=one.means,
+                    held_at=one.held_at,
+                    cut_at=one.cut_at,
+                    released_at=one.released_at,
+                    unbroken=one.unbroken,
+                )
+                for one in barrier_evidence(readers.catalog, session)
+            ],
         )
 
     @app.get(

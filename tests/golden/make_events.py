@@ -29,6 +29,8 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierNode,
+    BarrierReached,
     DamagedExtent,
     HoldPlaced,
     HoldReleased,
@@ -117,6 +119,21 @@ SAMPLES: tuple[Event, ...] = (
     PackCondemned(generation=_id(8), size_bytes=1 << 25, moved_to=_id(10)),
     PackDeleted(generation=_id(8)),
     SnapshotRequested(session=SESSION, group=GROUP, base=None),
+    BarrierReached(
+        session=SESSION,
+        group=GROUP,
+        attempt=2,
+        nodes=(
+            BarrierNode(
+                node="node-1",
+                means="fsfreeze",
+                held_at_us=1_795_000_000_000_000,
+                cut_at_us=1_795_000_000_010_000,
+                released_at_us=1_795_000_000_020_000,
+                unbroken=True,
+            ),
+        ),
+    ),
     SnapshotSealed(
         session=SESSION,
         group=GROUP,

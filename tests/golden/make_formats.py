@@ -21,9 +21,11 @@ from libs.checkpoints.rows import (
     Retention,
     Row,
     SnapshotRow,
+    SourceRow,
     TenantRow,
     VolumePart,
     VolumeRow,
+    VolumeRowV1,
 )
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, wrap
@@ -98,12 +100,15 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         head_mac=b"m" * 32,
         retention=Retention(keep_last=7, keep_for_seconds=86_400),
     ),
-    VolumeRow(
+    VolumeRow(volume=uuid.UUID(int=7), group=MANIFEST.group, name="vm"),
+    SourceRow(
         volume=uuid.UUID(int=7),
-        group=MANIFEST.group,
-        name="vm",
         node="node-1",
         path="/images/vm.raw",
+        driver="scan",
+        epoch=1,
+        freeze="/mnt/vm",
+        lead=True,
     ),
     SnapshotRow(
         session=MANIFEST.session,
@@ -137,6 +142,20 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
     CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
+#: What the golden part of version 1 says; today's code reads it and never writes it.
+CHECKPOINT_ROWS_V1: tuple[Row, ...] = tuple(
+    VolumeRowV1(
+        volume=row.volume,
+        group=row.group,
+        name=row.name,
+        node="node-1",
+        path="/images/vm.raw",
+    )
+    if isinstance(row, VolumeRow)
+    else row
+    for row in CHECKPOINT_ROWS
+    if not isinstance(row, SourceRow)
+)
 
 
 def checkpoint_head(part: bytes) -> Head:
@@ -181,8 +200,8 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v1.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v1.bin": part,
-        FOLDER / "checkpoints" / "head-v1.bin": seal_head(
+        FOLDER / "checkpoints" / "part-v2.bin": part,
+        FOLDER / "checkpoints" / "head-v2.bin": seal_head(
             CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16
         ),
     }

@@ -25,7 +25,7 @@ from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer
 from services.chunker.sealer import Sealer
 from services.chunker.work import CaptureWork
-from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
+from tests.support.catalog import BOOT, NODE, CatalogSite, Worker, cut
 
 #: Begins a step of a capture's work on another lane, or does not.
 Share = Callable[[Callable[[], None]], Future[None] | None]
@@ -72,6 +72,7 @@ class SnapshotTaker:
             self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
         )
         assert isinstance(view, SessionView)
+        cut(self._site, view)
         self.fill(view, contents)
         assert isinstance(self._sealer.seal(view.session), Sealed)
         return read_session(self._site.coordinator, view.session)

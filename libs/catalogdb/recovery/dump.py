@@ -29,6 +29,7 @@ TABLES = (
     "node",
     "group",
     "volume",
+    "source",
     "snapshot",
     "hold",
     "pack",
@@ -64,7 +65,8 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         if isinstance(row, RejectedRow | CondemnedRow):  # work under way, or without a trace
             continue
         values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
-        table = str(values.pop("type"))
+        table = _TABLE_OF.get(str(values["type"]), str(values["type"]))
+        del values["type"]
         if isinstance(row, SnapshotRow):
             # The time of the catalog's commit, against that of the manifest; and what only the
             # catalog knows of a snapshot that its manifest alone brought back.
@@ -78,12 +80,15 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         yield DumpLine(table, key, _text(values))
 
 
+#: Rows whose word in a checkpoint is not that of their table.
+_TABLE_OF = {"volume2": "volume"}
 _KEYS = {
     "domain": ("domain",),
     "tenant": ("name",),
     "node": ("name",),
     "group": ("group",),
     "volume": ("volume",),
+    "source": ("volume", "node"),
     "hold": ("session", "owner"),
 }
 

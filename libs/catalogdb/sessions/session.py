@@ -5,6 +5,7 @@ most one open session, because the base is the group's head or nothing. Sealing 
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.sessions.sources import needs_barrier
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
@@ -35,8 +37,11 @@ class PartView:
     volume: UUID
     volume_name: str
     path: str
+    #: Mount point of the file system to freeze while writes are held, or None.
+    freeze: str | None
     capture: UUID
     token: bytes
+    #: The node that captures: that of the volume's lead source.
     node: str
     rpc_url: str
     span_address: str
@@ -76,6 +81,10 @@ class SessionView:
     reject_code: str | None
     reject_message: str | None
     seconds: float
+    #: The current attempt at its barrier, from 1; 0 if it needs none.
+    cut_attempt: int
+    #: Whether the cut of that attempt counts.
+    cut: bool
     #: Time since its deadline, negative before; of no meaning once it has ended.
     overdue_seconds: float
     parts: tuple[PartView, ...]
@@ -94,6 +103,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
     group: str,
     session: UUID,
     deadline_seconds: float,
+    barrier_seconds: float = 30.0,
     *,
     full: bool = False,
 ) -> SessionView | GroupBusy:
@@ -105,11 +115,13 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         group: name of the group.
         session: chosen by the client, so that a request that is sent twice makes one snapshot.
         deadline_seconds: without progress for so long, the session is rejected.
+        barrier_seconds: for so long the first attempt at its barrier is the caller's alone.
         full: take no base: everything is looked up and counted anew. So it is, too, when what the
             head needs was found damaged since it was last counted (`libs.catalogdb.packs.damage`).
 
     Raises:
         NotFoundError: no such group.
+        ConflictError: several nodes write one of its volumes, which no driver can capture yet.
         NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
     with catalog.transaction() as tx:
@@ -132,11 +144,23 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
             return GroupBusy(busy[0])
         damage_seen, must_recount = newest_damage(tx, group_no)
         base = None if full or must_recount else _lock_live(tx, head)
+        cut_attempt = 1 if needs_barrier(tx, group_no) else 0
         opened = tx.execute(
-            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, deadline)
-               VALUES (%s, %s, %s, %s, %s, now() + make_interval(secs => %s))
+            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen,
+                                    cut_attempt, cut_until, deadline)
+               VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s),
+                       now() + make_interval(secs => %s))
                ON CONFLICT (session) DO NOTHING""",
-            [session, group_no, base, head_sequence, damage_seen, deadline_seconds],
+            [
+                session,
+                group_no,
+                base,
+                head_sequence,
+                damage_seen,
+                cut_attempt,
+                barrier_seconds,
+                deadline_seconds,
+            ],
         )
         if not opened.rowcount:  # the same id was given to another group at the same time
             return session_view(tx, session)
@@ -164,15 +188,34 @@ def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
         return session_view(tx, row[0]) if row else None
 
 
-def open_sessions(catalog: Catalog) -> list[UUID]:
-    """Ids of all open sessions, oldest first: what a coordinator that starts must look after."""
-    with catalog.transaction() as tx:
-        return [
-            row[0]
-            for row in tx.execute(
-                "SELECT session FROM session WHERE state = 'o' ORDER BY opened_at"
-            )
-        ]
+@dataclass(frozen=True, slots=True)
+class OpenPart:
+    """A volume of an open session that is not finished: what a coordinator must look after."""
+
+    session: UUID
+    capture: UUID
+    rpc_url: str
+    #: Its barrier was left by whoever worked at it: somebody must begin a newer attempt.
+    barrier_left: bool
+    #: Its barrier has not come to a cut that counts: there is no capture yet.
+    before_cut: bool
+
+
+def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
+    """All open sessions, and their volumes that are not finished, oldest session first."""
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            """SELECT s.session, p.capture, n.rpc_url, s.cut_until < now(),
+                      s.cut_attempt > 0 AND s.cut_at IS NULL
+               FROM session s LEFT JOIN part p ON p.session = s.session AND p.state <> 'f'
+               LEFT JOIN node n USING (node_no) WHERE s.state = 'o' ORDER BY s.opened_at"""
+        ).fetchall()
+    parts = [
+        OpenPart(session, capture, rpc_url, before_cut and late, before_cut)
+        for session, capture, rpc_url, late, before_cut in rows
+        if capture
+    ]
+    return {row[0] for row in rows}, parts
 
 
 def reject_session(catalog: Catalog, source: str, session: UUID, code: str, message: str) -> bool:
@@ -188,23 +231,48 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         return rejected is not None
 
 
-def report_read(
-    catalog: Catalog, session: UUID, capture: UUID, read_bytes: int, deadline_seconds: float
-) -> None:
-    """Move the deadline: an agent has read on, though it may have found nothing to publish."""
+def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seconds: float) -> None:
+    """Move deadlines: an agent has read on, though it may have found nothing to publish.
+
+    Args:
+        catalog: the catalog.
+        read_bytes: how far each capture is; one that has not advanced changes nothing.
+        deadline_seconds: time that progress gives a session.
+    """
+    captures = sorted(read_bytes)  # one order, so that two of these never wait for each other
     with catalog.transaction() as tx:
         advanced = tx.execute(
-            """UPDATE part SET read_bytes = %s
-               WHERE capture = %s AND state <> 'f' AND read_bytes < %s""",
-            [read_bytes, capture, read_bytes],
-        )
-        if advanced.rowcount:
+            """UPDATE part p SET read_bytes = r.read_bytes
+               FROM unnest(%s::uuid[], %s::bigint[]) AS r (capture, read_bytes)
+               WHERE p.capture = r.capture AND p.state <> 'f' AND p.read_bytes < r.read_bytes
+               RETURNING p.session""",
+            [captures, [read_bytes[capture] for capture in captures]],
+        ).fetchall()
+        sessions = sorted({row[0] for row in advanced})
+        if sessions:
             tx.execute(
                 """UPDATE session SET deadline = now() + make_interval(secs => %s)
-                   WHERE session = %s AND state = 'o'""",
-                [deadline_seconds, session],
+                   WHERE session = ANY(%s) AND state = 'o'""",
+                [deadline_seconds, sessions],
             )
+        for session in sessions:
             notify_session(tx, session)
+
+
+def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, bool]:
+    """Of these captures, those whose session has ended, and whether it was sealed.
+
+    One that the catalog does not know has not been sealed.
+    """
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            """SELECT c.capture, coalesce(s.state = 's', false)
+               FROM unnest(%s::uuid[]) AS c (capture)
+               LEFT JOIN part p USING (capture) LEFT JOIN session s USING (session)
+               WHERE s.state IS DISTINCT FROM 'o'""",
+            [list(captures)],
+        ).fetchall()
+    return dict(rows)
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
@@ -275,7 +343,9 @@ def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
 def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
     """A part for each volume that the group has now; it has at least the one that made it."""
     volumes = tx.execute(
-        "SELECT volume_no, node_no FROM volume WHERE group_no = %s", [group_no]
+        """SELECT volume_no, node_no FROM volume JOIN source USING (volume_no)
+           WHERE group_no = %s AND lead""",
+        [group_no],
     ).fetchall()
     for volume_no, node_no in volumes:
         token = os.urandom(TOKEN_SIZE_BYTES)
@@ -310,17 +380,19 @@ _SESSION = """
            s.reject_code, s.reject_message,
            -- A clock that was set back must not make a duration that no event can carry.
            greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
+           s.cut_attempt, s.cut_at IS NOT NULL,
            extract(epoch FROM now() - s.deadline)::float8
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""
 
 _PARTS = """
-    SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url,
-           n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root, p.base_level,
-           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
-           p.sent_bytes, p.stored_bytes, p.consistency
+    SELECT p.volume_no, v.volume_id, v.name, o.path, o.freeze_mount, p.capture, p.token, n.name,
+           n.rpc_url, n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root,
+           p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
+           p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
+    JOIN source o ON o.volume_no = p.volume_no AND o.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 
 

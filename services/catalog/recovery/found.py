@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from libs.catalogdb.recovery.adoption import Found
+from libs.catalogdb.recovery.adoption import Found, only_source
 from libs.checkpoints.rows import (
     DomainRow,
     GroupRow,
@@ -49,10 +49,11 @@ def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found
                 volume=volume.volume,
                 group=manifest.group,
                 name=volume.name,
-                node=volume.node,
-                path=volume.source,
             )
             for volume in manifest.volumes
+        ),
+        sources=tuple(
+            only_source(volume.volume, volume.node, volume.source) for volume in manifest.volumes
         ),
         snapshot=SnapshotRow(
             session=manifest.session,

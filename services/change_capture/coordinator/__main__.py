@@ -1,11 +1,14 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
+import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
+from libs.errors import BackcastError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
@@ -16,9 +19,17 @@ from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.settings import Settings
+
+log = logging.getLogger("coordinator")
+
+#: Orders to agents that are under way at once, and sessions that wait for theirs. A thread that
+#: waits costs little; what is more waits for a free one.
+_ORDER_THREAD_COUNT = 64
+_SESSION_THREAD_COUNT = 32
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -32,20 +43,46 @@ def main(settings: Settings, stop: Stop) -> None:
         vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
         agents = Agents(settings.agent_token.reveal())
-        conductor = Conductor(catalog, vault, agents, settings.session_deadline_seconds)
+        orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
+        sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
+        barriers = Barriers(
+            catalog,
+            agents,
+            orders,
+            settings.hold_seconds_max,
+            settings.barrier_seconds_max,
+            settings.session_deadline_seconds,
+        )
+        conductor = Conductor(
+            catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
+        )
         app = create_app(
             "Backcast coordinator", settings, health, registry, Tokens(settings.tokens.reveal())
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         watching = health.loop("watch", settings.session_deadline_seconds)
+
+        def listen() -> None:
+            while not stop.requested:
+                try:
+                    conductor.listen(stop, lambda: None)
+                except BackcastError as err:
+                    log.warning("not listening to the catalog", extra={"detail": str(err)})
+                    stop.wait(1)
+
+        def watch() -> None:
+            while not stop.requested:
+                try:
+                    conductor.watch(settings.watch_interval_seconds)
+                except BackcastError as err:
+                    log.warning("sessions not looked after", extra={"detail": str(err)})
+                    stop.wait(1)
+                watching.progressed()
+
         threads = [
-            threading.Thread(target=conductor.listen, args=(stop,), name="listen"),
-            threading.Thread(
-                target=conductor.watch,
-                args=(stop, settings.watch_interval_seconds, watching.progressed),
-                name="watch",
-            ),
+            threading.Thread(target=listen, name="listen"),
+            threading.Thread(target=watch, name="watch"),
         ]
         with serving(app, settings):
             for thread in threads:
@@ -54,6 +91,8 @@ def main(settings: Settings, stop: Stop) -> None:
             stop.wait()
         for thread in threads:
             thread.join()
+        sessions.shutdown(wait=False, cancel_futures=True)
+        orders.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

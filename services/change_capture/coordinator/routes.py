@@ -23,7 +23,7 @@ from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.rpc import NodeAnnouncement
+from services.change_capture.rpc import NodeAnnouncement, NodeReport, ReportAnswer
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -41,6 +41,10 @@ class VolumeRequest(BaseModel):
         None, description="Node that the path is on; may be left out if there is only one"
     )
     group: str | None = Field(None, description="Group to cut it with; by default one of its own")
+    freeze: str | None = Field(
+        None,
+        description="Mount point on the node of the file system to freeze while it is cut",
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -51,6 +55,7 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    freeze: str | None
     size_bytes: int
 
 
@@ -103,21 +108,27 @@ def add_routes(
             catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
         )
 
+    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
+    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
+        check_name("node", node)
+        return ReportAnswer(ended=conductor.hear(report.captures))
+
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
         check_name("tenant", tenant)
         name = check_name("volume", request.name)
         group = check_name("group", request.group or name)
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
-        size_bytes = agents.probe(node, request.path)
+        size_bytes = agents.probe(node, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
-        volume = add_volume(catalog, tenant, name, group, node.name, request.path)
+        volume = add_volume(catalog, tenant, name, group, node.name, request.path, request.freeze)
         return VolumeAnswer(
             volume=volume.volume,
             name=volume.name,
             group=volume.group,
             node=volume.node,
             path=volume.path,
+            freeze=volume.freeze,
             size_bytes=size_bytes,
         )
 

@@ -161,16 +161,17 @@ def _show(args: argparse.Namespace) -> int:
         found = services.get(f"/snapshots/{session}")
     else:
         found = services.get(parse_point(args.point, otherwise=LATEST).path)
+        found["barrier"] = services.get(f"/snapshots/{found['session']}")["barrier"]
     out.show(found, "\n".join(_lines(found)))
     return 0
 
 
 def _lines(found: Document) -> Iterator[str]:
     for name, value in found.items():
-        if name == "volumes":
-            for volume in value:
+        if name in ("volumes", "barrier"):
+            for one in value:
                 yield ""
-                yield from _lines(volume)
+                yield from _lines(one)
         else:
             yield f"{name:<14} {'-' if value is None else value}"
 

@@ -34,8 +34,9 @@ from services.change_capture.agent.fingerprints import FingerprintWriter, keep_o
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
-from services.change_capture.rpc import CaptureStatus
+from services.change_capture.rpc import BarrierStatus, CaptureStatus
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
@@ -48,6 +49,7 @@ from tests.faults.crash_points.inline import (
     OneRound,
     TopicPublisher,
     TopicSender,
+    VirtualClock,
     run,
 )
 
@@ -58,6 +60,8 @@ T = TypeVar("T")
 
 #: Nothing here waits for real time: deadlines are moved into the past where they shall strike.
 DEADLINE_SECONDS = 3600.0
+#: An agent that sleeps is asked again for so long, which takes no time here.
+_BARRIER_SECONDS = 2.0
 #: A pack with so many items is full, so that a capture of some ten chunks makes several packs.
 _ITEMS_PER_PACK = 20
 _SPAN_CHUNKS = 16
@@ -310,11 +314,36 @@ class DirectAgents(Agents):
             base=session.base,
             token=part.token,
             id_key=id_key,
+            cut_attempt=session.cut_attempt,
         )
         return self._call(lambda agent: agent.begin(order))
 
-    def status(self, part: PartView) -> CaptureStatus:
-        return self._call(lambda agent: agent.status(part.capture))
+    def prepare(
+        self,
+        url: str,
+        session: UUID,
+        attempt: int,
+        parts: Sequence[PartView],
+        hold_seconds: float,
+    ) -> BarrierStatus:
+        members = [Member(part.volume, Path(part.path), part.freeze) for part in parts]
+        return self._call(
+            lambda agent: agent.barriers.prepare(session, attempt, members, hold_seconds)
+        )
+
+    def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+        return self._call(lambda agent: agent.barriers.hold(session, attempt))
+
+    def cut(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+        return self._call(lambda agent: agent.barriers.cut(session, attempt))
+
+    def release(self, url: str, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+        return self._call(
+            lambda agent: agent.barriers.release(session, attempt, abandoned=abandoned)
+        )
+
+    def status(self, url: str, capture: UUID) -> CaptureStatus:
+        return self._call(lambda agent: agent.status(capture))
 
     def settle(self, part: PartView, *, sealed: bool) -> None:
         def settle(agent: AgentProcess) -> None:
@@ -340,20 +369,29 @@ class CoordinatorProcess(Actor):
 
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
-        self.conductor = Conductor(
-            self.catalog(world.site.coordinator),
-            self.vault(),
-            DirectAgents(world),
+        catalog, agents = self.catalog(world.site.coordinator), DirectAgents(world)
+        clock, inline = VirtualClock(), InlineExecutor()
+        barriers = Barriers(
+            catalog,
+            agents,
+            inline,
+            _BARRIER_SECONDS,
+            _BARRIER_SECONDS,
             DEADLINE_SECONDS,
+            clock.now,
+            clock.sleep,
+        )
+        self.conductor = Conductor(
+            catalog, self.vault(), agents, barriers, inline, inline, DEADLINE_SECONDS
         )
 
     def step(self) -> bool:
         """Look after the open sessions once; tell agents what became of the others."""
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
-        effects, unsettled = self.world.effects.total, set(self.conductor._unsettled)
-        self.conductor.watch(OneRound(), 0)
-        return (effects, unsettled) != (self.world.effects.total, self.conductor._unsettled)
+        effects, unsettled = self.world.effects.total, set(self.conductor.unsettled)
+        self.conductor.watch(0)
+        return (effects, unsettled) != (self.world.effects.total, self.conductor.unsettled)
 
 
 class CatalogProcess(Actor):

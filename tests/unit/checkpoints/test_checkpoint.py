@@ -29,15 +29,23 @@ def read(path: str) -> bytes:
 
 
 def test_the_golden_checkpoint_reads_back() -> None:
-    part = read("part-v1.bin")
-    head = open_head(read("head-v1.bin"), golden.CHECKPOINT, golden.KEK)
+    part = read("part-v2.bin")
+    head = open_head(read("head-v2.bin"), golden.CHECKPOINT, golden.KEK)
     assert head == golden.checkpoint_head(part)
     rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
     assert tuple(rows) == golden.CHECKPOINT_ROWS
 
 
+def test_the_golden_checkpoint_of_version_1_reads_back() -> None:
+    part = read("part-v1.bin")
+    head = open_head(read("head-v1.bin"), golden.CHECKPOINT, golden.KEK)
+    assert head == golden.checkpoint_head(part)
+    rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
+    assert tuple(rows) == golden.CHECKPOINT_ROWS_V1
+
+
 def test_every_changed_bit_of_a_head_is_found() -> None:
-    data = bytearray(read("head-v1.bin"))
+    data = bytearray(read("head-v2.bin"))
     for position in range(len(data)):
         data[position] ^= 1
         with pytest.raises(DamagedDataError):
@@ -49,7 +57,7 @@ def test_every_changed_bit_of_a_head_is_found() -> None:
 
 
 def test_a_head_at_another_place_or_under_another_key_is_refused() -> None:
-    data = read("head-v1.bin")
+    data = read("head-v2.bin")
     with pytest.raises(DamagedDataError, match="say to be checkpoint 2/30"):
         open_head(data, CheckpointName(2, 31), golden.KEK)
     with pytest.raises(WrongKeyError):
@@ -57,7 +65,7 @@ def test_a_head_at_another_place_or_under_another_key_is_refused() -> None:
 
 
 def test_a_part_is_what_the_head_names_and_nothing_else() -> None:
-    data = read("part-v1.bin")
+    data = read("part-v2.bin")
     with pytest.raises(DamagedDataError, match="head names"):
         list(open_part(data, FIRST_PART, b"d" * 32, golden.KEK))
     changed = data[:-1] + bytes([data[-1] ^ 1])
