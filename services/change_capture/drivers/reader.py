@@ -34,23 +34,19 @@ class Reader:
 
     Args:
         descriptor: open for reading; stays the caller's.
-        size_bytes: of the volume.
         is_device: whether it is a block device.
         cached: whether the page cache shows every write.
     """
 
-    def __init__(self, descriptor: int, size_bytes: int, *, is_device: bool, cached: bool) -> None:
+    def __init__(self, descriptor: int, *, is_device: bool, cached: bool) -> None:
         self._descriptor = descriptor
         self._cached = cached
         self._direct = self._opened = -1
         self._alignment = _FILE_ALIGNMENT_BYTES
-        #: Nothing from here on is read directly. A device may end within a logical block.
-        self._direct_end = size_bytes
         if cached:
             return
         if is_device:
             self._alignment = _logical_block_size(descriptor)
-            self._direct_end -= size_bytes % self._alignment
         else:
             told = extended_status(descriptor).direct_alignment_bytes
             self._alignment = max(_FILE_ALIGNMENT_BYTES, told or 0)
@@ -74,18 +70,17 @@ class Reader:
         Raises:
             OSError: the device or the file system fails.
         """
-        done = 0
-        if self._direct >= 0 and start % self._alignment == 0:
+        direct = self._direct  # another thread may find that it is refused
+        if direct >= 0 and start % self._alignment == 0 and wanted:
             try:
-                done = self._read_directly(start, buffer, wanted)
+                return self._read_directly(direct, start, buffer, wanted)
             except OSError as err:
                 if err.errno not in _NOT_DIRECT:
                     raise
                 self._go_on_without(err)
-            if done < min(wanted, self._direct_end - start) and self._direct >= 0:
-                return done
-        if done < wanted and not self._cached:
-            self._drop_pages(start + done, wanted - done)
+        if not self._cached:
+            os.posix_fadvise(self._descriptor, start, wanted, os.POSIX_FADV_DONTNEED)
+        done = 0
         while done < wanted:
             got = os.preadv(self._descriptor, [buffer[done:wanted]], start + done)
             if got == 0:
@@ -99,28 +94,22 @@ class Reader:
             os.close(self._opened)
         self._direct = self._opened = -1
 
-    def _read_directly(self, start: int, buffer: memoryview, wanted: int) -> int:
-        """Read what may be read directly, in whole blocks; how many bytes of it there were."""
-        wanted = min(wanted, self._direct_end - start)
-        if wanted <= 0:
-            return 0
+    def _read_directly(self, direct: int, start: int, buffer: memoryview, wanted: int) -> int:
+        """As `read`, in whole blocks."""
         end = -(-wanted // self._alignment) * self._alignment
         if end > len(buffer) or _address(buffer) % self._alignment:
             with large_buffer(end) as memory, memoryview(memory) as own:
-                done = self._read_directly(start, own, wanted)
+                done = self._read_directly(direct, start, own, wanted)
                 buffer[:done] = own[:done]
             return done
         done = 0
         while done < wanted:
-            got = os.preadv(self._direct, [buffer[done:end]], start + done)
+            got = os.preadv(direct, [buffer[done:end]], start + done)
             whole = (done + got) // self._alignment * self._alignment
             if done + got >= wanted or whole == done:  # all of it, or the end of the file
                 return min(done + got, wanted)
             done = whole
         return done
-
-    def _drop_pages(self, start: int, size: int) -> None:
-        os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_DONTNEED)
 
     def _go_on_without(self, err: OSError) -> None:
         self._direct = -1

@@ -74,7 +74,6 @@ class ScanView:
         self._file_system = file_system_of(self._fd)
         self._reader = Reader(
             self._fd,
-            self.size_bytes,
             is_device=self._is_device,
             cached=self._shows_every_write,
         )
