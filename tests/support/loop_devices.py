@@ -5,9 +5,12 @@ import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
+from deploy.local.fixtures import start_or_skip
 from deploy.local.process import wait_until
 from libs.errors import UnavailableError
 
@@ -19,7 +22,7 @@ _LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 class LoopDevice:
     """A loop device with a number that nobody else takes; one file after another may be behind it.
 
-    Use `loop_device` to get one.
+    The fixture `loop` gives one.
     """
 
     def __init__(self, number: int) -> None:
@@ -40,6 +43,16 @@ class LoopDevice:
         """Make its first partition, as a partition table would."""
         sectors = [str(n // SECTOR_SIZE_BYTES) for n in (start_bytes, size_bytes)]
         _run("addpart", str(self.path), "1", *sectors)
+        return self.partition
+
+    @property
+    def has_partition(self) -> bool:
+        """Whether it has a first partition."""
+        return (self._sysfs / f"{self.path.name}p1").exists()
+
+    @property
+    def partition(self) -> Path:
+        """Its first partition, which must be there."""
         path = Path(f"{self.path}p1")
         _make_node(path, self._sysfs / path.name)
         return path
@@ -49,8 +62,17 @@ class LoopDevice:
         _run("delpart", str(self.path), "1")
 
 
+@pytest.fixture
+def loop() -> Iterator[LoopDevice]:
+    """A loop device; where there can be none, a failure in continuous integration, else a skip."""
+    with ExitStack() as stack:
+        devices = list[LoopDevice]()
+        start_or_skip(lambda: devices.append(stack.enter_context(_loop_device())))
+        yield devices[0]
+
+
 @contextmanager
-def loop_device() -> Iterator[LoopDevice]:
+def _loop_device() -> Iterator[LoopDevice]:
     """A loop device, while the context lasts.
 
     Raises:

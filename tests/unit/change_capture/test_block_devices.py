@@ -3,31 +3,21 @@
 import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from deploy.local.fixtures import start_or_skip
 from libs.errors import SourceError
 from libs.events.block_changes import CaptureStarted
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.buffers import large_buffer
 from services.change_capture.drivers.scan import ScanView
-from tests.support.loop_devices import LoopDevice, loop_device
+from tests.support.loop_devices import LoopDevice
 from tests.unit.change_capture.capturing import Agent, Volume
 
 MIB = 1 << 20
 _SIZE_BYTES = 12 * MIB
-
-
-@pytest.fixture
-def loop() -> Iterator[LoopDevice]:
-    with ExitStack() as stack:
-        devices = list[LoopDevice]()
-        start_or_skip(lambda: devices.append(stack.enter_context(loop_device())))
-        yield devices[0]
 
 
 def file_of(folder: Path, size_bytes: int, name: str = "disk", seed: int = 1) -> Path:
