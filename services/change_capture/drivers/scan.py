@@ -1,11 +1,13 @@
 """Driver `scan`: reads every data extent and compares fingerprints with the last sealed capture.
 
-It works on anything that can be read: regular files and block devices. Holes are skipped without
-reading. The frozen view is the file itself: whether it changed meanwhile is found out afterwards
-and said (`quiet` or `fuzzy`), never hidden.
+It works on anything that can be read: regular files and block devices. Devices, and files that
+other hosts may write, are read past this host's page cache. Holes are skipped without reading where
+the file system can be believed. The frozen view is the file itself: whether it changed meanwhile is
+found out afterwards and said (`quiet` or `fuzzy`), never hidden.
 """
 
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +18,14 @@ from typing import Literal
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
+from libs.runtime.buffers import large_buffer
+from services.change_capture.drivers.file_systems import file_system_of
+from services.change_capture.drivers.identity import (
+    CONTENT_SIZE_BYTES,
+    device_identity,
+    file_identity,
+)
+from services.change_capture.drivers.reader import Reader
 
 #: Unit of scanning and of fingerprint records: one thread works on one region at a time.
 REGION_CHUNKS = 128
@@ -34,6 +44,9 @@ class Region:
 
 class ScanView:
     """An open volume. Reading is thread-safe; nothing is ever written.
+
+    What a mounted file system has not written to its device yet is not in the device, for nobody:
+    who wants it in a snapshot of the device runs `sync`, or freezes the file system.
 
     Args:
         path: a regular file or a block device.
@@ -57,12 +70,26 @@ class ScanView:
         self._before = os.fstat(self._fd)
         #: Bytes of the volume when it was opened; the snapshot has exactly these.
         self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+        self._is_device = stat.S_ISBLK(self._before.st_mode)
+        self._file_system = file_system_of(self._fd)
+        self._reader = Reader(
+            self._fd,
+            is_device=self._is_device,
+            cached=self._shows_every_write,
+        )
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """What tells this device from another under the same path; fingerprints are tied to it."""
-        s = self._before
-        return f"block:{s.st_rdev}" if stat.S_ISBLK(s.st_mode) else f"file:{s.st_dev}:{s.st_ino}"
+        """What tells this volume from another under the same path; fingerprints are tied to it.
+
+        Raises:
+            SourceError: the device fails.
+        """
+        if not self._is_device:
+            return file_identity(self._fd)
+        with memoryview(large_buffer(CONTENT_SIZE_BYTES)) as content:
+            self.read_into(0, content)
+            return device_identity(self._fd, self.size_bytes, bytes(content))
 
     def regions(self) -> Iterator[Region]:
         """Regions that have data, ascending. Holes cost a system call each, not a read.
@@ -101,33 +128,33 @@ class ScanView:
         Raises:
             SourceError: the device fails, or the file became shorter than when it was opened.
         """
-        wanted = min(len(buffer), self.size_bytes - start)
-        done = 0
+        wanted = max(0, min(len(buffer), self.size_bytes - start))
         try:
-            while done < wanted:
-                got = os.preadv(self._fd, [buffer[done:wanted]], start + done)
-                if got == 0:
-                    raise self._shrank()
-                done += got
+            done = self._reader.read(start, buffer, wanted)
         except OSError as err:
-            raise SourceError(f"volume {self.path}: {err.strerror} at byte {start + done}") from err
+            end = start + wanted
+            raise SourceError(
+                f"volume {self.path}: {err.strerror} in bytes {start} to {end}"
+            ) from err
+        if done < wanted:
+            raise self._shrank()
         if wanted < len(buffer):
             buffer[wanted:] = bytes(len(buffer) - wanted)
 
     def consistency(self) -> Literal["quiet", "fuzzy"]:
-        """``quiet`` if the volume looks untouched since it was opened, else ``fuzzy``.
+        """``quiet`` if nothing wrote since the volume was opened, ``fuzzy`` if nobody can say so.
 
-        A block device has no modification time, so nobody can vouch for it: ``fuzzy`` unless it is
-        read-only.
+        A block device has no modification time, and one that is read-only here may be written
+        through another node or by another host. A shared file's time is what this host last heard.
 
         Raises:
             SourceError: the file is shorter than when it was opened.
         """
         after = os.fstat(self._fd)
-        if stat.S_ISBLK(after.st_mode):
-            return "quiet" if _is_read_only(after) else "fuzzy"
-        if after.st_size < self.size_bytes:  # what was cut off may have been taken for a hole
-            raise self._shrank()
+        if not self._is_device and after.st_size < self.size_bytes:
+            raise self._shrank()  # what was cut off may have been taken for a hole
+        if not self._shows_every_write:
+            return "fuzzy"
         same = (self._before.st_mtime_ns, self._before.st_size) == (
             after.st_mtime_ns,
             after.st_size,
@@ -137,7 +164,13 @@ class ScanView:
     def close(self) -> None:
         """Close the volume; whoever still reads gets an error."""
         fd, self._fd = self._fd, -1
+        self._reader.close()
         os.close(fd)
+
+    @property
+    def _shows_every_write(self) -> bool:
+        """Whether this host's page cache and the file's time of modification can be believed."""
+        return not self._is_device and self._file_system.is_local
 
     def _shrank(self) -> SourceError:
         return SourceError(
@@ -148,6 +181,10 @@ class ScanView:
     def _extents(self) -> Iterator[ByteRange]:
         """Data extents widened to chunks, ascending, disjoint."""
         at = 0
+        if self._is_device or not self._file_system.has_true_holes:
+            at = self.chunk_count * CHUNK_SIZE_BYTES
+            if at:
+                yield ByteRange(0, at)
         while at < self.size_bytes:
             try:
                 data = os.lseek(self._fd, at, os.SEEK_DATA)
@@ -176,11 +213,3 @@ def _refuse_special(path: Path, status: os.stat_result) -> None:
     }
     kind = kinds.get(stat.S_IFMT(mode), "of an unknown kind")
     raise SourceError(f"volume {path}: it is {kind}; expected a regular file or a block device")
-
-
-def _is_read_only(status: os.stat_result) -> bool:
-    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-    try:
-        return Path(f"/sys/dev/block/{major}:{minor}/ro").read_text().strip() == "1"
-    except OSError:
-        return False
