@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from libs.runtime.buffers import large_buffer
-from services.change_capture.drivers.file_systems import file_system_of
-from services.change_capture.drivers.reader import Reader
+from services.change_capture.drivers.local.file_systems import file_system_of
+from services.change_capture.drivers.local.reader import Reader
 
 _BLOCK = 4096
 _CHUNK = 1 << 16
