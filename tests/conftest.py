@@ -3,8 +3,9 @@
 import pytest
 
 from deploy.local.fixtures import bucket, database, seaweedfs, servers
+from tests.support.loop_devices import loop
 
-__all__ = ["bucket", "database", "seaweedfs", "servers"]
+__all__ = ["bucket", "database", "loop", "seaweedfs", "servers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,18 @@
 """The object store as Backcast sees it: a few operations with strict promises.
 
+What we need from a store, in short:
+
+1. A successful PUT is durable, and it is visible whole or not at all.
+2. A PUT, GET, HEAD or listing that begins after a successful PUT or DELETE sees its effect.
+3. PUT compares what it received with a checksum that we sent.
+4. A ranged GET gives exactly the bytes that were asked for.
+5. A listing by prefix and start-after shows every object that exists during the whole listing.
+6. DELETE of an object that does not exist succeeds.
+
+We do not need conditional PUT, renames, appends, multipart uploads, versions, locks, clocks that
+agree, or that one listing page equals another. `libs.store.probe` checks 1 to 6 as far as they can
+be seen from outside.
+
 Synchronous, because callers are byte threads. Implementations are thread-safe and make one attempt
 per call; `libs.store.retrying.RetryingStore` is the only place that tries again.
 """

@@ -47,6 +47,13 @@ class CaptureRequest(BaseModel):
     cut_attempt: int = Field(
         0, ge=0, description="Attempt at the barrier whose views are read; 0: there is no barrier"
     )
+    driver: str = Field("scan", description="How the volume is read and its changes are known")
+    is_trusted: bool = Field(
+        True, description="False: what was tracked since this base was found untrue"
+    )
+    hints: Base64Bytes | None = Field(
+        None, description="Chunks that may have changed, in runs of 12 bytes: first, count"
+    )
 
 
 class BarrierSource(BaseModel):
@@ -111,6 +118,7 @@ class EndedCapture(BaseModel):
 
     capture: UUID
     sealed: bool
+    distrusted: bool = Field(False, description="What the tracker said was found untrue")
 
 
 class ReportAnswer(BaseModel):
@@ -123,3 +131,4 @@ class Outcome(BaseModel):
     """How the session of a capture ended."""
 
     sealed: bool
+    distrusted: bool = Field(False, description="What the tracker said was found untrue")

@@ -87,6 +87,8 @@ class SessionView:
     cut: bool
     #: Time since its deadline, negative before; of no meaning once it has ended.
     overdue_seconds: float
+    #: False: in a session on the same base a tracker was found to have overlooked changes.
+    is_trusted: bool
     parts: tuple[PartView, ...]
 
 
@@ -259,20 +261,26 @@ def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seco
             notify_session(tx, session)
 
 
-def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, bool]:
-    """Of these captures, those whose session has ended, and whether it was sealed.
+@dataclass(frozen=True, slots=True)
+class CaptureOutcome:
+    """How the session of a capture has ended."""
 
-    One that the catalog does not know has not been sealed.
-    """
+    sealed: bool
+    #: Why it was rejected; None if it was sealed or is not known.
+    reject_code: str | None
+
+
+def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, CaptureOutcome]:
+    """Of these captures, those whose session has ended; one that nobody knows was not sealed."""
     with catalog.reading() as tx:
         rows = tx.execute(
-            """SELECT c.capture, coalesce(s.state = 's', false)
+            """SELECT c.capture, coalesce(s.state = 's', false), s.reject_code
                FROM unnest(%s::uuid[]) AS c (capture)
                LEFT JOIN part p USING (capture) LEFT JOIN session s USING (session)
                WHERE s.state IS DISTINCT FROM 'o'""",
             [list(captures)],
         ).fetchall()
-    return dict(rows)
+    return {capture: CaptureOutcome(sealed, code) for capture, sealed, code in rows}
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
@@ -381,7 +389,9 @@ _SESSION = """
            -- A clock that was set back must not make a duration that no event can carry.
            greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
            s.cut_attempt, s.cut_at IS NOT NULL,
-           extract(epoch FROM now() - s.deadline)::float8
+           extract(epoch FROM now() - s.deadline)::float8,
+           NOT EXISTS (SELECT FROM session r
+                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""

@@ -14,12 +14,16 @@ from libs.runtime.health import Health, Loop
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.publishing import EventSender
+from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
 from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
+from services.change_capture.barrier.barrier import Barriers
+from services.change_capture.barrier.hold import thaw_leftovers
+from services.change_capture.drivers.table import drivers
 
 log = logging.getLogger("agent")
 
@@ -31,10 +35,15 @@ def main(settings: Settings, stop: Stop) -> None:
     window = Window(settings.window_span_count_max)
     threading.Thread(target=window.preallocate, name="preallocate", daemon=True).start()
     sender = EventSender(settings.kafka, check_name("node", settings.node))
-    captures = Captures(
+    holds_folder = settings.state_folder / "holds"
+    thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
+    known = drivers(settings.state_folder)
+    barriers = Barriers(known["scan"].view, holds_folder, settings.outcome_timeout_seconds)
+    captures = AgentCaptures(
         boot,
         settings.node,
-        settings.state_folder,
+        known,
+        barriers,
         window,
         sender,
         settings.scan_thread_count,
@@ -53,15 +62,27 @@ def main(settings: Settings, stop: Stop) -> None:
             "span_address": settings.span_advertised or spans.address,
             "boot": str(boot),
         }
-        _announce(settings, announcement, health, captures, stop)
+        coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
+        reporting = threading.Thread(
+            target=_report,
+            args=(Reporter(captures, coordinator, settings.node), settings, stop),
+            name="report",
+        )
+        reporting.start()
+        _announce(settings, announcement, coordinator, health, captures, stop)
+        reporting.join()
         captures.stop_all()
 
 
-def _announce(
-    settings: Settings, announcement: dict[str, str], health: Health, captures: Captures, stop: Stop
+def _announce(  # noqa: PLR0913 -- what it tells and to whom
+    settings: Settings,
+    announcement: dict[str, str],
+    coordinator: RestClient,
+    health: Health,
+    captures: AgentCaptures,
+    stop: Stop,
 ) -> None:
     """Tell the coordinator where we are, again and again; ready once it has heard us."""
-    coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
     loop: Loop = health.loop("announce", 12 * settings.announce_interval_seconds)
     wait_seconds = 0.0
     while not stop.wait(wait_seconds):
@@ -74,6 +95,14 @@ def _announce(
             log.warning("not announced", extra={"detail": str(err)})
             wait_seconds = min(1.0, settings.announce_interval_seconds)
         captures.drop_forgotten()
+
+
+def _report(reporter: Reporter, settings: Settings, stop: Stop) -> None:
+    while not stop.wait(settings.report_interval_seconds):
+        try:
+            reporter.report()
+        except BackcastError as err:
+            log.warning("not reported", extra={"detail": str(err)})
 
 
 if __name__ == "__main__":

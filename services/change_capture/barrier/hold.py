@@ -46,10 +46,7 @@ class Hold:
         self._seconds = seconds
         self._journal = journal
         for mount in mounts:
-            if not os.path.ismount(mount):
-                raise SourceError(
-                    f"mount point {mount}: nothing is mounted there, so that nothing can be frozen"
-                )
+            require_mount(mount)
         _write_journal(journal, self._mounts)
         # Isolated and without packages: it starts in some 20 ms, and imports nothing later, when
         # the file system that it would read from may be frozen.
@@ -148,6 +145,19 @@ class Hold:
         return HoldBrokenError(
             f"hold of {', '.join(self._mounts)}: it ended before the release, at the latest after "
             f"{self._seconds:g} s; take the snapshot again"
+        )
+
+
+def require_mount(mount: str) -> None:
+    """Refuse a path that nothing is mounted at.
+
+    Raises:
+        SourceError: it is none, or not absolute.
+    """
+    if not mount.startswith("/") or not os.path.ismount(mount):
+        raise SourceError(
+            f"mount point {mount}: nothing is mounted there, so that nothing can be frozen; "
+            f"give the absolute path of a mounted file system"
         )
 
 

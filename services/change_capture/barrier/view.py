@@ -1,6 +1,5 @@
-"""A volume as a node has cut it: its own bytes or a clone's, and the truth about how frozen it is."""
+"""A volume as a node has cut it: its own bytes or a clone's, and how frozen it truly is."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -93,8 +92,8 @@ class CutView:
 
 
 def lies_on(path: Path, mount: str) -> bool:
-    """Whether a file lies on the file system that is mounted somewhere: frozen, it takes no clone."""
-    return os.stat(path).st_dev == os.stat(mount).st_dev
+    """Whether a file lies on the file system of a mount point; while frozen, it takes no clone."""
+    return path.stat().st_dev == Path(mount).stat().st_dev
 
 
 _: type[FrozenView] = CutView

@@ -31,7 +31,7 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     report_reads,
 )
-from libs.errors import BackcastError, NotFoundError, UnavailableError
+from libs.errors import BackcastError, NotFoundError, TrackingLostError, UnavailableError
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from services.change_capture.coordinator.agents import Agents
@@ -167,7 +167,14 @@ class Conductor:
             self._heard[one.capture] = (time.monotonic(), one.read_bytes)
         if reads:
             report_reads(self._catalog, reads, self._session_deadline_seconds)
-        return [EndedCapture(capture=one, sealed=sealed) for one, sealed in outcomes.items()]
+        return [
+            EndedCapture(
+                capture=capture,
+                sealed=outcome.sealed,
+                distrusted=outcome.reject_code == TrackingLostError.code,
+            )
+            for capture, outcome in outcomes.items()
+        ]
 
     def watch(self, interval_seconds: float) -> None:
         """A round of a loop: reports outcomes to agents, and looks after open sessions.
@@ -290,7 +297,11 @@ class Conductor:
             for part in view.parts:
                 self._heard.pop(part.capture, None)
                 try:
-                    self._agents.settle(part, sealed=view.state == "sealed")
+                    self._agents.settle(
+                        part,
+                        sealed=view.state == "sealed",
+                        distrusted=view.reject_code == TrackingLostError.code,
+                    )
                 except BackcastError as err:  # the agent's next report gets it, or it lets go later
                     detail = {"session": str(session), "detail": str(err)}
                     log.info("outcome not reported", extra=detail)

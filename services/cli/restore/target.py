@@ -28,6 +28,8 @@ _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTBLK)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: ioctl of Linux that zeroes a range of a block device, by the device itself where it can.
 _BLKZEROOUT = 0x127F
+#: ioctl of Linux that reads a disk's partition table again.
+_BLKRRPART = 0x125F
 _ZEROS = bytes(1 << 20)
 #: What goes straight to the medium begins and ends at multiples of this.
 _DIRECT_ALIGNMENT_BYTES = 4096
@@ -134,9 +136,16 @@ class RestoreTarget:
             self.write(at, [memoryview(_ZEROS)[: end - at]])
 
     def sync(self) -> None:
-        """Wait until everything is on the medium; errors as `write`."""
+        """Wait until everything is on the medium; errors as `write`.
+
+        A disk then has the partitions that were restored. The kernel forgets the old ones, and
+        their page caches, which have not seen what was written to the whole disk.
+        """
         with _translated(self._path):
             os.fdatasync(self._descriptor)
+        if self.is_device:
+            with contextlib.suppress(OSError):  # a partition, or a disk that cannot have any
+                fcntl.ioctl(self._descriptor, _BLKRRPART)
 
 
 class _AlignedBuffer(threading.local):

@@ -30,12 +30,16 @@ from services.change_capture.agent import capture as agent_capture
 from services.change_capture.agent import captures as agent_captures
 from services.change_capture.agent import scanner as agent_scanner
 from services.change_capture.agent import window as agent_window
-from services.change_capture.agent.fingerprints import FingerprintWriter, keep_only
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
+from services.change_capture.barrier.barrier import Barriers as NodeBarriers
+from services.change_capture.barrier.barrier import Member
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.scan import tracker as scan_tracker
+from services.change_capture.drivers.scan.fingerprints import FingerprintWriter, keep_only
+from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import BarrierStatus, CaptureStatus
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
@@ -181,11 +185,6 @@ class InlineCapture(agent_capture.Capture):
         self.life: Life | None = None
         self._thread = _NoThread()  # type: ignore[assignment]  # it is only ever joined
 
-    def _scan_all(self, writer: FingerprintWriter) -> None:
-        self._scan(writer)
-        if self._failure:
-            raise self._failure
-
 
 class _NoThread:
     def join(self) -> None:
@@ -220,8 +219,10 @@ class AgentProcess(Actor):
         self.boot = uuid4()
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
-        self._captures = agent_captures.Captures(
-            self.boot, "node-1", world.state_folder, self.window, sender, 1, 1e9
+        known = drivers(world.state_folder)
+        self.barriers = NodeBarriers(known["scan"].view, world.state_folder, 1e9)
+        self._captures = agent_captures.AgentCaptures(
+            self.boot, "node-1", known, self.barriers, self.window, sender, 1, 1e9
         )
         self._waiting: list[InlineCapture] = []
         world.announce(self.boot)
@@ -246,10 +247,10 @@ class AgentProcess(Actor):
     def status(self, capture: UUID) -> CaptureStatus:
         return self._status(self._captures.get(capture))
 
-    def settle(self, capture: UUID, *, sealed: bool) -> None:
+    def settle(self, capture: UUID, *, sealed: bool, distrusted: bool) -> None:
         WatchedFingerprints.agent = self
         self._waiting = [one for one in self._waiting if one.order.capture != capture]
-        self._captures.settle(capture, sealed=sealed)
+        self._captures.settle(capture, sealed=sealed, distrusted=distrusted)
 
     def capture(self, capture: UUID) -> agent_capture.Capture | None:
         if not self.life.alive or self.life.asleep:
@@ -263,6 +264,7 @@ class AgentProcess(Actor):
     def close(self) -> None:
         for capture in self._captures._captures.values():
             capture.view.close()
+        self.barriers.close()
 
     def _status(self, capture: agent_capture.Capture) -> CaptureStatus:
         reason = capture.reason
@@ -289,8 +291,8 @@ def patched_agent() -> dict[tuple[object, str], object]:
     """
     return {
         (agent_captures, "Capture"): InlineCapture,
-        (agent_capture, "FingerprintWriter"): WatchedFingerprints,
-        (agent_capture, "keep_only"): _keep_only,
+        (scan_tracker, "FingerprintWriter"): WatchedFingerprints,
+        (scan_tracker, "keep_only"): _keep_only,
         (agent_window, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "PIECE_SIZE_BYTES"): 4 * CHUNK_SIZE_BYTES,
@@ -315,6 +317,7 @@ class DirectAgents(Agents):
             token=part.token,
             id_key=id_key,
             cut_attempt=session.cut_attempt,
+            is_trusted=session.is_trusted,
         )
         return self._call(lambda agent: agent.begin(order))
 
@@ -345,9 +348,9 @@ class DirectAgents(Agents):
     def status(self, url: str, capture: UUID) -> CaptureStatus:
         return self._call(lambda agent: agent.status(capture))
 
-    def settle(self, part: PartView, *, sealed: bool) -> None:
+    def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
         def settle(agent: AgentProcess) -> None:
-            agent.settle(part.capture, sealed=sealed)
+            agent.settle(part.capture, sealed=sealed, distrusted=distrusted)
 
         self._call(settle)
 

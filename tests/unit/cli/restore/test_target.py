@@ -3,6 +3,7 @@ import errno
 import fcntl
 import os
 import random
+import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from libs.errors import (
 from libs.ranges import ByteRange
 from libs.runtime import libc
 from services.cli.restore.target import RestoreTarget, check_target, open_target
+from tests.support.loop_devices import LoopDevice
 
 
 def test_buffers_land_one_after_another_and_are_cut_off_at_the_size(tmp_path: Path) -> None:
@@ -190,3 +192,29 @@ def test_zeroing_writes_zeros_where_the_device_cannot_do_it_itself(tmp_path: Pat
         target.sync()
     expected = b"\xff" * 1_000_000 + bytes(1_900_000) + b"\xff" * 100_000
     assert out.read_bytes() == expected
+
+
+def test_the_partitions_that_a_disk_had_before_a_restore_are_forgotten(
+    loop: LoopDevice, tmp_path: Path
+) -> None:
+    """Their page caches have other bytes. Those that were restored are there instead.
+
+    Some kernels cannot read partition tables. Then the disk has none.
+    """
+    size = 8 << 20
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"old" * (size // 3))
+    os.truncate(disk, size)
+    loop.attach(disk, "--partscan")
+    old = loop.add_partition(1 << 20, 4 << 20)
+    old.read_bytes()
+    content = bytearray(random.Random(1).randbytes(size))
+    entry = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 4096, 4096)  # from 2 MiB on, 2 MiB
+    content[446:512] = entry.ljust(64, b"\0") + b"\x55\xaa"
+    with open_target(loop.path, size, force=True) as target:
+        for at in range(0, size, 1 << 20):
+            target.write(at, [memoryview(content)[at : at + (1 << 20)]])
+        target.sync()
+    assert loop.path.read_bytes() == content
+    if loop.has_partition:
+        assert loop.partition.read_bytes() == content[2 << 20 : 4 << 20]
