@@ -8,23 +8,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
 from deploy.local.process import wait_until
-from libs.errors import BackcastError, ConflictError, HoldBrokenError, NotFoundError, SourceError
+from libs.errors import HoldBrokenError, SourceError
 from services.change_capture.barrier.barrier import Barriers, Member
 from services.change_capture.barrier.clone import clone
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import FrozenView
-from services.change_capture.rpc import BarrierStatus
-from tests.support.conducting import node_barriers
+from tests.integration.barrier.orders import OTHER, SESSION, VOLUME, through
 from tests.support.file_systems import mounted, needs_mounts
 
 pytestmark = needs_mounts
 
-SESSION, VOLUME, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
 MIB = 1 << 20
 
 
@@ -97,21 +94,6 @@ def test_a_source_that_is_gone_is_an_error_with_its_name(tmp_path: Path) -> None
 # ---- a node's barriers, with the views that they make
 
 
-@pytest.fixture
-def barriers(tmp_path: Path) -> Iterator[Barriers]:
-    made = node_barriers(tmp_path / "state")
-    yield made
-    made.close()
-
-
-def through(barriers: Barriers, *members: Member, attempt: int = 1) -> BarrierStatus:
-    """A node that goes through a barrier; what it says of the release."""
-    barriers.prepare(SESSION, attempt, members, 10)
-    barriers.hold(SESSION, attempt)
-    barriers.cut(SESSION, attempt)
-    return barriers.release(SESSION, attempt, abandoned=False)
-
-
 def content(view: FrozenView) -> bytes:
     buffer = bytearray(-(-view.size_bytes // 4096) * 4096)
     view.read_into(0, memoryview(buffer))
@@ -161,19 +143,6 @@ def test_a_clone_without_a_hold_is_quiet_only_if_nothing_wrote_around_the_cut(
     busy.unlink()
 
 
-def test_without_a_clone_the_volume_is_watched_until_it_is_read(
-    tmp_path: Path, barriers: Barriers
-) -> None:
-    path = tmp_path / "volume"
-    path.write_bytes(b"x" * MIB)
-    through(barriers, Member(VOLUME, path, None))
-    view = barriers.take_view(SESSION, 1, VOLUME)
-    assert view.consistency() == "quiet"
-    os.utime(path, ns=(1, 1))
-    assert view.consistency() == "fuzzy"
-    view.close()
-
-
 def test_an_image_on_the_file_system_that_is_frozen_is_not_cloned(
     xfs: Path, barriers: Barriers
 ) -> None:
@@ -204,50 +173,6 @@ def test_a_hold_whose_time_was_over_gives_no_view(tmp_path: Path, barriers: Barr
         time.sleep(0.3)
         with pytest.raises(HoldBrokenError, match=str(guest)):
             barriers.cut(SESSION, 2)
-
-
-def test_a_repeated_order_is_answered_and_does_nothing(tmp_path: Path, barriers: Barriers) -> None:
-    path = tmp_path / "volume"
-    path.write_bytes(b"x")
-    member = Member(VOLUME, path, None)
-    released = through(barriers, member)
-    assert barriers.prepare(SESSION, 1, [member], 10) == released
-    assert barriers.hold(SESSION, 1) == released
-    assert barriers.cut(SESSION, 1) == released
-    assert barriers.release(SESSION, 1, abandoned=False) == released
-
-
-def test_orders_of_an_older_attempt_are_refused_and_its_views_are_gone(
-    tmp_path: Path, barriers: Barriers
-) -> None:
-    """Scenario 18: a redelivered order must not hold anything for a dead attempt."""
-    path = tmp_path / "volume"
-    path.write_bytes(b"x")
-    member = Member(VOLUME, path, None)
-    through(barriers, member)
-    barriers.prepare(SESSION, 2, [member], 10)
-    for order in (barriers.hold, barriers.cut):
-        with pytest.raises(ConflictError, match="attempt 2 has begun"):
-            order(SESSION, 1)
-    with pytest.raises(ConflictError):
-        barriers.prepare(SESSION, 1, [member], 10)
-    with pytest.raises(ConflictError):
-        barriers.release(SESSION, 1, abandoned=False)
-    with pytest.raises(SourceError, match="is gone"):
-        barriers.take_view(SESSION, 1, VOLUME)
-
-
-def test_an_agent_that_was_restarted_knows_no_attempt(tmp_path: Path, barriers: Barriers) -> None:
-    with pytest.raises(NotFoundError, match="restarted"):
-        barriers.hold(SESSION, 1)
-    assert not list(tmp_path.glob("state/*.hold"))
-
-
-def test_a_volume_that_cannot_be_read_is_refused_before_anything_is_held(
-    tmp_path: Path, barriers: Barriers
-) -> None:
-    with pytest.raises(BackcastError, match=str(tmp_path / "gone")):
-        barriers.prepare(SESSION, 1, [Member(VOLUME, tmp_path / "gone", None)], 10)
 
 
 def test_an_abandoned_barrier_thaws_and_gives_no_view(tmp_path: Path, barriers: Barriers) -> None:
