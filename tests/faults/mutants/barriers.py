@@ -14,7 +14,7 @@ BARRIERS = (
         new="",
         rule="the cut counts only if every node confirms that its hold was unbroken",
         tests=_CORE_TESTS,
-        chosen="broken_hold",
+        chosen="broken_hold_rejects",
     ),
     Mutant(
         name="18 a release is forgotten when a barrier fails",

@@ -1,5 +1,6 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
+from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.mutant import Mutant, scenario
 
@@ -337,5 +338,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if reader and False:\n",
         "readers pin the snapshot",
     ),
+    *BARRIERS,
     *BEYOND_SCENARIOS,
 )

@@ -236,7 +236,7 @@ def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_tha
 def test_scenario_18_a_command_for_a_dead_session_freezes_nothing(
     protected: Protected, node: Node
 ) -> None:
-    """The hold across several nodes is the business of drivers that have a barrier."""
+    """The hold across several nodes has its tests in tests/integration/{barrier,coordinator}."""
     site, session = protected.site, uuid7()
     conductor = conductor_of(site.coordinator, protected.vault, NoAgents(), InlineExecutor())  # type: ignore[arg-type]  # never asked
     with pytest.raises(AssertionError, match="an agent was asked"):

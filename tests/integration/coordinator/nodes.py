@@ -160,7 +160,13 @@ class Cluster:
         """A node by its name."""
         return self.nodes[f"http://{name}:1"]
 
-    def conductor(self, hook: Hook | None = None, *, barrier_seconds: float = 30) -> Conductor:
+    def conductor(
+        self,
+        hook: Hook | None = None,
+        *,
+        barrier_seconds: float = 30,
+        hold_seconds: float = 10,
+    ) -> Conductor:
         """A coordinator; its orders pass ``hook``, or else the cluster's."""
         agents = NodeAgents(self.nodes, hook or self._pass_on)
         return conductor_of(
@@ -169,14 +175,15 @@ class Cluster:
             agents,
             self._threads,
             barrier_seconds=barrier_seconds,
+            hold_seconds=hold_seconds,
         )
 
     def _pass_on(self, node: NodeProcess, step: str, when: str) -> None:
         self.hook(node, step, when)  # the one that is set at that moment
 
-    def request(self, conductor: Conductor) -> UUID:
+    def request(self, conductor: Conductor, group: str = "g") -> UUID:
         """Ask for a snapshot; its session."""
-        view = conductor.request(TENANT, "g", uuid7(), full=False)
+        view = conductor.request(TENANT, group, uuid7(), full=False)
         assert isinstance(view, SessionView)
         return view.session
 

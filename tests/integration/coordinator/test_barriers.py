@@ -1,10 +1,12 @@
 """A group of three volumes on two nodes goes through its barrier, whatever fails on the way."""
 
 import threading
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from libs.catalogdb.protected import add_volume
 from libs.catalogdb.sessions.barrier import barrier_evidence
 from libs.catalogdb.sessions.session import SessionView
 from tests.integration.coordinator.nodes import (
@@ -13,6 +15,8 @@ from tests.integration.coordinator.nodes import (
     NodeProcess,
     unreachable,
 )
+from tests.support.catalog import TENANT
+from tests.support.file_systems import mounted, needs_mounts
 from tests.support.running import eventually
 
 #: Orders of a barrier of two nodes and the captures of three volumes.
@@ -183,3 +187,27 @@ def test_the_answers_of_an_older_attempt_come_too_late(cluster: Cluster) -> None
     view = cluster.view(session)
     assert (view.state, view.cut_attempt, view.cut) == ("open", 2, True)
     assert set(cluster.ordered().values()) == {2}
+
+
+@needs_mounts
+def test_a_hold_that_ends_before_the_others_hold_rejects_the_session(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Scenario 18: node-a holds, its time is over, it writes; node-b reaches the barrier later."""
+    image, mount = tmp_path / "image", tmp_path / "mount"
+
+    def stall(node: NodeProcess, step: str, when: str) -> None:
+        if (node.name, step, when) == ("node-b", "hold", "before"):
+            eventually("node-a holds", lambda: "hold" in cluster.node("node-a").steps)
+            (mount / "file").write_bytes(b"written as soon as the hold is over")
+
+    with mounted(image, mount):
+        for name, node, freeze in (("cause", "node-a", str(mount)), ("effect", "node-b", None)):
+            path = image if freeze else tmp_path / name
+            path.touch()
+            add_volume(cluster.site.coordinator, TENANT, name, "h", node, str(path), freeze)
+        cluster.hook = stall
+        session = cluster.request(cluster.conductor(hold_seconds=0.3), "h")
+        assert rejected(cluster, session).reject_code == "hold-broken"
+        eventually("node-b is released", lambda: "abandon" in cluster.node("node-b").steps)
+    assert cluster.ordered() == {}

@@ -92,7 +92,16 @@ any_fact: st.SearchStrategy[Fact] = st.one_of(
     st.builds(Ticked, st.sampled_from((0.0, 19.9, 20.0))),
 )
 #: Mostly what a good run gives, in any order and number, with strangers in between.
-histories = st.lists(st.one_of(st.sampled_from(steps()), any_fact), max_size=40)
+_broken = [NodeReleased(node, ATTEMPT, 3.0, unbroken=False) for node in NODES]
+_mixed = st.lists(st.one_of(st.sampled_from([*steps(), *_broken]), any_fact), max_size=12)
+#: A good run up to some step, then anything, then the rest of the run from some step on: so that
+#: what goes wrong goes wrong in every phase.
+histories = st.builds(
+    lambda end, mixed, begin: [*steps()[:end], *mixed, *steps()[begin:]],
+    st.integers(0, len(steps())),
+    _mixed,
+    st.integers(0, len(steps())),
+)
 
 
 @dataclass
@@ -291,3 +300,22 @@ def test_a_capture_that_its_agent_lost_after_a_chunker_took_it_ends_the_session(
             "volume one: the agent on node a was restarted; take the snapshot again",
         )
     ]
+
+
+@pytest.mark.parametrize("number", range(len(NODES)))
+def test_one_broken_hold_rejects_the_cut_of_all(number: int) -> None:
+    """Scenario 18: whichever node says so, and whatever the others say before and after it."""
+    releases = [
+        NodeReleased(node, ATTEMPT, 3.0, unbroken=at != number) for at, node in enumerate(NODES)
+    ]
+    state, commands = run(requested(), [*steps()[:6], *releases, CutRecorded(ATTEMPT)])
+    assert (state.phase, state.code) == (Phase.REJECTED, "hold-broken")
+    assert NODES[number] in state.message
+    assert not any(isinstance(command, RecordCut | CaptureVolume) for command in commands)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_node_that_releases_without_being_told_has_broken_its_hold(count: int) -> None:
+    state, _ = run(requested(), steps()[:count])
+    released = NodeReleased("a", ATTEMPT, 3.0, unbroken=True)
+    assert evolve(state, released).code == "hold-broken"
