@@ -31,12 +31,18 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     report_reads,
 )
-from libs.errors import BackcastError, NotFoundError, TrackingLostError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    NotFoundError,
+    TrackingLostError,
+    UnavailableError,
+)
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers, parts_of
 from services.change_capture.coordinator.bells import Bells
+from services.change_capture.coordinator.hints import HintedVolume, hinted_part
 from services.change_capture.coordinator.session import (
     CaptureRefused,
     CaptureUnknown,
@@ -95,12 +101,23 @@ class Conductor:
         self.bells = Bells()
         #: When each capture was last heard of, and how far it was.
         self._heard: dict[UUID, tuple[float, int]] = {}
+        #: By capture. Who takes over does without: then the volume is scanned.
+        self._hints: dict[UUID, bytes] = {}
         self._looked_after_at = -math.inf
 
     def request(
-        self, tenant: str, group: str, session: UUID, *, full: bool
+        self,
+        tenant: str,
+        group: str,
+        session: UUID,
+        *,
+        full: bool,
+        hinted: HintedVolume | None = None,
     ) -> SessionView | GroupBusy:
-        """Open a session and set it going. The same session again returns it as it is now."""
+        """Open a session and set it going. The same session again returns it as it is now.
+
+        Hints that do not fit the session's base or volumes end it.
+        """
         view = open_session(
             self._catalog,
             tenant,
@@ -111,6 +128,12 @@ class Conductor:
             full=full,
         )
         if isinstance(view, SessionView) and view.state == "open":
+            if hinted:
+                part = hinted_part(view, hinted)
+                if isinstance(part, BackcastError):
+                    reject_session(self._catalog, "coordinator", session, part.code, str(part))
+                    return read_session(self._catalog, session)
+                self._hints[part.capture] = hinted.runs
             self.unsettled.add(session)
             if view.cut_attempt and not view.cut:
                 self._sessions.submit(self._guarded, self._cut_and_capture, view)
@@ -262,7 +285,7 @@ class Conductor:
 
     def _begin(self, view: SessionView, part: PartView, id_key: bytes) -> CaptureRefused | None:
         try:
-            self._agents.begin(view, part, id_key)
+            self._agents.begin(view, part, id_key, self._hints.get(part.capture))
         except BackcastError as err:
             return CaptureRefused(part.capture, err.code, str(err))
         return None
@@ -296,6 +319,7 @@ class Conductor:
             self.unsettled.discard(session)
             for part in view.parts:
                 self._heard.pop(part.capture, None)
+                self._hints.pop(part.capture, None)
                 try:
                     self._agents.settle(
                         part,

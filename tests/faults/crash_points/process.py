@@ -305,7 +305,9 @@ class DirectAgents(Agents):
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
+    def begin(
+        self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None
+    ) -> CaptureStatus:
         order = CaptureOrder(
             session=session.session,
             capture=part.capture,
@@ -318,6 +320,8 @@ class DirectAgents(Agents):
             id_key=id_key,
             cut_attempt=session.cut_attempt,
             is_trusted=session.is_trusted,
+            driver="scan" if hints is None else "hints",
+            hints=hints,
         )
         return self._call(lambda agent: agent.begin(order))
 

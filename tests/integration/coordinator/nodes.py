@@ -94,7 +94,9 @@ class NodeAgents(Agents):
             lambda node: node.barriers.release(session, attempt, abandoned=abandoned),
         )
 
-    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
+    def begin(
+        self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None
+    ) -> CaptureStatus:
         def begin(node: NodeProcess) -> CaptureStatus:
             if part.capture not in node.captures:
                 view = node.barriers.take_view(session.session, session.cut_attempt, part.volume)
