@@ -25,6 +25,7 @@ from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
 from libs.runtime.buffers import large_buffer
 from libs.runtime.retries import retried
+from libs.runtime.threads import end_with
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
 from services.chunker.ledger import Ledger
@@ -121,7 +122,7 @@ class Packer:
                 self._close(pack)
             else:
                 if pack.builder.fill(slot, frame):
-                    self._uploads.submit(self._upload, pack)
+                    self._begin_upload(pack)
                 return
 
     def flush(self, owner: AttemptPacks) -> None:
@@ -207,7 +208,10 @@ class Packer:
             if pack.owner.open_pack is pack:
                 pack.owner.open_pack = None
         if pack.builder.close():
-            self._uploads.submit(self._upload, pack)
+            self._begin_upload(pack)
+
+    def _begin_upload(self, pack: OpenPack) -> None:
+        end_with("upload", self._uploads.submit(self._upload, pack))
 
     def _upload(self, pack: OpenPack) -> None:
         """PUT and register a finished pack; exactly one thread gets here for each pack."""
@@ -218,7 +222,8 @@ class Packer:
             log.info("pack not stored", extra={"detail": repr(err)})
             with self._changed:
                 pack.owner.failure = pack.owner.failure or err
-            raise
+            if not isinstance(err, Exception):
+                raise
         finally:
             self._release(pack)
 

@@ -12,12 +12,12 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from libs.errors import HoldBrokenError, SourceError
+from libs.runtime.threads import start_thread
 from services.change_capture.barrier import freezer
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ class Hold:
             bufsize=0,
             start_new_session=True,
         )
-        self._watcher = threading.Thread(target=self._watch, name="hold", daemon=True)
-        self._watcher.start()
+        self._watcher = start_thread("hold", self._watch, daemon=True)
         try:
             self._expect("ready", _READY_SECONDS_MAX)
         except BaseException:

@@ -1,19 +1,17 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
-import logging
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
-from libs.errors import BackcastError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
@@ -24,8 +22,6 @@ from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.settings import Settings
 
-log = logging.getLogger("coordinator")
-
 #: Orders to agents that are under way at once, and sessions that wait for theirs. A thread that
 #: waits costs little; what is more waits for a free one.
 _ORDER_THREAD_COUNT = 64
@@ -34,7 +30,7 @@ _SESSION_THREAD_COUNT = 32
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the coordinator and run it until it is asked to stop."""
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     catalog = Catalog(
         settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "coordinator"
     )
@@ -61,32 +57,19 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
-        watching = health.loop("watch", settings.session_deadline_seconds)
-
-        def listen() -> None:
-            while not stop.requested:
-                try:
-                    conductor.listen(stop, lambda: None)
-                except BackcastError as err:
-                    log.warning("not listening to the catalog", extra={"detail": str(err)})
-                    stop.wait(1)
-
-        def watch() -> None:
-            while not stop.requested:
-                try:
-                    conductor.watch(settings.watch_interval_seconds)
-                except BackcastError as err:
-                    log.warning("sessions not looked after", extra={"detail": str(err)})
-                    stop.wait(1)
-                watching.progressed()
-
-        threads = [
-            threading.Thread(target=listen, name="listen"),
-            threading.Thread(target=watch, name="watch"),
+        loops = [
+            Loop("listening", conductor.listen, interval_seconds=1, lasting=True),
+            # A round waits by itself, until a session changes.
+            Loop(
+                "watch",
+                lambda _stop, _progressed: conductor.watch(settings.watch_interval_seconds),
+                interval_seconds=0,
+                again_seconds=1,
+                patience_seconds=settings.session_deadline_seconds,
+            ),
         ]
         with serving(app, settings):
-            for thread in threads:
-                thread.start()
+            threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()
         for thread in threads:

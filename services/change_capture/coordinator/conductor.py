@@ -39,6 +39,7 @@ from libs.errors import (
 )
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
+from libs.runtime.threads import end_with, is_expected
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers, parts_of
 from services.change_capture.coordinator.bells import Bells
@@ -136,7 +137,7 @@ class Conductor:
                 self._hints[part.capture] = hinted.runs
             self.unsettled.add(session)
             if view.cut_attempt and not view.cut:
-                self._sessions.submit(self._guarded, self._cut_and_capture, view)
+                self._begin_barrier(view)
             else:
                 self._capture(view)
         return view
@@ -224,10 +225,6 @@ class Conductor:
             if not part.before_cut and self._heard.get(part.capture, (-math.inf, 0))[0] <= silent
         )
 
-    def _cut_and_capture(self, view: SessionView) -> None:
-        if self._barriers.cut(view):
-            self._capture(view)
-
     def _take_over(self, session: UUID) -> None:
         """Begin a newer attempt at a barrier that somebody has left."""
         attempt = claim_cut(self._catalog, session, self._barriers.barrier_seconds)
@@ -235,13 +232,19 @@ class Conductor:
             return
         view = read_session(self._catalog, session)
         if view.state == "open" and view.cut_attempt == attempt:
-            self._sessions.submit(self._guarded, self._cut_and_capture, view)
+            self._begin_barrier(view)
 
-    def _guarded(self, act: Callable[[SessionView], None], view: SessionView) -> None:
-        """Run what nobody waits for; `watch` finds what it has left undone."""
+    def _begin_barrier(self, view: SessionView) -> None:
+        """Set a barrier going that nobody waits for; `watch` finds what it has left undone."""
+        end_with("barrier", self._sessions.submit(self._cut_and_capture, view))
+
+    def _cut_and_capture(self, view: SessionView) -> None:
         try:
-            act(view)
+            if self._barriers.cut(view):
+                self._capture(view)
         except BackcastError as err:
+            if not is_expected(err):
+                raise
             about = {"session": str(view.session), "detail": str(err)}
             log.warning("session not set going", extra=about)
 

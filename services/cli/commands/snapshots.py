@@ -100,7 +100,8 @@ def _report(out: Output, end: Session | BackcastError) -> int:
         if taken["consistency"] == "fuzzy":
             out.note(
                 f"warning: {taken['point']} is fuzzy: {taken['volume']} was written while it was "
-                f"read, so what is in it may contradict itself; take one while nothing writes"
+                f"read, or is a device or a shared file, for which nobody can say that it was not; "
+                f"what is in it may contradict itself unless nothing wrote"
             )
         if taken["tracking"] == "lost":
             out.note(

@@ -23,6 +23,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.pack import FrameItem
 from libs.reading.frames import FrameReader
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
 from services.catalog.overdue import end_overdue
 from services.catalog.relay import Relay
@@ -31,6 +32,7 @@ from services.change_capture.agent import captures as agent_captures
 from services.change_capture.agent import scanner as agent_scanner
 from services.change_capture.agent import window as agent_window
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.routes import status_of
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers as NodeBarriers
 from services.change_capture.barrier.barrier import Member
@@ -50,10 +52,10 @@ from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, Watc
 from tests.faults.crash_points.inline import (
     DirectSpans,
     InlineExecutor,
-    OneRound,
     TopicPublisher,
     TopicSender,
     VirtualClock,
+    one_round,
     run,
 )
 
@@ -146,7 +148,7 @@ class ChunkerProcess(Actor):
             looked, self._news = self._news, False
             if looked:
                 self._captures.note_positions(self._next)
-                self._captures.look_after(OneRound(), 0, lambda: None)
+                one_round(self._captures.look_after)
             return bool(waiting) or looked
         partition = self.world.rng.choice(waiting)
         record = self.world.topics.read(partition, self._next[partition])
@@ -242,10 +244,10 @@ class AgentProcess(Actor):
         if capture.life is None:
             capture.life = self.life
             self._waiting.append(capture)
-        return self._status(capture)
+        return status_of(capture)
 
     def status(self, capture: UUID) -> CaptureStatus:
-        return self._status(self._captures.get(capture))
+        return status_of(self._captures.get(capture))
 
     def settle(self, capture: UUID, *, sealed: bool, distrusted: bool) -> None:
         WatchedFingerprints.agent = self
@@ -265,17 +267,6 @@ class AgentProcess(Actor):
         for capture in self._captures._captures.values():
             capture.view.close()
         self.barriers.close()
-
-    def _status(self, capture: agent_capture.Capture) -> CaptureStatus:
-        reason = capture.reason
-        return CaptureStatus(
-            capture=capture.order.capture,
-            boot=self.boot,
-            state=capture.state,
-            read_bytes=capture.read_bytes,
-            code=reason.code if reason else None,
-            message=str(reason) if reason else None,
-        )
 
 
 def _keep_only(folder: Path, volume: UUID, sessions: set[UUID]) -> None:
@@ -397,7 +388,7 @@ class CoordinatorProcess(Actor):
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
         effects, unsettled = self.world.effects.total, set(self.conductor.unsettled)
-        self.conductor.watch(0)
+        one_round(self.conductor.watch, 0)
         return (effects, unsettled) != (self.world.effects.total, self.conductor.unsettled)
 
 
@@ -414,7 +405,7 @@ class CatalogProcess(Actor):
         """End what is overdue, or relay a batch."""
         if self.world.is_overdue:
             self.world.is_overdue = False
-            end_overdue(self._catalog, OneRound(), 0, lambda: None)
+            one_round(end_overdue, self._catalog, Stop(), lambda: None)
             return True
         return self.world.relaying and self.relay()
 
