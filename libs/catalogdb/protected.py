@@ -174,16 +174,7 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
                ON CONFLICT (tenant_no, name) DO NOTHING""",
             [uuid7(), group, tenant],
         )
-        tx.execute(
-            """WITH made AS (
-                   INSERT INTO volume (volume_id, tenant_no, group_no, name)
-                   SELECT %s, t.tenant_no, g.group_no, %s
-                   FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
-                   WHERE t.name = %s RETURNING volume_no)
-               INSERT INTO source (volume_no, node_no, path, freeze_mount)
-               SELECT volume_no, node_no, %s, %s FROM made, node WHERE node.name = %s""",
-            [uuid7(), name, group, tenant, path, freeze, node],
-        )
+        _insert_volume(tx, tenant, name, group, node, path, freeze)
         row = tx.execute(_VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]).fetchone()
         if row is None:
             raise NotFoundError(f"node {node}: no agent has announced itself under this name")
@@ -225,6 +216,21 @@ def _tenant(tx: Tx, name: str) -> Tenant | None:
         [name],
     ).fetchone()
     return Tenant(*row) if row else None
+
+
+def _insert_volume(  # noqa: PLR0913 -- the columns of two rows
+    tx: Tx, tenant: str, name: str, group: str, node: str, path: str, freeze: str | None
+) -> None:
+    tx.execute(
+        """WITH made AS (
+               INSERT INTO volume (volume_id, tenant_no, group_no, name)
+               SELECT %s, t.tenant_no, g.group_no, %s
+               FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
+               WHERE t.name = %s RETURNING volume_no)
+           INSERT INTO source (volume_no, node_no, path, freeze_mount)
+           SELECT volume_no, node_no, %s, %s FROM made, node WHERE node.name = %s""",
+        [uuid7(), name, group, tenant, path, freeze, node],
+    )
 
 
 def _refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.protected import list_volumes
-from libs.catalogdb.sessions.barrier import barrier_evidence
+from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
     find_volume_at,
@@ -147,17 +147,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
             volumes=[point_answer(row) for row in rows],
-            barrier=[
-                BarrierAnswer(
-                    node=one.node,
-                    means=one.means,
-                    held_at=one.held_at,
-                    cut_at=one.cut_at,
-                    released_at=one.released_at,
-                    unbroken=one.unbroken,
-                )
-                for one in barrier_evidence(readers.catalog, session)
-            ],
+            barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
 
     @app.get(
@@ -167,6 +157,17 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
         return point_answer(find_volume_at(readers.catalog, tenant, name, parse_point(point)))
+
+
+def _barrier_answer(node: BarrierEvidence) -> BarrierAnswer:
+    return BarrierAnswer(
+        node=node.node,
+        means=node.means,
+        held_at=node.held_at,
+        cut_at=node.cut_at,
+        released_at=node.released_at,
+        unbroken=node.unbroken,
+    )
 
 
 def point_answer(point: SnapshotVolume) -> PointAnswer:

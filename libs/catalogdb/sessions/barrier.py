@@ -98,22 +98,8 @@ def record_cut(
                     one.node,
                 ],
             )
-        event = BarrierReached(
-            session=session,
-            group=group,
-            attempt=attempt,
-            nodes=tuple(
-                BarrierNode(
-                    node=one.node,
-                    means=one.means,
-                    held_at_us=_microseconds(one.held_at),
-                    cut_at_us=_microseconds(one.cut_at),
-                    released_at_us=_microseconds(one.released_at),
-                    unbroken=one.unbroken,
-                )
-                for one in evidence
-            ),
-        )
+        nodes = tuple(_event_node(one) for one in evidence)
+        event = BarrierReached(session=session, group=group, attempt=attempt, nodes=nodes)
         append(tx, "coordinator", [Entry(event, tenant, str(group), session)])
         return True
 
@@ -127,6 +113,17 @@ def barrier_evidence(catalog: Catalog, session: UUID) -> list[BarrierEvidence]:
             [session],
         ).fetchall()
     return [BarrierEvidence(*row) for row in rows]
+
+
+def _event_node(one: BarrierEvidence) -> BarrierNode:
+    return BarrierNode(
+        node=one.node,
+        means=one.means,
+        held_at_us=_microseconds(one.held_at),
+        cut_at_us=_microseconds(one.cut_at),
+        released_at_us=_microseconds(one.released_at),
+        unbroken=one.unbroken,
+    )
 
 
 def _microseconds(at: datetime) -> int:

@@ -5,7 +5,6 @@ most one open session, because the base is the group's head or nothing. Sealing 
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -148,25 +147,11 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
             return GroupBusy(busy[0])
         damage_seen, must_recount = newest_damage(tx, group_no)
         base = None if full or must_recount else _lock_live(tx, head)
-        cut_attempt = 1 if needs_barrier(tx, group_no) else 0
-        opened = tx.execute(
-            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen,
-                                    cut_attempt, cut_until, deadline)
-               VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s),
-                       now() + make_interval(secs => %s))
-               ON CONFLICT (session) DO NOTHING""",
-            [
-                session,
-                group_no,
-                base,
-                head_sequence,
-                damage_seen,
-                cut_attempt,
-                barrier_seconds,
-                deadline_seconds,
-            ],
-        )
-        if not opened.rowcount:  # the same id was given to another group at the same time
+        opened = _insert_session(
+            tx, session, group_no, base, head_sequence, damage_seen, barrier_seconds,
+            deadline_seconds,
+        )  # fmt: skip
+        if not opened:  # the same id was given to another group at the same time
             return session_view(tx, session)
         _open_parts(tx, session, group_no, base)
         view = session_view(tx, session)
@@ -192,36 +177,6 @@ def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
         return session_view(tx, row[0]) if row else None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPart:
-    """A volume of an open session that is not finished: what a coordinator must look after."""
-
-    session: UUID
-    capture: UUID
-    rpc_url: str
-    #: Its barrier was left by whoever worked at it: somebody must begin a newer attempt.
-    barrier_left: bool
-    #: Its barrier has not come to a cut that counts: there is no capture yet.
-    before_cut: bool
-
-
-def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
-    """All open sessions, and their volumes that are not finished, oldest session first."""
-    with catalog.reading() as tx:
-        rows = tx.execute(
-            """SELECT s.session, p.capture, n.rpc_url, s.cut_until < now(),
-                      s.cut_attempt > 0 AND s.cut_at IS NULL
-               FROM session s LEFT JOIN part p ON p.session = s.session AND p.state <> 'f'
-               LEFT JOIN node n USING (node_no) WHERE s.state = 'o' ORDER BY s.opened_at"""
-        ).fetchall()
-    parts = [
-        OpenPart(session, capture, rpc_url, before_cut and late, before_cut)
-        for session, capture, rpc_url, late, before_cut in rows
-        if capture
-    ]
-    return {row[0] for row in rows}, parts
-
-
 def reject_session(catalog: Catalog, source: str, session: UUID, code: str, message: str) -> bool:
     """End an open session without a snapshot; its attempts close and lose all their pins at once.
 
@@ -233,56 +188,6 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         rejected = reject(tx, session, code, message)
         append(tx, source, [rejected] if rejected else [])
         return rejected is not None
-
-
-def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seconds: float) -> None:
-    """Move deadlines: an agent has read on, though it may have found nothing to publish.
-
-    Args:
-        catalog: the catalog.
-        read_bytes: how far each capture is; one that has not advanced changes nothing.
-        deadline_seconds: time that progress gives a session.
-    """
-    captures = sorted(read_bytes)  # one order, so that two of these never wait for each other
-    with catalog.transaction() as tx:
-        advanced = tx.execute(
-            """UPDATE part p SET read_bytes = r.read_bytes
-               FROM unnest(%s::uuid[], %s::bigint[]) AS r (capture, read_bytes)
-               WHERE p.capture = r.capture AND p.state <> 'f' AND p.read_bytes < r.read_bytes
-               RETURNING p.session""",
-            [captures, [read_bytes[capture] for capture in captures]],
-        ).fetchall()
-        sessions = sorted({row[0] for row in advanced})
-        if sessions:
-            tx.execute(
-                """UPDATE session SET deadline = now() + make_interval(secs => %s)
-                   WHERE session = ANY(%s) AND state = 'o'""",
-                [deadline_seconds, sessions],
-            )
-        for session in sessions:
-            notify_session(tx, session)
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureOutcome:
-    """How the session of a capture has ended."""
-
-    sealed: bool
-    #: Why it was rejected; None if it was sealed or is not known.
-    reject_code: str | None
-
-
-def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, CaptureOutcome]:
-    """Of these captures, those whose session has ended; one that nobody knows was not sealed."""
-    with catalog.reading() as tx:
-        rows = tx.execute(
-            """SELECT c.capture, coalesce(s.state = 's', false), s.reject_code
-               FROM unnest(%s::uuid[]) AS c (capture)
-               LEFT JOIN part p USING (capture) LEFT JOIN session s USING (session)
-               WHERE s.state IS DISTINCT FROM 'o'""",
-            [list(captures)],
-        ).fetchall()
-    return {capture: CaptureOutcome(sealed, code) for capture, sealed, code in rows}
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
@@ -348,6 +253,37 @@ def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
         session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
     )
     return Entry(event, tenant, str(group), session)
+
+
+def _insert_session(  # noqa: PLR0913 -- the columns of a row
+    tx: Tx,
+    session: UUID,
+    group_no: int,
+    base: UUID | None,
+    head_sequence: int,
+    damage_seen: int,
+    barrier_seconds: float,
+    deadline_seconds: float,
+) -> bool:
+    """Whether this made the row; False if the id was given to another group's session."""
+    opened = tx.execute(
+        """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, cut_attempt,
+                                cut_until, deadline)
+           VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s),
+                   now() + make_interval(secs => %s))
+           ON CONFLICT (session) DO NOTHING""",
+        [
+            session,
+            group_no,
+            base,
+            head_sequence,
+            damage_seen,
+            int(needs_barrier(tx, group_no)),
+            barrier_seconds,
+            deadline_seconds,
+        ],
+    )
+    return opened.rowcount == 1
 
 
 def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:

@@ -29,7 +29,6 @@ Coordinator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 
 def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     """Add the RPC to the application."""
-    barriers = captures.barriers
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
@@ -41,19 +40,19 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
         members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
-        return barriers.prepare(session, request.attempt, members, request.hold_seconds)
+        return captures.barriers.prepare(session, request.attempt, members, request.hold_seconds)
 
     @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
     def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return barriers.hold(session, step.attempt)
+        return captures.barriers.hold(session, step.attempt)
 
     @app.post("/v1/sessions/{session}/cut", summary="Begin the frozen views")
     def cut(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return barriers.cut(session, step.attempt)
+        return captures.barriers.cut(session, step.attempt)
 
     @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
     def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return barriers.release(session, step.attempt, abandoned=step.abandoned)
+        return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
 
     @app.post("/v1/captures", status_code=202, summary="Begin a capture; repeating it is harmless")
     def begin(_: Coordinator, request: CaptureRequest) -> CaptureStatus:

@@ -18,29 +18,33 @@ from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
 from libs.catalogdb.sessions.session import PartView, SessionView, reject_session
 from libs.errors import BackcastError, ConflictError, NotFoundError, UnavailableError
 from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.session import (
-    ENDED,
-    AttemptSuperseded,
+from services.change_capture.coordinator.commands import (
     Command,
     CutNode,
-    CutRecorded,
-    Fact,
     HoldNode,
     Member,
+    PrepareNode,
+    RecordCut,
+    Reject,
+    ReleaseNode,
+)
+from services.change_capture.coordinator.facts import (
+    AttemptSuperseded,
+    CutRecorded,
+    Fact,
     NodeCut,
     NodeFact,
     NodeHeld,
     NodePrepared,
     NodeRefused,
     NodeReleased,
+    Ticked,
+)
+from services.change_capture.coordinator.session import (
+    ENDED,
     Part,
     Phase,
-    PrepareNode,
-    RecordCut,
-    Reject,
-    ReleaseNode,
     Session,
-    Ticked,
     decide,
     evolve,
     outstanding,

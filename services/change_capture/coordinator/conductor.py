@@ -20,15 +20,17 @@ from libs.catalogdb.sessions.barrier import claim_cut
 from libs.catalogdb.sessions.session import (
     SESSION_CHANNEL,
     GroupBusy,
-    OpenPart,
     PartView,
     SessionView,
-    capture_outcomes,
-    open_parts,
     open_session,
     read_session,
     reject_overdue,
     reject_session,
+)
+from libs.catalogdb.sessions.watching import (
+    OpenPart,
+    capture_outcomes,
+    open_parts,
     report_reads,
 )
 from libs.errors import (
@@ -43,14 +45,18 @@ from libs.runtime.threads import end_with, is_expected
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers, parts_of
 from services.change_capture.coordinator.bells import Bells
-from services.change_capture.coordinator.hints import HintedVolume, hinted_part
-from services.change_capture.coordinator.session import (
-    CaptureRefused,
-    CaptureUnknown,
+from services.change_capture.coordinator.commands import (
     CaptureVolume,
     Command,
-    Fact,
     Reject,
+)
+from services.change_capture.coordinator.facts import (
+    CaptureRefused,
+    CaptureUnknown,
+    Fact,
+)
+from services.change_capture.coordinator.hints import HintedVolume, hinted_part
+from services.change_capture.coordinator.session import (
     decide,
     outstanding,
     without_barrier,

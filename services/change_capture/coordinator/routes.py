@@ -116,17 +116,7 @@ def add_routes(
     app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
 ) -> None:
     """Add the endpoints to the application."""
-
-    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Operator, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
-
-    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
-    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
-        check_name("node", node)
-        return ReportAnswer(ended=conductor.hear(report.captures))
+    _add_node_routes(app, catalog, conductor)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
@@ -160,16 +150,7 @@ def add_routes(
             full=request.full,
             hinted=HintedVolume(request.name, hints.base, hints.runs) if hints else None,
         )
-        if isinstance(view, GroupBusy):
-            raise ConflictError(
-                f"group {group}: session {view.session} is taking a snapshot of it now; "
-                f"wait for it, then try again"
-            )
-        if (view.tenant, view.group) != (tenant, group):
-            raise ConflictError(
-                f"session {request.session}: it belongs to another group; choose another id"
-            )
-        return _answer(view)
+        return _answer(_taken(view, tenant, group, request.session))
 
     @app.get(
         "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
@@ -184,6 +165,31 @@ def add_routes(
         if view.tenant != tenant:
             raise NotFoundError(f"session {session}: there is none of this id")
         return _answer(view)
+
+
+def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID) -> SessionView:
+    """The session that was asked for, unless there is another one in its way."""
+    if isinstance(view, GroupBusy):
+        raise ConflictError(
+            f"group {group}: session {view.session} is taking a snapshot of it now; "
+            f"wait for it, then try again"
+        )
+    if (view.tenant, view.group) != (tenant, group):
+        raise ConflictError(f"session {session}: it belongs to another group; choose another id")
+    return view
+
+
+def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
+    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
+    def announce(_: Operator, node: NodeAnnouncement) -> None:
+        announce_node(
+            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
+        )
+
+    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
+    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
+        check_name("node", node)
+        return ReportAnswer(ended=conductor.hear(report.captures))
 
 
 def _only_node(catalog: Catalog) -> Node:

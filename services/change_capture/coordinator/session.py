@@ -13,12 +13,40 @@ The cut counts only if each node confirms that its hold was unbroken when the re
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
 from uuid import UUID
 
-from services.change_capture.rpc import HoldMeans
+from services.change_capture.coordinator.commands import (
+    CaptureVolume,
+    Command,
+    CutNode,
+    HoldNode,
+    Member,
+    PrepareNode,
+    RecordCut,
+    Reject,
+    ReleaseNode,
+)
+from services.change_capture.coordinator.facts import (
+    AttemptSuperseded,
+    CaptureFact,
+    CaptureRefused,
+    CaptureUnknown,
+    CutRecorded,
+    Fact,
+    NodeCut,
+    NodeFact,
+    NodeHeld,
+    NodePrepared,
+    NodeRefused,
+    NodeReleased,
+    PartFinished,
+    SessionRejected,
+    SessionSealed,
+    Ticked,
+)
 
 
 class Phase(IntEnum):
@@ -42,21 +70,6 @@ class Phase(IntEnum):
 ENDED = frozenset({Phase.SEALED, Phase.REJECTED, Phase.SUPERSEDED})
 #: Phases between the order to hold and the last confirmed release.
 _HELD = frozenset({Phase.PREPARED, Phase.HOLDING, Phase.CUT})
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What one node has confirmed of this attempt's barrier. Times are the node's wall clock.
-
-    They are evidence for people. Nothing is decided by them.
-    """
-
-    prepared: bool = False
-    means: HoldMeans = "none"
-    held_at: float | None = None
-    cut_at: float | None = None
-    released_at: float | None = None
-    unbroken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,189 +109,6 @@ def with_barrier(
 def without_barrier(session: UUID, attempt: int, parts: Mapping[UUID, Part]) -> Session:
     """A session that needs no barrier, or whose cut is recorded already."""
     return Session(session, attempt, _capturing_phase(parts), MappingProxyType({}), parts)
-
-
-# ---------------------------------------------------------------- facts
-
-
-@dataclass(frozen=True, slots=True)
-class NodePrepared:
-    """A node has opened what it needs, and says by what means it can hold writes."""
-
-    node: str
-    attempt: int
-    means: HoldMeans
-
-
-@dataclass(frozen=True, slots=True)
-class NodeHeld:
-    """A node holds: new writes wait, earlier ones are flushed."""
-
-    node: str
-    attempt: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class NodeCut:
-    """A node's frozen views begin."""
-
-    node: str
-    attempt: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class NodeReleased:
-    """The release has reached a node, which says whether its hold was unbroken until then."""
-
-    node: str
-    attempt: int
-    at: float
-    unbroken: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRefused:
-    """A node cannot do its next step, or its hold ended by its own deadline."""
-
-    node: str
-    attempt: int
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptSuperseded:
-    """The catalog says that this attempt is no longer the session's."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class CutRecorded:
-    """The catalog has the cut of this attempt."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureUnknown:
-    """The agent's present process does not know a capture."""
-
-    capture: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureRefused:
-    """The agent aborted a capture or refuses to begin it."""
-
-    capture: UUID
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class PartFinished:
-    """All of a volume is stored."""
-
-    capture: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSealed:
-    """The catalog has acknowledged the snapshot."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRejected:
-    """The catalog has rejected the session."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """The time, in seconds of the driver's monotonic clock."""
-
-    now: float
-
-
-Fact = (
-    NodePrepared
-    | NodeHeld
-    | NodeCut
-    | NodeReleased
-    | NodeRefused
-    | AttemptSuperseded
-    | CutRecorded
-    | CaptureUnknown
-    | CaptureRefused
-    | PartFinished
-    | SessionSealed
-    | SessionRejected
-    | Ticked
-)
-
-# ---------------------------------------------------------------- commands
-
-
-@dataclass(frozen=True, slots=True)
-class PrepareNode:
-    """Open what the node needs for the barrier."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class HoldNode:
-    """Hold writes."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class CutNode:
-    """Begin the frozen views."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseNode:
-    """Let writes go on; ``abandoned``: the views are of no use to anybody."""
-
-    node: str
-    abandoned: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RecordCut:
-    """Write the cut and its evidence to the catalog: from then on captures may be ordered."""
-
-    members: Mapping[str, Member] = field(hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureVolume:
-    """Order a capture from the volume's agent."""
-
-    capture: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """End the session without a snapshot."""
-
-    code: str
-    message: str
-
-
-Command = PrepareNode | HoldNode | CutNode | ReleaseNode | RecordCut | CaptureVolume | Reject
-
-
-# ---------------------------------------------------------------- the decisions
 
 
 def decide(state: Session, fact: Fact) -> list[Command]:
@@ -352,9 +182,6 @@ def evolve(state: Session, fact: Fact) -> Session:  # noqa: PLR0911 -- one answe
             return _after_capture(state, fact)
 
 
-NodeFact = NodePrepared | NodeHeld | NodeCut | NodeReleased | NodeRefused
-
-
 def _after_node(state: Session, fact: NodeFact) -> Session:
     member = state.members.get(fact.node)
     if member is None or fact.attempt != state.attempt or state.phase > Phase.CUT:
@@ -416,9 +243,6 @@ def _is_late(phase: Phase, member: Member) -> bool:
         member.released_at is not None,
     )
     return not done[phase]
-
-
-CaptureFact = CaptureUnknown | CaptureRefused | PartFinished
 
 
 def _after_capture(state: Session, fact: CaptureFact) -> Session:

@@ -216,7 +216,7 @@ class Agent:
         """Capture the volume now; if that goes well, it is the base of the next capture."""
         model = Model(self.window, self._chunks)
         capture = self.start(model)
-        capture._thread.join()
+        capture.join()
         completed = capture.state == "complete"
         capture.stop()
         if model.violation:

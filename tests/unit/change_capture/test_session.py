@@ -8,33 +8,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.change_capture.coordinator.session import (
-    ENDED,
-    AttemptSuperseded,
-    CaptureRefused,
-    CaptureUnknown,
+from services.change_capture.coordinator.commands import (
     CaptureVolume,
     Command,
     CutNode,
+    HoldNode,
+    PrepareNode,
+    RecordCut,
+    Reject,
+    ReleaseNode,
+)
+from services.change_capture.coordinator.facts import (
+    AttemptSuperseded,
+    CaptureRefused,
+    CaptureUnknown,
     CutRecorded,
     Fact,
-    HoldNode,
     NodeCut,
     NodeHeld,
     NodePrepared,
     NodeRefused,
     NodeReleased,
-    Part,
     PartFinished,
-    Phase,
-    PrepareNode,
-    RecordCut,
-    Reject,
-    ReleaseNode,
-    Session,
     SessionRejected,
     SessionSealed,
     Ticked,
+)
+from services.change_capture.coordinator.session import (
+    ENDED,
+    Part,
+    Phase,
+    Session,
     decide,
     evolve,
     outstanding,
@@ -127,7 +131,7 @@ class Oracle:
             bad = early or (self.did("cut") and not self.did("release") and not fact.unbroken)
             self.broken = self.broken or bad
         if step and (not needs[step] or self.did(needs[step])) and not self.broken:
-            self.seen.setdefault(step, set()).add(fact.node)  # type: ignore[union-attr]
+            self.seen.setdefault(step, set()).add(fact.node)  # type: ignore[union-attr]  # these four have a node
         if isinstance(fact, CutRecorded) and self.did("release"):
             self.recorded = True
 

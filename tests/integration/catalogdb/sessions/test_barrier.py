@@ -15,11 +15,13 @@ from libs.catalogdb.sessions.barrier import (
 from libs.catalogdb.sessions.sealing import Refused, Sealed
 from libs.catalogdb.sessions.session import (
     SessionView,
-    capture_outcomes,
-    open_parts,
     open_session,
     read_session,
     reject_session,
+)
+from libs.catalogdb.sessions.watching import (
+    capture_outcomes,
+    open_parts,
 )
 from libs.errors import ConflictError
 from libs.ids import uuid7

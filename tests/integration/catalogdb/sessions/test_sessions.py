@@ -10,13 +10,15 @@ from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import (
     GroupBusy,
     SessionView,
-    open_parts,
     open_session,
     read_session,
     reject_overdue,
     reject_session,
-    report_reads,
     session_of_capture,
+)
+from libs.catalogdb.sessions.watching import (
+    open_parts,
+    report_reads,
 )
 from libs.errors import NotFoundError
 from libs.events.topics import BLOCK_CHANGES, SNAPSHOTS
