@@ -4,7 +4,7 @@ Each function is one transaction for many sessions, so that the work of a round 
 the number of sessions times the number of their news.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -40,6 +40,16 @@ def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
         if capture
     ]
     return {row[0] for row in rows}, parts
+
+
+def ended_sessions(catalog: Catalog, sessions: Collection[UUID]) -> set[UUID]:
+    """Of these sessions, those that have ended."""
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            "SELECT session FROM session WHERE session = ANY(%s) AND state <> 'o'",
+            [list(sessions)],
+        ).fetchall()
+    return {row[0] for row in rows}
 
 
 def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seconds: float) -> None:

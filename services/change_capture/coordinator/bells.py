@@ -32,6 +32,12 @@ class Bells:
                 if not others:
                     del self._waiting[session]
 
+    @property
+    def waiting_count(self) -> int:
+        """How many wait now."""
+        with self._lock:
+            return sum(map(len, self._waiting.values()))
+
     def ring(self, session: UUID) -> None:
         """There is news about a session."""
         with self._lock:

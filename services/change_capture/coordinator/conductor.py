@@ -30,6 +30,7 @@ from libs.catalogdb.sessions.session import (
 from libs.catalogdb.sessions.watching import (
     OpenPart,
     capture_outcomes,
+    ended_sessions,
     open_parts,
     report_reads,
 )
@@ -213,7 +214,9 @@ class Conductor:
             interval_seconds: open sessions are looked after so often; outcomes as they come.
         """
         rung = self.bells.rung(min(interval_seconds, 1))
-        self._settle(rung & self.unsettled)
+        news = rung & self.unsettled
+        if news:
+            self._settle(ended_sessions(self._catalog, news))
         if time.monotonic() - self._looked_after_at < interval_seconds:
             return
         self._looked_after_at = time.monotonic()
