@@ -16,6 +16,7 @@
     │   ├── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
     │   └── NotReconciledError   the catalog may have gone back in time; wait until it is compared
     ├── SourceError              a protected volume cannot be read as it should
+    │   └── TrackingLostError    what was said of its changes is not true; compare everything
     ├── ConfigurationError       settings are wrong; the process must not start
     └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
 
@@ -148,6 +149,12 @@ class SourceError(BackcastError):
     code = "source"
     http_status = 422
     exit_code = 10
+
+
+class TrackingLostError(SourceError):
+    """A tracker called a chunk unchanged that has changed; the next capture compares everything."""
+
+    code = "tracking-lost"
 
 
 class ConfigurationError(BackcastError):

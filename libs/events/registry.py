@@ -11,6 +11,7 @@ from libs.events.block_changes import (
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.notifications import NotificationRaised
 from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
@@ -41,6 +42,7 @@ Event = (
     | CaptureCompleted
     | CaptureAborted
     | TrackingLost
+    | UnchangedSampled
     | PackStored
     | PackRewritten
     | PackCondemned
@@ -91,11 +93,12 @@ class Upcaster:
 
 
 EVENTS: tuple[EventType, ...] = (
-    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 1, CaptureStarted),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 2, CaptureStarted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 1, ExtentsChanged),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 1, CaptureCompleted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.unchanged_sampled", 1, UnchangedSampled),
     EventType(PACKS, "backcast.packs.pack_stored", 1, PackStored),
     EventType(PACKS, "backcast.packs.pack_rewritten", 1, PackRewritten),
     EventType(PACKS, "backcast.packs.pack_condemned", 1, PackCondemned),
@@ -118,8 +121,15 @@ EVENTS: tuple[EventType, ...] = (
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
 )
 
-#: None yet: every event is at its first version.
-UPCASTERS: tuple[Upcaster, ...] = ()
+
+def _tell_tracking(fields: Fields) -> Fields:
+    """Before version 2 fingerprints were the only tracker."""
+    return {**fields, "tracking": "none" if fields.get("complete") else "exact"}
+
+
+UPCASTERS: tuple[Upcaster, ...] = (
+    Upcaster("backcast.block_changes.capture_started", 1, _tell_tracking),
+)
 
 
 class Registry:

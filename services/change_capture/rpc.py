@@ -39,6 +39,13 @@ class CaptureRequest(BaseModel):
     base: UUID | None
     token: Base64Bytes
     id_key: Base64Bytes
+    driver: str = Field("scan", description="How the volume is read and its changes are known")
+    is_trusted: bool = Field(
+        True, description="False: what was tracked since this base was found untrue"
+    )
+    hints: Base64Bytes | None = Field(
+        None, description="Chunks that may have changed, in runs of 12 bytes: first, count"
+    )
 
 
 class CaptureStatus(BaseModel):
@@ -56,3 +63,4 @@ class Outcome(BaseModel):
     """How the session of a capture ended."""
 
     sealed: bool
+    distrusted: bool = Field(False, description="What the tracker said was found untrue")

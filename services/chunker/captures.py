@@ -28,7 +28,7 @@ from libs.catalogdb.sessions.sealing import Refused
 from libs.catalogdb.sessions.session import PartView, SessionView, reject_session
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.batches import BatchesDigest
-from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
+from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
 from libs.kafka.consumer import Partition
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -143,7 +143,7 @@ class Captures:
         if earlier:
             self._drop(earlier)
 
-    async def add_span(self, capture: Capture, event: ExtentsChanged, value: bytes) -> None:
+    async def add_batch(self, capture: Capture, event: Batch, value: bytes) -> None:
         """Queue a batch for the lanes; waits while the queue is full."""
         count = capture.digest.count
         if event.batch < count:
@@ -166,7 +166,7 @@ class Captures:
                 loop.call_soon_threadsafe(self._queue_slots.release)
 
         future = self._lanes.submit(
-            lambda: self._guarded(capture, lambda: capture.work.take_span(event))
+            lambda: self._guarded(capture, lambda: capture.work.take(event))
         )
         future.add_done_callback(free_slot)
 

@@ -26,15 +26,23 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     session_of_capture,
 )
-from libs.errors import BackcastError, BadEventError, MalformedEventError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    BadEventError,
+    MalformedEventError,
+    TrackingLostError,
+    UnavailableError,
+)
 from libs.events.block_changes import (
     CaptureAborted,
     CaptureCompleted,
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.envelope import Envelope
+from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.mac import is_authentic
 from libs.events.notifications import NotificationRaised
 from libs.events.topics import BLOCK_CHANGES
@@ -51,10 +59,11 @@ from libs.runtime.groups import KafkaSettings
 from libs.runtime.health import Loop
 from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
-from services.chunker.captures import Captures
+from services.chunker.captures import Capture, Captures
 
 log = logging.getLogger(__name__)
 GROUP = "backcast-chunker"
+_OF_A_CAPTURE = ExtentsChanged | UnchangedSampled | CaptureCompleted | CaptureAborted | TrackingLost
 #: Pause before something is tried again because a server did not answer.
 _AGAIN_SECONDS = 1.0
 #: One notification per kind of bad record in this time: whoever can write to the topic could fill
@@ -160,24 +169,49 @@ class Intake:
 
     async def _handle_event(self, received: ReceivedEvent) -> None:
         event = received.event
-        if isinstance(event, TrackingLost):
-            return  # for monitoring; the agent acts on it itself
         if isinstance(event, CaptureStarted):
             await asyncio.to_thread(self._begin, received, event)
             return
-        if not isinstance(event, ExtentsChanged | CaptureCompleted | CaptureAborted):
+        if not isinstance(event, _OF_A_CAPTURE):
             raise MalformedEventError(f"event {received.envelope.type}: not expected on this topic")
-        capture = self._captures.find(event.capture)
+        capture = self._captures.find(event.capture) if event.capture else None
         if capture is None:
-            return  # its session has ended, or another chunker has it
+            return  # its session has ended, or another chunker has it; or it is of no capture
         _authenticate(received, capture.view.tenant, capture.part)
         match event:
-            case ExtentsChanged():
-                await self._captures.add_span(capture, event, received.value)
+            case ExtentsChanged() | UnchangedSampled():
+                await self._captures.add_batch(capture, event, received.value)
             case CaptureCompleted():
                 await asyncio.to_thread(self._captures.complete, capture, event)
             case CaptureAborted():
                 await asyncio.to_thread(self._captures.fail, capture, event.code, event.message)
+            case TrackingLost():
+                await asyncio.to_thread(self._note_lost, capture, event)
+
+    def _note_lost(self, capture: Capture, event: TrackingLost) -> None:
+        """The agent compares everything: tell a person why it takes so long.
+
+        A capture that began with differences only cannot go on: nobody knows what it left out.
+        """
+        if not capture.started.complete:
+            self._captures.fail(capture, TrackingLostError.code, event.reason)
+            return
+        part = capture.part
+        notice = NotificationRaised(
+            kind=TrackingLostError.code,
+            severity="warning",
+            message=(
+                f"volume {part.volume_name} on node {part.node}: its changes since the last "
+                f"snapshot are not known, so everything is compared: {event.reason}"
+            )[:MESSAGE_LENGTH_MAX],
+            volume=part.volume_name,
+            node=part.node,
+            session=str(event.session),
+        )
+        tenant = capture.view.tenant
+        retried(
+            lambda: raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
+        )
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
         view = retried(lambda: session_of_capture(self._catalog, event.capture))
@@ -267,6 +301,6 @@ def _matches(view: SessionView, part: PartView, event: CaptureStarted) -> bool:
         (event.session, event.tenant, event.group, event.volume, event.node)
         == (view.session, view.tenant, view.group_id, part.volume, part.node)
         and event.base in (None, view.base)
-        and (event.complete or event.base == view.base is not None)
+        and (event.complete or (event.base == view.base is not None and view.is_trusted))
         and event.chunk_size_bytes == CHUNK_SIZE_BYTES
     )

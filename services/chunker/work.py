@@ -20,7 +20,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import Progress, Stale
 from libs.catalogdb.sessions.session import PartView
 from libs.errors import DamagedDataError, UnavailableError
-from libs.events.block_changes import CaptureStarted, ExtentsChanged
+from libs.events.block_changes import Batch, CaptureStarted, ExtentsChanged, UnchangedSampled
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import compress
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
@@ -32,6 +32,8 @@ from libs.runtime.retries import retried
 from libs.spans.connection import SpanConnection
 from services.chunker.frames import OpenFrame
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
+from services.chunker.sample import overlooked, report_overlooked
+from services.chunker.watermarks import Watermarks
 
 _ID = 32
 #: Domain tag of the tenant's own domain in block maps.
@@ -100,12 +102,15 @@ class CaptureWork:
         self._lock = threading.Lock()
         self._changed_bytes = 0
         self._sent_bytes = 0
-        self._watermarks = _Watermarks()
+        self._watermarks = Watermarks()
         self._nodes = OpenFrame()
         self._map_lock = threading.Lock()
+        self._node_hasher = NodeHasher(packs.keys.id_key)
+        base_id = NodeId(part.base_root) if part.base_root else None
+        self._base = MapRoot(base_id, part.base_level if base_id else 0)
         self._map = MapWriter(
-            NodeHasher(packs.keys.id_key),
-            base=MapRoot(NodeId(part.base_root), part.base_level) if part.base_root else None,
+            self._node_hasher,
+            base=self._base,
             base_size_chunks=-(-part.base_size_bytes // CHUNK_SIZE_BYTES),
             size_chunks=self._size_chunks,
             fetch=self._fetch_node,
@@ -124,6 +129,13 @@ class CaptureWork:
             stored_bytes=self.packs.stored_bytes,
         )
 
+    def take(self, event: Batch) -> None:
+        """Take a span, or check a sample."""
+        if isinstance(event, ExtentsChanged):
+            self.take_span(event)
+        else:
+            self.check_sample(event)
+
     def take_span(self, event: ExtentsChanged) -> None:
         """Store what is new of a span and enter it in the block map.
 
@@ -139,6 +151,19 @@ class CaptureWork:
         if ids:
             self._take_chunks(event.batch, runs, ids)
         self._enter(event, runs)
+
+    def check_sample(self, event: UnchangedSampled) -> None:
+        """Compare what the agent believes unchanged with the base.
+
+        Raises:
+            TrackingLostError: it has changed.
+            BadInputError: the event contradicts itself or the volume's size.
+        """
+        fetch, hasher = self._fetch_node, self._node_hasher
+        if wrong := overlooked(event, self._size_chunks, self._base, hasher, fetch):
+            report_overlooked(self._catalog, self.packs.tenant, self.part, wrong)
+        with self._map_lock:
+            self._map.settle_below(self._watermarks.through(event.batch, 0))
 
     def finish(self) -> MapRoot:
         """Write the rest of the block map and of the packs; all is registered when it returns."""
@@ -370,20 +395,3 @@ class CaptureWork:
             connection.close()
             raise StaleAttemptError
         return connection
-
-
-class _Watermarks:
-    """The watermark that holds once all batches up to some number are through, in any order."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._early: dict[int, int] = {}
-        self._settled = 0
-
-    def through(self, batch: int, settled_below: int) -> int:
-        """Note that a batch is through; returns the index below which everything is final."""
-        self._early[batch] = settled_below
-        while self._next in self._early:
-            self._settled = max(self._settled, self._early.pop(self._next))
-            self._next += 1
-        return self._settled

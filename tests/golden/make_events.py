@@ -14,6 +14,7 @@ from libs.events.block_changes import (
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
@@ -76,6 +77,7 @@ SAMPLES: tuple[Event, ...] = (
         base=BASE,
         boot=_id(7),
         complete=False,
+        tracking="exact",
         volume_size_bytes=1 << 40,
         chunk_size_bytes=65536,
     ),
@@ -98,6 +100,13 @@ SAMPLES: tuple[Event, ...] = (
     ),
     CaptureAborted(**_ABOUT, code="source", message="volume vm: shorter than when it was opened"),
     TrackingLost(volume=VOLUME, session=None, capture=None, reason="unclean stop"),
+    UnchangedSampled(
+        **_ABOUT,
+        batch=8,
+        runs=pack_runs([ChunkRun(3, 1), ChunkRun(70_000, 2)]),
+        ids=bytes(range(96)),
+        zero_runs=pack_runs([ChunkRun(5, 1)]),
+    ),
     PackStored(
         generation=_id(8),
         domain=_id(9),

@@ -145,6 +145,7 @@ def started_of(
         base=view.base,
         boot=boot,
         complete=True,
+        tracking="none",
         volume_size_bytes=size_bytes,
         chunk_size_bytes=CHUNK_SIZE_BYTES,
     )

@@ -231,6 +231,8 @@ CREATE TABLE session (
 );
 -- One open session per group: the base is the head or nothing, so two could not both seal.
 CREATE UNIQUE INDEX session_open ON session (group_no) WHERE state = 'o';
+-- Bases of which a tracker said what was not true: nothing that was tracked since them is believed.
+CREATE INDEX session_untrue ON session (base) WHERE reject_code = 'tracking-lost';
 
 -- One volume of a session. state: 'w' waiting for its capture, 'c' capturing, 'f' finished.
 CREATE TABLE part (

@@ -78,6 +78,8 @@ class SessionView:
     seconds: float
     #: Time since its deadline, negative before; of no meaning once it has ended.
     overdue_seconds: float
+    #: False: in a session on the same base a tracker was found to have overlooked changes.
+    is_trusted: bool
     parts: tuple[PartView, ...]
 
 
@@ -310,7 +312,9 @@ _SESSION = """
            s.reject_code, s.reject_message,
            -- A clock that was set back must not make a duration that no event can carry.
            greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
-           extract(epoch FROM now() - s.deadline)::float8
+           extract(epoch FROM now() - s.deadline)::float8,
+           NOT EXISTS (SELECT FROM session r
+                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""

@@ -14,12 +14,13 @@ from libs.runtime.health import Health, Loop
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.publishing import EventSender
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
 from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
+from services.change_capture.drivers.table import drivers
 
 log = logging.getLogger("agent")
 
@@ -31,10 +32,10 @@ def main(settings: Settings, stop: Stop) -> None:
     window = Window(settings.window_span_count_max)
     threading.Thread(target=window.preallocate, name="preallocate", daemon=True).start()
     sender = EventSender(settings.kafka, check_name("node", settings.node))
-    captures = Captures(
+    captures = AgentCaptures(
         boot,
         settings.node,
-        settings.state_folder,
+        drivers(settings.state_folder),
         window,
         sender,
         settings.scan_thread_count,
@@ -58,7 +59,11 @@ def main(settings: Settings, stop: Stop) -> None:
 
 
 def _announce(
-    settings: Settings, announcement: dict[str, str], health: Health, captures: Captures, stop: Stop
+    settings: Settings,
+    announcement: dict[str, str],
+    health: Health,
+    captures: AgentCaptures,
+    stop: Stop,
 ) -> None:
     """Tell the coordinator where we are, again and again; ready once it has heard us."""
     coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())

@@ -9,9 +9,8 @@ from fastapi import Depends, FastAPI
 
 from libs.rest.auth import Caller, Role, require
 from services.change_capture.agent.capture import Capture
-from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
-from services.change_capture.drivers.scan import ScanView
 from services.change_capture.rpc import (
     CaptureRequest,
     CaptureStatus,
@@ -23,12 +22,12 @@ from services.change_capture.rpc import (
 Coordinator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 
 
-def add_routes(app: FastAPI, captures: Captures) -> None:
+def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     """Add the RPC to the application."""
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
-        with contextlib.closing(ScanView(Path(request.path))) as view:
+        with contextlib.closing(captures.drivers["scan"].view(Path(request.path))) as view:
             return ProbeResponse(size_bytes=view.size_bytes)
 
     @app.post("/v1/captures", status_code=202, summary="Begin a capture; repeating it is harmless")
@@ -43,6 +42,9 @@ def add_routes(app: FastAPI, captures: Captures) -> None:
             base=request.base,
             token=request.token,
             id_key=request.id_key,
+            driver=request.driver,
+            is_trusted=request.is_trusted,
+            hints=request.hints,
         )
         return _status(captures.begin(order), captures.boot)
 
@@ -54,7 +56,7 @@ def add_routes(app: FastAPI, captures: Captures) -> None:
 
     @app.post("/v1/captures/{capture}/outcome", status_code=204, summary="How the session ended")
     def settle(_: Coordinator, capture: UUID, outcome: Outcome) -> None:
-        captures.settle(capture, sealed=outcome.sealed)
+        captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
 
 
 def _status(capture: Capture, boot: UUID) -> CaptureStatus:

@@ -53,6 +53,7 @@ class Agents:
             "base": str(session.base) if session.base else None,
             "token": base64.b64encode(part.token).decode(),
             "id_key": base64.b64encode(id_key).decode(),
+            "is_trusted": session.is_trusted,
         }
         return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
 
@@ -66,9 +67,10 @@ class Agents:
         answer = self._client(part.rpc_url).get(f"/v1/captures/{part.capture}")
         return _read(CaptureStatus, answer)
 
-    def settle(self, part: PartView, *, sealed: bool) -> None:
+    def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
         """Tell the agent how the session ended; it lets go of the volume."""
-        self._client(part.rpc_url).post(f"/v1/captures/{part.capture}/outcome", {"sealed": sealed})
+        body = {"sealed": sealed, "distrusted": distrusted}
+        self._client(part.rpc_url).post(f"/v1/captures/{part.capture}/outcome", body)
 
     def _client(self, url: str) -> RestClient:
         with self._lock:

@@ -24,7 +24,7 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     report_read,
 )
-from libs.errors import BackcastError, NotFoundError, UnavailableError
+from libs.errors import BackcastError, NotFoundError, TrackingLostError, UnavailableError
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from services.change_capture.coordinator.agents import Agents
@@ -207,7 +207,11 @@ class Conductor:
             self._unsettled.discard(session)
             for part in view.parts:
                 try:
-                    self._agents.settle(part, sealed=view.state == "sealed")
+                    self._agents.settle(
+                        part,
+                        sealed=view.state == "sealed",
+                        distrusted=view.reject_code == TrackingLostError.code,
+                    )
                 except BackcastError as err:  # the agent lets go by itself, later
                     detail = {"session": str(session), "detail": str(err)}
                     log.info("outcome not reported", extra=detail)

@@ -30,11 +30,13 @@ from services.change_capture.agent import capture as agent_capture
 from services.change_capture.agent import captures as agent_captures
 from services.change_capture.agent import scanner as agent_scanner
 from services.change_capture.agent import window as agent_window
-from services.change_capture.agent.fingerprints import FingerprintWriter, keep_only
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.scan import tracker as scan_tracker
+from services.change_capture.drivers.scan.fingerprints import FingerprintWriter, keep_only
+from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import CaptureStatus
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
@@ -177,11 +179,6 @@ class InlineCapture(agent_capture.Capture):
         self.life: Life | None = None
         self._thread = _NoThread()  # type: ignore[assignment]  # it is only ever joined
 
-    def _scan_all(self, writer: FingerprintWriter) -> None:
-        self._scan(writer)
-        if self._failure:
-            raise self._failure
-
 
 class _NoThread:
     def join(self) -> None:
@@ -216,8 +213,8 @@ class AgentProcess(Actor):
         self.boot = uuid4()
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
-        self._captures = agent_captures.Captures(
-            self.boot, "node-1", world.state_folder, self.window, sender, 1, 1e9
+        self._captures = agent_captures.AgentCaptures(
+            self.boot, "node-1", drivers(world.state_folder), self.window, sender, 1, 1e9
         )
         self._waiting: list[InlineCapture] = []
         world.announce(self.boot)
@@ -242,10 +239,10 @@ class AgentProcess(Actor):
     def status(self, capture: UUID) -> CaptureStatus:
         return self._status(self._captures.get(capture))
 
-    def settle(self, capture: UUID, *, sealed: bool) -> None:
+    def settle(self, capture: UUID, *, sealed: bool, distrusted: bool) -> None:
         WatchedFingerprints.agent = self
         self._waiting = [one for one in self._waiting if one.order.capture != capture]
-        self._captures.settle(capture, sealed=sealed)
+        self._captures.settle(capture, sealed=sealed, distrusted=distrusted)
 
     def capture(self, capture: UUID) -> agent_capture.Capture | None:
         if not self.life.alive or self.life.asleep:
@@ -285,8 +282,8 @@ def patched_agent() -> dict[tuple[object, str], object]:
     """
     return {
         (agent_captures, "Capture"): InlineCapture,
-        (agent_capture, "FingerprintWriter"): WatchedFingerprints,
-        (agent_capture, "keep_only"): _keep_only,
+        (scan_tracker, "FingerprintWriter"): WatchedFingerprints,
+        (scan_tracker, "keep_only"): _keep_only,
         (agent_window, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "PIECE_SIZE_BYTES"): 4 * CHUNK_SIZE_BYTES,
@@ -310,15 +307,16 @@ class DirectAgents(Agents):
             base=session.base,
             token=part.token,
             id_key=id_key,
+            is_trusted=session.is_trusted,
         )
         return self._call(lambda agent: agent.begin(order))
 
     def status(self, part: PartView) -> CaptureStatus:
         return self._call(lambda agent: agent.status(part.capture))
 
-    def settle(self, part: PartView, *, sealed: bool) -> None:
+    def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
         def settle(agent: AgentProcess) -> None:
-            agent.settle(part.capture, sealed=sealed)
+            agent.settle(part.capture, sealed=sealed, distrusted=distrusted)
 
         self._call(settle)
 

@@ -40,11 +40,12 @@ from services.catalog.verification.endpoints import add_verify_routes
 from services.catalog.verification.jobs import VerifyJobs
 from services.catalog.verification.verifier import Verifier
 from services.change_capture.agent import routes as agent_routes
-from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator import routes as coordinator_routes
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.table import drivers
 from services.restore import routes as restore_routes
 from services.restore.settings import Settings as RestoreSettings
 from tests.faults.conftest import Scale
@@ -87,7 +88,9 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         agents = Agents("t")
         conductor = Conductor(site.coordinator, vault, agents, 60)
-        captures = Captures(uuid.uuid4(), "node", tmp_path, Window(4), Model(Window(4), {}), 1, 60)
+        captures = AgentCaptures(
+            uuid.uuid4(), "node", drivers(tmp_path), Window(4), Model(Window(4), {}), 1, 60
+        )
         add = {
             "restore": lambda app: restore_routes.add_routes(
                 app, _settings(database), readers, store, _presigner(), kek, threads

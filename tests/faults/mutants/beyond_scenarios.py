@@ -32,7 +32,7 @@ BEYOND_SCENARIOS = (
     ),
     Mutant(
         name="torn fingerprint files are used",
-        file="services/change_capture/agent/fingerprints.py",
+        file="services/change_capture/drivers/scan/fingerprints.py",
         old="    if _checksum(fd, size - _FOOTER.size) != checksum:",
         new="    if _checksum(fd, size - _FOOTER.size) < 0:",
         rule="truncated or damaged state is as good as none",

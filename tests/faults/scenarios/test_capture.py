@@ -26,10 +26,11 @@ from libs.events.mac import event_mac
 from libs.ids import uuid7
 from libs.kafka.consumer import Partition, ReceivedEvent
 from libs.reading.frames import FrameReader
-from services.change_capture.agent.captures import Captures as AgentCaptures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.table import drivers
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake, _authenticate
 from services.chunker.lanes import Lanes
@@ -86,7 +87,7 @@ class Node:
         window = Window(64)
         self.events: list[Any] = []
         model = Model(window, {}, fault=self.events.append)
-        self.agent = AgentCaptures(uuid4(), "node", self.state, window, model, 1, 60.0)
+        self.agent = AgentCaptures(uuid4(), "node", drivers(self.state), window, model, 1, 60.0)
 
     def capture(self, base: UUID | None, *, sealed: bool) -> tuple[CaptureOrder, list[Any]]:
         """The order, and the events of a capture whose session then ends."""

@@ -114,5 +114,5 @@ def test_a_batch_after_all_were_completed_ends_the_session(chunker: Chunker) -> 
         zero_runs=b"",
         settled_below=0,
     )
-    asyncio.run(chunker.captures.add_span(chunker.capture, event, b"value"))
+    asyncio.run(chunker.captures.add_batch(chunker.capture, event, b"value"))
     assert chunker.rejection == "batches-missing"
