@@ -10,6 +10,8 @@ from libs.errors import BadInputError
 _RUN = struct.Struct("<QI")
 #: Bytes of one packed run: first chunk index (u64), count (u32).
 RUN_SIZE_BYTES = _RUN.size
+#: Longest column of runs with which a client says what has changed: 524,288 runs.
+HINTS_SIZE_BYTES_MAX = 6 << 20
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,9 +1,19 @@
 """What coordinator and agents say to each other over HTTP."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
+from annotated_types import MaxLen
 from pydantic import Base64Bytes, BaseModel, Field
+
+from libs.ranges import HINTS_SIZE_BYTES_MAX
+
+#: Longest body of a request that carries hints: they are in Base64, and the rest is short.
+HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
+
+
+#: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
+Hints = Annotated[Base64Bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4 + 4)]
 
 
 class NodeAnnouncement(BaseModel):
@@ -43,9 +53,7 @@ class CaptureRequest(BaseModel):
     is_trusted: bool = Field(
         True, description="False: what was tracked since this base was found untrue"
     )
-    hints: Base64Bytes | None = Field(
-        None, description="Chunks that may have changed, in runs of 12 bytes: first, count"
-    )
+    hints: Hints | None = Field(None, description="Chunks that may have changed")
 
 
 class CaptureStatus(BaseModel):

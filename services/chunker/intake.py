@@ -17,7 +17,13 @@ from prometheus_client import CollectorRegistry, Counter
 
 from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions.attempts import NotTaken, Taken, WrongBoot, take_part
+from libs.catalogdb.sessions.attempts import (
+    NotTaken,
+    Taken,
+    Tracking,
+    WrongBoot,
+    take_part,
+)
 from libs.catalogdb.sessions.positions import start_offset
 from libs.catalogdb.sessions.session import (
     PartView,
@@ -236,6 +242,7 @@ class Intake:
                 self._name,
                 received.partition.number,
                 received.offset,
+                _tracking(view, event),
             )
         )
         match taken:
@@ -296,11 +303,18 @@ def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:
         )
 
 
+def _tracking(view: SessionView, event: CaptureStarted) -> Tracking:
+    if event.tracking != "none":
+        return event.tracking
+    return "lost" if view.base else "none"
+
+
 def _matches(view: SessionView, part: PartView, event: CaptureStarted) -> bool:
     return (
         (event.session, event.tenant, event.group, event.volume, event.node)
         == (view.session, view.tenant, view.group_id, part.volume, part.node)
         and event.base in (None, view.base)
         and (event.complete or (event.base == view.base is not None and view.is_trusted))
+        and event.complete == (event.tracking == "none")
         and event.chunk_size_bytes == CHUNK_SIZE_BYTES
     )

@@ -32,6 +32,13 @@ class PointAnswer(BaseModel):
     session: UUID = Field(description="Id of the snapshot")
     sealed_at: datetime
     consistency: str
+    tracking: str = Field(
+        description=(
+            "How its changes were known. none: it has no base; lost: nobody knew, so everything "
+            "was compared; exact: each chunk was compared with what it was; candidates: somebody "
+            "said which chunks may differ; unknown: the snapshot came back from the store"
+        )
+    )
     base: UUID | None = Field(description="Snapshot that the change set is relative to")
     node: str
     path: str
@@ -146,6 +153,7 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         session=point.session,
         sealed_at=point.sealed_at,
         consistency=point.consistency,
+        tracking=point.tracking,
         base=point.base,
         node=point.node,
         path=point.path,

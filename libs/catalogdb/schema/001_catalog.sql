@@ -258,6 +258,7 @@ CREATE TABLE part (
     sent_bytes      bigint NOT NULL DEFAULT 0,
     stored_bytes    bigint NOT NULL DEFAULT 0,
     consistency     text NOT NULL DEFAULT 'fuzzy',
+    tracking        text NOT NULL DEFAULT 'unknown',
     PRIMARY KEY (session, volume_no)
 );
 
@@ -340,6 +341,7 @@ CREATE TABLE snapshot_volume (
     changed_bytes bigint NOT NULL,
     sent_bytes    bigint NOT NULL,
     stored_bytes  bigint NOT NULL,
+    tracking      text NOT NULL DEFAULT 'unknown', -- how the changes were known; a manifest does not say
     PRIMARY KEY (session, volume_no)
 );
 

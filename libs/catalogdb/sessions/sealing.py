@@ -195,9 +195,10 @@ def _record(  # noqa: PLR0913 -- the columns of a row
     )
     tx.execute(
         """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes,
-                                        read_bytes, changed_bytes, sent_bytes, stored_bytes)
+                                        read_bytes, changed_bytes, sent_bytes, stored_bytes,
+                                        tracking)
            SELECT session, volume_no, root, root_level, size_bytes,
-                  read_bytes, changed_bytes, sent_bytes, stored_bytes
+                  read_bytes, changed_bytes, sent_bytes, stored_bytes, tracking
            FROM part WHERE session = %s""",
         [session],
     )

@@ -54,6 +54,8 @@ class PartView:
     sent_bytes: int
     stored_bytes: int
     consistency: Consistency
+    #: How its changes are known, once its capture has begun (`attempts.Tracking`).
+    tracking: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,7 @@ _PARTS = """
     SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url,
            n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root, p.base_level,
            p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
-           p.sent_bytes, p.stored_bytes, p.consistency
+           p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 

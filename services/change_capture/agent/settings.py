@@ -6,6 +6,7 @@ from pathlib import Path
 
 from libs.runtime.groups import KafkaSettings, ServiceSettings
 from libs.runtime.settings import Secret
+from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Settings(ServiceSettings):
     coordinator_token: Secret
     #: File with the tokens that this agent's RPC accepts.
     tokens: Secret
+    #: Longest request body that is read. Hints take 8 MiB of one at most.
+    request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: Folder of the fingerprint files; without those of the base a capture compares everything.
     state_folder: Path
     #: Threads that read and hash; more than cores gains nothing.

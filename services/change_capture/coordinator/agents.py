@@ -41,8 +41,17 @@ class Agents:
         answer = self._client(node.rpc_url).post("/v1/probe", {"path": path})
         return _read(ProbeResponse, answer).size_bytes
 
-    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
-        """Order a capture; ordering it again is harmless."""
+    def begin(
+        self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None
+    ) -> CaptureStatus:
+        """Order a capture; ordering it again is harmless.
+
+        Args:
+            session: its session.
+            part: the volume.
+            id_key: names its chunks.
+            hints: what the client says has changed since the base; None: nothing was said.
+        """
         body = {
             "session": str(session.session),
             "capture": str(part.capture),
@@ -54,6 +63,8 @@ class Agents:
             "token": base64.b64encode(part.token).decode(),
             "id_key": base64.b64encode(id_key).decode(),
             "is_trusted": session.is_trusted,
+            "driver": "scan" if hints is None else "hints",
+            "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
         return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
@@ -24,7 +25,14 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     report_read,
 )
-from libs.errors import BackcastError, NotFoundError, TrackingLostError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    ConflictError,
+    NotFoundError,
+    TrackingLostError,
+    UnavailableError,
+)
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from services.change_capture.coordinator.agents import Agents
@@ -34,6 +42,18 @@ log = logging.getLogger(__name__)
 #: The catalog service ends a session within some seconds of its deadline. Where it has not by then,
 #: it is down, or Postgres takes no writes.
 _OVERDUE_SECONDS_MAX = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class HintedVolume:
+    """What a client says has changed of one volume of the group."""
+
+    #: Name of the volume, or of its group if that has no other.
+    name: str
+    #: Snapshot since which it has changed.
+    base: UUID
+    #: Runs of chunks, as `libs.ranges.pack_runs`.
+    runs: bytes
 
 
 class Conductor:
@@ -54,17 +74,32 @@ class Conductor:
         self._agents = agents
         self._session_deadline_seconds = session_deadline_seconds
         self._unsettled: set[UUID] = set()
+        #: By capture. Who takes over does without: then the volume is scanned.
+        self._hints: dict[UUID, bytes] = {}
         self._bell = threading.Condition()
         self._rings = 0
 
     def request(
-        self, tenant: str, group: str, session: UUID, *, full: bool
+        self,
+        tenant: str,
+        group: str,
+        session: UUID,
+        *,
+        full: bool,
+        hinted: HintedVolume | None = None,
     ) -> SessionView | GroupBusy:
-        """Open a session and order its captures. The same session again returns it as it is now."""
+        """Open a session and order its captures. The same session again returns it as it is now.
+
+        Hints that do not fit the session's base or volumes end it.
+        """
         view = open_session(
             self._catalog, tenant, group, session, self._session_deadline_seconds, full=full
         )
         if isinstance(view, SessionView) and view.state == "open":
+            refused = self._take_hints(view, hinted) if hinted else None
+            if refused:
+                self._reject(view, refused.code, str(refused))
+                return read_session(self._catalog, session)
             self._order(view)
         return view
 
@@ -123,6 +158,25 @@ class Conductor:
             except BackcastError as err:
                 log.warning("sessions not looked after", extra={"detail": str(err)})
 
+    def _take_hints(self, view: SessionView, hinted: HintedVolume) -> BackcastError | None:
+        """Keep hints for the order, or say why they cannot be used.
+
+        A session without a base, because the head's data was found damaged, compares everything.
+        """
+        parts = [part for part in view.parts if part.volume_name == hinted.name]
+        parts = parts or [*view.parts]
+        if len(parts) != 1:
+            names = ", ".join(part.volume_name for part in parts)
+            return BadInputError(f"hints: name the volume that they are for, one of {names}")
+        if view.base not in (None, hinted.base):
+            return ConflictError(
+                f"hints: they say what changed since snapshot {hinted.base}, but the newest "
+                f"snapshot of group {view.group} is {view.base}; get the changes since that one, "
+                f"or take the snapshot without hints"
+            )
+        self._hints[parts[0].capture] = hinted.runs
+        return None
+
     def _order(self, view: SessionView) -> None:
         """Order what is not captured yet; where that fails for good, the session is rejected."""
         self._unsettled.add(view.session)
@@ -138,7 +192,7 @@ class Conductor:
             if part.finished:
                 continue
             try:
-                self._agents.begin(view, part, keys.id_key)
+                self._agents.begin(view, part, keys.id_key, self._hints.get(part.capture))
             except BackcastError as err:
                 message = f"volume {part.volume_name} on node {part.node}: {err}"
                 self._reject(view, err.code, message)
@@ -206,6 +260,7 @@ class Conductor:
                 continue
             self._unsettled.discard(session)
             for part in view.parts:
+                self._hints.pop(part.capture, None)
                 try:
                     self._agents.settle(
                         part,

@@ -16,14 +16,14 @@ from libs.catalogdb.protected import (
     list_nodes,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
-from libs.errors import ConflictError, NotFoundError
+from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.conductor import Conductor, HintedVolume
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.rpc import NodeAnnouncement
+from services.change_capture.rpc import Hints, NodeAnnouncement
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -54,6 +54,16 @@ class VolumeAnswer(BaseModel):
     size_bytes: int
 
 
+class HintsRequest(BaseModel):
+    """What changed of a volume since a snapshot, as whoever keeps the volume says."""
+
+    base: UUID = Field(description="Snapshot since which it has changed: the group's newest")
+    runs: Hints = Field(
+        description="Chunks of 64 KiB that may have changed: ascending runs of 12 bytes each, "
+        "first (u64) and count (u32), little endian"
+    )
+
+
 class SnapshotRequest(BaseModel):
     """Take a snapshot of a group."""
 
@@ -62,6 +72,9 @@ class SnapshotRequest(BaseModel):
     )
     name: str = Field(description="Name of a group or of one of its volumes")
     full: bool = Field(False, description="Compare and count everything, without a base")
+    hints: HintsRequest | None = Field(
+        None, description="Of the volume that is named: only this is read"
+    )
 
 
 class PartAnswer(BaseModel):
@@ -75,6 +88,7 @@ class PartAnswer(BaseModel):
     sent_bytes: int
     stored_bytes: int
     consistency: str
+    tracking: str = Field(description="How its changes are known: none, lost, exact, candidates")
     attempts: int
 
 
@@ -124,7 +138,16 @@ def add_routes(
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = group_of(catalog, tenant, request.name)
-        view = conductor.request(tenant, group, request.session, full=request.full)
+        hints = request.hints
+        if hints and request.full:
+            raise BadInputError("hints: they are relative to a base, and `full` takes none")
+        view = conductor.request(
+            tenant,
+            group,
+            request.session,
+            full=request.full,
+            hinted=HintedVolume(request.name, hints.base, hints.runs) if hints else None,
+        )
         if isinstance(view, GroupBusy):
             raise ConflictError(
                 f"group {group}: session {view.session} is taking a snapshot of it now; "
@@ -179,6 +202,7 @@ def _answer(view: SessionView) -> SessionAnswer:
                 sent_bytes=part.sent_bytes,
                 stored_bytes=part.stored_bytes,
                 consistency=part.consistency,
+                tracking=part.tracking,
                 attempts=part.attempt_number,
             )
             for part in view.parts

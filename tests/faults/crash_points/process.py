@@ -296,7 +296,9 @@ class DirectAgents(Agents):
     def __init__(self, world: "World") -> None:
         self._world = world
 
-    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
+    def begin(
+        self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None
+    ) -> CaptureStatus:
         order = CaptureOrder(
             session=session.session,
             capture=part.capture,
@@ -308,6 +310,8 @@ class DirectAgents(Agents):
             token=part.token,
             id_key=id_key,
             is_trusted=session.is_trusted,
+            driver="scan" if hints is None else "hints",
+            hints=hints,
         )
         return self._call(lambda agent: agent.begin(order))
 
