@@ -36,6 +36,7 @@ class Capture:
         node: name of this node.
         window: keeps offered spans.
         sender: publishes its events.
+        rng: picks the sample of what is believed unchanged.
 
     Raises:
         SourceError: the volume cannot be opened.
@@ -50,6 +51,7 @@ class Capture:
         node: str,
         window: Window,
         sender: Sender,
+        rng: random.Random,
     ) -> None:
         self.order = order
         self.view = driver.view(order.path)
@@ -65,7 +67,6 @@ class Capture:
         self._node = node
         self._window = window
         self._publication = Publication(order, window, sender)
-        rng = random.Random()  # noqa: S311 -- a sample, no secret
         self._reading = Reading(order, self.view, self._tracker, window, self._publication, rng)
         self._thread = threading.Thread(
             target=self._run, name=f"capture-{order.capture}", daemon=True

@@ -1,6 +1,7 @@
 """The captures of this agent process: begin, look up, settle, and let go of what nobody settles."""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -69,7 +70,8 @@ class AgentCaptures:
             if running:
                 return running
             # First, as it may fail: what it supersedes must then be known, to be stopped later.
-            capture = Capture(order, driver, self.boot, self._node, self._window, self._sender)
+            rng = random.Random()  # noqa: S311 -- a sample, no secret
+            capture = Capture(order, driver, self.boot, self._node, self._window, self._sender, rng)
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:
                 del self._captures[old.order.capture]

@@ -208,6 +208,7 @@ class Agent:
         self.window = Window(span_count_max=4)
         self.drivers: dict[str, Driver] = dict(drivers(folder / "state"))
         self._id = uuid4()
+        self.rng = random.Random(1234)
         self._thread_count = thread_count
         self._base: UUID | None = None
         self._chunks: dict[int, bytes] = {}
@@ -230,6 +231,6 @@ class Agent:
         """Begin a capture that reports to ``model``."""
         order = order_for(self.volume.path, self._id, self._base)
         driver = self.drivers[order.driver]
-        capture = Capture(order, driver, uuid4(), "node", self.window, model)
+        capture = Capture(order, driver, uuid4(), "node", self.window, model, self.rng)
         capture.start(self._thread_count)
         return capture
