@@ -138,15 +138,12 @@ def add_routes(
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = group_of(catalog, tenant, request.name)
-        hints = request.hints
-        if hints and request.full:
-            raise BadInputError("hints: they are relative to a base, and `full` takes none")
         view = conductor.request(
             tenant,
             group,
             request.session,
             full=request.full,
-            hinted=HintedVolume(request.name, hints.base, hints.runs) if hints else None,
+            hinted=_hinted(request),
         )
         if isinstance(view, GroupBusy):
             raise ConflictError(
@@ -172,6 +169,13 @@ def add_routes(
         if view.tenant != tenant:
             raise NotFoundError(f"session {session}: there is none of this id")
         return _answer(view)
+
+
+def _hinted(request: SnapshotRequest) -> HintedVolume | None:
+    if request.hints and request.full:
+        raise BadInputError("hints: they are relative to a base, and `full` takes none")
+    hints = request.hints
+    return HintedVolume(request.name, hints.base, hints.runs) if hints else None
 
 
 def _only_node(catalog: Catalog) -> Node:
