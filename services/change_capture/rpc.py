@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from annotated_types import MaxLen
-from pydantic import Base64Bytes, BaseModel, Field
+from pydantic import Base64Bytes, Base64Encoder, BaseModel, EncodedBytes, Field
 
 from libs.ranges import HINTS_SIZE_BYTES_MAX
 
@@ -13,7 +13,7 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 
 
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
-Hints = Annotated[Base64Bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4 + 4)]
+Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
 #: By what means a node holds writes: ``fsfreeze`` freezes the file systems that were asked for;
 #: ``none``: nothing can hold them, and the node can only tell afterwards whether something wrote.

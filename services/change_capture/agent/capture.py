@@ -38,6 +38,7 @@ class Capture:
         node: name of this node.
         window: keeps offered spans.
         sender: publishes its events.
+        rng: picks the sample of what is believed unchanged.
 
     Raises:
         SourceError: the volume fails.
@@ -53,6 +54,7 @@ class Capture:
         node: str,
         window: Window,
         sender: Sender,
+        rng: random.Random,
     ) -> None:
         self.order = order
         self.view = view
@@ -68,7 +70,6 @@ class Capture:
         self._node = node
         self._window = window
         self._publication = Publication(order, window, sender)
-        rng = random.Random()  # noqa: S311 -- a sample, no secret
         self._reading = Reading(order, self.view, self._tracker, window, self._publication, rng)
         self._thread: threading.Thread | None = None
         self._thread_count = 1

@@ -1,6 +1,7 @@
 """The captures of this agent process: begin, look up, settle, and let go of what nobody settles."""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ class AgentCaptures:
                 self._node,
                 self._window,
                 self._sender,
+                random.Random(),  # noqa: S311 -- a sample, no secret
             )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:

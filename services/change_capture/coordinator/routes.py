@@ -19,6 +19,7 @@ from libs.catalogdb.sessions.session import GroupBusy, SessionView
 from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.vault import KeyVault
+from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
@@ -31,6 +32,8 @@ Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 #: Longest time that a request may wait for a session to change.
 WAIT_SECONDS_MAX = 30.0
+#: No volume has more; its bytes would not fit a signed 64-bit number.
+_CHUNK_COUNT_MAX = 2**47
 
 
 class VolumeRequest(BaseModel):
@@ -140,15 +143,8 @@ def add_routes(
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = group_of(catalog, tenant, request.name)
-        hints = request.hints
-        if hints and request.full:
-            raise BadInputError("hints: they are relative to a base, and `full` takes none")
         view = conductor.request(
-            tenant,
-            group,
-            request.session,
-            full=request.full,
-            hinted=HintedVolume(request.name, hints.base, hints.runs) if hints else None,
+            tenant, group, request.session, full=request.full, hinted=_hinted(request)
         )
         return _answer(_taken(view, tenant, group, request.session))
 
@@ -190,6 +186,16 @@ def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> No
     def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
         check_name("node", node)
         return ReportAnswer(ended=conductor.hear(report.captures))
+
+
+def _hinted(request: SnapshotRequest) -> HintedVolume | None:
+    hints = request.hints
+    if hints is None:
+        return None
+    if request.full:
+        raise BadInputError("hints: they are relative to a base, and `full` takes none")
+    check_runs(hints.runs, _CHUNK_COUNT_MAX)  # the agent knows where the volume ends
+    return HintedVolume(request.name, hints.base, hints.runs)
 
 
 def _only_node(catalog: Catalog) -> Node:

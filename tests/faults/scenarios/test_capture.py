@@ -20,7 +20,7 @@ from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import read_session, reject_session
 from libs.errors import MalformedEventError, NotFoundError
 from libs.events.batches import BatchesDigest
-from libs.events.block_changes import CaptureStarted
+from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.events.codec import encode
 from libs.events.mac import event_mac
 from libs.ids import uuid7
@@ -117,7 +117,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 def changed(events: list[Any]) -> int:
-    return sum(len(event.ids) // 32 for event in events if hasattr(event, "ids"))
+    return sum(len(event.ids) // 32 for event in events if isinstance(event, ExtentsChanged))
 
 
 def is_complete(events: list[Any]) -> bool:

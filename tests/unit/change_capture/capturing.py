@@ -208,6 +208,7 @@ class Agent:
         self.window = Window(span_count_max=4)
         self.drivers: dict[str, Driver] = dict(drivers(folder / "state"))
         self._id = uuid4()
+        self.rng = random.Random(1234)
         self._thread_count = thread_count
         self._base: UUID | None = None
         self._chunks: dict[int, bytes] = {}
@@ -231,6 +232,6 @@ class Agent:
         order = order_for(self.volume.path, self._id, self._base)
         driver = self.drivers[order.driver]
         view = driver.view(order.path)
-        capture = Capture(order, driver, view, uuid4(), "node", self.window, model)
+        capture = Capture(order, driver, view, uuid4(), "node", self.window, model, self.rng)
         capture.start(self._thread_count)
         return capture

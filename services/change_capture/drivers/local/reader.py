@@ -45,12 +45,12 @@ class Reader:
         self._alignment = _FILE_ALIGNMENT_BYTES
         if cached:
             return
-        if is_device:
-            self._alignment = _logical_block_size(descriptor)
-        else:
-            told = extended_status(descriptor).direct_alignment_bytes
-            self._alignment = max(_FILE_ALIGNMENT_BYTES, told or 0)
         try:
+            if is_device:
+                self._alignment = _logical_block_size(descriptor)
+            else:
+                told = extended_status(descriptor).direct_alignment_bytes
+                self._alignment = max(_FILE_ALIGNMENT_BYTES, told or 0)
             again = f"/proc/self/fd/{descriptor}"
             self._direct = self._opened = os.open(again, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as err:

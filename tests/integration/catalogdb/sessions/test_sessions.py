@@ -246,3 +246,25 @@ def test_the_session_of_a_capture_is_found(site: CatalogSite) -> None:
     found = session_of_capture(site.chunker, view.parts[0].capture)
     assert found is not None
     assert found.session == view.session
+
+
+def test_tracking_since_a_base_is_not_trusted_after_a_lie_about_it(site: CatalogSite) -> None:
+    protect(site, "vm")
+    first, _ = take_snapshot(site, "vm", item(1))
+    caught = open_on(site, "vm")
+    assert (caught.base, caught.is_trusted) == (first.view.session, True)
+    reject_session(site.chunker, "chunker", caught.session, "tracking-lost", "a lie")
+    again = open_on(site, "vm")
+    assert not again.is_trusted
+    reject_session(site.chunker, "chunker", again.session, "deadline", "late")
+    second, _ = take_snapshot(site, "vm", item(2))
+    believed = open_on(site, "vm")
+    assert (believed.base, believed.is_trusted) == (second.view.session, True)
+
+
+def test_a_session_says_how_the_changes_of_its_parts_are_known(site: CatalogSite) -> None:
+    protect(site, "vm")
+    view = open_on(site, "vm")
+    assert view.parts[0].tracking == "unknown"
+    take_part(site.chunker, view.parts[0].capture, BOOT, "chunker-1", 0, 0, "exact")
+    assert read_session(site.coordinator, view.session).parts[0].tracking == "exact"
