@@ -147,8 +147,15 @@ class Barriers:
             case RecordCut(members):
                 return self._record(view, members)
             case Reject(code, message):
-                reject_session(self._catalog, "coordinator", view.session, code, message)
+                self._reject(view, code, message)
         return None
+
+    def _reject(self, view: SessionView, code: str, message: str) -> None:
+        try:
+            reject_session(self._catalog, "coordinator", view.session, code, message)
+        except UnavailableError as err:  # a newer attempt begins, or the deadline rejects it
+            about = {"session": str(view.session), "detail": str(err)}
+            log.warning("session not rejected", extra=about)
 
     def _order(
         self,
