@@ -25,9 +25,10 @@ from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionK
 from libs.store.layout import CheckpointName
 
 MAGIC = b"BCASTCP\x00"
-#: Version 2 has sources in rows of their own.
-VERSION = 2
-_VERSIONS_READ = frozenset({1, 2})
+#: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
+#: rows of sources.
+VERSION = 3
+_READABLE_VERSIONS = (1, 2, VERSION)
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20
@@ -176,10 +177,9 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
     magic, version, zeros, fingerprint, incarnation, number, part, salt, stored, plain_size = (
         _HEADER.unpack(header)
     )
-    if (magic, zeros) != (MAGIC, _ZEROS) or version not in _VERSIONS_READ:
+    if (magic, zeros) != (MAGIC, _ZEROS) or version not in _READABLE_VERSIONS:
         raise DamagedDataError(
-            f"{label}: expected {MAGIC!r} version {VERSION} or older, got {magic!r} version "
-            f"{version}"
+            f"{label}: expected {MAGIC!r} version 1 to {VERSION}, got {magic!r} version {version}"
         )
     if fingerprint != kek.fingerprint:
         raise WrongKeyError(

@@ -29,6 +29,13 @@ class TenantRow(Struct, frozen=True, kw_only=True, tag="tenant"):
     domain: UUID
 
 
+class GrantRow(Struct, frozen=True, kw_only=True, tag="grant"):
+    """A tenant may use another tenant's domain. Since version 2."""
+
+    domain: UUID
+    tenant: Text
+
+
 class NodeRow(Struct, frozen=True, kw_only=True, tag="node"):
     """A node, as it last announced itself."""
 
@@ -56,18 +63,21 @@ class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
     #: MAC that the group's next manifest names; None before the first snapshot.
     head_mac: bytes | None
     retention: Retention | None
+    #: What each domain tag of its block maps means, as manifests have it. Version 1 has none: tag 0
+    #: is the tenant's own domain.
+    domains: Annotated[tuple[UUID, ...], Meta(max_length=256)] = ()
 
 
-class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume2"):
-    """A volume of a group; its sources follow in rows of their own."""
+class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume3"):
+    """A volume of a group; its sources follow in rows of their own. Since version 3."""
 
     volume: UUID
     group: UUID
     name: Text
 
 
-class VolumeRowV1(Struct, frozen=True, kw_only=True, tag="volume"):
-    """A volume with its only source, as version 1 of the format has it; read and never written."""
+class VolumeRowV2(Struct, frozen=True, kw_only=True, tag="volume"):
+    """A volume with its only source, as versions 1 and 2 have it; read and never written."""
 
     volume: UUID
     group: UUID
@@ -77,7 +87,7 @@ class VolumeRowV1(Struct, frozen=True, kw_only=True, tag="volume"):
 
 
 class SourceRow(Struct, frozen=True, kw_only=True, tag="source"):
-    """Where a volume's bytes are: a node and a path on it."""
+    """Where a volume's bytes are: a node and a path on it. Since version 3."""
 
     volume: UUID
     node: Text
@@ -149,13 +159,21 @@ class CondemnedRow(Struct, frozen=True, kw_only=True, tag="condemned"):
 Row = (
     DomainRow
     | TenantRow
+    | GrantRow
     | NodeRow
     | GroupRow
     | VolumeRow
-    | VolumeRowV1
+    | VolumeRowV2
     | SourceRow
     | SnapshotRow
     | HoldRow
     | RejectedRow
     | CondemnedRow
 )
+
+
+def only_source(volume: UUID, node: str, path: str) -> SourceRow:
+    """The source of a volume of which nothing but node and path is known."""
+    return SourceRow(
+        volume=volume, node=node, path=path, driver="scan", epoch=0, freeze=None, lead=True
+    )

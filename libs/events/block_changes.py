@@ -79,13 +79,23 @@ class ExtentsChanged:
     zero_runs: bytes
     #: No later batch of the capture names a chunk below this index.
     settled_below: Count
+    #: Domain tag of each chunk, one byte each, in the order of `runs`: in which domain of the
+    #: session's list the id names the chunk. Empty: all are of the tenant's own domain.
+    tags: bytes = b""
 
     def __post_init__(self) -> None:
         """Check that the columns belong together.
 
         Raises:
-            BadInputError: not one id per chunk, or a column that is not made of whole runs.
+            BadInputError: not one id per chunk, tags that are neither left out nor one per chunk,
+                or a column that is not made of whole runs.
         """
+        chunk_count = count_chunks(self.runs)
+        if self.tags and (len(self.tags) != chunk_count or not self.tags.strip(b"\0")):
+            raise BadInputError(
+                f"batch {self.batch} of capture {self.capture}: expected {chunk_count} domain tags "
+                f"that are not all 0, or none, got {len(self.tags)}"
+            )
         _check_columns(self)
 
 

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from libs.errors import BackcastError, ConfigurationError, InvariantViolation
 from libs.rest import problems
 from libs.rest.auth import Tokens
+from libs.rest.documents import share_schemas
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
@@ -209,6 +210,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """The framework's document, with problems under their own media type."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        share_schemas(schema)
         for path in schema["paths"].values():
             for operation in path.values():
                 content = operation["responses"]["default"]["content"]

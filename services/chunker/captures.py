@@ -36,8 +36,7 @@ from libs.runtime.retries import retried
 from libs.runtime.threads import end_with, is_expected
 from libs.spans.connection import SpanConnection
 from services.chunker.lanes import Lanes
-from services.chunker.ledger import Ledger
-from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
+from services.chunker.packer import Packer, StaleAttemptError, attempt_packs
 from services.chunker.sealer import Sealer
 from services.chunker.work import CaptureWork
 
@@ -122,8 +121,7 @@ class Captures:
         start_offset: int,
     ) -> None:
         """Start to work on a part that was just taken."""
-        keys = self._vault.get(view.domain, view.key_id)
-        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+        packs = attempt_packs(self._vault, attempt, view)
         work = CaptureWork(
             part,
             started,
@@ -284,7 +282,7 @@ class Captures:
         packs = work.packs
         unplaced = packs.ledger.unplaced()
         places = (
-            retried(lambda: count_by_pack(self._catalog, packs.domain_no, unplaced))
+            retried(lambda: count_by_pack(self._catalog, packs.domains, unplaced))
             if unplaced
             else {}
         )

@@ -109,7 +109,7 @@ BESIDE_ALLOWED = {
     "services/change_capture/coordinator/__main__.py": "`end_with`, or the caller waits for orders",
     "services/chunker/__main__.py": "lanes: `end_with` looks at each step",
     "services/chunker/packer.py": "uploads: `end_with` looks at each, its owner meets the error",
-    "services/cli/restore/engine.py": "the command waits for each fetch",
+    "libs/restoring/restore.py": "whoever restores waits for each fetch",
     "services/restore/__main__.py": "downloads wait for each piece",
 }
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from libs.catalogdb.domains import add_grant, continue_list
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.references import bury_condemned
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
+    GrantRow,
     GroupRow,
     HoldRow,
     NodeRow,
@@ -26,7 +28,8 @@ from libs.checkpoints.rows import (
     TenantRow,
     VolumePart,
     VolumeRow,
-    VolumeRowV1,
+    VolumeRowV2,
+    only_source,
 )
 from libs.errors import InvariantViolation
 from libs.events.snapshots import SnapshotRecovered
@@ -101,7 +104,8 @@ def apply_rows(catalog: Catalog, rows: Iterable[Row], made_at: datetime) -> None
 class Found:
     """A snapshot whose manifest continues its group's head; ``group`` has it as the head."""
 
-    domain: DomainRow
+    #: The tenant's own domain, then others that its block maps name, as far as the store has keys.
+    domains: tuple[DomainRow, ...]
     tenant: TenantRow
     group: GroupRow
     nodes: tuple[NodeRow, ...]
@@ -111,18 +115,23 @@ class Found:
 
 
 def recover_snapshot(catalog: Catalog, found: Found) -> None:
-    """Make a snapshot that only its manifest tells of a recovery point, and its group's head."""
+    """Make a snapshot that only its manifest tells of a recovery point, and its group's head.
+
+    Raises:
+        DamagedDataError: its domain tags do not mean what they mean in other snapshots of the
+            group, or its chunks are in a domain without keys. Nothing was done.
+    """
     snapshot, group = found.snapshot, found.group
     with catalog.transaction() as tx:
-        if not tx.execute(
-            "SELECT 1 FROM domain WHERE domain = %s", [found.domain.domain]
-        ).fetchone():
-            _apply_domain(tx, found.domain)
+        for domain in found.domains:
+            if not tx.execute("SELECT 1 FROM domain WHERE domain = %s", [domain.domain]).fetchone():
+                _apply_domain(tx, domain)
         _apply_tenant(tx, found.tenant)
         if not tx.execute(
             "SELECT 1 FROM volume_group WHERE group_id = %s", [group.group]
         ).fetchone():
             _apply_group(tx, group)
+        continue_list(tx, group.group, group.domains)
         for node in found.nodes:
             _apply_node(tx, node, None)
         known = {
@@ -166,15 +175,13 @@ def expire_known(catalog: Catalog, sessions: Sequence[UUID]) -> None:
 
 def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
     match row:
-        case DomainRow():
-            _apply_domain(tx, row)
-        case TenantRow():
-            _apply_tenant(tx, row)
+        case DomainRow() | TenantRow() | GrantRow():
+            _apply_owner(tx, row)
         case NodeRow():
             _apply_node(tx, row, made_at)
         case GroupRow():
             _apply_group(tx, row)
-        case VolumeRow() | VolumeRowV1() | SourceRow():
+        case VolumeRow() | VolumeRowV2() | SourceRow():
             _apply_protected(tx, row)
         case SnapshotRow():
             _apply_snapshot(tx, row)
@@ -184,6 +191,16 @@ def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
             _apply_rejected(tx, row)
         case CondemnedRow():
             bury_condemned(tx, row.generation)
+
+
+def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow) -> None:
+    match row:
+        case DomainRow():
+            _apply_domain(tx, row)
+        case TenantRow():
+            _apply_tenant(tx, row)
+        case GrantRow():
+            _apply_grant(tx, row)
 
 
 def _apply_domain(tx: Tx, row: DomainRow) -> None:
@@ -202,6 +219,19 @@ def _apply_tenant(tx: Tx, row: TenantRow) -> None:
            ON CONFLICT (name) DO NOTHING""",
         [row.name, row.domain],
     )
+
+
+def _apply_grant(tx: Tx, row: GrantRow) -> None:
+    numbers = tx.execute(
+        """SELECT d.domain_no, t.tenant_no FROM domain d, tenant t
+           WHERE d.domain = %s AND t.name = %s""",
+        [row.domain, row.tenant],
+    ).fetchone()
+    if numbers is None:
+        raise InvariantViolation(
+            f"grant of domain {row.domain} to tenant {row.tenant}: one of them is nowhere named"
+        )
+    add_grant(tx, *numbers)
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
@@ -225,6 +255,7 @@ def _apply_group(tx: Tx, row: GroupRow) -> None:
     ).fetchone()
     if number is None:
         raise InvariantViolation(f"group {row.name}: its tenant {row.tenant} is nowhere named")
+    continue_list(tx, row.group, row.domains)
     _move_head(tx, row)
     tx.execute("DELETE FROM retention WHERE group_no = %s", [number[0]])
     if row.retention:
@@ -251,11 +282,11 @@ def _apply_hold(tx: Tx, row: HoldRow) -> None:
     )
 
 
-def _apply_protected(tx: Tx, row: VolumeRow | VolumeRowV1 | SourceRow) -> None:
+def _apply_protected(tx: Tx, row: VolumeRow | VolumeRowV2 | SourceRow) -> None:
     match row:
         case VolumeRow():
             _apply_volume(tx, row)
-        case VolumeRowV1():
+        case VolumeRowV2():
             _apply_volume(tx, VolumeRow(volume=row.volume, group=row.group, name=row.name))
             _apply_source(tx, only_source(row.volume, row.node, row.path))
         case SourceRow():
@@ -269,13 +300,6 @@ def _apply_volume(tx: Tx, row: VolumeRow) -> None:
            ON CONFLICT (volume_id) DO UPDATE
            SET group_no = excluded.group_no, name = excluded.name""",
         [row.volume, row.name, row.group],
-    )
-
-
-def only_source(volume: UUID, node: str, path: str) -> SourceRow:
-    """The source of a volume of which nothing but node and path is known."""
-    return SourceRow(
-        volume=volume, node=node, path=path, driver="scan", epoch=0, freeze=None, lead=True
     )
 
 

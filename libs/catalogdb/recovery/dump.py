@@ -26,6 +26,7 @@ _BATCH = 1000
 TABLES = (
     "domain",
     "tenant",
+    "grant",
     "node",
     "group",
     "volume",
@@ -81,10 +82,11 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
 
 
 #: Rows whose word in a checkpoint is not that of their table.
-_TABLE_OF = {"volume2": "volume"}
+_TABLE_OF = {"volume3": "volume"}
 _KEYS = {
     "domain": ("domain",),
     "tenant": ("name",),
+    "grant": ("domain", "tenant"),
     "node": ("name",),
     "group": ("group",),
     "volume": ("volume",),

@@ -85,13 +85,13 @@ BEYOND_SCENARIOS = (
         chosen="shrank_and_grew",
     ),
     Mutant(
-        name="a plan's run is expanded unchecked",
-        file="services/cli/restore/plan.py",
-        old="    if len(ids) != named * CHUNK_ID_SIZE_BYTES or (runs and runs[0].first < first):",
-        new="    if runs and runs[0].first < first:",
+        name="a plan's window is as long as it says",
+        file="libs/restoring/plan.py",
+        old="    chunk_count: Annotated[int, Meta(ge=1, le=WINDOW_CHUNK_COUNT_MAX)]",
+        new="    chunk_count: Annotated[int, Meta(ge=1)]",
         rule="counts are bounded before allocation",
-        tests="tests/unit/fuzz/test_found.py",
-        chosen="restore-plan",
+        tests="tests/unit/restoring/test_plan.py",
+        chosen="contradicts_itself",
     ),
     Mutant(
         name="text is believed to be UTF-8",
@@ -122,11 +122,11 @@ BEYOND_SCENARIOS = (
     ),
     Mutant(
         name="a restore's last bytes are rounded up",
-        file="services/cli/restore/target.py",
+        file="libs/restoring/target.py",
         old="        size = min(sum(map(len, buffers)), max(0, self._size_bytes - offset))",
         new="        size = sum(map(len, buffers))",
         rule="a restored file ends at the byte at which the volume did",
-        tests="tests/unit/cli/restore/test_target.py",
+        tests="tests/unit/restoring/test_target.py",
         chosen="end_at_the_byte",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
+from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 
 _CATALOG = "libs/catalogdb"
@@ -39,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not self.packs.ledger.claim([node_id]):\n            return\n"
         "        from libs.errors import InvariantViolation\n"
         "        try:\n"
-        "            count_by_pack(self._catalog, self.packs.domain_no, [node_id])\n"
+        "            count_by_pack(self._catalog, self.packs.domains, [node_id])\n"
         "            return\n"
         "        except InvariantViolation:\n"
         "            pass\n",
@@ -340,4 +341,5 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *BARRIERS,
     *BEYOND_SCENARIOS,
+    *DOMAINS,
 )

@@ -61,8 +61,31 @@ class Site:
 
     def part(self) -> PartView:
         return PartView(
-            *(1, VOLUME, "vm", str(self.volume.path), None, uuid4(), b"t" * 32, "node-1"),
-            *(self.url, "", None, False, 0, None, 0, 0, None, 0, 0, 0, 0, 0, 0, "fuzzy", None),
+            volume_no=1,
+            volume=VOLUME,
+            volume_name="vm",
+            path=str(self.volume.path),
+            freeze=None,
+            capture=uuid4(),
+            token=b"t" * 32,
+            node="node-1",
+            rpc_url=self.url,
+            span_address="",
+            boot=None,
+            finished=False,
+            attempt_number=0,
+            base_root=None,
+            base_level=0,
+            base_size_bytes=0,
+            root=None,
+            root_level=0,
+            size_bytes=0,
+            read_bytes=0,
+            changed_bytes=0,
+            sent_bytes=0,
+            stored_bytes=0,
+            consistency="fuzzy",
+            tracking="",
         )
 
 
@@ -123,6 +146,6 @@ def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) ->
     (status,) = site.reports[-1].captures
     assert (status.session, status.capture) == (order.session, order.capture)
     assert (status.state, status.boot) == ("complete", site.captures.boot)
-    site.ended = [EndedCapture(capture=order.capture, sealed=True)]
+    site.ended = [EndedCapture(capture=order.capture, sealed=True, distrusted=False)]
     reporter.report()
     assert site.captures.find(order.capture) is None

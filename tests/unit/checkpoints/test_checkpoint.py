@@ -13,7 +13,7 @@ from libs.checkpoints.checkpoint import (
     part_digest,
     parts_of,
 )
-from libs.checkpoints.rows import TenantRow
+from libs.checkpoints.rows import Row, TenantRow
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
@@ -28,24 +28,24 @@ def read(path: str) -> bytes:
     return (golden.FOLDER / "checkpoints" / path).read_bytes()
 
 
-def test_the_golden_checkpoint_reads_back() -> None:
-    part = read("part-v2.bin")
-    head = open_head(read("head-v2.bin"), golden.CHECKPOINT, golden.KEK)
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (1, golden.CHECKPOINT_ROWS_V1),
+        (2, golden.CHECKPOINT_ROWS_V2),
+        (3, golden.CHECKPOINT_ROWS),
+    ],
+)
+def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
+    part = read(f"part-v{version}.bin")
+    head = open_head(read(f"head-v{version}.bin"), golden.CHECKPOINT, golden.KEK)
     assert head == golden.checkpoint_head(part)
     rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
-    assert tuple(rows) == golden.CHECKPOINT_ROWS
-
-
-def test_the_golden_checkpoint_of_version_1_reads_back() -> None:
-    part = read("part-v1.bin")
-    head = open_head(read("head-v1.bin"), golden.CHECKPOINT, golden.KEK)
-    assert head == golden.checkpoint_head(part)
-    rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
-    assert tuple(rows) == golden.CHECKPOINT_ROWS_V1
+    assert tuple(rows) == expected
 
 
 def test_every_changed_bit_of_a_head_is_found() -> None:
-    data = bytearray(read("head-v2.bin"))
+    data = bytearray(read("head-v1.bin"))
     for position in range(len(data)):
         data[position] ^= 1
         with pytest.raises(DamagedDataError):
@@ -57,7 +57,7 @@ def test_every_changed_bit_of_a_head_is_found() -> None:
 
 
 def test_a_head_at_another_place_or_under_another_key_is_refused() -> None:
-    data = read("head-v2.bin")
+    data = read("head-v1.bin")
     with pytest.raises(DamagedDataError, match="say to be checkpoint 2/30"):
         open_head(data, CheckpointName(2, 31), golden.KEK)
     with pytest.raises(WrongKeyError):
@@ -65,7 +65,7 @@ def test_a_head_at_another_place_or_under_another_key_is_refused() -> None:
 
 
 def test_a_part_is_what_the_head_names_and_nothing_else() -> None:
-    data = read("part-v2.bin")
+    data = read("part-v1.bin")
     with pytest.raises(DamagedDataError, match="head names"):
         list(open_part(data, FIRST_PART, b"d" * 32, golden.KEK))
     changed = data[:-1] + bytes([data[-1] ^ 1])
