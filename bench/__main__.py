@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import datasets, results
 from bench.catalog import measure_catalog
 from bench.collection import measure_collection
+from bench.hints import measure_hints
 from bench.machine import package_versions
 from bench.measure import StepFailedError
 from bench.passes import STEPS
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deleting.add_argument("--snapshots", type=int, default=1000)
     deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
     deleting.set_defaults(do=_collection)
+
+    hinting = commands.add_parser("hints", help="measure a capture by hints on 4 GiB and on 1 TiB")
+    hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
+    hinting.set_defaults(do=_hints)
 
     making = commands.add_parser("images", help="make the images only, into the cache")
     _add_dataset_options(making, default=["real"])
@@ -136,6 +141,15 @@ def _collection(options: argparse.Namespace) -> None:
     header = results.header(folder, package_versions())
     results.write(options.json, {**header, "collection": dataclasses.asdict(cost)})
     print(tables(options.json))
+
+
+def _hints(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="hints-") as work:
+        found = measure_hints(options.repeat, Path(work))
+    for name, one in found.items():
+        print(f"{name}: {one.seconds:.3f} s, read {one.read_bytes}, written {one.written_bytes} B")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@
     │   ├── NotReconciledError   the catalog may have gone back in time; wait until it is compared
     │   └── HaltedError          a brake is on: a person must look and accept, or mend the cause
     ├── SourceError              a protected volume cannot be read as it should
+    │   └── TrackingLostError    what was said of its changes is not true; compare everything
     ├── ConfigurationError       settings are wrong; the process must not start
     └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
 
@@ -155,6 +156,18 @@ class SourceError(BackcastError):
     code = "source"
     http_status = 422
     exit_code = 10
+
+
+class HoldBrokenError(SourceError):
+    """A node's hold of writes has ended by itself: nothing that it cut since is worth anything."""
+
+    code = "hold-broken"
+
+
+class TrackingLostError(SourceError):
+    """A tracker called a chunk unchanged that has changed; the next capture compares everything."""
+
+    code = "tracking-lost"
 
 
 class ConfigurationError(BackcastError):

@@ -1,5 +1,6 @@
 """Half-open byte ranges and runs of chunk indexes: how public functions speak of extents."""
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from libs.errors import BadInputError
 _RUN = struct.Struct("<QI")
 #: Bytes of one packed run: first chunk index (u64), count (u32).
 RUN_SIZE_BYTES = _RUN.size
+#: Longest column of runs with which a client says what has changed: 524,288 runs.
+HINTS_SIZE_BYTES_MAX = 6 << 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,17 +72,26 @@ def unpack_runs(column: bytes, chunk_count_max: int) -> list[ChunkRun]:
         BadInputError: wrong length, an empty run, a run beyond the volume, or runs that do not
             ascend.
     """
+    check_runs(column, chunk_count_max)
+    return list(iter_runs(column))
+
+
+def check_runs(column: bytes, chunk_count_max: int) -> None:
+    """Refuse a column that `unpack_runs` would refuse, without making anything of its size."""
     _check_whole_runs(column)
-    runs = [ChunkRun(first, count) for first, count in _RUN.iter_unpack(column)]
     before = 0
-    for run in runs:
-        if run.count == 0 or run.first < before or run.end > chunk_count_max:
+    for first, count in _RUN.iter_unpack(column):
+        if count == 0 or first < before or first + count > chunk_count_max:
             raise BadInputError(
-                f"run of {run.count} chunks at {run.first}: expected at least one chunk, ascending "
-                f"runs, and an end at or below {chunk_count_max}"
+                f"run of {count} chunks at {first}: expected at least one chunk, ascending runs, "
+                f"and an end at or below {chunk_count_max}"
             )
-        before = run.end
-    return runs
+        before = first + count
+
+
+def iter_runs(column: bytes) -> Iterator[ChunkRun]:
+    """The runs of a column that was checked, one when it is asked for."""
+    return itertools.starmap(ChunkRun, _RUN.iter_unpack(column))
 
 
 def count_chunks(column: bytes) -> int:

@@ -5,7 +5,7 @@ claims: a consumer checks tenant, volume and node against the session's row, ids
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import Meta
@@ -27,6 +27,9 @@ from libs.ranges import count_chunks
 _ChunkSize = Annotated[int, Meta(ge=512, le=8 * 1024 * 1024)]
 
 
+Tracking = Literal["none", "exact", "candidates"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureStarted:
     """Emitted when an agent begins to read a volume for a session.
@@ -45,10 +48,14 @@ class CaptureStarted:
     base: UUID | None
     #: The agent process; a capture never continues in another one, as its frozen view is gone.
     boot: UUID
-    #: True: every chunk that is not zero is listed. False: only differences from the base.
+    #: True: every chunk that is not zero is listed, and what is not listed is zero. False: only
+    #: differences from the base are, and what is not listed is as it was there.
     complete: bool
     volume_size_bytes: Count
     chunk_size_bytes: _ChunkSize
+    #: How the differences are known: ``none`` = not, everything is compared; ``exact`` = each chunk
+    #: was compared with what it was; ``candidates`` = somebody said which chunks may differ.
+    tracking: Tracking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +90,40 @@ class ExtentsChanged:
             BadInputError: not one id per chunk, tags that are neither left out nor one per chunk,
                 or a column that is not made of whole runs.
         """
-        count_chunks(self.zero_runs)
         chunk_count = count_chunks(self.runs)
         if self.tags and (len(self.tags) != chunk_count or not self.tags.strip(b"\0")):
             raise BadInputError(
                 f"batch {self.batch} of capture {self.capture}: expected {chunk_count} domain tags "
                 f"that are not all 0, or none, got {len(self.tags)}"
             )
-        expected = DIGEST_SIZE_BYTES * chunk_count
-        if len(self.ids) != expected:
-            raise BadInputError(
-                f"batch {self.batch} of capture {self.capture}: expected {expected} bytes of ids "
-                f"for the chunks of its runs, got {len(self.ids)}"
-            )
+        _check_columns(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnchangedSampled:
+    """Emitted when an agent has hashed a random sample of what its tracker believes unchanged.
+
+    A consumer compares the ids with the base's map. One that differs was overlooked: the tracking
+    is lost, and the session must not be sealed.
+
+    Stream key: volume. Ordering: numbered among the `ExtentsChanged` of the capture, which count
+    in `CaptureCompleted` together. A duplicate is recognised by (capture, batch).
+    """
+
+    session: UUID
+    capture: UUID
+    volume: UUID
+    batch: Count
+    #: Sampled chunks with data, ascending, as `libs.ranges.pack_runs` writes them.
+    runs: bytes
+    #: Ids of these chunks, 32 bytes each, in the order of `runs`.
+    ids: bytes
+    #: Sampled chunks that are all zero, packed in the same way; disjoint from `runs`.
+    zero_runs: bytes
+
+    def __post_init__(self) -> None:
+        """Check that the columns belong together, as those of `ExtentsChanged`."""
+        _check_columns(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +137,7 @@ class CaptureCompleted:
     session: UUID
     capture: UUID
     volume: UUID
-    #: Number of `ExtentsChanged` of the capture.
+    #: Number of `ExtentsChanged` and `UnchangedSampled` of the capture.
     batches: Count
     #: `BatchesDigest` over their encoded values.
     batches_digest: Digest
@@ -135,10 +163,11 @@ class CaptureAborted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingLost:
-    """Emitted when what an agent knows about changes of a volume can no longer be trusted.
+    """Emitted when an agent does not know what changed on a volume since the base it was named.
 
-    Stream key: volume. Ordering: none; the next capture of the volume compares everything. A
-    duplicate is harmless.
+    Stream key: volume. Ordering: within a capture, right after its `CaptureStarted`, which says
+    that it is complete: everything is compared, and what is not announced is zero. Outside of one,
+    the next capture of the volume is such a one. A duplicate is harmless.
     """
 
     volume: UUID
@@ -146,3 +175,17 @@ class TrackingLost:
     session: UUID | None
     capture: UUID | None
     reason: Message
+
+
+#: What is numbered within a capture and counts in `CaptureCompleted`.
+Batch = ExtentsChanged | UnchangedSampled
+
+
+def _check_columns(event: Batch) -> None:
+    count_chunks(event.zero_runs)
+    expected = DIGEST_SIZE_BYTES * count_chunks(event.runs)
+    if len(event.ids) != expected:
+        raise BadInputError(
+            f"batch {event.batch} of capture {event.capture}: expected {expected} bytes of ids "
+            f"for the chunks of its runs, got {len(event.ids)}"
+        )

@@ -11,6 +11,7 @@ from libs.events.block_changes import (
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.notifications import NotificationRaised
 from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
@@ -22,6 +23,7 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierReached,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
@@ -41,11 +43,13 @@ Event = (
     | CaptureCompleted
     | CaptureAborted
     | TrackingLost
+    | UnchangedSampled
     | PackStored
     | PackRewritten
     | PackCondemned
     | PackDeleted
     | SnapshotRequested
+    | BarrierReached
     | SnapshotSealed
     | SnapshotRejected
     | SnapshotVerified
@@ -91,16 +95,18 @@ class Upcaster:
 
 
 EVENTS: tuple[EventType, ...] = (
-    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 1, CaptureStarted),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 2, CaptureStarted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 2, ExtentsChanged),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 1, CaptureCompleted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.unchanged_sampled", 1, UnchangedSampled),
     EventType(PACKS, "backcast.packs.pack_stored", 1, PackStored),
     EventType(PACKS, "backcast.packs.pack_rewritten", 1, PackRewritten),
     EventType(PACKS, "backcast.packs.pack_condemned", 1, PackCondemned),
     EventType(PACKS, "backcast.packs.pack_deleted", 1, PackDeleted),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
+    EventType(SNAPSHOTS, "backcast.snapshots.barrier_reached", 1, BarrierReached),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
@@ -118,7 +124,14 @@ EVENTS: tuple[EventType, ...] = (
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
 )
 
+
+def _tell_tracking(fields: Fields) -> Fields:
+    """Before version 2 fingerprints were the only tracker."""
+    return {**fields, "tracking": "none" if fields.get("complete") else "exact"}
+
+
 UPCASTERS: tuple[Upcaster, ...] = (
+    Upcaster("backcast.block_changes.capture_started", 1, _tell_tracking),
     # Version 1 knew the tenant's own domain alone.
     Upcaster("backcast.block_changes.extents_changed", 1, lambda fields: {**fields, "tags": b""}),
 )

@@ -6,6 +6,6 @@ Purpose:   the agent on each node reads changed extents from a frozen view, hash
 Consumes:  commands by REST (coordinator) and by authenticated RPC (agent), span requests by TCP
            (agent).
 Produces:  `backcast.block-changes` (agent); sessions and volumes in the catalog (coordinator).
-Owns:      the fingerprint files on each node.
+Owns:      what the drivers keep on each node: fingerprint files.
 Never does: store a chunk, decide what is new, or acknowledge a snapshot.
 """

@@ -17,7 +17,13 @@ from prometheus_client import CollectorRegistry, Counter
 
 from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions.attempts import NotTaken, Taken, WrongBoot, take_part
+from libs.catalogdb.sessions.attempts import (
+    NotTaken,
+    Taken,
+    Tracking,
+    WrongBoot,
+    take_part,
+)
 from libs.catalogdb.sessions.positions import start_offset
 from libs.catalogdb.sessions.session import (
     PartView,
@@ -26,15 +32,23 @@ from libs.catalogdb.sessions.session import (
     reject_session,
     session_of_capture,
 )
-from libs.errors import BackcastError, BadEventError, MalformedEventError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    BadEventError,
+    MalformedEventError,
+    TrackingLostError,
+    UnavailableError,
+)
 from libs.events.block_changes import (
     CaptureAborted,
     CaptureCompleted,
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.envelope import Envelope
+from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.mac import is_authentic
 from libs.events.notifications import NotificationRaised
 from libs.events.topics import BLOCK_CHANGES
@@ -50,11 +64,12 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.health import LoopHealth
 from libs.runtime.signals import Stop
-from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.attempts import Attempt, Attempts
 from services.chunker.parts.positions import Positions
 
 log = logging.getLogger(__name__)
 GROUP = "backcast-chunker"
+_OF_A_CAPTURE = ExtentsChanged | UnchangedSampled | CaptureCompleted | CaptureAborted | TrackingLost
 #: Pause before something is tried again because a server did not answer.
 _AGAIN_SECONDS = 1.0
 #: One notification per kind of bad record in this time: whoever can write to the topic could fill
@@ -167,24 +182,47 @@ class Intake:
 
     async def _handle_event(self, received: ReceivedEvent) -> None:
         event = received.event
-        if isinstance(event, TrackingLost):
-            return  # for monitoring; the agent acts on it itself
         if isinstance(event, CaptureStarted):
             await asyncio.to_thread(self._begin, received, event)
             return
-        if not isinstance(event, ExtentsChanged | CaptureCompleted | CaptureAborted):
+        if not isinstance(event, _OF_A_CAPTURE):
             raise MalformedEventError(f"event {received.envelope.type}: not expected on this topic")
-        attempt = self._attempts.find(event.capture)
+        attempt = self._attempts.find(event.capture) if event.capture else None
         if attempt is None:
-            return  # its session has ended, or another chunker has it
+            return  # its session has ended, or another chunker has it; or it is of no capture
         _authenticate(received, attempt.view.tenant, attempt.part)
         match event:
-            case ExtentsChanged():
-                await self._attempts.add_span(attempt, event, received.value)
+            case ExtentsChanged() | UnchangedSampled():
+                await self._attempts.add_batch(attempt, event, received.value)
             case CaptureCompleted():
                 await asyncio.to_thread(self._attempts.complete, attempt, event)
             case CaptureAborted():
                 await asyncio.to_thread(self._attempts.fail, attempt, event.code, event.message)
+            case TrackingLost():
+                await asyncio.to_thread(self._note_lost, attempt, event)
+
+    def _note_lost(self, attempt: Attempt, event: TrackingLost) -> None:
+        """The agent compares everything: tell a person why it takes so long.
+
+        A capture that began with differences only cannot go on: nobody knows what it left out.
+        """
+        if not attempt.started.complete:
+            self._attempts.fail(attempt, TrackingLostError.code, event.reason)
+            return
+        part = attempt.part
+        notice = NotificationRaised(
+            kind=TrackingLostError.code,
+            severity="warning",
+            message=(
+                f"volume {part.volume_name} on node {part.node}: its changes since the last "
+                f"snapshot are not known, so everything is compared: {event.reason}"
+            )[:MESSAGE_LENGTH_MAX],
+            volume=part.volume_name,
+            node=part.node,
+            session=str(event.session),
+        )
+        tenant = attempt.view.tenant
+        raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
         view = session_of_capture(self._catalog, event.capture)
@@ -208,6 +246,7 @@ class Intake:
             self._name,
             received.partition.number,
             received.offset,
+            _tracking(view, event),
         )
         match taken:
             case Taken():
@@ -267,11 +306,18 @@ def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:
         )
 
 
+def _tracking(view: SessionView, event: CaptureStarted) -> Tracking:
+    if event.tracking != "none":
+        return event.tracking
+    return "lost" if view.base else "none"
+
+
 def _matches(view: SessionView, part: PartView, event: CaptureStarted) -> bool:
     return (
         (event.session, event.tenant, event.group, event.volume, event.node)
         == (view.session, view.tenant, view.group_id, part.volume, part.node)
         and event.base in (None, view.base)
-        and (event.complete or event.base == view.base is not None)
+        and (event.complete or (event.base == view.base is not None and view.is_trusted))
+        and event.complete == (event.tracking == "none")
         and event.chunk_size_bytes == CHUNK_SIZE_BYTES
     )

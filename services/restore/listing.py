@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.protected import list_volumes
+from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
     find_volume_at,
@@ -32,6 +33,13 @@ class PointAnswer(BaseModel):
     session: UUID = Field(description="Id of the snapshot")
     sealed_at: datetime
     consistency: str
+    tracking: str = Field(
+        description=(
+            "How its changes were known. none: it has no base; lost: nobody knew, so everything "
+            "was compared; exact: each chunk was compared with what it was; candidates: somebody "
+            "said which chunks may differ; unknown: the snapshot came back from the store"
+        )
+    )
     base: UUID | None = Field(description="Snapshot that the change set is relative to")
     node: str
     path: str
@@ -54,6 +62,17 @@ class SnapshotPage(BaseModel):
     next: UUID | None = Field(description="`before` of the next page; null on the last one")
 
 
+class BarrierAnswer(BaseModel):
+    """What one node said of the barrier of a snapshot; times are those of its clock."""
+
+    node: str
+    means: str = Field(description="How it held writes: `fsfreeze`, or `none`")
+    held_at: datetime
+    cut_at: datetime
+    released_at: datetime
+    unbroken: bool = Field(description="Whether its hold was unbroken when it was released")
+
+
 class SnapshotAnswer(BaseModel):
     """One snapshot of a group."""
 
@@ -67,6 +86,9 @@ class SnapshotAnswer(BaseModel):
     verified_level: str | None
     damaged: bool
     volumes: list[PointAnswer]
+    barrier: list[BarrierAnswer] = Field(
+        description="What its nodes said when they were cut together; empty if there was no need"
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -125,6 +147,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
             volumes=[point_answer(row) for row in rows],
+            barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
 
     @app.get(
@@ -134,6 +157,17 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
         return point_answer(find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point)))
+
+
+def _barrier_answer(node: BarrierEvidence) -> BarrierAnswer:
+    return BarrierAnswer(
+        node=node.node,
+        means=node.means,
+        held_at=node.held_at,
+        cut_at=node.cut_at,
+        released_at=node.released_at,
+        unbroken=node.unbroken,
+    )
 
 
 def point_answer(point: SnapshotVolume) -> PointAnswer:
@@ -146,6 +180,7 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         session=point.session,
         sealed_at=point.sealed_at,
         consistency=point.consistency,
+        tracking=point.tracking,
         base=point.base,
         node=point.node,
         path=point.path,

@@ -14,6 +14,7 @@ from libs.events.block_changes import (
     CaptureStarted,
     ExtentsChanged,
     TrackingLost,
+    UnchangedSampled,
 )
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
@@ -29,6 +30,8 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierNode,
+    BarrierReached,
     DamagedExtent,
     HoldPlaced,
     HoldReleased,
@@ -76,6 +79,7 @@ SAMPLES: tuple[Event, ...] = (
         base=BASE,
         boot=_id(7),
         complete=False,
+        tracking="exact",
         volume_size_bytes=1 << 40,
         chunk_size_bytes=65536,
     ),
@@ -99,6 +103,13 @@ SAMPLES: tuple[Event, ...] = (
     ),
     CaptureAborted(**_ABOUT, code="source", message="volume vm: shorter than when it was opened"),
     TrackingLost(volume=VOLUME, session=None, capture=None, reason="unclean stop"),
+    UnchangedSampled(
+        **_ABOUT,
+        batch=8,
+        runs=pack_runs([ChunkRun(3, 1), ChunkRun(70_000, 2)]),
+        ids=bytes(range(96)),
+        zero_runs=pack_runs([ChunkRun(5, 1)]),
+    ),
     PackStored(
         generation=_id(8),
         domain=_id(9),
@@ -118,6 +129,21 @@ SAMPLES: tuple[Event, ...] = (
     PackCondemned(generation=_id(8), size_bytes=1 << 25, moved_to=_id(10)),
     PackDeleted(generation=_id(8)),
     SnapshotRequested(session=SESSION, group=GROUP, base=None),
+    BarrierReached(
+        session=SESSION,
+        group=GROUP,
+        attempt=2,
+        nodes=(
+            BarrierNode(
+                node="node-1",
+                means="fsfreeze",
+                held_at_us=1_795_000_000_000_000,
+                cut_at_us=1_795_000_000_010_000,
+                released_at_us=1_795_000_000_020_000,
+                unbroken=True,
+            ),
+        ),
+    ),
     SnapshotSealed(
         session=SESSION,
         group=GROUP,

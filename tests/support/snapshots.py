@@ -24,7 +24,7 @@ from services.chunker.packer import Packer, attempt_packs
 from services.chunker.parts.work import PartWork
 from services.chunker.sealer import Sealer
 from services.chunker.surroundings import Surroundings
-from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
+from tests.support.catalog import BOOT, NODE, CatalogSite, Worker, cut
 
 #: Begins a step of a capture's work on another lane, or does not.
 Share = Callable[[Callable[[], None]], Future[None] | None]
@@ -79,6 +79,7 @@ class SnapshotTaker:
             self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
         )
         assert isinstance(view, SessionView)
+        cut(self._site, view)
         self.fill(view, contents, tag_of)
         assert isinstance(self._sealer.seal(view.session), Sealed)
         return read_session(self._site.coordinator, view.session)
@@ -152,6 +153,7 @@ def started_of(
         base=view.base,
         boot=boot,
         complete=True,
+        tracking="none",
         volume_size_bytes=size_bytes,
         chunk_size_bytes=CHUNK_SIZE_BYTES,
     )

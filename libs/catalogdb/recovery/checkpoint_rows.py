@@ -18,6 +18,7 @@ from libs.checkpoints.rows import (
     Retention,
     Row,
     SnapshotRow,
+    SourceRow,
     TenantRow,
     VolumePart,
     VolumeRow,
@@ -52,13 +53,7 @@ def read_rows(tx: Tx) -> Iterator[Row]:
     ):
         yield NodeRow(name=name, rpc_url=rpc_url, span_address=span_address, boot=boot)
     yield from _groups(tx)
-    for volume, group, name, node, path in _stream(
-        tx,
-        """SELECT v.volume_id, g.group_id, v.name, n.name, v.path
-           FROM volume v JOIN volume_group g USING (group_no) JOIN node n USING (node_no)
-           ORDER BY v.volume_id""",
-    ):
-        yield VolumeRow(volume=volume, group=group, name=name, node=node, path=path)
+    yield from _volumes(tx)
     yield from _snapshots(tx)
     for session, owner, reason, placed_at in _stream(
         tx,
@@ -100,6 +95,30 @@ def _groups(tx: Tx) -> Iterator[GroupRow]:
             if keep_last is None
             else Retention(keep_last=keep_last, keep_for_seconds=keep_for),
             domains=tuple(domains),
+        )
+
+
+def _volumes(tx: Tx) -> Iterator[VolumeRow | SourceRow]:
+    for volume, group, name in _stream(
+        tx,
+        """SELECT volume_id, group_id, v.name FROM volume v JOIN volume_group USING (group_no)
+           ORDER BY volume_id""",
+    ):
+        yield VolumeRow(volume=volume, group=group, name=name)
+    for volume, node, path, driver, epoch, freeze, lead in _stream(
+        tx,
+        """SELECT volume_id, n.name, path, driver, epoch, freeze_mount, lead
+           FROM source JOIN volume USING (volume_no) JOIN node n USING (node_no)
+           ORDER BY volume_id, n.name COLLATE "C\"""",
+    ):
+        yield SourceRow(
+            volume=volume,
+            node=node,
+            path=path,
+            driver=driver,
+            epoch=epoch,
+            freeze=freeze,
+            lead=lead,
         )
 
 

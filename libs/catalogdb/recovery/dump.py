@@ -30,6 +30,7 @@ TABLES = (
     "node",
     "group",
     "volume",
+    "source",
     "snapshot",
     "hold",
     "pack",
@@ -65,7 +66,8 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         if isinstance(row, RejectedRow | CondemnedRow):  # work under way, or without a trace
             continue
         values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
-        table = str(values.pop("type"))
+        table = _TABLE_OF.get(str(values["type"]), str(values["type"]))
+        del values["type"]
         if isinstance(row, SnapshotRow):
             # The time of the catalog's commit, against that of the manifest; and what only the
             # catalog knows of a snapshot that its manifest alone brought back.
@@ -79,6 +81,8 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         yield DumpLine(table, key, _text(values))
 
 
+#: Rows whose word in a checkpoint is not that of their table.
+_TABLE_OF = {"volume3": "volume"}
 _KEYS = {
     "domain": ("domain",),
     "tenant": ("name",),
@@ -86,6 +90,7 @@ _KEYS = {
     "node": ("name",),
     "group": ("group",),
     "volume": ("volume",),
+    "source": ("volume", "node"),
     "hold": ("session", "owner"),
 }
 

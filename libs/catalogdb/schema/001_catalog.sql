@@ -104,8 +104,6 @@ CREATE TABLE volume (
     tenant_no  int NOT NULL REFERENCES tenant,
     group_no   int NOT NULL REFERENCES volume_group,
     name       text NOT NULL,
-    node_no    int NOT NULL REFERENCES node,
-    path       text NOT NULL,
     -- The newest damage that was known when the lineage's references were last counted anew; -1: they
     -- must be. Damage beyond it on a pack that the lineage uses makes its counts doubtful.
     counted_damage int NOT NULL DEFAULT 0,
@@ -113,6 +111,20 @@ CREATE TABLE volume (
     UNIQUE (tenant_no, name)
 );
 CREATE INDEX ON volume (group_no);
+
+-- Where a volume's bytes are: one row for each node that writes it. The lead is the node that captures it.
+-- The nodes of a group's sources are the members of its barrier.
+CREATE TABLE source (
+    volume_no int NOT NULL REFERENCES volume,
+    node_no   int NOT NULL REFERENCES node,
+    path      text NOT NULL,
+    driver    text NOT NULL DEFAULT 'scan',
+    epoch     int NOT NULL DEFAULT 0,    -- a tracker's knowledge is of one epoch; raised when it is lost
+    freeze_mount text,                   -- mount point of the file system that is frozen while writes are held
+    lead      boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (volume_no, node_no)
+);
+CREATE UNIQUE INDEX source_lead ON source (volume_no) WHERE lead;
 
 -- ---------------------------------------------------------------- packs and what holds them
 
@@ -281,6 +293,9 @@ CREATE TABLE session (
     base           uuid,                 -- session of the base snapshot: pinned against expiry while open
     head_sequence  int NOT NULL,         -- the group's head when the session opened
     damage_seen    int NOT NULL DEFAULT 0, -- the newest damage that was known then
+    cut_attempt    int NOT NULL DEFAULT 0, -- the current attempt at the barrier; 0: it needs none
+    cut_until      timestamptz,          -- from then on another coordinator may begin a newer attempt
+    cut_at         timestamptz,          -- the cut of the current attempt counts: captures may be ordered
     deadline       timestamptz NOT NULL, -- renewed by progress
     opened_at      timestamptz NOT NULL DEFAULT now(),
     ended_at       timestamptz,
@@ -289,6 +304,8 @@ CREATE TABLE session (
 );
 -- One open session per group: the base is the head or nothing, so two could not both seal.
 CREATE UNIQUE INDEX session_open ON session (group_no) WHERE state = 'o';
+-- Bases of which a tracker said what was not true: nothing that was tracked since them is believed.
+CREATE INDEX session_untrue ON session (base) WHERE reject_code = 'tracking-lost';
 
 -- One volume of a session. state: 'w' waiting for its capture, 'c' capturing, 'f' finished.
 CREATE TABLE part (
@@ -314,7 +331,20 @@ CREATE TABLE part (
     sent_bytes      bigint NOT NULL DEFAULT 0,
     stored_bytes    bigint NOT NULL DEFAULT 0,
     consistency     text NOT NULL DEFAULT 'fuzzy',
+    tracking        text NOT NULL DEFAULT 'unknown',
     PRIMARY KEY (session, volume_no)
+);
+
+-- What a node said of the barrier whose cut counts: evidence for people, written with session.cut_at.
+CREATE TABLE barrier_node (
+    session     uuid NOT NULL REFERENCES session,
+    node_no     int NOT NULL REFERENCES node,
+    means       text NOT NULL,           -- how it held writes: 'fsfreeze', or 'none'
+    held_at     timestamptz NOT NULL,    -- by the node's clock, as are the others
+    cut_at      timestamptz NOT NULL,
+    released_at timestamptz NOT NULL,
+    unbroken    boolean NOT NULL,
+    PRIMARY KEY (session, node_no)
 );
 
 -- One try at a part. Closing it and dropping all its pins is one transaction; single pins are never dropped.
@@ -396,6 +426,7 @@ CREATE TABLE snapshot_volume (
     changed_bytes bigint NOT NULL,
     sent_bytes    bigint NOT NULL,
     stored_bytes  bigint NOT NULL,
+    tracking      text NOT NULL DEFAULT 'unknown', -- how the changes were known; a manifest does not say
     PRIMARY KEY (session, volume_no)
 );
 

@@ -9,7 +9,8 @@ GRANT SELECT, INSERT ON event_log
 GRANT SELECT, UPDATE ON log_position
     TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
 
-GRANT SELECT, INSERT ON domain, tenant, volume TO backcast_coordinator;
+GRANT SELECT, INSERT ON domain, tenant, volume, source TO backcast_coordinator;
+GRANT SELECT, INSERT ON barrier_node TO backcast_coordinator;
 GRANT SELECT, INSERT, UPDATE ON node, volume_group, session, part TO backcast_coordinator;
 GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
@@ -19,7 +20,7 @@ GRANT SELECT, INSERT ON domain_grant, group_domain TO backcast_coordinator;
 GRANT SELECT ON domain_tag TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
 
-GRANT SELECT ON domain, tenant, node, volume, incarnation TO backcast_chunker;
+GRANT SELECT ON domain, tenant, node, volume, source, incarnation TO backcast_chunker;
 GRANT SELECT ON domain_grant TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
@@ -47,7 +48,7 @@ GRANT DELETE ON leans TO backcast_catalog;
 GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
 -- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
-GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, session, snapshot TO backcast_catalog;
+GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, source, session, snapshot TO backcast_catalog;
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
@@ -57,7 +58,8 @@ CREATE SCHEMA IF NOT EXISTS backcast_check;
 GRANT USAGE, CREATE ON SCHEMA backcast_check TO backcast_catalog;
 
 -- Not `part`: its tokens open span connections.
-GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
+GRANT SELECT ON domain, tenant, node, volume_group, volume, source, incarnation TO backcast_restore;
+GRANT SELECT ON barrier_node TO backcast_restore;
 GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;

@@ -7,6 +7,7 @@ refused, because every transaction of a chunker names its attempt and requires i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from libs.catalogdb.idempotence import idempotent
@@ -63,9 +64,21 @@ class PackUse:
     departed: int = 0
 
 
+#: How the changes of a part are known. ``none``: there is no base. ``lost``: there is one, and
+#: nobody knew what changed since, so everything was compared. ``exact``: each chunk was compared
+#: with what it was. ``candidates``: somebody said which chunks may differ.
+Tracking = Literal["none", "lost", "exact", "candidates"]
+
+
 @idempotent
 def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture stands in the topic
-    catalog: Catalog, capture: UUID, boot: UUID, chunker: str, partition: int, start_offset: int
+    catalog: Catalog,
+    capture: UUID,
+    boot: UUID,
+    chunker: str,
+    partition: int,
+    start_offset: int,
+    tracking: Tracking = "none",
 ) -> Taken | NotTaken | WrongBoot:
     """Make a new attempt at a part; older ones are closed and lose their pins.
 
@@ -78,6 +91,7 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         chunker: name of this chunker process, for people.
         partition: partition of `block-changes` that the capture is in.
         start_offset: offset of its CaptureStarted: where a successor must begin reading.
+        tracking: how the capture's changes are known.
     """
     with catalog.transaction() as tx:
         require_reconciled(tx)
@@ -97,9 +111,9 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         attempt = uuid7()
         row = tx.execute(
             """UPDATE part SET attempt = %s, attempt_number = attempt_number + 1, state = 'c',
-                               boot = %s, partition = %s, start_offset = %s
+                               boot = %s, partition = %s, start_offset = %s, tracking = %s
                WHERE capture = %s RETURNING attempt_number""",
-            [attempt, boot, partition, start_offset, capture],
+            [attempt, boot, partition, start_offset, tracking, capture],
         ).fetchone()
         assert row is not None
         tx.execute(

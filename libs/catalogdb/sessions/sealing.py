@@ -81,17 +81,19 @@ def seal(
 def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes, domains: Sequence[UUID]) -> Sealed:
     require_reconciled(tx)
     row = tx.execute(
-        """SELECT state::text, group_no, base, head_sequence FROM session
-           WHERE session = %s FOR UPDATE""",
+        """SELECT state::text, group_no, base, head_sequence, cut_attempt = 0 OR cut_at IS NOT NULL
+           FROM session WHERE session = %s FOR UPDATE""",
         [session],
     ).fetchone()
     if row is None:
         raise _Refusal("there is no such session")
-    state, group_no, base, head_sequence = row
+    state, group_no, base, head_sequence, is_cut = row
     if state == "s":
         return Sealed(session, _sequence_of(tx, session))
     if state != "o":
         raise _Refusal("the session was rejected")
+    if not is_cut:
+        raise _Refusal("the group's volumes were not cut at one barrier")
     _check_head(tx, group_no, base, head_sequence)
     _check_domains(tx, group_no, domains)
     _check_parts(tx, session)
@@ -213,9 +215,10 @@ def _record(  # noqa: PLR0913 -- the columns of a row
     )
     tx.execute(
         """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes,
-                                        read_bytes, changed_bytes, sent_bytes, stored_bytes)
+                                        read_bytes, changed_bytes, sent_bytes, stored_bytes,
+                                        tracking)
            SELECT session, volume_no, root, root_level, size_bytes,
-                  read_bytes, changed_bytes, sent_bytes, stored_bytes
+                  read_bytes, changed_bytes, sent_bytes, stored_bytes, tracking
            FROM part WHERE session = %s""",
         [session],
     )

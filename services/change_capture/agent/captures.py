@@ -1,26 +1,31 @@
 """The captures of this agent process: begin, look up, settle, and let go of what nobody settles."""
 
 import logging
+import random
 import threading
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from uuid import UUID
 
-from libs.errors import BackcastError, NotFoundError
-from services.change_capture.agent.capture import Capture, Sender
+from libs.errors import BackcastError, BadInputError, NotFoundError
+from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.publication import Sender
 from services.change_capture.agent.window import Window
+from services.change_capture.barrier.barrier import Barriers
+from services.change_capture.drivers.port import Driver, FrozenView
 
 log = logging.getLogger(__name__)
 
 
-class Captures:
+class AgentCaptures:
     """All captures since this process started. Thread-safe.
 
     Args:
         boot: identifies this agent process.
         node: name of this node.
-        state_folder: where fingerprint files are.
+        drivers: name → driver.
+        barriers: has the frozen views of sessions with a barrier.
         window: keeps offered spans.
         sender: publishes the events of captures.
         scan_thread_count: threads per capture.
@@ -31,7 +36,8 @@ class Captures:
         self,
         boot: UUID,
         node: str,
-        state_folder: Path,
+        drivers: Mapping[str, Driver],
+        barriers: Barriers,
         window: Window,
         sender: Sender,
         scan_thread_count: int,
@@ -39,7 +45,8 @@ class Captures:
     ) -> None:
         self.boot = boot
         self._node = node
-        self._state_folder = state_folder
+        self.drivers = drivers
+        self.barriers = barriers
         self._window = window
         self._sender = sender
         self._scan_thread_count = scan_thread_count
@@ -55,14 +62,27 @@ class Captures:
 
         Raises:
             SourceError: the volume cannot be opened.
+            BadInputError: no such driver, or hints that are not for this volume.
         """
+        driver = self.drivers.get(order.driver)
+        if driver is None:
+            raise BadInputError(
+                f"driver {order.driver!r}: this agent has {', '.join(sorted(self.drivers))}"
+            )
         with self._lock:
             running = self._captures.get(order.capture)
             if running:
                 return running
             # First, as it may fail: what it supersedes must then be known, to be stopped later.
             capture = Capture(
-                order, self.boot, self._node, self._state_folder, self._window, self._sender
+                order,
+                driver,
+                self._view(order, driver),
+                self.boot,
+                self._node,
+                self._window,
+                self._sender,
+                random.Random(),  # noqa: S311 -- a sample, no secret
             )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:
@@ -72,6 +92,12 @@ class Captures:
         for old in outdated:
             old.stop()
         return capture
+
+    def _view(self, order: CaptureOrder, driver: Driver) -> FrozenView:
+        """The volume as it was cut, or, without a barrier, as it is now."""
+        if order.cut_attempt:
+            return self.barriers.take_view(order.session, order.cut_attempt, order.volume)
+        return driver.view(order.path)
 
     def find(self, capture: UUID) -> Capture | None:
         """The capture, if this process has it."""
@@ -91,17 +117,36 @@ class Captures:
             )
         return found
 
-    def settle(self, capture: UUID, *, sealed: bool) -> None:
-        """Act on the outcome of a capture's session; harmless when repeated."""
+    def settle(self, capture: UUID, *, sealed: bool, distrusted: bool = False) -> None:
+        """Act on the outcome of a capture's session; harmless when repeated.
+
+        Args:
+            capture: the capture.
+            sealed: whether its session was sealed.
+            distrusted: whether what its tracker said was found untrue.
+        """
         with self._lock:
             settled = self._captures.pop(capture, None)
         if settled is None:
             return
+        self.barriers.forget(settled.order.session)
         settled.stop()
         with self._lock:
             # The next capture of the volume may have begun: its files are not ours to judge.
             if not any(c.order.volume == settled.order.volume for c in self._captures.values()):
-                settled.keep_fingerprints(sealed=sealed)
+                self._settle_trackers(settled, sealed=sealed, distrusted=distrusted)
+
+    def _settle_trackers(self, settled: Capture, *, sealed: bool, distrusted: bool) -> None:
+        settled.settle(sealed=sealed)
+        for name, driver in self.drivers.items():
+            # Of a base that another driver has made since, nothing is known.
+            if distrusted or (sealed and name != settled.order.driver):
+                driver.forget(settled.order.volume)
+
+    def all(self) -> list[Capture]:
+        """All captures that this process has now."""
+        with self._lock:
+            return list(self._captures.values())
 
     def drop_forgotten(self) -> None:
         """Let go of captures that nobody asks for, or they would fill the window for ever.
@@ -109,6 +154,7 @@ class Captures:
         While its session is open, a capture is asked for every few seconds. Fingerprint files stay:
         the next order says which session became the base.
         """
+        self.barriers.drop_forgotten()
         now = time.monotonic()
         with self._lock:
             forgotten = [
@@ -131,3 +177,4 @@ class Captures:
                 capture.stop()
             except BackcastError as err:
                 log.warning("capture not stopped cleanly", extra={"detail": str(err)})
+        self.barriers.close()

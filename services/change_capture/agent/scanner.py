@@ -1,8 +1,8 @@
-"""The scanner: one thread of a capture. Reads regions, finds changed chunks, gathers them in spans.
+"""The scanner: one thread of a capture. Reads regions, gathers their changed chunks in spans.
 
-This is the agent's hot path. Each byte is read once into the span's buffer, fingerprinted there,
-hashed there if it changed, and sent from there. Pieces are read at the buffer's fill mark: an
-unchanged piece is overwritten by the next one, and changed chunks of a mixed piece are moved
+This is the agent's hot path. Each byte is read once into the span's buffer, compared there by the
+tracker, hashed there if it changed, and sent from there. Pieces are read at the buffer's fill mark:
+an unchanged piece is overwritten by the next one, and changed chunks of a mixed piece are moved
 together, so that scattered changes still make full spans.
 """
 
@@ -10,12 +10,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from libs.packs.chunk import ZERO_CHUNK, ChunkHasher, Fingerprinter, split_chunks
-from libs.packs.layout import CHUNK_SIZE_BYTES, FINGERPRINT_SIZE_BYTES
+from libs.packs.chunk import ChunkHasher, split_chunks
+from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
-from services.change_capture.agent.fingerprints import ZERO_FINGERPRINT
+from services.change_capture.agent.regions import Region
+from services.change_capture.agent.sampling import Sampler
 from services.change_capture.agent.window import SPAN_SIZE_BYTES
-from services.change_capture.drivers.scan import REGION_CHUNKS, Region
+from services.change_capture.drivers.port import Changes, Comparison
 
 #: Bytes read at once: large enough for the system call not to matter, aligned so that the chunks of
 #: one aligned MiB stay in one span (a range of 1 MiB then touches at most two frames).
@@ -59,7 +60,7 @@ class Scanner:
     Args:
         read_into: fills a buffer from a byte offset of the frozen view.
         hasher: names chunks.
-        fingerprinter: makes change fingerprints.
+        sampler: takes a sample of the chunks that the tracker believes unchanged; None: of none.
         take_buffer: gives an empty span buffer; may wait.
         emit: publishes a span and takes its buffer over, also if it fails; it is told the region
             that is not finished yet.
@@ -69,53 +70,46 @@ class Scanner:
         self,
         read_into: Callable[[int, memoryview], None],
         hasher: ChunkHasher,
-        fingerprinter: Fingerprinter,
+        sampler: Sampler | None,
         take_buffer: Callable[[], memoryview],
         emit: Callable[[Span, int], None],
     ) -> None:
         self._read_into = read_into
         self._chunk_ids = hasher.chunk_ids
-        self._fingerprints = fingerprinter.fingerprints
-        self._zero_fingerprint = fingerprinter.fingerprints(ZERO_CHUNK)
+        self._sampler = sampler
         self._take_buffer = take_buffer
         self._emit = emit
         self._region = 0
         self.span = Span(take_buffer())
         self.figures = ScanFigures()
 
-    def scan(self, region: Region, old: bytes) -> bytes:
+    def scan(self, region: Region, comparison: Comparison) -> None:
         """Find the changed chunks of a region.
 
         Args:
-            region: its data extents; everything between them is zeros.
-            old: the region's 128 fingerprints at the base, zeros standing for zero chunks.
-
-        Returns:
-            The region's fingerprints now.
+            region: its candidates.
+            comparison: says which of them changed.
         """
         self._region = region.number
-        new = bytearray(len(old))
-        at = 0  # chunk within the region that is looked at next
-        first = region.number * REGION_CHUNKS
-        for extent in region.extents:
-            begin = extent.start // CHUNK_SIZE_BYTES - first
-            self._note_zeros(first, at, begin, old)
+        for extent, is_hole in region.candidates:
+            if is_hole:
+                count = extent.length // CHUNK_SIZE_BYTES
+                self.span.zeros += comparison.cleared(extent.start // CHUNK_SIZE_BYTES, count)
+                continue
             for piece in _pieces(extent):
-                self._scan_piece(piece, first, old, new)
-            at = extent.end // CHUNK_SIZE_BYTES - first
-        self._note_zeros(first, at, region.chunk_count, old)
+                self._scan_piece(piece, comparison)
+        comparison.finish()
         if len(self.span.zeros) > ZEROS_PER_BATCH_MAX or (
             self.span.indexes and self.span.scanned_bytes > SCANNED_PER_SPAN_MAX
         ):
             self._flush()
-        return bytes(new)
 
     def take_span(self) -> Span:
         """Take out what was gathered; the scanner is left without a buffer."""
         span, self.span = self.span, Span(memoryview(b""))
         return span
 
-    def _scan_piece(self, piece: ByteRange, first: int, old: bytes, new: bytearray) -> None:
+    def _scan_piece(self, piece: ByteRange, comparison: Comparison) -> None:
         if self.span.fill_bytes + piece.length > SPAN_SIZE_BYTES:
             self._flush()
         span = self.span
@@ -124,59 +118,32 @@ class Scanner:
         self._read_into(piece.start, view)
         self.figures.read_bytes += piece.length
         span.scanned_bytes += piece.length
-        begin = piece.start // CHUNK_SIZE_BYTES - first
-        where = slice(
-            begin * FINGERPRINT_SIZE_BYTES,
-            (begin + piece.length // CHUNK_SIZE_BYTES) * FINGERPRINT_SIZE_BYTES,
-        )
-        found = self._fingerprints(view)
-        before = old[where]
-        if found == before:
-            new[where] = found
-            return
-        new[where] = self._gather(view, piece.start // CHUNK_SIZE_BYTES, found, before)
+        first = piece.start // CHUNK_SIZE_BYTES
+        changes = comparison.changed(first, view)
+        if self._sampler:
+            self._sampler.look_at(first, view, changes)
+        if changes:
+            self._gather(view, first, changes)
 
-    def _gather(self, view: memoryview, index: int, found: bytes, before: bytes) -> bytes:
-        """Keep the changed chunks of a piece in the span; return the piece's fingerprints."""
-        span, chunks = self.span, split_chunks(view)
-        prints, known = _split_prints(found), _split_prints(before)
-        if self._zero_fingerprint in prints:
-            prints = [
-                ZERO_FINGERPRINT if now == self._zero_fingerprint and chunk == ZERO_CHUNK else now
-                for now, chunk in zip(prints, map(bytes, chunks), strict=True)
-            ]
-        changed = [n for n, now in enumerate(prints) if now != known[n]]
-        kept = [n for n in changed if prints[n] != ZERO_FINGERPRINT]
-        if len(kept) < len(changed):
-            span.zeros += [index + n for n in changed if prints[n] == ZERO_FINGERPRINT]
-        if kept:
+    def _gather(self, view: memoryview, first: int, changes: Changes) -> None:
+        """Keep the changed chunks of a piece in the span."""
+        span, kept = self.span, changes.data
+        span.zeros += [first + n for n in changes.zeros]
+        if not kept:
+            return
+        if len(kept) * CHUNK_SIZE_BYTES < len(view):
+            chunks = split_chunks(view)
             for number, n in enumerate(kept):
                 if number != n:
                     chunks[number][:] = chunks[n]
-            span.indexes += [index + n for n in kept]
-            span.ids.append(self._chunk_ids(view[: len(kept) * CHUNK_SIZE_BYTES]))
-            self.figures.changed_bytes += len(kept) * CHUNK_SIZE_BYTES
-        return b"".join(prints)
+        span.indexes += [first + n for n in kept]
+        span.ids.append(self._chunk_ids(view[: len(kept) * CHUNK_SIZE_BYTES]))
+        self.figures.changed_bytes += len(kept) * CHUNK_SIZE_BYTES
 
     def _flush(self) -> None:
         """Emit what was gathered, and go on with a new buffer."""
         self._emit(self.take_span(), self._region)
         self.span = Span(self._take_buffer())
-
-    def _note_zeros(self, first: int, begin: int, end: int, old: bytes) -> None:
-        """Chunks without data that had data at the base have become zero."""
-        where = slice(begin * FINGERPRINT_SIZE_BYTES, end * FINGERPRINT_SIZE_BYTES)
-        if not any(old[where]):
-            return
-        for number in range(begin, end):
-            at = number * FINGERPRINT_SIZE_BYTES
-            if old[at : at + FINGERPRINT_SIZE_BYTES] != ZERO_FINGERPRINT:
-                self.span.zeros.append(first + number)
-
-
-def _split_prints(prints: bytes) -> list[bytes]:
-    size = FINGERPRINT_SIZE_BYTES
-    return [prints[at : at + size] for at in range(0, len(prints), size)]
 
 
 def _pieces(extent: ByteRange) -> list[ByteRange]:

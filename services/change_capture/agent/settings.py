@@ -6,6 +6,7 @@ from pathlib import Path
 
 from libs.runtime.groups import KafkaSettings, ServiceSettings
 from libs.runtime.settings import Secret
+from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Settings(ServiceSettings):
     coordinator_token: Secret
     #: File with the tokens that this agent's RPC accepts.
     tokens: Secret
+    #: Longest request body that is read. Hints take 8 MiB of one at most.
+    request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: Folder of the fingerprint files; without those of the base a capture compares everything.
     state_folder: Path
     #: Threads that read and hash; more than cores gains nothing.
@@ -35,5 +38,7 @@ class Settings(ServiceSettings):
     window_span_count_max: int = 6
     #: How often the agent tells the coordinator where it is.
     announce_interval_seconds: float = 15.0
+    #: How often the agent tells the coordinator how far its captures are.
+    report_interval_seconds: float = 2.0
     #: A capture that nobody asked for in so long is let go; longer than a session's deadline.
     outcome_timeout_seconds: float = 300.0

@@ -159,7 +159,7 @@ class SpanServer:
                 self._window.give_back(buffer)
 
     def _reread(self, peer: socket.socket, capture: Capture, body: bytes) -> None:
-        runs = unpack_reread(body, capture.view.chunk_count)
+        runs = unpack_reread(body, -(-capture.view.size_bytes // CHUNK_SIZE_BYTES))
         buffer = bytearray(sum(run.count for run in runs) * CHUNK_SIZE_BYTES)
         view, fill = memoryview(buffer), 0
         try:

@@ -16,20 +16,24 @@ from libs.catalogdb.protected import (
     list_nodes,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
-from libs.errors import ConflictError, NotFoundError
+from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.vault import KeyVault
+from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.hints import HintedVolume
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.rpc import NodeAnnouncement
+from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 #: Longest time that a request may wait for a session to change.
 WAIT_SECONDS_MAX = 30.0
+#: No volume has more; its bytes would not fit a signed 64-bit number.
+_CHUNK_COUNT_MAX = 2**47
 
 
 class VolumeRequest(BaseModel):
@@ -41,6 +45,10 @@ class VolumeRequest(BaseModel):
         None, description="Node that the path is on; may be left out if there is only one"
     )
     group: str | None = Field(None, description="Group to cut it with; by default one of its own")
+    freeze: str | None = Field(
+        None,
+        description="Mount point on the node of the file system to freeze while it is cut",
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -51,7 +59,18 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    freeze: str | None
     size_bytes: int
+
+
+class HintsRequest(BaseModel):
+    """What changed of a volume since a snapshot, as whoever keeps the volume says."""
+
+    base: UUID = Field(description="Snapshot since which it has changed: the group's newest")
+    runs: Hints = Field(
+        description="Chunks of 64 KiB that may have changed: ascending runs of 12 bytes each, "
+        "first (u64) and count (u32), little endian"
+    )
 
 
 class SnapshotRequest(BaseModel):
@@ -62,6 +81,9 @@ class SnapshotRequest(BaseModel):
     )
     name: str = Field(description="Name of a group or of one of its volumes")
     full: bool = Field(False, description="Compare and count everything, without a base")
+    hints: HintsRequest | None = Field(
+        None, description="Of the volume that is named: only this is read"
+    )
 
 
 class PartAnswer(BaseModel):
@@ -75,6 +97,7 @@ class PartAnswer(BaseModel):
     sent_bytes: int
     stored_bytes: int
     consistency: str
+    tracking: str = Field(description="How its changes are known: none, lost, exact, candidates")
     attempts: int
 
 
@@ -96,12 +119,7 @@ def add_routes(
     app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
 ) -> None:
     """Add the endpoints to the application."""
-
-    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Operator, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
+    _add_node_routes(app, catalog, conductor)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
@@ -109,32 +127,26 @@ def add_routes(
         name = check_name("volume", request.name)
         group = check_name("group", request.group or name)
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
-        size_bytes = agents.probe(node, request.path)
+        size_bytes = agents.probe(node, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
-        volume = add_volume(catalog, tenant, name, group, node.name, request.path)
+        volume = add_volume(catalog, tenant, name, group, node.name, request.path, request.freeze)
         return VolumeAnswer(
             volume=volume.volume,
             name=volume.name,
             group=volume.group,
             node=volume.node,
             path=volume.path,
+            freeze=volume.freeze,
             size_bytes=size_bytes,
         )
 
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = group_of(catalog, tenant, request.name)
-        view = conductor.request(tenant, group, request.session, full=request.full)
-        if isinstance(view, GroupBusy):
-            raise ConflictError(
-                f"group {group}: session {view.session} is taking a snapshot of it now; "
-                f"wait for it, then try again"
-            )
-        if (view.tenant, view.group) != (tenant, group):
-            raise ConflictError(
-                f"session {request.session}: it belongs to another group; choose another id"
-            )
-        return _answer(view)
+        view = conductor.request(
+            tenant, group, request.session, full=request.full, hinted=_hinted(request)
+        )
+        return _answer(_taken(view, tenant, group, request.session))
 
     @app.get(
         "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
@@ -149,6 +161,41 @@ def add_routes(
         if view.tenant != tenant:
             raise NotFoundError(f"session {session}: there is none of this id")
         return _answer(view)
+
+
+def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID) -> SessionView:
+    """The session that was asked for, unless there is another one in its way."""
+    if isinstance(view, GroupBusy):
+        raise ConflictError(
+            f"group {group}: session {view.session} is taking a snapshot of it now; "
+            f"wait for it, then try again"
+        )
+    if (view.tenant, view.group) != (tenant, group):
+        raise ConflictError(f"session {session}: it belongs to another group; choose another id")
+    return view
+
+
+def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
+    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
+    def announce(_: Operator, node: NodeAnnouncement) -> None:
+        announce_node(
+            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
+        )
+
+    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
+    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
+        check_name("node", node)
+        return ReportAnswer(ended=conductor.hear(report.captures))
+
+
+def _hinted(request: SnapshotRequest) -> HintedVolume | None:
+    hints = request.hints
+    if hints is None:
+        return None
+    if request.full:
+        raise BadInputError("hints: they are relative to a base, and `full` takes none")
+    check_runs(hints.runs, _CHUNK_COUNT_MAX)  # the agent knows where the volume ends
+    return HintedVolume(request.name, hints.base, hints.runs)
 
 
 def _only_node(catalog: Catalog) -> Node:
@@ -179,6 +226,7 @@ def _answer(view: SessionView) -> SessionAnswer:
                 sent_bytes=part.sent_bytes,
                 stored_bytes=part.stored_bytes,
                 consistency=part.consistency,
+                tracking=part.tracking,
                 attempts=part.attempt_number,
             )
             for part in view.parts

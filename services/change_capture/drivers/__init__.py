@@ -1,1 +1,1 @@
-"""Capture drivers: how changes are known and where the frozen view comes from."""
+"""Capture drivers: how changes are known and where the frozen view comes from; see `port`."""

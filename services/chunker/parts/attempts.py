@@ -18,7 +18,7 @@ from uuid import UUID
 from libs.catalogdb.sessions.attempts import Progress, reject_attempt
 from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import BackcastError
-from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
+from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
 from libs.kafka.consumer import Partition
 from libs.runtime.threads import end_with, is_expected
 from services.chunker.lanes import Lanes
@@ -138,7 +138,7 @@ class Attempts:
         if earlier:
             self._drop(earlier)
 
-    async def add_span(self, attempt: Attempt, event: ExtentsChanged, value: bytes) -> None:
+    async def add_batch(self, attempt: Attempt, event: Batch, value: bytes) -> None:
         """Queue a batch for the lanes; waits while the queue is full."""
         match attempt.learn(BatchArrived(event.batch, value)):
             case Fail(code, message):
@@ -151,7 +151,7 @@ class Attempts:
                     with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
                         loop.call_soon_threadsafe(self._queue_slots.release)
 
-                self._submit(attempt, lambda: self._take_span(attempt, event)).add_done_callback(
+                self._submit(attempt, lambda: self._take(attempt, event)).add_done_callback(
                     free_slot
                 )
 
@@ -236,8 +236,8 @@ class Attempts:
         end_with("lane", future)
         return future
 
-    def _take_span(self, attempt: Attempt, event: ExtentsChanged) -> None:
-        attempt.work.take_span(event)
+    def _take(self, attempt: Attempt, event: Batch) -> None:
+        attempt.work.take(event)
         match attempt.learn(SpanTaken()):
             case Finish(completed):
                 self._finish(attempt, completed)

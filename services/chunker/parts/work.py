@@ -18,7 +18,7 @@ from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.sessions.attempts import Progress, Stale
 from libs.catalogdb.sessions.session import PartView
 from libs.errors import DamagedDataError
-from libs.events.block_changes import CaptureStarted, ExtentsChanged
+from libs.events.block_changes import Batch, CaptureStarted, ExtentsChanged, UnchangedSampled
 from libs.packs.chunk import ChunkHasher
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ChunkRun, unpack_runs
@@ -28,6 +28,7 @@ from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks, StaleAttemptError
 from services.chunker.parts.fetching import AgentLine, SpanRequest
 from services.chunker.parts.mapping import PartMap
+from services.chunker.parts.sample import report_overlooked
 from services.chunker.surroundings import Surroundings
 
 #: Chunks of one aligned MiB stay in one frame, so that reading 1 MiB back touches at most two.
@@ -80,6 +81,13 @@ class PartWork:
             stored_bytes=self.packs.stored_bytes,
         )
 
+    def take(self, event: Batch) -> None:
+        """Take a span, or check a sample."""
+        if isinstance(event, ExtentsChanged):
+            self.take_span(event)
+        else:
+            self.check_sample(event)
+
     def take_span(self, event: ExtentsChanged) -> None:
         """Store what is new of a span and enter it in the block map.
 
@@ -98,6 +106,17 @@ class PartWork:
         if ids:
             self._take_chunks(event.batch, runs, ids)
         self._map.enter(event, runs)
+
+    def check_sample(self, event: UnchangedSampled) -> None:
+        """Compare what the agent believes unchanged with the base.
+
+        Raises:
+            TrackingLostError: it has changed.
+            BadInputError: the event contradicts itself or the volume's size.
+        """
+        if wrong := self._map.overlooked(event):
+            report_overlooked(self._around.catalog, self.packs.tenant, self.part, wrong)
+        self._map.pass_by(event.batch)
 
     def finish(self) -> MapRoot:
         """Write the rest of the block map and of the packs; all is registered when it returns."""

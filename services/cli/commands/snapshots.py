@@ -2,14 +2,15 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from libs.errors import BackcastError, error_class
+from libs.errors import BackcastError, BadInputError, error_class
 from libs.ids import uuid7
 from libs.points import LATEST, RecoveryPoint
 from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_expired
-from services.cli.commands.taking import Session, groups_of, take_all
+from services.cli.commands.taking import Hints, Session, groups_of, hints_of, take_all
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
@@ -27,6 +28,18 @@ def add_parser(
     take = verbs.add_parser("take", parents=[everywhere], help=text, description=text)
     take.add_argument("names", nargs="+", metavar="NAME", help="volume or group")
     take.add_argument("--full", action="store_true", help="use no base: compare everything")
+    take.add_argument(
+        "--hints",
+        type=Path,
+        metavar="FILE",
+        help="read only what this JSON says has changed: of `rbd diff`, a list of offset and "
+        "length, or CSI snapshot metadata",
+    )
+    take.add_argument(
+        "--base",
+        metavar="POINT",
+        help="since which recovery point; must be the newest (with --hints)",
+    )
     take.set_defaults(run=_take)
     text = "list recovery points, newest first"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
@@ -47,17 +60,31 @@ def add_parser(
 
 def _take(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
+    hints = _hints(args, services)
     sessions = {group: uuid7() for group in groups_of(services, args.names)}
     status = 0
     try:
         with progress_bars() as progress:
-            ends = list(take_all(services, sessions, full=args.full, progress=progress))
+            ends = list(
+                take_all(services, sessions, full=args.full, hints=hints, progress=progress)
+            )
     except KeyboardInterrupt:
         _note_interrupted(out, sessions)
         raise
     for end in ends:
         status = _report(out, end) or status
     return status
+
+
+def _hints(args: argparse.Namespace, services: Services) -> Hints | None:
+    if args.hints is None and args.base is None:
+        return None
+    if args.hints is None or args.base is None or args.full or len(args.names) != 1:
+        raise BadInputError(
+            "--hints FILE and --base POINT go together, with one NAME and without --full: the "
+            "file says what changed on that volume since that point"
+        )
+    return hints_of(services, args.names[0], args.hints, args.base)
 
 
 def _report(out: Output, end: Session | BackcastError) -> int:
@@ -76,6 +103,11 @@ def _report(out: Output, end: Session | BackcastError) -> int:
                 f"read, or is a device or a shared file, for which nobody can say that it was not; "
                 f"what is in it may contradict itself unless nothing wrote"
             )
+        if taken["tracking"] == "lost":
+            out.note(
+                f"{taken['point']}: what changed since the snapshot before was not known, so "
+                f"everything was compared; `backcast events tail` has the reason"
+            )
     return 0
 
 
@@ -89,6 +121,7 @@ def _taken(session: Session) -> Iterator[dict[str, Any]]:
             **{f"{figure}_bytes": part[f"{figure}_bytes"] for figure in figures},
             "seconds": session["seconds"],
             "consistency": part["consistency"],
+            "tracking": part["tracking"],
         }
 
 
@@ -162,16 +195,17 @@ def _show(args: argparse.Namespace) -> int:
         found = services.get(f"/snapshots/{session}")
     else:
         found = services.get(RecoveryPoint.parse(args.point, otherwise=LATEST).path)
+        found["barrier"] = services.get(f"/snapshots/{found['session']}")["barrier"]
     out.show(found, "\n".join(_lines(found)))
     return 0
 
 
 def _lines(found: Document) -> Iterator[str]:
     for name, value in found.items():
-        if name == "volumes":
-            for volume in value:
+        if name in ("volumes", "barrier"):
+            for one in value:
                 yield ""
-                yield from _lines(volume)
+                yield from _lines(one)
         else:
             yield f"{name:<14} {'-' if value is None else value}"
 

@@ -4,17 +4,22 @@ The command chooses a session's id before it asks. So it may ask again when an a
 no second snapshot is made.
 """
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from libs.errors import BackcastError, ConflictError, NotFoundError
+from libs.points import RecoveryPoint
 from libs.runtime.retries import retried
 from services.cli.connection import Services
 from services.cli.progress import Progress
 
 #: A session as the coordinator answers it.
 Session = dict[str, Any]
+#: What changed of a volume, as the coordinator is told.
+Hints = dict[str, str]
 
 #: The coordinator answers sooner when something changes. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 20
@@ -42,8 +47,33 @@ def groups_of(services: Services, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(groups[name] for name in names))
 
 
+def hints_of(services: Services, name: str, path: Path, base: str) -> Hints:
+    """What a file says has changed of a volume since a recovery point, as the coordinator takes it.
+
+    Args:
+        services: where to ask.
+        name: the volume.
+        path: the file.
+        base: NAME@POINT, or POINT alone for one of this volume.
+
+    Raises:
+        BadInputError: the file or the point is not what it must be.
+        NotFoundError: there is no such point.
+    """
+    from services.cli.hints import read_hints  # noqa: PLC0415 -- few commands need it
+
+    point = RecoveryPoint.parse(base if "@" in base else f"{name}@{base}")
+    found = services.get(point.path)
+    return {"base": found["session"], "runs": base64.b64encode(read_hints(path)).decode()}
+
+
 def take_all(
-    services: Services, sessions: Mapping[str, UUID], *, full: bool, progress: Progress
+    services: Services,
+    sessions: Mapping[str, UUID],
+    *,
+    full: bool,
+    hints: Hints | None = None,
+    progress: Progress,
 ) -> Iterator[Session | BackcastError]:
     """Take a snapshot of each group, all at once; their ends are yielded in the order given.
 
@@ -51,6 +81,7 @@ def take_all(
         services: where to ask.
         sessions: group, and the id that its session shall have.
         full: without a base: everything is compared and counted.
+        hints: what changed, of the only group.
         progress: told the bytes read of the group that is waited for.
 
     Yields:
@@ -61,14 +92,19 @@ def take_all(
         BackcastError: the coordinator could not be found; nothing was asked for.
     """
     _ = services.coordinator  # one that cannot be found at all is no reason to wait and retry
-    opened = [_open(services, group, id_, full=full) for group, id_ in sessions.items()]
+    opened = [
+        _open(services, group, id_, {"full": full} | ({"hints": hints} if hints else {}))
+        for group, id_ in sessions.items()
+    ]
     for session in opened:
         yield session if isinstance(session, BackcastError) else _end(services, session, progress)
 
 
-def _open(services: Services, group: str, id_: UUID, *, full: bool) -> Session | BackcastError:
+def _open(
+    services: Services, group: str, id_: UUID, how: Mapping[str, Any]
+) -> Session | BackcastError:
     def ask() -> Session | BackcastError:
-        body = {"session": str(id_), "name": group, "full": full}
+        body = {"session": str(id_), "name": group, **how}
         try:
             answer: Session = services.coordinator.post(services.path("/snapshots"), body)
         except ConflictError as busy:  # retriable, but whoever asked should know at once

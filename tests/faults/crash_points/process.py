@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
 from libs.events.record import from_record
 from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
@@ -28,19 +27,25 @@ from services.change_capture.agent import capture as agent_capture
 from services.change_capture.agent import captures as agent_captures
 from services.change_capture.agent import scanner as agent_scanner
 from services.change_capture.agent import window as agent_window
-from services.change_capture.agent.fingerprints import FingerprintWriter, keep_only
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.routes import status_of
 from services.change_capture.agent.window import Window
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.barrier.barrier import Barriers as NodeBarriers
+from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.scan import tracker as scan_tracker
+from services.change_capture.drivers.scan.fingerprints import FingerprintWriter, keep_only
+from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import CaptureStatus
 from services.chunker.packer import AttemptPacks, Packer
-from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, WatchedStore
+from tests.faults.crash_points.direct_agents import DirectAgents
+from tests.faults.crash_points.effects import Life, WatchedCatalog, WatchedStore
 from tests.faults.crash_points.inline import (
     DirectSpans,
     InlineExecutor,
     TopicPublisher,
     TopicSender,
+    VirtualClock,
     one_round,
     run,
 )
@@ -53,6 +58,8 @@ T = TypeVar("T")
 
 #: Nothing here waits for real time: deadlines are moved into the past where they shall strike.
 DEADLINE_SECONDS = 3600.0
+#: An agent that sleeps is asked again for so long, which takes no time here.
+_BARRIER_SECONDS = 2.0
 #: A pack with so many items is full, so that a capture of some ten chunks makes several packs.
 _ITEMS_PER_PACK = 20
 _SPAN_CHUNKS = 16
@@ -169,11 +176,6 @@ class InlineCapture(agent_capture.Capture):
         self.life: Life | None = None
         self._thread = _NoThread()  # type: ignore[assignment]  # it is only ever joined
 
-    def _scan_all(self, writer: FingerprintWriter) -> None:
-        self._scan(writer)
-        if self._failure:
-            raise self._failure
-
 
 class _NoThread:
     def join(self) -> None:
@@ -208,8 +210,10 @@ class AgentProcess(Actor):
         self.boot = uuid4()
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
-        self._captures = agent_captures.Captures(
-            self.boot, "node-1", world.state_folder, self.window, sender, 1, 1e9
+        known = drivers(world.state_folder)
+        self.barriers = NodeBarriers(known["scan"].view, world.state_folder, 1e9)
+        self._captures = agent_captures.AgentCaptures(
+            self.boot, "node-1", known, self.barriers, self.window, sender, 1, 1e9
         )
         self._waiting: list[InlineCapture] = []
         world.announce(self.boot)
@@ -229,15 +233,15 @@ class AgentProcess(Actor):
         if capture.life is None:
             capture.life = self.life
             self._waiting.append(capture)
-        return self._status(capture)
+        return status_of(capture)
 
     def status(self, capture: UUID) -> CaptureStatus:
-        return self._status(self._captures.get(capture))
+        return status_of(self._captures.get(capture))
 
-    def settle(self, capture: UUID, *, sealed: bool) -> None:
+    def settle(self, capture: UUID, *, sealed: bool, distrusted: bool) -> None:
         WatchedFingerprints.agent = self
         self._waiting = [one for one in self._waiting if one.order.capture != capture]
-        self._captures.settle(capture, sealed=sealed)
+        self._captures.settle(capture, sealed=sealed, distrusted=distrusted)
 
     def capture(self, capture: UUID) -> agent_capture.Capture | None:
         if not self.life.alive or self.life.asleep:
@@ -251,17 +255,7 @@ class AgentProcess(Actor):
     def close(self) -> None:
         for capture in self._captures._captures.values():
             capture.view.close()
-
-    def _status(self, capture: agent_capture.Capture) -> CaptureStatus:
-        reason = capture.reason
-        return CaptureStatus(
-            capture=capture.order.capture,
-            boot=self.boot,
-            state=capture.state,
-            read_bytes=capture.read_bytes,
-            code=reason.code if reason else None,
-            message=str(reason) if reason else None,
-        )
+        self.barriers.close()
 
 
 def _keep_only(folder: Path, volume: UUID, sessions: set[UUID]) -> None:
@@ -277,54 +271,12 @@ def patched_agent() -> dict[tuple[object, str], object]:
     """
     return {
         (agent_captures, "Capture"): InlineCapture,
-        (agent_capture, "FingerprintWriter"): WatchedFingerprints,
-        (agent_capture, "keep_only"): _keep_only,
+        (scan_tracker, "FingerprintWriter"): WatchedFingerprints,
+        (scan_tracker, "keep_only"): _keep_only,
         (agent_window, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "SPAN_SIZE_BYTES"): _SPAN_CHUNKS * CHUNK_SIZE_BYTES,
         (agent_scanner, "PIECE_SIZE_BYTES"): 4 * CHUNK_SIZE_BYTES,
     }
-
-
-class DirectAgents(Agents):
-    """The coordinator's RPC without HTTP; an agent that dies in a call does not answer."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-
-    def begin(self, session: SessionView, part: PartView, id_key: bytes) -> CaptureStatus:
-        order = CaptureOrder(
-            session=session.session,
-            capture=part.capture,
-            tenant=session.tenant,
-            group=session.group_id,
-            volume=part.volume,
-            path=Path(part.path),
-            base=session.base,
-            token=part.token,
-            id_key=id_key,
-        )
-        return self._call(lambda agent: agent.begin(order))
-
-    def status(self, part: PartView) -> CaptureStatus:
-        return self._call(lambda agent: agent.status(part.capture))
-
-    def settle(self, part: PartView, *, sealed: bool) -> None:
-        def settle(agent: AgentProcess) -> None:
-            agent.settle(part.capture, sealed=sealed)
-
-        self._call(settle)
-
-    def _call(self, call: Callable[[AgentProcess], T]) -> T:
-        agent = self._world.agent
-        try:
-            if agent.life.asleep:
-                raise UnavailableError("agent: does not answer")
-            return call(agent)
-        except Killed as killed:
-            if killed.life is not agent.life:
-                raise
-            self._world.replace(agent)
-            raise UnavailableError("agent: connection lost") from killed
 
 
 class CoordinatorProcess(Actor):
@@ -332,20 +284,29 @@ class CoordinatorProcess(Actor):
 
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
-        self.conductor = Conductor(
-            self.catalog(world.site.coordinator),
-            self.vault(),
-            DirectAgents(world),
+        catalog, agents = self.catalog(world.site.coordinator), DirectAgents(world)
+        clock, inline = VirtualClock(), InlineExecutor()
+        barriers = Barriers(
+            catalog,
+            agents,
+            inline,
+            _BARRIER_SECONDS,
+            _BARRIER_SECONDS,
             DEADLINE_SECONDS,
+            clock.now,
+            clock.sleep,
+        )
+        self.conductor = Conductor(
+            catalog, self.vault(), agents, barriers, inline, inline, DEADLINE_SECONDS
         )
 
     def step(self) -> bool:
         """Look after the open sessions once; tell agents what became of the others."""
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
-        effects, unsettled = self.world.effects.total, set(self.conductor._unsettled)
+        effects, unsettled = self.world.effects.total, set(self.conductor.unsettled)
         one_round(self.conductor.watch, 0)
-        return (effects, unsettled) != (self.world.effects.total, self.conductor._unsettled)
+        return (effects, unsettled) != (self.world.effects.total, self.conductor.unsettled)
 
 
 class CatalogProcess(Actor):

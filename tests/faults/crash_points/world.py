@@ -54,7 +54,8 @@ _LASTING = (
 )
 #: Claims and deadlines of the dead that are over when time passes.
 _DEADLINES = """
-    UPDATE session SET deadline = now() - interval '1 second' WHERE state = 'o';
+    UPDATE session SET deadline = now() - interval '1 second',
+                       cut_until = now() - interval '1 second' WHERE state = 'o';
     UPDATE reader SET deadline = now() - interval '1 second' WHERE state = 'o';
     UPDATE tombstone SET deadline = '-infinity';
     UPDATE sweep SET claimed_until = '-infinity';

@@ -38,7 +38,7 @@ from libs.packs.trailer import (
 )
 from libs.ranges import ByteRange
 from libs.store import layout
-from services.change_capture.agent.fingerprints import FingerprintFile, FingerprintWriter
+from services.change_capture.drivers.scan.fingerprints import FingerprintFile, FingerprintWriter
 from tests.faults.fuzz.target import SEPARATOR, Target, parts_of, text_of
 from tests.golden.make_formats import GENERATION, KEK, KEYS, LEAF, MANIFEST, UPPER, golden_pack
 

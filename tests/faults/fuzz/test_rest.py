@@ -40,16 +40,18 @@ from services.catalog.verification.endpoints import add_verify_routes
 from services.catalog.verification.jobs import VerifyJobs
 from services.catalog.verification.verifier import Verifier
 from services.change_capture.agent import routes as agent_routes
-from services.change_capture.agent.captures import Captures
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator import routes as coordinator_routes
 from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.table import drivers
 from services.restore import routes as restore_routes
 from services.restore.settings import Settings as RestoreSettings
 from tests.faults.conftest import Scale
+from tests.faults.crash_points.inline import InlineExecutor
 from tests.faults.fuzz.rest import Answer, Request, Requests, send
 from tests.support.catalog import TENANT, CatalogSite, create_logins
+from tests.support.conducting import conductor_of, node_barriers
 from tests.support.snapshots import SnapshotTaker
 from tests.unit.change_capture.capturing import Model
 
@@ -86,8 +88,17 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         frames = FrameReader(store, vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         agents = Agents("t")
-        conductor = Conductor(site.coordinator, vault, agents, 60)
-        captures = Captures(uuid.uuid4(), "node", tmp_path, Window(4), Model(Window(4), {}), 1, 60)
+        conductor = conductor_of(site.coordinator, vault, agents, InlineExecutor())
+        captures = AgentCaptures(
+            uuid.uuid4(),
+            "node",
+            drivers(tmp_path),
+            node_barriers(tmp_path),
+            Window(4),
+            Model(Window(4), {}),
+            1,
+            60,
+        )
         add = {
             "restore": lambda app: restore_routes.add_routes(
                 app, _settings(database), readers, store, _presigner(), kek, threads

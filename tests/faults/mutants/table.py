@@ -1,5 +1,6 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
+from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
@@ -117,13 +118,13 @@ MUTANTS: tuple[Mutant, ...] = (
         8,
         "fingerprints advance although the session was rejected",
         "services/change_capture/agent/captures.py",
-        "settled.keep_fingerprints(sealed=sealed)",
-        "settled.keep_fingerprints(sealed=True)",
+        "settled.settle(sealed=sealed)",
+        "settled.settle(sealed=True)",
         "fingerprints are kept until Sealed",
     ),
     Mutant(
         name="09 fingerprints of any session are used",
-        file="services/change_capture/agent/fingerprints.py",
+        file="services/change_capture/drivers/scan/fingerprints.py",
         old="(magic, version, owner, name) != (_MAGIC, _VERSION, session.bytes, identity.encode())",
         new="(magic, version, name) != (_MAGIC, _VERSION, identity.encode())",
         rule="fingerprints are tied to volume, base and device",
@@ -337,6 +338,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if reader and False:\n",
         "readers pin the snapshot",
     ),
+    *BARRIERS,
     *BEYOND_SCENARIOS,
     *DOMAINS,
 )

@@ -67,6 +67,7 @@ class WrittenSession:
             base=None,
             boot=UUID(int=1),
             complete=True,
+            tracking="none",
             volume_size_bytes=CHUNKS * CHUNK_SIZE_BYTES,
             chunk_size_bytes=CHUNK_SIZE_BYTES,
         )

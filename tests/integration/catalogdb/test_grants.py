@@ -15,6 +15,7 @@ from tests.support.catalog import CatalogSite, login_of, protect
 #: u = of a column that decides nothing, because a row cannot be locked without.
 PRIVILEGES = {
     "attempt": ("SU", "SIU", "SU", ""),
+    "barrier_node": ("SI", "", "S", "S"),
     "candidate": ("", "SI", "SIUD", ""),
     "chunk_#": ("", "SIU", "SIUD", "S"),
     "consumer_position": ("", "SIU", "S", ""),
@@ -43,6 +44,7 @@ PRIVILEGES = {
     "session": ("SIU", "SU", "SIU", ""),
     "snapshot": ("Su", "SIu", "SIU", "Su"),
     "snapshot_volume": ("S", "SI", "SID", "S"),
+    "source": ("SI", "S", "SIU", "S"),
     "suspect": ("", "", "SIUD", ""),
     "sweep": ("", "", "SU", ""),
     "tenant": ("SIu", "S", "SIU", "S"),

@@ -112,5 +112,5 @@ def test_a_batch_after_all_were_completed_ends_the_session(chunker: Chunker) -> 
         zero_runs=b"",
         settled_below=0,
     )
-    asyncio.run(chunker.attempts.add_span(chunker.attempt, event, b"value"))
+    asyncio.run(chunker.attempts.add_batch(chunker.attempt, event, b"value"))
     assert chunker.rejection == "batches-missing"

@@ -15,6 +15,7 @@ from libs.events.block_changes import (
     CaptureCompleted,
     CaptureStarted,
     ExtentsChanged,
+    UnchangedSampled,
 )
 from libs.events.codec import EVENT_SIZE_BYTES_MAX, encode
 from libs.events.registry import Event
@@ -23,6 +24,8 @@ from libs.ranges import unpack_runs
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
+from services.change_capture.drivers.port import Driver
+from services.change_capture.drivers.table import drivers
 
 ID_KEY = b"i" * 32
 TOKEN = b"t" * 32
@@ -88,6 +91,9 @@ class Model:
     events: list[Event] = field(default_factory=list)
     settled_below: int = 0
     chunk_count: int = 0
+    #: Chunks believed unchanged, and what they are now; those of them that are not as in the base.
+    sampled: dict[int, bytes | None] = field(default_factory=dict)
+    overlooked: set[int] = field(default_factory=set)
     #: What an event did that no event may do; the capture itself only sees a failed producer.
     violation: AssertionError | None = None
     #: Called before an event is taken; may raise what a broker would.
@@ -111,6 +117,8 @@ class Model:
                 except AssertionError as violation:
                     self.violation = violation
                     raise
+            case UnchangedSampled():
+                self._check_sample(event)
         return value
 
     def flush(self, order: CaptureOrder) -> None:
@@ -119,6 +127,10 @@ class Model:
     @property
     def batches(self) -> list[ExtentsChanged]:
         return [event for event in self.events if isinstance(event, ExtentsChanged)]
+
+    @property
+    def batch_count(self) -> int:
+        return sum(isinstance(event, ExtentsChanged | UnchangedSampled) for event in self.events)
 
     @property
     def completed(self) -> CaptureCompleted:
@@ -133,7 +145,7 @@ class Model:
         return last
 
     def _apply(self, order: CaptureOrder, event: ExtentsChanged) -> None:
-        assert event.batch == len(self.batches) - 1
+        assert event.batch == self.batch_count - 1
         changed = _indexes(event.runs, self.chunk_count)
         zeros = _indexes(event.zero_runs, self.chunk_count)
         assert not {*changed} & {*zeros}
@@ -145,6 +157,17 @@ class Model:
         self.chunks |= dict(zip(changed, ids, strict=True))
         for index in zeros:
             self.chunks.pop(index, None)
+
+    def _check_sample(self, event: UnchangedSampled) -> None:
+        """Compare the sample with the base, as the chunker does."""
+        assert event.batch == self.batch_count - 1
+        ids = [event.ids[at : at + 32] for at in range(0, len(event.ids), 32)]
+        found: dict[int, bytes | None] = dict(
+            zip(_indexes(event.runs, self.chunk_count), ids, strict=True)
+        )
+        found |= dict.fromkeys(_indexes(event.zero_runs, self.chunk_count))
+        self.sampled |= found
+        self.overlooked |= {at for at, id_ in found.items() if self.base.get(at) != id_}
 
     def _take_bytes(self, order: CaptureOrder, batch: int, ids: list[bytes]) -> None:
         """Take the span from the window, as the chunker does over a connection."""
@@ -183,8 +206,9 @@ class Agent:
     def __init__(self, folder: Path, volume: Volume, thread_count: int = 2) -> None:
         self.volume = volume
         self.window = Window(span_count_max=4)
-        self._folder = folder
+        self.drivers: dict[str, Driver] = dict(drivers(folder / "state"))
         self._id = uuid4()
+        self.rng = random.Random(1234)
         self._thread_count = thread_count
         self._base: UUID | None = None
         self._chunks: dict[int, bytes] = {}
@@ -193,12 +217,12 @@ class Agent:
         """Capture the volume now; if that goes well, it is the base of the next capture."""
         model = Model(self.window, self._chunks)
         capture = self.start(model)
-        capture._thread.join()
+        capture.join()
         completed = capture.state == "complete"
         capture.stop()
         if model.violation:
             raise model.violation
-        capture.keep_fingerprints(sealed=completed)
+        capture.settle(sealed=completed)
         if completed:
             self._base, self._chunks = capture.order.session, model.chunks
         return model
@@ -206,6 +230,8 @@ class Agent:
     def start(self, model: Model) -> Capture:
         """Begin a capture that reports to ``model``."""
         order = order_for(self.volume.path, self._id, self._base)
-        capture = Capture(order, uuid4(), "node", self._folder / "state", self.window, model)
+        driver = self.drivers[order.driver]
+        view = driver.view(order.path)
+        capture = Capture(order, driver, view, uuid4(), "node", self.window, model, self.rng)
         capture.start(self._thread_count)
         return capture

@@ -11,9 +11,11 @@ from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.events.registry import Event
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.spans.messages import CHUNKS_PER_SPAN_MAX
-from services.change_capture.agent import capture as capture_module
-from services.change_capture.agent.scanner import SCANNED_PER_SPAN_MAX, Scanner
-from services.change_capture.drivers.scan import REGION_CHUNKS, ScanView
+from services.change_capture.agent.regions import Regions
+from services.change_capture.agent.scanner import SCANNED_PER_SPAN_MAX
+from services.change_capture.drivers.local.view import LocalView
+from services.change_capture.drivers.port import REGION_CHUNKS
+from services.change_capture.drivers.scan.tracker import _RecordComparison
 from tests.unit.change_capture.capturing import Agent, Model, Volume
 
 _CHUNKS_MAX = 3 * REGION_CHUNKS + 40
@@ -49,7 +51,7 @@ def test_events_of_successive_captures_say_what_the_volume_holds(
         for what, where in changes:
             change(agent.volume, what, where)
         model = agent.capture()
-        assert model.completed.batches == len(model.batches)
+        assert model.completed.batches == model.batch_count
         assert model.chunks == agent.volume.chunks()
 
 
@@ -71,17 +73,15 @@ def test_a_region_that_is_cut_by_a_full_span_is_not_settled_yet(tmp_path: Path) 
 def test_the_harness_notices_a_watermark_that_runs_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        capture_module._Watermark, "emitted", lambda self, _still_in: int(self._next)
-    )
+    monkeypatch.setattr(Regions, "emitted", lambda self, _still_in: int(self._next * REGION_CHUNKS))
     with pytest.raises(AssertionError):
         _region_after_a_partly_filled_span(new_agent(tmp_path, thread_count=1))
 
 
-def test_the_harness_notices_a_scanner_that_forgets_zeros(
+def test_the_harness_notices_a_tracker_that_forgets_zeros(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Scanner, "_note_zeros", lambda *_: None)
+    monkeypatch.setattr(_RecordComparison, "cleared", lambda *_: [])
     agent = new_agent(tmp_path)
     agent.volume.write(0, 4)
     agent.capture()
@@ -92,12 +92,14 @@ def test_the_harness_notices_a_scanner_that_forgets_zeros(
 def test_the_harness_notices_a_fingerprint_that_is_not_kept_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = Scanner.scan
     agent = new_agent(tmp_path)
     agent.volume.write(0, 4)
     first = agent.volume.path.read_bytes()
     agent.capture()
-    monkeypatch.setattr(Scanner, "scan", lambda *args: (scan(*args), args[2])[1])  # the old ones
+    # The old ones are written again.
+    monkeypatch.setattr(
+        _RecordComparison, "finish", lambda self: self._writer.add(self._number, self._old)
+    )
     agent.volume.write(0, 4)
     agent.capture()
     monkeypatch.undo()
@@ -179,7 +181,7 @@ def test_writing_while_it_is_read_makes_the_snapshot_fuzzy(tmp_path: Path) -> No
     writes = iter([lambda: agent.volume.write(0, 1)])
     model.fault = lambda event: next(writes, lambda: None)() if _is_batch(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert model.completed.consistency == "fuzzy"
 
@@ -191,7 +193,7 @@ def test_a_file_that_shrinks_while_it_is_read_aborts(tmp_path: Path, size_bytes:
     model = Model(agent.window, {})
     model.fault = lambda event: agent.volume.resize(size_bytes) if _is_batch(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert capture.state == "aborted"
     assert model.aborted.code == SourceError.code
@@ -205,7 +207,7 @@ def test_a_file_that_grows_while_it_is_read_keeps_the_size_it_had(tmp_path: Path
     model = Model(agent.window, {})
     model.fault = lambda event: agent.volume.write(300, 5) if _is_start(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert model.chunks == before
     assert model.completed.consistency == "fuzzy"
@@ -221,7 +223,7 @@ def test_a_producer_that_fails_aborts_and_every_buffer_comes_back_once(tmp_path:
 
     model = Model(agent.window, {}, fault=refuse_batches)
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     assert model.aborted.code == UnavailableError.code
     capture.stop()
     _assert_window_is_whole(agent)
@@ -232,14 +234,14 @@ def test_a_fault_of_the_agent_itself_aborts_instead_of_leaving_a_region_out(
 ) -> None:
     agent = new_agent(tmp_path)
     agent.volume.write(0, 2 * REGION_CHUNKS)
-    read_into = ScanView.read_into
+    read_into = LocalView.read_into
 
-    def broken(view: ScanView, start: int, buffer: memoryview) -> None:
+    def broken(view: LocalView, start: int, buffer: memoryview) -> None:
         if start >= REGION_CHUNKS * CHUNK_SIZE_BYTES:
             raise RuntimeError("planted")
         read_into(view, start, buffer)
 
-    monkeypatch.setattr(ScanView, "read_into", broken)
+    monkeypatch.setattr(LocalView, "read_into", broken)
     model = agent.capture()
     assert model.aborted.code == "invariant-violation"
     _assert_window_is_whole(agent)

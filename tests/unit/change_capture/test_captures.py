@@ -9,10 +9,12 @@ import pytest
 
 from deploy.local.process import wait_until
 from libs.errors import NotFoundError, SourceError
-from services.change_capture.agent.captures import Captures
-from services.change_capture.agent.fingerprints import fingerprint_path
+from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
+from services.change_capture.drivers.scan.fingerprints import fingerprint_path
+from services.change_capture.drivers.table import drivers
+from tests.support.conducting import node_barriers
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
 VOLUME = UUID(int=1)
@@ -27,8 +29,15 @@ class Site:
         self.volume.write(0, 3)
         self.window = Window(4)
         model = Model(self.window, {})
-        self.captures = Captures(
-            uuid4(), "node", folder / "state", self.window, model, 1, outcome_timeout_seconds
+        self.captures = AgentCaptures(
+            uuid4(),
+            "node",
+            drivers(folder / "state"),
+            node_barriers(folder / "state"),
+            self.window,
+            model,
+            1,
+            outcome_timeout_seconds,
         )
 
     def begin(self, base: UUID | None = None) -> CaptureOrder:

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from services.change_capture.drivers import scan
-from services.change_capture.drivers.file_systems import FileSystem, _kind_of, file_system_of
-from services.change_capture.drivers.scan import ScanView
+from libs.ranges import ByteRange
+from services.change_capture.drivers.local import view as local_view
+from services.change_capture.drivers.local.file_systems import FileSystem, _kind_of, file_system_of
+from services.change_capture.drivers.local.view import LocalView
 
+_HALF = 8 << 20
+_BEHIND_HOLE = ByteRange.at(_HALF, CHUNK_SIZE_BYTES)
 _MOUNTS = """\
 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 361 35 0:45 / /a\\040-\\040b rw shared:2 - nfs4 server:/images rw,vers=4.2
@@ -52,22 +55,25 @@ def test_what_is_not_known_to_be_local_is_shared(
     assert FileSystem(kind).has_true_holes == has_true_holes
 
 
-@pytest.mark.parametrize(("kind", "extents"), [("nfs4", 1), ("cifs", 2), ("ext4", 1)])
+@pytest.mark.parametrize(
+    ("kind", "extent"),
+    [("nfs4", _BEHIND_HOLE), ("cifs", ByteRange(0, 2 * _HALF)), ("ext4", _BEHIND_HOLE)],
+)
 def test_a_file_that_other_hosts_may_write_is_never_quiet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extents: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extent: ByteRange
 ) -> None:
-    """Holes are read where the file system cannot vouch for them: here the first region is one."""
+    """Holes are read where the file system cannot vouch for them: the first half is one."""
     path = tmp_path / "disk"
     path.touch()
-    os.truncate(path, 2 * scan.REGION_SIZE_BYTES)
+    os.truncate(path, 2 * _HALF)
     content = os.urandom(CHUNK_SIZE_BYTES)
     with path.open("r+b") as file:
-        file.seek(scan.REGION_SIZE_BYTES)
+        file.seek(_HALF)
         file.write(content)
-    monkeypatch.setattr(scan, "file_system_of", lambda _descriptor: FileSystem(kind))
-    with closing(ScanView(path)) as view:
-        assert len(list(view.regions())) == extents
+    monkeypatch.setattr(local_view, "file_system_of", lambda _descriptor: FileSystem(kind))
+    with closing(LocalView(path)) as view:
+        assert list(view.data()) == [extent]
         buffer = memoryview(bytearray(CHUNK_SIZE_BYTES))
-        view.read_into(scan.REGION_SIZE_BYTES, buffer)
+        view.read_into(_HALF, buffer)
         assert buffer == content
         assert view.consistency() == ("quiet" if kind == "ext4" else "fuzzy")

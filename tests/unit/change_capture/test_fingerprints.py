@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.errors import OutOfSpaceError, UnavailableError
-from services.change_capture.agent.fingerprints import (
+from services.change_capture.drivers.scan.fingerprints import (
     RECORD_SIZE_BYTES,
     ZERO_RECORD,
     FingerprintFile,

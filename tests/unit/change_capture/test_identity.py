@@ -3,8 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from services.change_capture.drivers import identity
-from services.change_capture.drivers.identity import CONTENT_SIZE_BYTES, content_id, file_identity
+from services.change_capture.drivers.local import identity
+from services.change_capture.drivers.local.identity import (
+    CONTENT_SIZE_BYTES,
+    content_id,
+    file_identity,
+)
 
 
 def identity_of(path: Path) -> str:

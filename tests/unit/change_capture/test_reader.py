@@ -12,8 +12,8 @@ import pytest
 
 from deploy.local.process import wait_until
 from libs.runtime.buffers import large_buffer
-from services.change_capture.drivers.file_systems import file_system_of
-from services.change_capture.drivers.reader import Reader
+from services.change_capture.drivers.local.file_systems import file_system_of
+from services.change_capture.drivers.local.reader import Reader
 
 _BLOCK = 4096
 _CHUNK = 1 << 16

@@ -32,7 +32,7 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
-from services.change_capture.drivers.scan import ScanView
+from services.change_capture.drivers.local.view import LocalView
 from tests.unit.change_capture.capturing import TOKEN, order_for
 
 BOOT = UUID(int=3)
@@ -45,7 +45,7 @@ class StandingCapture:
     """As much of a capture as the span server sees: it neither scans nor publishes."""
 
     order: CaptureOrder
-    view: ScanView
+    view: LocalView
     boot: UUID = BOOT
     touched: int = 0
 
@@ -99,7 +99,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     path = tmp_path / "volume"
     content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
     path.write_bytes(content)
-    capture = StandingCapture(order_for(path, uuid4(), None), ScanView(path))
+    capture = StandingCapture(order_for(path, uuid4(), None), LocalView(path))
 
     def find(name: UUID) -> Capture | None:
         return cast("Capture", capture) if name == capture.order.capture else None

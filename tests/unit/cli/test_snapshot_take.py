@@ -20,6 +20,7 @@ FIGURES = {
 
 def session(id_: str, state: str, consistency: str = "quiet", **more: Any) -> dict[str, Any]:
     part = {"volume": "vm", "finished": state == "sealed", "consistency": consistency, **FIGURES}
+    part["tracking"] = "exact"
     ended = {"sequence": 7, "code": None, "message": None, "seconds": 1.5}
     return {"session": id_, "group": "vm", "state": state, **ended, "parts": [part], **more}
 
@@ -43,6 +44,7 @@ def test_it_waits_until_the_session_is_sealed(
             **FIGURES,
             "seconds": 1.5,
             "consistency": "quiet",
+            "tracking": "exact",
         }
     ]
     assert ran.err == ""

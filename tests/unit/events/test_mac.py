@@ -28,7 +28,7 @@ def test_another_token_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"type": "other"}, {"version": 2}, {"subject": "other"}, {"tenant": "other"}],
+    [{"type": "other"}, {"version": 3}, {"subject": "other"}, {"tenant": "other"}],
     ids=str,
 )
 def test_what_the_mac_covers_cannot_be_changed(change: dict[str, Any]) -> None:

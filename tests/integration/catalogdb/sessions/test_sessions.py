@@ -11,12 +11,14 @@ from libs.catalogdb.sessions.session import (
     GroupBusy,
     SessionView,
     open_session,
-    open_sessions,
     read_session,
     reject_overdue,
     reject_session,
-    report_read,
     session_of_capture,
+)
+from libs.catalogdb.sessions.watching import (
+    open_parts,
+    report_reads,
 )
 from libs.errors import NotFoundError
 from libs.events.topics import BLOCK_CHANGES, SNAPSHOTS
@@ -94,7 +96,7 @@ def test_of_two_sessions_on_one_group_the_second_is_told_that_it_is_busy(
         site.wait_until_waiting(2)
     assert isinstance(first.result(), SessionView)
     assert second.result() == GroupBusy(UUID(int=1))
-    assert open_sessions(site.coordinator) == [UUID(int=1)]
+    assert open_parts(site.coordinator)[0] == {UUID(int=1)}
 
 
 def test_a_session_that_waits_for_a_seal_builds_upon_the_sealed_snapshot(
@@ -192,11 +194,11 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
-    report_read(site.coordinator, worker.view.session, worker.capture, 4096, 60)
+    report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
-    report_read(site.coordinator, worker.view.session, worker.capture, 4096, 60)
+    report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == [worker.view.session]
     assert not renew(site.chunker, worker.attempt, Progress(), 60)
 
@@ -215,9 +217,9 @@ def test_a_session_that_is_renewed_at_its_deadline_is_not_rejected(site: Catalog
 def test_read_bytes_never_go_backwards(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
-    report_read(site.coordinator, worker.view.session, worker.capture, 8192, 60)
+    report_reads(site.coordinator, {worker.capture: 8192}, 60)
     renew(site.chunker, worker.attempt, Progress(read_bytes=4096), 60)
-    report_read(site.coordinator, worker.view.session, worker.capture, 100, 60)
+    report_reads(site.coordinator, {worker.capture: 100}, 60)
     assert read_session(site.coordinator, worker.view.session).parts[0].read_bytes == 8192
 
 
@@ -244,3 +246,25 @@ def test_the_session_of_a_capture_is_found(site: CatalogSite) -> None:
     found = session_of_capture(site.chunker, view.parts[0].capture)
     assert found is not None
     assert found.session == view.session
+
+
+def test_tracking_since_a_base_is_not_trusted_after_a_lie_about_it(site: CatalogSite) -> None:
+    protect(site, "vm")
+    first, _ = take_snapshot(site, "vm", item(1))
+    caught = open_on(site, "vm")
+    assert (caught.base, caught.is_trusted) == (first.view.session, True)
+    reject_session(site.chunker, "chunker", caught.session, "tracking-lost", "a lie")
+    again = open_on(site, "vm")
+    assert not again.is_trusted
+    reject_session(site.chunker, "chunker", again.session, "deadline", "late")
+    second, _ = take_snapshot(site, "vm", item(2))
+    believed = open_on(site, "vm")
+    assert (believed.base, believed.is_trusted) == (second.view.session, True)
+
+
+def test_a_session_says_how_the_changes_of_its_parts_are_known(site: CatalogSite) -> None:
+    protect(site, "vm")
+    view = open_on(site, "vm")
+    assert view.parts[0].tracking == "unknown"
+    take_part(site.chunker, view.parts[0].capture, BOOT, "chunker-1", 0, 0, "exact")
+    assert read_session(site.coordinator, view.session).parts[0].tracking == "exact"

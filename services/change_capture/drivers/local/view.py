@@ -1,9 +1,8 @@
-"""Driver `scan`: reads every data extent and compares fingerprints with the last sealed capture.
+"""The view of a regular file or block device of this host, read as it is.
 
-It works on anything that can be read: regular files and block devices. Devices, and files that
-other hosts may write, are read past this host's page cache. Holes are skipped without reading where
-the file system can be believed. The frozen view is the file itself: whether it changed meanwhile is
-found out afterwards and said (`quiet` or `fuzzy`), never hidden.
+Devices, and files that other hosts may write, are read past this host's page cache. Holes are
+skipped without reading where the file system can be believed. The frozen view is the file itself:
+whether it changed meanwhile is found out afterwards and said (`quiet` or `fuzzy`), never hidden.
 """
 
 import errno
@@ -11,7 +10,6 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,30 +17,17 @@ from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from libs.runtime.buffers import large_buffer
-from services.change_capture.drivers.file_systems import file_system_of
-from services.change_capture.drivers.identity import (
+from services.change_capture.drivers.local.file_systems import file_system_of
+from services.change_capture.drivers.local.identity import (
     CONTENT_SIZE_BYTES,
     device_identity,
     file_identity,
 )
-from services.change_capture.drivers.reader import Reader
-
-#: Unit of scanning and of fingerprint records: one thread works on one region at a time.
-REGION_CHUNKS = 128
-REGION_SIZE_BYTES = REGION_CHUNKS * CHUNK_SIZE_BYTES
+from services.change_capture.drivers.local.reader import Reader
+from services.change_capture.drivers.port import FrozenView
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Part of the volume, aligned to 8 MiB: its data extents, aligned to chunks."""
-
-    number: int
-    #: Chunks that the volume has in it: 128, fewer in the last region.
-    chunk_count: int
-    extents: tuple[ByteRange, ...]
-
-
-class ScanView:
+class LocalView:
     """An open volume. Reading is thread-safe; nothing is ever written.
 
     What a mounted file system has not written to its device yet is not in the device, for nobody:
@@ -91,36 +76,43 @@ class ScanView:
             self.read_into(0, content)
             return device_identity(self._fd, self.size_bytes, bytes(content))
 
-    def regions(self) -> Iterator[Region]:
-        """Regions that have data, ascending. Holes cost a system call each, not a read.
-
-        Raises:
-            SourceError: the file system reports an error.
-        """
-        number, extents = 0, list[ByteRange]()
-        for extent in self._extents():
-            start = extent.start
-            while start < extent.end:
-                at = start // REGION_SIZE_BYTES
-                if at != number and extents:
-                    yield self.region(number, tuple(extents))
-                    extents = []
-                number = at
-                end = min(extent.end, (at + 1) * REGION_SIZE_BYTES)
-                extents.append(ByteRange(start, end))
-                start = end
-        if extents:
-            yield self.region(number, tuple(extents))
-
-    def region(self, number: int, extents: tuple[ByteRange, ...] = ()) -> Region:
-        """A region of this volume with these data extents."""
-        chunk_count = min(REGION_CHUNKS, self.chunk_count - number * REGION_CHUNKS)
-        return Region(number, chunk_count, extents)
-
     @property
     def chunk_count(self) -> int:
         """Chunks of the volume; the last one may be padded with zeros."""
         return -(-self.size_bytes // CHUNK_SIZE_BYTES)
+
+    @property
+    def data_bytes_estimate(self) -> int:
+        """As the port says: what the file system has allocated, or all of a device."""
+        if self._is_device or not self._file_system.has_true_holes:
+            return self.size_bytes
+        return min(self.size_bytes, self._before.st_blocks * 512)
+
+    def data(self, start: int = 0) -> Iterator[ByteRange]:
+        """Where data may be, as the port says. Holes cost a system call each, not a read.
+
+        Raises:
+            SourceError: the file system reports an error.
+        """
+        at = start
+        if self._is_device or not self._file_system.has_true_holes:
+            at = self.chunk_count * CHUNK_SIZE_BYTES
+            if at > start:
+                yield ByteRange(start, at)
+        while at < self.size_bytes:
+            try:
+                data = os.lseek(self._fd, at, os.SEEK_DATA)
+                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
+            except OSError as err:
+                if err.errno == errno.ENXIO:  # no data after `at`
+                    return
+                if err.errno != errno.EINVAL:
+                    raise SourceError(f"volume {self.path}: {err.strerror} at byte {at}") from err
+                data, hole = at, self.size_bytes  # this device does not know holes
+            begin = max(at, data - data % CHUNK_SIZE_BYTES)
+            at = min(-(-hole // CHUNK_SIZE_BYTES), self.chunk_count) * CHUNK_SIZE_BYTES
+            if at > begin:
+                yield ByteRange(begin, at)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from byte ``start``; what lies beyond the volume's end is zeros.
@@ -178,28 +170,6 @@ class ScanView:
             f"take the snapshot again when nothing truncates it"
         )
 
-    def _extents(self) -> Iterator[ByteRange]:
-        """Data extents widened to chunks, ascending, disjoint."""
-        at = 0
-        if self._is_device or not self._file_system.has_true_holes:
-            at = self.chunk_count * CHUNK_SIZE_BYTES
-            if at:
-                yield ByteRange(0, at)
-        while at < self.size_bytes:
-            try:
-                data = os.lseek(self._fd, at, os.SEEK_DATA)
-                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
-            except OSError as err:
-                if err.errno == errno.ENXIO:  # no data after `at`
-                    return
-                if err.errno != errno.EINVAL:
-                    raise SourceError(f"volume {self.path}: {err.strerror} at byte {at}") from err
-                data, hole = at, self.size_bytes  # this device does not know holes
-            start = max(at, data - data % CHUNK_SIZE_BYTES)
-            at = min(-(-hole // CHUNK_SIZE_BYTES), self.chunk_count) * CHUNK_SIZE_BYTES
-            if at > start:
-                yield ByteRange(start, at)
-
 
 def _refuse_special(path: Path, status: os.stat_result) -> None:
     mode = status.st_mode
@@ -213,3 +183,6 @@ def _refuse_special(path: Path, status: os.stat_result) -> None:
     }
     kind = kinds.get(stat.S_IFMT(mode), "of an unknown kind")
     raise SourceError(f"volume {path}: it is {kind}; expected a regular file or a block device")
+
+
+_: type[FrozenView] = LocalView

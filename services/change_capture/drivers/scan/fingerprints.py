@@ -25,9 +25,10 @@ from xxhash import xxh3_64
 
 from libs.errors import OutOfSpaceError, UnavailableError
 from libs.packs.layout import FINGERPRINT_SIZE_BYTES
-from services.change_capture.drivers.scan import REGION_CHUNKS
 
-RECORD_SIZE_BYTES = REGION_CHUNKS * FINGERPRINT_SIZE_BYTES
+#: Chunks of a record.
+RECORD_CHUNKS = 128
+RECORD_SIZE_BYTES = RECORD_CHUNKS * FINGERPRINT_SIZE_BYTES
 ZERO_FINGERPRINT = bytes(FINGERPRINT_SIZE_BYTES)
 ZERO_RECORD = bytes(RECORD_SIZE_BYTES)
 

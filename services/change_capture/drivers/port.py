@@ -1,0 +1,241 @@
+"""The port of sources: where a capture's bytes come from, and how their changes are known.
+
+A driver opens a *frozen view* of a volume and gives a *tracker* for it. What a capture does with
+them is the same for every driver: it takes the tracker's candidates in regions, reads each of them
+once, asks the tracker what of it changed, and publishes that.
+
+A tracker may not know what changed since the base: the base is another one, the device is, the
+node was away, the tracker was stopped uncleanly. That is `TrackingLost`. It is ordinary: the
+capture compares everything, and says so.
+
+Implementations raise `SourceError` where the volume fails, and `UnavailableError` or
+`OutOfSpaceError` where their own state does. They make one attempt per call.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+from uuid import UUID
+
+from libs.ranges import ByteRange
+
+#: A capture asks a tracker about aligned stretches of at most so many chunks: 8 MiB.
+REGION_CHUNKS = 128
+
+#: What a tracker's answers are worth.
+#: ``everything``: the candidates are all that may hold data; what is no candidate is zero now.
+#: ``exact``: what is no candidate is as it was at the base; of the candidates, the tracker says
+#: which changed.
+#: ``candidates``: what is no candidate is as it was at the base; each candidate may be changed.
+Trust = Literal["everything", "exact", "candidates"]
+
+#: Why a tracker does not know: it has nothing of the base (``unknown``), it follows another base,
+#: device or epoch, it was not stopped cleanly, or what it said since this base was found untrue.
+LostReason = Literal[
+    "unknown", "wrong-base", "another-device", "wrong-epoch", "unclean", "distrusted"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingLost:
+    """A base was named, and the tracker cannot say what changed since."""
+
+    reason: LostReason
+    #: For people: what is missing, and of which base.
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOrder:
+    """What a driver is asked to open; `repr` shows no secret."""
+
+    volume: UUID
+    #: The session that captures. If it is sealed, it is the base of the next order.
+    session: UUID
+    path: Path
+    #: Session of the snapshot that changes are wanted since; None: everything is wanted.
+    base: UUID | None
+    #: False: what was tracked since this base was found untrue; nothing of it may be used.
+    is_trusted: bool
+    #: 32 bytes to seed fingerprints with.
+    secret: bytes = field(repr=False)
+    #: Chunks that somebody says have changed, as `libs.ranges.pack_runs`; None: nobody did.
+    hints: bytes | None = field(repr=False, default=None)
+
+
+class Candidate(NamedTuple):
+    """Bytes that may differ from the base, aligned to chunks."""
+
+    extent: ByteRange
+    #: True: all of it is zero now, so that nobody needs to read it.
+    is_hole: bool = False
+
+
+class Changes(NamedTuple):
+    """Of the chunks in a buffer, those that changed, by their position in the buffer, ascending."""
+
+    #: Changed, and not all zeros now.
+    data: list[int]
+    #: Not zeros at the base, and all zeros now.
+    zeros: list[int]
+
+
+class FrozenView(Protocol):
+    """An open volume as it is at one moment, or as near to that as the driver can come.
+
+    `read_into` and `data` are thread-safe; `close` is called once, when nobody reads any more.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the volume when it was opened; does not change."""
+        ...
+
+    @property
+    def data_bytes_estimate(self) -> int:
+        """About so many bytes are not zero; cheap to tell, so it may be far too high."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells this device from another one found under the same path later.
+
+        Two devices never have the same. One device keeps its own, where the driver can tell.
+        """
+        ...
+
+    def data(self, start: int = 0) -> Iterator[ByteRange]:
+        """Where data may be from byte ``start`` on; everything else is zeros.
+
+        Ascending, disjoint, aligned to chunks (the last may end beyond the volume), and lazy: the
+        first costs no walk over what follows it.
+
+        Args:
+            start: a multiple of the chunk size.
+        """
+        ...
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill all of ``buffer`` with the volume's bytes from ``start``; beyond its end are zeros.
+
+        The buffer stays the caller's. ``start`` and the length are multiples of the chunk size. A
+        buffer that begins at a page is read into without copying.
+
+        Raises:
+            SourceError: the device fails, or the volume became shorter. The buffer is undefined.
+        """
+        ...
+
+    def consistency(self) -> Literal["frozen", "quiet", "fuzzy"]:
+        """How sure it is that all was read from one moment; asked when all has been read.
+
+        ``frozen``: it cannot be otherwise. ``quiet``: it is known that nothing wrote meanwhile.
+        ``fuzzy``: something wrote, or nobody can tell. When in doubt it is the weaker one.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the volume."""
+        ...
+
+
+class Comparison(Protocol):
+    """What a tracker knows of one region; used by one thread. The region's candidates come once."""
+
+    def changed(self, first: int, buffer: memoryview) -> Changes | None:
+        """What changed of chunks that were just read; None: nothing.
+
+        Args:
+            first: index of the first chunk in the volume.
+            buffer: whole chunks of this region; not kept, and not written to.
+        """
+        ...
+
+    def cleared(self, first: int, count: int) -> list[int]:
+        """Indexes of chunks that were not zeros at the base, of a candidate that is a hole now."""
+        ...
+
+    def finish(self) -> None:
+        """The region's candidates have all been looked at; what was learnt of them may be kept."""
+        ...
+
+
+class Tracker(Protocol):
+    """Knows which chunks of a view may differ from the base of an order.
+
+    `compare` is thread-safe. Order of calls: `candidates` once, `compare` for regions that have
+    some, `finish` if every one of them was looked at, `close`, and `settle` when the session's
+    outcome is known. A capture that fails, or a process that dies, leaves out what follows.
+    """
+
+    @property
+    def trust(self) -> Trust:
+        """What the answers are worth."""
+        ...
+
+    @property
+    def lost(self) -> TrackingLost | None:
+        """Why the trust is ``everything`` although the order names a base."""
+        ...
+
+    def candidates(self) -> Iterator[Candidate]:
+        """What must be looked at: ascending, disjoint, within the volume rounded up to chunks.
+
+        Lazy. For a tracker that knows what changed it costs O(changes), never O(volume). The
+        iterator is not thread-safe.
+        """
+        ...
+
+    def compare(self, first: int, count: int) -> Comparison:
+        """Begin to look at a region.
+
+        Args:
+            first: index of its first chunk, a multiple of `REGION_CHUNKS`.
+            count: chunks that the volume has in it, at most `REGION_CHUNKS`.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Make durable what the next capture needs if this one becomes its base.
+
+        Called before `CaptureCompleted` is published: from then on the session can be sealed.
+        """
+        ...
+
+    def settle(self, *, sealed: bool) -> None:
+        """Act on the outcome; harmless when repeated, and after `close`.
+
+        Sealed: what this capture learnt is what counts, and what belongs to older bases may go. Not
+        sealed: what is known of the base stays, so that the next capture finds the same changes.
+        Whoever is never told keeps both; the next order names its base.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files; what was not finished is discarded."""
+        ...
+
+
+class Driver(Protocol):
+    """One way to read volumes and to know their changes. Thread-safe."""
+
+    def view(self, path: Path) -> FrozenView:
+        """Open a volume.
+
+        Raises:
+            SourceError: it is missing, unreadable, or no volume.
+        """
+        ...
+
+    def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
+        """The tracker of a view that `view` has opened for this order.
+
+        Raises:
+            BadInputError: the hints of the order are not for a volume of this size.
+        """
+        ...
+
+    def forget(self, volume: UUID) -> None:
+        """Drop what is kept about a volume: its changes are known otherwise now, or not at all."""
+        ...

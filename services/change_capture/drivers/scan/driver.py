@@ -1,0 +1,35 @@
+"""Driver `scan`: works on anything that can be read, and reads all of it each time."""
+
+from pathlib import Path
+from uuid import UUID
+
+from services.change_capture.drivers.local.view import LocalView
+from services.change_capture.drivers.port import Driver, FrozenView, SourceOrder, Tracker
+from services.change_capture.drivers.scan.fingerprints import keep_only
+from services.change_capture.drivers.scan.tracker import FingerprintTracker
+
+
+class ScanDriver:
+    """Views of files and block devices, with fingerprints as their tracker.
+
+    Args:
+        state_folder: where fingerprint files are.
+    """
+
+    def __init__(self, state_folder: Path) -> None:
+        self._state_folder = state_folder
+
+    def view(self, path: Path) -> FrozenView:
+        """As the port says."""
+        return LocalView(path)
+
+    def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
+        """As the port says."""
+        return FingerprintTracker(order, view, self._state_folder)
+
+    def forget(self, volume: UUID) -> None:
+        """Delete the volume's fingerprint files."""
+        keep_only(self._state_folder, volume, set())
+
+
+_: type[Driver] = ScanDriver

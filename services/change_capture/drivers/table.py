@@ -1,0 +1,17 @@
+"""The drivers that an agent has, by the names that orders call them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.change_capture.drivers.hints.driver import HintsDriver
+from services.change_capture.drivers.port import Driver
+from services.change_capture.drivers.scan.driver import ScanDriver
+
+
+def drivers(state_folder: Path) -> Mapping[str, Driver]:
+    """Name → driver.
+
+    Args:
+        state_folder: where drivers keep what they know of volumes.
+    """
+    return {"scan": ScanDriver(state_folder), "hints": HintsDriver()}
