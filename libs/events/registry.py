@@ -29,6 +29,7 @@ from libs.events.snapshots import (
     SnapshotExpired,
     SnapshotRecovered,
     SnapshotRejected,
+    SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
@@ -48,6 +49,7 @@ Event = (
     | SnapshotRequested
     | SnapshotSealed
     | SnapshotRejected
+    | SnapshotReplicated
     | SnapshotVerified
     | SnapshotDamaged
     | SnapshotExpired
@@ -103,6 +105,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_replicated", 1, SnapshotReplicated),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_damaged", 1, SnapshotDamaged),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),

@@ -45,6 +45,8 @@ class PointAnswer(BaseModel):
     damaged: bool = Field(
         description="Whether its snapshot is known to contain what cannot be read"
     )
+    copies: int = Field(description="Stores that have all of its snapshot")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
 
 
 class SnapshotPage(BaseModel):
@@ -66,6 +68,8 @@ class SnapshotAnswer(BaseModel):
     verified_at: datetime | None
     verified_level: str | None
     damaged: bool
+    copies: int = Field(description="Stores that have all of it")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
     volumes: list[PointAnswer]
 
 
@@ -124,6 +128,8 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_at=rows[0].verified_at,
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
+            copies=rows[0].copies,
+            copies_wanted=rows[0].copies_wanted,
             volumes=[point_answer(row) for row in rows],
         )
 
@@ -157,4 +163,6 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         verified_at=point.verified_at,
         verified_level=point.verified_level,
         damaged=point.damaged,
+        copies=point.copies,
+        copies_wanted=point.copies_wanted,
     )

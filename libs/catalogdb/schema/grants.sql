@@ -25,6 +25,8 @@ GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
 GRANT SELECT, UPDATE ON marking TO backcast_chunker;
+GRANT SELECT ON store TO backcast_chunker;
+GRANT SELECT, INSERT, UPDATE ON copy TO backcast_chunker;
 GRANT SELECT, INSERT ON snapshot, snapshot_volume, candidate TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON damage TO backcast_chunker;
 GRANT SELECT, INSERT ON leans TO backcast_chunker;
@@ -40,7 +42,9 @@ GRANT UPDATE ON session, attempt, reader, incarnation TO backcast_catalog;
 GRANT INSERT ON pack, reader, pin TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;
-GRANT UPDATE ON sweep TO backcast_catalog;
+GRANT INSERT, UPDATE ON sweep TO backcast_catalog;
+GRANT INSERT, UPDATE ON store TO backcast_catalog;
+GRANT INSERT, UPDATE, DELETE ON copy TO backcast_catalog;
 
 GRANT INSERT, UPDATE, DELETE ON damage, verification TO backcast_catalog;
 GRANT DELETE ON leans TO backcast_catalog;
@@ -58,7 +62,8 @@ GRANT USAGE, CREATE ON SCHEMA backcast_check TO backcast_catalog;
 
 -- Not `part`: its tokens open span connections.
 GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
-GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
+GRANT SELECT ON pack, copy, store, snapshot, snapshot_volume TO backcast_restore;
+GRANT UPDATE (state, damage) ON copy TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;

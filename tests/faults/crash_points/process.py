@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.session import PartView, SessionView
+from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.record import from_record
 from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
@@ -95,6 +96,14 @@ class Actor:
     def store(self) -> WatchedStore:
         return WatchedStore(self.world.store, self.life, self.world.effects)
 
+    def stores(self) -> Stores:
+        second = self.world.second
+        if second is None:
+            return Stores(self.store())
+        return Stores(
+            self.store(), WatchedStore(second, self.life, self.world.effects, "a copy of ")
+        )
+
     def vault(self) -> KeyVault:
         return KeyVault(self.store(), self.world.kek)
 
@@ -150,7 +159,7 @@ class SmallPacks(Packer):
     """Closes packs early, as 32 MiB of frames would, and uploads them in the caller's thread."""
 
     def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
-        super().__init__(catalog, store, buffer_count_max)
+        super().__init__(catalog, Stores(store), buffer_count_max)
         self._uploads = InlineExecutor()
 
     def store(

@@ -1,6 +1,7 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
+from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 
@@ -339,4 +340,5 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *BEYOND_SCENARIOS,
     *DOMAINS,
+    *COPIES,
 )
