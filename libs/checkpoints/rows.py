@@ -52,7 +52,7 @@ class Retention(Struct, frozen=True, kw_only=True):
     keep_for_seconds: Count
 
 
-class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
+class GroupRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="group"):
     """A group and its head: what was acknowledged up to it is told by `SnapshotRow` alone."""
 
     group: UUID
@@ -66,6 +66,8 @@ class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
     #: What each domain tag of its block maps means, as manifests have it. Version 1 has none: tag 0
     #: is the tenant's own domain.
     domains: Annotated[tuple[UUID, ...], Meta(max_length=256)] = ()
+    #: Stores that should have each snapshot whole; checkpoints that do not say it mean 1.
+    copies: Annotated[int, Meta(ge=1)] = 1
 
 
 class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume3"):

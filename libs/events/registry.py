@@ -31,6 +31,7 @@ from libs.events.snapshots import (
     SnapshotExpired,
     SnapshotRecovered,
     SnapshotRejected,
+    SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
@@ -52,6 +53,7 @@ Event = (
     | BarrierReached
     | SnapshotSealed
     | SnapshotRejected
+    | SnapshotReplicated
     | SnapshotVerified
     | SnapshotDamaged
     | SnapshotExpired
@@ -109,6 +111,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.barrier_reached", 1, BarrierReached),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_replicated", 1, SnapshotReplicated),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_damaged", 1, SnapshotDamaged),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),

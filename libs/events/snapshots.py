@@ -99,6 +99,21 @@ class SnapshotSealed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotReplicated:
+    """Emitted when another store has all of a snapshot: its manifest and a copy of each pack.
+
+    Stream key: group. Ordering: after its SnapshotSealed; again when a copy that was lost was made
+    anew. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    #: Stores that have all of it now.
+    copies: Annotated[int, Meta(ge=2, le=100)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRejected:
     """Emitted when a session ended without a snapshot.
 

@@ -53,6 +53,8 @@ class PointAnswer(BaseModel):
     damaged: bool = Field(
         description="Whether its snapshot is known to contain what cannot be read"
     )
+    copies: int = Field(description="Stores that have all of its snapshot")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
 
 
 class SnapshotPage(BaseModel):
@@ -85,6 +87,8 @@ class SnapshotAnswer(BaseModel):
     verified_at: datetime | None
     verified_level: str | None
     damaged: bool
+    copies: int = Field(description="Stores that have all of it")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
     volumes: list[PointAnswer]
     barrier: list[BarrierAnswer] = Field(
         description="What its nodes said when they were cut together; empty if there was no need"
@@ -146,6 +150,8 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_at=rows[0].verified_at,
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
+            copies=rows[0].copies,
+            copies_wanted=rows[0].copies_wanted,
             volumes=[point_answer(row) for row in rows],
             barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
@@ -192,4 +198,6 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         verified_at=point.verified_at,
         verified_level=point.verified_level,
         damaged=point.damaged,
+        copies=point.copies,
+        copies_wanted=point.copies_wanted,
     )

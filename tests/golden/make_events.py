@@ -41,6 +41,7 @@ from libs.events.snapshots import (
     SnapshotExpired,
     SnapshotRecovered,
     SnapshotRejected,
+    SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
@@ -155,6 +156,7 @@ SAMPLES: tuple[Event, ...] = (
         seconds=2.5,
     ),
     SnapshotRejected(session=SESSION, group=GROUP, code="deadline", message="no progress"),
+    SnapshotReplicated(session=SESSION, group=GROUP, sequence=12, copies=2),
     SnapshotVerified(
         session=SESSION,
         group=GROUP,

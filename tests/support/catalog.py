@@ -51,11 +51,13 @@ _EMPTY = """
         FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
             IF name LIKE 'chunk%' THEN
                 EXECUTE format('DROP TABLE %I', name);
-            ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep',
+            ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep', 'store',
                                'retention_clock') THEN
                 EXECUTE format('DELETE FROM %I', name);
             END IF;
         END LOOP;
+        DELETE FROM sweep WHERE store_no > 1;
+        DELETE FROM store WHERE store_no > 1;
         UPDATE log_position SET last = 0, published = 0;
         UPDATE retention_clock SET trusted_at = now(), halted_since = NULL;
     END $$"""

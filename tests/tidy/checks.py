@@ -101,6 +101,7 @@ _BESIDE = frozenset(
 )
 BESIDE_ALLOWED = {
     "libs/runtime/threads.py": "the one way to start a thread",
+    "services/catalog/copies/replicator.py": "`map` hands errors to the caller, which waits",
     "services/catalog/deletion/collector.py": "`map` hands errors to the caller, which waits",
     "services/catalog/recovery/absence.py": "`map` hands errors to the caller, which waits",
     "services/catalog/verification/jobs.py": "a job keeps its error for whoever asked",

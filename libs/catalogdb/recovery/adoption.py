@@ -259,10 +259,19 @@ def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
 def _apply_group(tx: Tx, row: GroupRow) -> None:
     number = tx.execute(
         """INSERT INTO volume_group (group_id, tenant_no, name, head_sequence, head_session,
-                                     head_mac)
-           SELECT %s, tenant_no, %s, %s, %s, %s FROM tenant WHERE name = %s
-           ON CONFLICT (group_id) DO UPDATE SET name = excluded.name RETURNING group_no""",
-        [row.group, row.name, row.head_sequence, row.head_session, row.head_mac, row.tenant],
+                                     head_mac, copies)
+           SELECT %s, tenant_no, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
+           ON CONFLICT (group_id) DO UPDATE
+           SET name = excluded.name, copies = excluded.copies RETURNING group_no""",
+        [
+            row.group,
+            row.name,
+            row.head_sequence,
+            row.head_session,
+            row.head_mac,
+            row.copies,
+            row.tenant,
+        ],
     ).fetchone()
     if number is None:
         raise InvariantViolation(f"group {row.name}: its tenant {row.tenant} is nowhere named")

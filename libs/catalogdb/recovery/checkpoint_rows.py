@@ -68,22 +68,26 @@ def read_rows(tx: Tx) -> Iterator[Row]:
     ):
         yield RejectedRow(session=session, group=group, head_sequence=head_sequence, code=code)
     for (generation,) in _stream(
-        tx, "SELECT generation FROM pack JOIN tombstone USING (pack_no) ORDER BY generation"
+        tx,
+        """SELECT generation FROM pack p
+           WHERE EXISTS (SELECT FROM tombstone t WHERE t.pack_no = p.pack_no)
+           ORDER BY generation""",
     ):
         yield CondemnedRow(generation=generation)
 
 
 def _groups(tx: Tx) -> Iterator[GroupRow]:
-    for group, tenant, name, sequence, session, mac, keep_last, keep_for, domains in _stream(
+    for row in _stream(
         tx,
         """SELECT g.group_id, t.name, g.name, g.head_sequence, g.head_session, g.head_mac,
-                  r.keep_last, r.keep_for_seconds,
+                  r.keep_last, r.keep_for_seconds, g.copies,
                   ARRAY(SELECT d.domain FROM domain_tag l JOIN domain d USING (domain_no)
                         WHERE l.group_no = g.group_no ORDER BY l.tag)
            FROM volume_group g JOIN tenant t USING (tenant_no)
            LEFT JOIN retention r USING (group_no)
            ORDER BY g.group_id""",
     ):
+        group, tenant, name, sequence, session, mac, keep_last, keep_for, copies, domains = row
         yield GroupRow(
             group=group,
             tenant=tenant,
@@ -95,6 +99,7 @@ def _groups(tx: Tx) -> Iterator[GroupRow]:
             if keep_last is None
             else Retention(keep_last=keep_last, keep_for_seconds=keep_for),
             domains=tuple(domains),
+            copies=copies,
         )
 
 

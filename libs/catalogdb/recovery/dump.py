@@ -99,15 +99,18 @@ def _packs(tx: Tx) -> Iterator[DumpLine]:
     with tx.cursor(name="packs") as cursor:
         cursor.itersize = _BATCH
         cursor.execute(
-            """SELECT generation, domain, p.key_id, size_bytes, frames
+            """SELECT generation, domain, p.key_id, size_bytes, frames,
+                      ARRAY(SELECT store_no FROM copy y WHERE y.pack_no = p.pack_no
+                              AND y.state IN ('p', 'x') ORDER BY store_no)
                FROM pack p JOIN domain USING (domain_no) WHERE state = 'l' ORDER BY generation"""
         )
-        for generation, domain, key_id, size_bytes, frames in cursor:
+        for generation, domain, key_id, size_bytes, frames, stores in cursor:
             values = {
                 "domain": domain,
                 "key_id": key_id,
                 "size_bytes": size_bytes,
                 "frames_sha256": hashlib.sha256(frames).digest(),
+                "stores": stores,
             }
             yield DumpLine("pack", generation.hex, _text(values))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.record import from_record
 from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
@@ -102,6 +103,14 @@ class Actor:
     def store(self) -> WatchedStore:
         return WatchedStore(self.world.store, self.life, self.world.effects)
 
+    def stores(self) -> Stores:
+        second = self.world.second
+        if second is None:
+            return Stores(self.store())
+        return Stores(
+            self.store(), WatchedStore(second, self.life, self.world.effects, "a copy of ")
+        )
+
     def vault(self) -> KeyVault:
         return KeyVault(self.store(), self.world.kek)
 
@@ -157,7 +166,7 @@ class SmallPacks(Packer):
     """Closes packs early, as 32 MiB of frames would, and uploads them in the caller's thread."""
 
     def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
-        super().__init__(catalog, store, buffer_count_max)
+        super().__init__(catalog, Stores(store), buffer_count_max)
         self._uploads = InlineExecutor()
 
     def store(

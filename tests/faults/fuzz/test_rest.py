@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from libs.catalogdb.migrate import migrate
+from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -85,7 +86,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             )
         )
 
-        frames = FrameReader(store, vault)
+        frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         agents = Agents("t")
         conductor = conductor_of(site.coordinator, vault, agents, InlineExecutor())
@@ -101,7 +102,13 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         )
         add = {
             "restore": lambda app: restore_routes.add_routes(
-                app, _settings(database), readers, store, _presigner(), kek, threads
+                app,
+                _settings(database),
+                readers,
+                Stores(store),
+                {PRIMARY: _presigner()},
+                kek,
+                threads,
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor
@@ -135,14 +142,14 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
 def _add_catalog_routes(
     app: FastAPI, site: CatalogSite, store: MemoryStore, vault: KeyVault
 ) -> None:
-    collector = Collector(site.catalog, store, vault, 60, lambda: None)
-    verifier = Verifier(site.catalog, store, vault, 60, 0, Stop())
+    collector = Collector(site.catalog, Stores(store), vault, 60, lambda: None)
+    verifier = Verifier(site.catalog, Stores(store), vault, 60, 0, Stop())
     add_collection_routes(app, site.catalog, Collection(collector.stages()))
     add_upkeep_routes(
         app,
         Upkeep(
             Sweeper(site.catalog, store, SweepPolicy(3600, 60)),
-            Rewriter(site.catalog, store, vault, RewritePolicy(0.5, 60, 60)),
+            Rewriter(site.catalog, Stores(store), vault, RewritePolicy(0.5, 60, 60)),
         ),
     )
     add_snapshot_routes(app, site.catalog, lambda: None)

@@ -2,6 +2,7 @@
 
 from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
+from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 
@@ -341,4 +342,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *BARRIERS,
     *BEYOND_SCENARIOS,
     *DOMAINS,
+    *COPIES,
 )

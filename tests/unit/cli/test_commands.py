@@ -31,6 +31,8 @@ def point(sequence: int) -> dict[str, Any]:
         "consistency": "quiet",
         "verified_level": "full",
         "damaged": sequence == 1,
+        "copies": sequence,
+        "copies_wanted": 2,
     }
 
 
@@ -131,6 +133,7 @@ def test_an_offset_is_translated_down(
             "frame": 3,
             "position": 7,
             "object_key": "packs/9e",
+            "copies": ["primary"],
             "frame_offset_bytes": 100,
             "frame_size_bytes": 50,
         },
