@@ -157,7 +157,7 @@ def _lookups_per_second(
         unknown = [rng.randbytes(_ID_SIZE_BYTES) for _ in range(half)]
         lookup_and_pin(
             chunker,
-            who.tenant.domain_no,
+            [who.tenant.domain_no],
             who.attempt,
             [*rng.choices(known, k=half), *unknown],
             set(),

@@ -159,7 +159,8 @@ class _Protected:
         if len(stored) > _KEPT_FOR:
             use |= {pack_no: PackUse(departed=CHUNKS_PER_PACK) for pack_no in stored.popleft()}
         finish_part(self._catalog, taken.attempt, None, 0, Progress(), "frozen", use)
-        sealed = seal(self._catalog, view.session, f"manifests/bench/{view.session}", b"mac")
+        key = f"manifests/bench/{view.session}"
+        sealed = seal(self._catalog, view.session, key, b"mac", [view.domain])
         assert isinstance(sealed, Sealed), sealed
         self.live.append((view.session, name))
         self.snapshot_count += 1

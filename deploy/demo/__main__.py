@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -107,7 +108,7 @@ def _stage(parent: Path, console: Console, *, keep: bool) -> Iterator[Path]:
         _clear(folder, console, logs_to=folder.with_name(f"{folder.name}-logs"))
         raise
     if keep:
-        console.print(_KEPT.format(home=folder / "home", folder=folder))
+        console.print(_KEPT.format(home=_quoted(folder / "home"), folder=_quoted(folder)))
     else:
         _clear(folder, console)
         console.print(_NEXT)
@@ -124,6 +125,11 @@ def _clear(folder: Path, console: Console, logs_to: Path | None = None) -> None:
         logs.rename(logs_to)
         console.print(f"logs of servers and services: {logs_to}")
     shutil.rmtree(folder)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """The public command as a person would type it, in a BACKCAST_HOME of the demonstration's own."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class Command:
             CommandFailedError: it ended with another status than 0.
         """
         words = [str(argument) for argument in arguments]
-        self._tell(f"backcast {' '.join(words)}")
+        self._tell(shlex.join(["backcast", *words]))
         finished = subprocess.run(
             [sys.executable, "-m", "services.cli", *words, "--json"],
             env=self._environ,

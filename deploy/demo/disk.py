@@ -85,7 +85,8 @@ class DemoDisk:
         commands = self._scratch / "day2.debugfs"
         commands.write_text("\n".join(script) + "\n")
         # debugfs ends with 0 whatever happens; besides its version it says only what went wrong.
-        _, *complaints = _run("debugfs", "-w", "-f", str(commands), str(self.path))
+        image = str(self.path.absolute())
+        _, *complaints = _run("debugfs", "-w", "-f", commands.name, image, folder=self._scratch)
         if complaints:
             raise SourceError(f"debugfs: {'; '.join(complaints[:5])}")
         _run("e2fsck", "-f", "-n", str(self.path))
@@ -96,7 +97,11 @@ class DemoDisk:
         )
 
     def _upgrades(self, files: Sequence[Path]) -> Iterator[str]:
-        """As package managers do it: another file takes the name, so its data move too."""
+        """As package managers do it: another file takes the name, so its data move too.
+
+        Successors are named as they are found from the scratch folder, because the language has no
+        quotes, and the folder may be anywhere.
+        """
         folder = self._scratch / "upgraded"
         folder.mkdir()
         for number, file in enumerate(files):
@@ -104,7 +109,7 @@ class DemoDisk:
             successor.write_bytes(b"a newer version\n" + file.read_bytes())
             yield f"rm {file}"
             yield f"cd {file.parent}"
-            yield f"write {successor} {file.name}"
+            yield f"write {folder.name}/{number} {file.name}"
 
 
 def _regular_files(tree: Path) -> Iterator[Path]:
@@ -139,12 +144,14 @@ def _some_block(file: Path) -> int:
     return random.Random(str(file)).randrange(_blocks_of(file))  # noqa: S311 -- repeatable
 
 
-def _run(tool: str, *arguments: str) -> list[str]:
-    """Run a tool of e2fsprogs; the lines that it wrote to standard error."""
+def _run(tool: str, *arguments: str, folder: Path | None = None) -> list[str]:
+    """Run a tool of e2fsprogs in a folder; the lines that it wrote to standard error."""
     path = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if path is None:
         raise ConfigurationError(f"{tool} is missing: apt-get install e2fsprogs")
-    finished = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [path, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     if finished.returncode:
         said = (finished.stdout + finished.stderr).strip()
         raise SourceError(f"{tool} failed with status {finished.returncode}: {said[-2000:]}")

@@ -7,11 +7,12 @@ chunk once for each address. So counting a lineage snapshot by snapshot gives wh
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from libs.blockmap.tagged import tagged_entry
 from libs.blockmap.tree import MapReader, MapRoot
 
 
 class UseChange(NamedTuple):
-    """What one changed place of the tree let go and took in: ids of nodes and chunks, 32 bytes."""
+    """What one changed place of the tree let go and took in: tagged ids of nodes and chunks."""
 
     left: list[bytes]
     entered: list[bytes]
@@ -35,8 +36,10 @@ def _changed(reader: MapReader, old: MapRoot, new: MapRoot, level: int) -> Itera
     if level == 0:
         before = reader.node(was[0], 0).entries() if was else {}
         after = reader.node(now[0], 0).entries() if now else {}
-        left = [entry[1:] for slot, entry in before.items() if after.get(slot) != entry]
-        entered = [entry[1:] for slot, entry in after.items() if before.get(slot) != entry]
+        left = [tagged_entry(entry) for slot, entry in before.items() if after.get(slot) != entry]
+        entered = [
+            tagged_entry(entry) for slot, entry in after.items() if before.get(slot) != entry
+        ]
         yield UseChange([*was, *left], [*now, *entered])
         return
     yield UseChange([*was], [*now])

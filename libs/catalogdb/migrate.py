@@ -2,9 +2,9 @@
 
 from importlib import resources
 
-import psycopg
 from psycopg import sql
 
+from libs.catalogdb.connecting import connect
 from libs.catalogdb.pool import translated
 from libs.errors import ConfigurationError
 from libs.events.topics import RELAYED_TOPICS
@@ -27,7 +27,7 @@ def migrate(dsn: str) -> int:
     """
     schema = resources.files("libs.catalogdb") / "schema"
     migrations = sorted(f.name for f in schema.iterdir() if f.name[:3].isdigit())
-    with translated(), psycopg.connect(dsn, autocommit=True) as db:
+    with translated(), connect(dsn, autocommit=True) as db:
         db.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         db.execute("SET search_path = public, pg_temp")  # functions keep it
         db.execute(
@@ -66,7 +66,7 @@ def create_login(dsn: str, service: str, login: str, password: str) -> None:
         password: its password, sent to the server and nowhere else.
     """
     role = f"backcast_{service}"
-    with translated(), psycopg.connect(dsn, autocommit=True) as db:
+    with translated(), connect(dsn, autocommit=True) as db:
         exists = db.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [login]).fetchone()
         if not exists:
             db.execute(

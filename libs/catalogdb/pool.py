@@ -7,10 +7,10 @@ from typing import LiteralString
 
 import psycopg
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from libs.catalogdb.connecting import check_session, connect, connection_arguments
 from libs.catalogdb.packs.ids import teach_arrays
 from libs.errors import BadInputError, InvariantViolation, OutOfSpaceError, UnavailableError
 
@@ -23,10 +23,6 @@ _RETRIABLE_CLASSES = ("08", "40", "53", "57", "58")
 _READ_ONLY = "25006"
 _OUT_OF_SPACE = "53100"
 
-
-#: What is looked up is in memory or on flash, but Postgres' default is a disk's seek. With that, it
-#: reads a whole chunk index of up to 150,000 rows for each look-up of 512 ids: 10 ms instead of 2.
-_PREFER_INDEXES = "-c random_page_cost=1.1"
 
 #: The pool doubles the pauses between its tries to connect. After so long it gives up, and the next
 #: caller makes it begin anew: so no pause is longer than 8 s, and services are back soon after
@@ -59,11 +55,11 @@ class Catalog:
             reconnect_timeout=_RECONNECT_SECONDS_MAX,
             open=False,
             kwargs={
+                **connection_arguments(dsn),
                 "application_name": application,
                 "prepare_threshold": 2,
-                "options": f"{conninfo_to_dict(dsn).get('options') or ''} {_PREFER_INDEXES}",
             },
-            configure=teach_arrays,
+            configure=_prepare,
             check=_check_quiet,
         )
         self._dsn = dsn
@@ -73,10 +69,14 @@ class Catalog:
 
         Raises:
             UnavailableError: the catalog does not answer in time.
+            ConfigurationError: it answers, but see `check_session`.
         """
         try:
             self._pool.open(wait=True, timeout=timeout_seconds)
         except PoolTimeout as err:
+            self._pool.close()
+            with contextlib.suppress(psycopg.Error):  # the pool only logs why it has no connection
+                connect(self._dsn).close()
             raise UnavailableError(
                 f"catalog: no connection within {timeout_seconds:.0f} s; is Postgres running and "
                 f"are the address and password right?"
@@ -117,9 +117,14 @@ class Catalog:
         Raises:
             UnavailableError: it cannot be had, or is lost while the caller waits for notifications.
         """
-        with translated(), psycopg.connect(self._dsn, autocommit=True) as connection:
+        with translated(), connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
             yield connection
+
+
+def _prepare(connection: Tx) -> None:
+    check_session(connection)
+    teach_arrays(connection)
 
 
 def _check_quiet(connection: Tx) -> None:

@@ -16,7 +16,13 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.index import PackLocation, find_damaged, find_items, pin_packs
+from libs.catalogdb.packs.index import (
+    Domains,
+    PackLocation,
+    find_damaged,
+    find_items,
+    pin_packs,
+)
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.snapshots.readers import renew_reader
 from libs.errors import NotFoundError
@@ -109,7 +115,7 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
 
 
 def locate_checked(
-    catalog: Catalog, reader: UUID, domain_no: int, ids: Sequence[bytes], deadline_seconds: float
+    catalog: Catalog, reader: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
 ) -> CheckedItems:
     """Find where items lie and pin their packs, as `readers.resolve`, but tell what is missing.
 
@@ -119,13 +125,13 @@ def locate_checked(
     with catalog.transaction() as tx:
         renew_reader(tx, reader, deadline_seconds)
         while True:
-            found = find_items(tx, domain_no, ids)
+            found = find_items(tx, domains, ids)
             wanted = {pack_no for pack_no, _ in found.values()}
             live = pin_packs(tx, reader, wanted)
-            again = find_items(tx, domain_no, ids) if live != wanted else found
+            again = find_items(tx, domains, ids) if live != wanted else found
             if again == found:  # else a rewrite has moved items between our look and our pin
                 break
-        damaged = find_damaged(tx, domain_no, ids)
+        damaged = find_damaged(tx, domains, ids)
         packs = _packs(tx, live)
     places = [found[n] if n in found and found[n][0] in live else None for n in range(len(ids))]
     return CheckedItems(places, set(damaged), packs)
@@ -177,7 +183,7 @@ def misplaced_items(
 ) -> list[bytes]:
     """Items that the catalog expects in this pack, but at other places than ``places``."""
     with catalog.transaction() as tx:
-        found = find_items(tx, domain_no, ids)
+        found = find_items(tx, [domain_no], ids)
     return [ids[n] for n, (where, at) in found.items() if where == pack_no and at != places[n]]
 
 

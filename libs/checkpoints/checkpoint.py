@@ -25,7 +25,9 @@ from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionK
 from libs.store.layout import CheckpointName
 
 MAGIC = b"BCASTCP\x00"
-VERSION = 1
+#: What is written. Version 2 added rows of grants and the groups' lists of domains.
+VERSION = 2
+_READABLE_VERSIONS = (1, VERSION)
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20
@@ -174,9 +176,9 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
     magic, version, zeros, fingerprint, incarnation, number, part, salt, stored, plain_size = (
         _HEADER.unpack(header)
     )
-    if (magic, version, zeros) != (MAGIC, VERSION, _ZEROS):
+    if (magic, zeros) != (MAGIC, _ZEROS) or version not in _READABLE_VERSIONS:
         raise DamagedDataError(
-            f"{label}: expected {MAGIC!r} version {VERSION}, got {magic!r} version {version}"
+            f"{label}: expected {MAGIC!r} version 1 to {VERSION}, got {magic!r} version {version}"
         )
     if fingerprint != kek.fingerprint:
         raise WrongKeyError(

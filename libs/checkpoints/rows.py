@@ -29,6 +29,13 @@ class TenantRow(Struct, frozen=True, kw_only=True, tag="tenant"):
     domain: UUID
 
 
+class GrantRow(Struct, frozen=True, kw_only=True, tag="grant"):
+    """A tenant may use another tenant's domain. Since version 2."""
+
+    domain: UUID
+    tenant: Text
+
+
 class NodeRow(Struct, frozen=True, kw_only=True, tag="node"):
     """A node, as it last announced itself."""
 
@@ -56,6 +63,9 @@ class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
     #: MAC that the group's next manifest names; None before the first snapshot.
     head_mac: bytes | None
     retention: Retention | None
+    #: What each domain tag of its block maps means, as manifests have it. Version 1 has none: tag 0
+    #: is the tenant's own domain.
+    domains: Annotated[tuple[UUID, ...], Meta(max_length=256)] = ()
 
 
 class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume"):
@@ -129,6 +139,7 @@ class CondemnedRow(Struct, frozen=True, kw_only=True, tag="condemned"):
 Row = (
     DomainRow
     | TenantRow
+    | GrantRow
     | NodeRow
     | GroupRow
     | VolumeRow

@@ -79,12 +79,16 @@ class ExtentsChanged:
     zero_runs: bytes
     #: No later batch of the capture names a chunk below this index.
     settled_below: Count
+    #: Domain tag of each chunk, one byte each, in the order of `runs`: in which domain of the
+    #: session's list the id names the chunk. Empty: all are of the tenant's own domain.
+    tags: bytes = b""
 
     def __post_init__(self) -> None:
         """Check that the columns belong together.
 
         Raises:
-            BadInputError: not one id per chunk, or a column that is not made of whole runs.
+            BadInputError: not one id per chunk, tags that are neither left out nor one per chunk,
+                or a column that is not made of whole runs.
         """
         _check_columns(self)
 
@@ -106,7 +110,7 @@ class UnchangedSampled:
     batch: Count
     #: Sampled chunks with data, ascending, as `libs.ranges.pack_runs` writes them.
     runs: bytes
-    #: Ids of these chunks, 32 bytes each, in the order of `runs`.
+    #: Their ids in the tenant's own domain, 32 bytes each, in the order of `runs`.
     ids: bytes
     #: Sampled chunks that are all zero, packed in the same way; disjoint from `runs`.
     zero_runs: bytes
@@ -173,7 +177,14 @@ Batch = ExtentsChanged | UnchangedSampled
 
 def _check_columns(event: Batch) -> None:
     count_chunks(event.zero_runs)
-    expected = DIGEST_SIZE_BYTES * count_chunks(event.runs)
+    chunk_count = count_chunks(event.runs)
+    tags = event.tags if isinstance(event, ExtentsChanged) else b""
+    if tags and (len(tags) != chunk_count or not tags.strip(b"\0")):
+        raise BadInputError(
+            f"batch {event.batch} of capture {event.capture}: expected {chunk_count} domain tags "
+            f"that are not all 0, or none, got {len(tags)}"
+        )
+    expected = DIGEST_SIZE_BYTES * chunk_count
     if len(event.ids) != expected:
         raise BadInputError(
             f"batch {event.batch} of capture {event.capture}: expected {expected} bytes of ids "

@@ -94,7 +94,7 @@ class Upcaster:
 
 EVENTS: tuple[EventType, ...] = (
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 2, CaptureStarted),
-    EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 1, ExtentsChanged),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 2, ExtentsChanged),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 1, CaptureCompleted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
@@ -129,6 +129,8 @@ def _tell_tracking(fields: Fields) -> Fields:
 
 UPCASTERS: tuple[Upcaster, ...] = (
     Upcaster("backcast.block_changes.capture_started", 1, _tell_tracking),
+    # Version 1 knew the tenant's own domain alone.
+    Upcaster("backcast.block_changes.extents_changed", 1, lambda fields: {**fields, "tags": b""}),
 )
 
 

@@ -12,8 +12,9 @@ from aiokafka import (  # type: ignore[import-untyped]  # no py.typed
     ConsumerRecord,
     TopicPartition,
 )
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]  # no py.typed
 
-from libs.errors import BadEventError
+from libs.errors import BadEventError, UnavailableError
 from libs.events.envelope import Envelope, from_headers
 from libs.events.record import from_record
 from libs.events.registry import Event
@@ -170,10 +171,12 @@ class EventConsumer:
             InvariantViolation: a record is larger than a fetch; nothing may be skipped.
             ForbiddenError: the user may not read a topic.
             DamagedDataError: the broker sends records that fail their checksum.
+            UnavailableError: the client has broken; make another consumer.
             Exception: what `starts` or `revoked` raised.
         """
         if self._failure is not None:
             raise self._failure
+        self._check_fetching()
         with translated(f"read {', '.join(self._topics)}"):
             fetched = await self._fetched(timeout_seconds, count_max)
         deliveries: list[Delivery] = []
@@ -193,6 +196,17 @@ class EventConsumer:
         with translated("ask for the ends of partitions"):
             ends = await self._consumer.end_offsets(list(self._next))
         return {Partition(*partition): offset for partition, offset in ends.items()}
+
+    def _check_fetching(self) -> None:
+        """Notice that aiokafka's task which fetches has ended: it only logs why (0.14).
+
+        Without this, `batch` would find nothing for ever and everybody would look well.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 -- its `error_future` is asked by nobody
+        if fetcher is not None and fetcher.error_future.done():
+            raise UnavailableError(
+                f"reading {', '.join(self._topics)}: the client has stopped fetching; see the log"
+            )
 
     async def _fetched(
         self, timeout_seconds: float, count_max: int
@@ -257,7 +271,8 @@ class EventConsumer:
     async def _stop(self) -> None:
         # Without a bound it waits for brokers that do not answer (to leave the group), and for ever
         # where aiokafka 0.14 loses the cancellation of its fetch task.
-        with suppress(TimeoutError):
+        # Of a broken client it raises what broke it, in place of what the caller is told already.
+        with suppress(TimeoutError, KafkaError):
             await asyncio.wait_for(self._consumer.stop(), _STOP_SECONDS_MAX)
 
     def _deliver(

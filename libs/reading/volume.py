@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from libs.blockmap.node import MapRun, NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tagged import tagged_ids
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage
 from libs.catalogdb.packs.index import PackLocation
@@ -33,6 +34,7 @@ class PlacedChunk(NamedTuple):
     """A chunk of a volume that is not all zeros, and where it is stored."""
 
     chunk_index: int
+    #: 32 bytes, which name it in the pack's domain.
     id: bytes
     pack: PackLocation
     #: frame number << 20 | byte offset within the plain frame.
@@ -99,11 +101,12 @@ class VolumeReader:
         self.reader = reader
         #: Counts the frames that were fetched for this volume.
         self.tally = Tally()
-        #: Keys the identity of the domain's chunks.
-        self.id_key = readers.vault.get(point.domain, point.key_id).id_key
         self._readers = readers
         self._root = root_of(point)
-        self._hasher = ChunkHasher(self.id_key)
+        #: Keys the identity of map nodes, and of chunks in the tenant's own domain.
+        self.id_key = readers.vault.get(point.domain, point.key_id).id_key
+        #: Domain → what names its chunks; those that were met.
+        self._hashers = {point.domain: ChunkHasher(self.id_key)}
         self._map = MapReader(NodeHasher(self.id_key), self._fetch_node)
         self._node_places: dict[bytes, tuple[PackLocation, int]] = {}
 
@@ -126,7 +129,7 @@ class VolumeReader:
         for start, leaf in subtrees:
             first = max(wanted.first - start, 0)
             for run in self._map.lookup(leaf, ChunkRun(first, wanted.end - start - first)):
-                yield self._checked(MapRun(start + run.first, run.tags, run.ids))
+                yield MapRun(start + run.first, run.tags, run.ids)
 
     def changes_since(self, older: SnapshotVolume, first: int) -> Iterator[ChunkRun]:
         """Where this point differs from another one of the volume, from chunk ``first`` on.
@@ -136,7 +139,7 @@ class VolumeReader:
         return self._map.diff(root_of(older), self._root, first)
 
     def ids_since(self, older: SnapshotVolume | None) -> Iterator[list[bytes]]:
-        """Ids of the map nodes and chunks that this point has where another one has other nodes.
+        """Tagged ids of the nodes and chunks that this point has where another has other nodes.
 
         A batch per node, an id for each place that it has; chunks that did not change come along
         with changed ones of their leaf. Memory is that of one node of each level.
@@ -155,16 +158,12 @@ class VolumeReader:
         """
         runs = list(self.lookup(wanted))
         indexes = [index for run in runs for index in range(run.first, run.first + run.chunk_count)]
-        ids = [
-            run.ids[at : at + CHUNK_ID_SIZE_BYTES]
-            for run in runs
-            for at in range(0, len(run.ids), CHUNK_ID_SIZE_BYTES)
-        ]
+        ids = [id_ for run in runs for id_ in tagged_ids(run.tags, run.ids)]
         if not ids:
             return []
         found = self._resolve(ids)
         return [
-            PlacedChunk(index, id_, pack, place)
+            PlacedChunk(index, id_[:CHUNK_ID_SIZE_BYTES], pack, place)
             for index, id_, (pack, place) in zip(indexes, ids, found, strict=True)
         ]
 
@@ -188,9 +187,8 @@ class VolumeReader:
         if new.level == level:  # else this node exists only in thought
             yield [new.node_id]
         if level == 0:
-            ids = self._map.node(new.node_id, 0).ids
-            width = CHUNK_ID_SIZE_BYTES
-            yield [ids[at : at + width] for at in range(0, len(ids), width)]
+            leaf = self._map.node(new.node_id, 0)
+            yield tagged_ids(leaf.tags, leaf.ids)
             return
         olds, news = self._map.children(old, level), self._map.children(new, level)
         nothing = MapRoot(None, level - 1)
@@ -209,10 +207,11 @@ class VolumeReader:
         self, number: int, chunks: Sequence[PlacedChunk], wanted: ByteRange, buffer: bytearray
     ) -> None:
         plain = memoryview(self._frame(number, chunks))
+        hasher = self._hasher_of(chunks[0].pack)
         for chunk in chunks:
             position = split_place(chunk.place)[1]
             content = plain[position : position + CHUNK_SIZE_BYTES]
-            if self._hasher.chunk_id(content) != chunk.id:
+            if hasher.chunk_id(content) != chunk.id:
                 damage = DamagedDataError(
                     f"{self._where(chunk)}: its bytes in frame {number} of pack "
                     f"{chunk.pack.generation.hex} are not those of chunk {chunk.id.hex()}"
@@ -260,7 +259,7 @@ class VolumeReader:
     def _resolve(self, ids: Sequence[bytes]) -> list[tuple[PackLocation, int]]:
         readers, point = self._readers, self.point
         resolved = resolve(
-            readers.catalog, self.reader, point.domain_no, ids, readers.deadline_seconds
+            readers.catalog, self.reader, point.domain_nos, ids, readers.deadline_seconds
         )
         return [(resolved.packs[pack_no], place) for pack_no, place in resolved.locations]
 
@@ -283,13 +282,13 @@ class VolumeReader:
             raise DamagedDataError(f"block map of volume {self.point.label}: {err}") from err
         return item[: node_size_bytes(item)]
 
-    def _checked(self, run: MapRun) -> MapRun:
-        if run.tags.strip(b"\0"):
-            raise DamagedDataError(
-                f"block map of volume {self.point.label}: a chunk near {run.first} is of another "
-                f"domain, which this program cannot read"
-            )
-        return run
+    def _hasher_of(self, pack: PackLocation) -> ChunkHasher:
+        """What names the chunks of the pack's domain, whichever data key sealed it."""
+        hasher = self._hashers.get(pack.domain)
+        if hasher is None:
+            id_key = self._readers.vault.get(pack.domain, pack.key_id).id_key
+            hasher = self._hashers.setdefault(pack.domain, ChunkHasher(id_key))
+        return hasher
 
 
 def root_of(point: SnapshotVolume) -> MapRoot:

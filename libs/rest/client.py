@@ -54,35 +54,45 @@ class RestClient:
 
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Json:
         """GET a JSON document; ``query`` leaves out what is None."""
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
+        return self._json("GET", path, self.get_raw(path, query))
 
     def post(self, path: str, body: Json = None) -> Json:
-        """POST a JSON document; None where the answer has no content.
+        """POST a JSON document; None where the answer has no content."""
+        return self._json("POST", path, self.post_raw(path, body))
 
-        Both methods raise:
+    def get_raw(self, path: str, query: Mapping[str, object] | None = None) -> bytes:
+        """As `get`, undecoded: for documents that have a type."""
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._call("GET", path, f"?{urlencode(given)}" if given else "")
+
+    def post_raw(self, path: str, body: Json = None) -> bytes:
+        """As `post`, undecoded: for documents that have a type.
+
+        All four methods raise:
             BackcastError: what the service reported, as the class that its code names.
-            UnavailableError: the service does not answer, or not in JSON.
+            UnavailableError: the service does not answer, or not in JSON where that is decoded.
         """
-        return self._call("POST", path, json.dumps(body).encode())
+        return self._call("POST", path, body=json.dumps(body).encode())
 
-    def _call(self, method: str, target: str, body: bytes | None = None) -> Json:
-        what = f"{method} {target.partition('?')[0]}"
+    def _call(self, method: str, path: str, query: str = "", body: bytes | None = None) -> bytes:
+        what = f"{method} {path}"
         headers = self._headers | ({"Content-Type": "application/json"} if body else {})
         view = memoryview(body) if body is not None else None
-        with self._pool.exchange(what, method, self._path + target, headers, view) as response:
+        target = self._path + path + query
+        with self._pool.exchange(what, method, target, headers, view) as response:
             answer = response.read(_ANSWER_SIZE_BYTES_MAX)
             if response.length:  # given a limit, `read` takes the end of the connection for the end
                 raise http.client.IncompleteRead(answer, response.length)
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise problem_error(response.status, answer, f"{what} at {self.base_url}")
-        if not answer:
-            return None
+        return answer
+
+    def _json(self, method: str, path: str, answer: bytes) -> Json:
         try:
-            return json.loads(answer)
+            return json.loads(answer) if answer else None
         except (ValueError, RecursionError) as err:
             raise UnavailableError(
-                f"{what} at {self.base_url}: answered {response.status} without JSON"
+                f"{method} {path} at {self.base_url}: answered without JSON"
             ) from err
 
 

@@ -26,12 +26,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from libs.errors import BackcastError, ConfigurationError
+from libs.errors import BackcastError, ConfigurationError, InvariantViolation
 from libs.rest import problems
 from libs.rest.auth import Tokens
+from libs.rest.documents import share_schemas
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
+from libs.runtime.threads import start_thread
 
 log = logging.getLogger(__name__)
 
@@ -95,17 +97,22 @@ def serving(app: FastAPI, settings: ServiceSettings) -> Iterator[str]:
     listener = _listen(settings.listen)
     with contextlib.closing(listener):
         server = uvicorn.Server(_server_config(app, settings))
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True
-        )
+        leaving = threading.Event()
+
+        def serve() -> None:
+            server.run(sockets=[listener])
+            if not leaving.is_set():  # uvicorn logs what goes wrong and then only returns
+                raise InvariantViolation(f"HTTP server of {settings.listen}: it ended by itself")
+
         host, port = listener.getsockname()[:2]
         scheme = "https" if settings.tls_certificate_file else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        thread.start()
+        thread = start_thread("http", serve, daemon=True)
         log.info("listening", extra={"url": url})
         try:
             yield url
         finally:
+            leaving.set()
             server.should_exit = True
             thread.join()
 
@@ -203,6 +210,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """The framework's document, with problems under their own media type."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        share_schemas(schema)
         for path in schema["paths"].values():
             for operation in path.values():
                 content = operation["responses"]["default"]["content"]

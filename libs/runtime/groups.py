@@ -55,8 +55,6 @@ class PostgresSettings:
     dsn: Secret
     #: Connections kept at most.
     pool_size_max: int = 8
-    #: The server cancels a statement that takes longer.
-    statement_timeout_seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.errors import BackcastError
+from libs.runtime.signals import Stop
 
 #: Probes run at most this often, however often somebody asks: /readyz needs no token.
 _PROBE_INTERVAL_SECONDS = 1.0
@@ -23,8 +24,8 @@ class Check:
     detail: str
 
 
-class Loop:
-    """A loop that must make progress: it calls `progressed` in each round. Safe from any thread."""
+class LoopHealth:
+    """A loop that must make progress: it calls `progressed` while it does. Safe from any thread."""
 
     def __init__(self, name: str, deadline_seconds: float, clock: Callable[[], float]) -> None:
         self.name = name
@@ -32,17 +33,36 @@ class Loop:
         self._clock = clock
         # Registration counts: a loop has one deadline to make its first round.
         self._last_ok = clock()
+        self._failure = ""
 
     def progressed(self) -> None:
-        """Note that a round was made, or that there was nothing to do."""
+        """Note progress, also in the middle of a round."""
         self._last_ok = self._clock()
 
-    def check(self) -> Check:
-        """The state now."""
+    def worked(self) -> None:
+        """Note that a round was made, or that there was nothing to do."""
+        self._failure = ""
+        self.progressed()
+
+    def failed(self, reason: str) -> None:
+        """Note that a round ended with an error that nobody foresaw: not ready until one works."""
+        self._failure = reason
+
+    def alive(self) -> Check:
+        """Whether it made progress lately."""
         ago = self._clock() - self._last_ok
         ok = ago <= self._deadline_seconds
         detail = "" if ok else f"no progress for {ago:.0f} s, at most {self._deadline_seconds:g} s"
         return Check(self.name, ok, ago, detail)
+
+    def ready(self) -> Check:
+        """Whether it also works: its last round did not fail."""
+        alive, failure = self.alive(), self._failure
+        if not failure:
+            return alive
+        return Check(
+            self.name, ok=False, last_ok_seconds_ago=alive.last_ok_seconds_ago, detail=failure
+        )
 
 
 class Dependency:
@@ -81,17 +101,25 @@ class Health:
     """All checks of a process. Loops decide about /healthz; loops and dependencies about /readyz.
 
     A process is not ready before `started`, so that no work is sent to it while it sets itself up.
+    Nor is it once its stop was requested, by a person or because a thread of it has broken.
+
+    Args:
+        stop: the process's.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stop: Stop | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stop = stop or Stop()
         self._clock = clock
-        self._loops: list[Loop] = []
+        self._loops: list[LoopHealth] = []
         self._dependencies: list[Dependency] = []
         self._started = False
 
-    def loop(self, name: str, deadline_seconds: float) -> Loop:
+    def loop(self, name: str, deadline_seconds: float) -> LoopHealth:
         """Register a loop that must make progress at least every ``deadline_seconds``."""
-        loop = Loop(name, deadline_seconds, self._clock)
+        loop = LoopHealth(name, deadline_seconds, self._clock)
         self._loops.append(loop)
         return loop
 
@@ -105,9 +133,14 @@ class Health:
 
     def alive(self) -> list[Check]:
         """The loops; the process should be restarted if one of them is not ok."""
-        return [loop.check() for loop in self._loops]
+        return [loop.alive() for loop in self._loops]
 
     def ready(self) -> list[Check]:
         """Start-up, the loops and the dependencies; no work should be sent if one is not ok."""
-        startup = Check("startup", self._started, None, "" if self._started else "still starting")
-        return [startup, *self.alive(), *(one.check() for one in self._dependencies)]
+        if self._stop.requested:
+            startup = Check("startup", ok=False, last_ok_seconds_ago=None, detail="is stopping")
+        else:
+            detail = "" if self._started else "still starting"
+            startup = Check("startup", self._started, None, detail)
+        loops = [loop.ready() for loop in self._loops]
+        return [startup, *loops, *(one.check() for one in self._dependencies)]

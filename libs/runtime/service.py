@@ -14,11 +14,15 @@ from libs.runtime.groups import ServiceSettings
 from libs.runtime.logs import configure_logs
 from libs.runtime.settings import load, render
 from libs.runtime.signals import Stop, stop_on_signals
+from libs.runtime.threads import start_thread
 
 log = logging.getLogger(__name__)
 
 #: Exit status after an error that nobody foresaw (EX_SOFTWARE of sysexits.h).
 UNEXPECTED_EXIT_CODE = 70
+#: After an error, an orderly end gets so long; then the process ends anyhow, because a supervisor
+#: restarts only what has ended. Requests in flight get 10 s of it.
+END_SECONDS_MAX = 30.0
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -33,8 +37,9 @@ def run_service(
 
     Settings come from BACKCAST_<SERVICE>_* variables; with ``--print-config`` they are printed and
     nothing runs. ``main`` must return soon after its `Stop` is requested. An exception that ends a
-    thread requests the stop too: a service with half of its threads is worse than one that
-    restarts.
+    thread is logged at once and requests the stop too: a service with half of its threads is worse
+    than one that restarts. After an error the process ends within `END_SECONDS_MAX`, whatever its
+    threads wait for.
 
     Args:
         service: name in lower case, as in the variables.
@@ -44,7 +49,7 @@ def run_service(
 
     Returns:
         0 after an orderly end; the error's ``exit_code`` (11 for wrong settings) after a
-        BackcastError; 70 after any other exception.
+        BackcastError in ``main`` or a thread; 70 after any other exception.
     """
     parser = argparse.ArgumentParser(prog=service, description=f"Runs the {service} service.")
     parser.add_argument(
@@ -66,28 +71,40 @@ def run_service(
 
 
 def _run(main: Callable[[S, Stop], None], settings: S, stop: Stop) -> int:
-    broken_threads: list[str] = []
-
     def on_broken_thread(broken: threading.ExceptHookArgs) -> None:
         name = broken.thread.name if broken.thread else "unknown"
-        info = (broken.exc_type, broken.exc_value or broken.exc_type(), broken.exc_traceback)
-        log.critical("thread ended by an error", exc_info=info, extra={"thread_name": name})
-        broken_threads.append(name)
-        stop.request()
+        stop.fail(f"thread {name}", broken.exc_value or broken.exc_type())
 
     threading.excepthook = on_broken_thread
+    before, over = set(threading.enumerate()), threading.Event()
+    stop.on_failure = lambda failure: _end_in_time(failure, over)
     log.info("started")
     try:
         main(settings, stop)
-    except BackcastError as err:
-        log.critical("ended by an error", extra={"code": err.code, "detail": str(err)})
-        log.debug("where it was raised", exc_info=err)
-        return err.exit_code
-    except Exception:
-        log.critical("ended by an unexpected error", exc_info=True)
-        return UNEXPECTED_EXIT_CODE
+    except Exception as err:  # noqa: BLE001 -- whatever it is, it is logged and ends the process
+        stop.fail("main", err)
     finally:
-        threading.excepthook = threading.__excepthook__
         stop.request()
+        left = set(threading.enumerate()) - before
+        if all(thread.daemon for thread in left):  # the interpreter waits for no other thread
+            over.set()
+            threading.excepthook = threading.__excepthook__
+    if stop.failure:
+        return _exit_code(stop.failure)
     log.info("stopped")
-    return UNEXPECTED_EXIT_CODE if broken_threads else 0
+    return 0
+
+
+def _end_in_time(failure: BaseException, over: threading.Event) -> None:
+    """See to it that the process ends, whatever its threads still wait for."""
+
+    def wait() -> None:
+        if not over.wait(END_SECONDS_MAX):
+            log.critical("not ended in time", extra={"seconds": END_SECONDS_MAX})
+            os._exit(_exit_code(failure))
+
+    start_thread("end", wait, daemon=True)
+
+
+def _exit_code(failure: BaseException) -> int:
+    return failure.exit_code if isinstance(failure, BackcastError) else UNEXPECTED_EXIT_CODE

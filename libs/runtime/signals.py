@@ -14,6 +14,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from libs.errors import BackcastError
+from libs.runtime.threads import start_thread
+
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,6 +29,11 @@ class Stop:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
+        #: What broke the process, if anything did; the first of several. Then it ends with a
+        #: status that says so.
+        self.failure: BaseException | None = None
+        #: Called once, with the first failure, after the stop was requested.
+        self.on_failure: Callable[[BaseException], None] = lambda _: None
 
     @property
     def requested(self) -> bool:
@@ -38,7 +46,25 @@ class Stop:
             callbacks, self._callbacks = self._callbacks, []
             self._event.set()
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # the others must still hear of it
+                log.critical("not told of the stop", exc_info=True)
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """Log at once what broke the process, and ask everything to stop: half of it is no use."""
+        if isinstance(error, BackcastError):
+            about = {"what": what, "code": error.code, "detail": str(error)}
+            log.critical("ended by an error", extra=about)
+            log.debug("where it was raised", exc_info=error)
+        else:
+            log.critical("ended by an unexpected error", exc_info=error, extra={"what": what})
+        with self._lock:
+            first = self.failure is None
+            self.failure = self.failure or error
+        self.request()
+        if first:
+            self.on_failure(error)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Block until a stop is requested or the time is over; whether it is requested.
@@ -88,8 +114,7 @@ def stop_on_signals() -> Iterator[Stop]:
     # Without a handler the signal would end the process; the watching thread does the work.
     previous = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     previous_wakeup = signal.set_wakeup_fd(writer)
-    watcher = threading.Thread(target=_watch, args=(reader, stop), name="signals", daemon=True)
-    watcher.start()
+    watcher = start_thread("signals", _watch, reader, stop, daemon=True)
     try:
         yield stop
     finally:

@@ -1,6 +1,5 @@
 """`python -m services.catalog`: the loops of the catalog. `services.catalog.init` sets it up."""
 
-import asyncio
 import contextlib
 import functools
 import sys
@@ -13,6 +12,7 @@ from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
@@ -25,12 +25,11 @@ from services.catalog.deletion.retention import Retention
 from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
 from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from services.catalog.deletion.upkeep import Upkeep
-from services.catalog.loops import Loop, start_loops
 from services.catalog.overdue import end_overdue
 from services.catalog.recovery.check import CatalogCheck
 from services.catalog.recovery.checkpoints import Checkpoints
 from services.catalog.recovery.endpoints import RecoveryTools
-from services.catalog.recovery.loop import RecoveryLoop
+from services.catalog.recovery.loop import LOOK_SECONDS, RecoveryLoop
 from services.catalog.recovery.reconciler import Reconciler
 from services.catalog.relay import Relay
 from services.catalog.routes import add_routes
@@ -41,11 +40,13 @@ from services.catalog.verification.verifier import Verifier
 
 #: A step of a reconciliation may take so long without a sign of progress.
 _STEP_SECONDS_MAX = 3600.0
+#: A batch is published, or a notification waited for, in far less.
+_RELAY_PATIENCE_SECONDS = 60.0
 
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the loops and run them until asked to stop."""
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "catalog")
     catalog.open()
     with contextlib.closing(catalog):
@@ -66,50 +67,73 @@ def main(settings: Settings, stop: Stop) -> None:
         upkeep = _upkeep(settings, catalog, store, vault)
         verifier, verifying = _verification(settings, catalog, store, vault, stop)
         jobs = VerifyJobs(verifier, settings.verification_thread_count)
+        relay = Relay(
+            catalog, settings.kafka, settings.relay_batch_count_max, settings.relay_interval_seconds
+        )
         loops = [
-            Loop(
-                "overdue",
-                functools.partial(end_overdue, catalog),
-                settings.overdue_interval_seconds,
-            ),
-            Loop(
-                "checkpoints",
-                tools.loop.run,
-                settings.checkpoint_interval_seconds,
-                _STEP_SECONDS_MAX,
-            ),
-            Loop("retention", Retention(catalog).run, settings.retention_interval_seconds),
+            *_watching(settings, catalog, tools.loop, relay),
             *_background(settings, collecting, upkeep, verifying),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
         add_routes(app, catalog, store, vault, collection, upkeep, verifier, jobs, tools, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
-        relaying = health.loop("relay", 60 + settings.relay_interval_seconds)
-        relay = Relay(
-            catalog, settings.kafka, settings.relay_batch_count_max, settings.relay_interval_seconds
-        )
         with serving(app, settings):
             threads = start_loops(loops, health, stop)
             health.started()
-            asyncio.run(relay.run(stop, relaying.progressed))
+            stop.wait()
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _watching(
+    settings: Settings, catalog: Catalog, recovery: RecoveryLoop, relay: Relay
+) -> list[Loop]:
+    """What others wait for."""
+    retention, checkpoint_seconds = Retention(catalog), settings.checkpoint_interval_seconds
+    relay_seconds, patience = settings.relay_interval_seconds, _RELAY_PATIENCE_SECONDS
+    return [
+        Loop(
+            "overdue",
+            functools.partial(end_overdue, catalog),
+            settings.overdue_interval_seconds,
+        ),
+        Loop(
+            "checkpoints",
+            lambda _stop, _progressed: recovery.round(checkpoint_seconds),
+            LOOK_SECONDS,
+            patience_seconds=_STEP_SECONDS_MAX,
+        ),
+        Loop(
+            "retention",
+            lambda _stop, _progressed: retention.round(),
+            settings.retention_interval_seconds,
+        ),
+        Loop("relay", relay.round, relay_seconds, patience_seconds=patience, lasting=True),
+        Loop("listening", relay.listen, relay_seconds, patience_seconds=patience, lasting=True),
+    ]
 
 
 def _background(
     settings: Settings, collecting: CollectionLoop, upkeep: Upkeep, verifying: VerifyLoop
 ) -> list[Loop]:
     """What can wait while somebody backs up or restores."""
-    bodies = {
-        "collection": (collecting.run, settings.collection_interval_seconds),
-        "upkeep": (upkeep.run, settings.upkeep_interval_seconds),
-        "verification": (verifying.run, settings.verification_interval_seconds),
-    }
     return [
-        Loop(name, body, interval_seconds, background=True)
-        for name, (body, interval_seconds) in bodies.items()
+        Loop("collection", collecting.round, settings.collection_interval_seconds, background=True),
+        Loop(
+            "upkeep",
+            upkeep.round,
+            settings.upkeep_interval_seconds,
+            background=True,
+            wake=upkeep.wake,
+        ),
+        Loop(
+            "verification",
+            verifying.round,
+            settings.verification_interval_seconds,
+            background=True,
+        ),
     ]
 
 

@@ -6,7 +6,7 @@ what it has seen. Two relays at once only repeat each other.
 """
 
 import asyncio
-import logging
+import contextlib
 from collections.abc import Callable
 
 from libs.catalogdb.log.log import (
@@ -17,17 +17,14 @@ from libs.catalogdb.log.log import (
     unpublished_topics,
 )
 from libs.catalogdb.pool import Catalog
-from libs.errors import BackcastError
 from libs.events.record import to_record
 from libs.kafka.publisher import Publisher
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.signals import Stop
 
-log = logging.getLogger(__name__)
-
 
 class Relay:
-    """Runs on one event loop; the catalog is asked in threads.
+    """Two loops: `round` publishes on an event loop of its own, `listen` wakes it.
 
     Args:
         catalog: the catalog, in the catalog service's role.
@@ -43,37 +40,38 @@ class Relay:
         self._kafka = kafka
         self._batch_count_max = batch_count_max
         self._interval_seconds = interval_seconds
-        self._news = asyncio.Event()
+        self._wake: Callable[[], object] = lambda: None
 
-    async def run(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        """Publish until asked to stop; after an error begin again from what Kafka has for sure."""
-        listening = asyncio.create_task(
-            asyncio.to_thread(self._listen, stop, asyncio.get_running_loop())
-        )
-        while not stop.requested:
-            try:
-                async with Publisher(self._kafka) as publisher:
-                    await self._publish(publisher, stop, progressed)
-            except BackcastError as err:
-                log.warning("relay begins again", extra={"detail": str(err)})
-                progressed()  # restarting this process would not bring Kafka back
-                await asyncio.sleep(self._interval_seconds)
-        await listening
+    def round(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        """Publish until asked to stop. The round after an error begins from what Kafka has."""
+        asyncio.run(self._publish(stop, progressed))
 
-    async def _publish(
-        self, publisher: Publisher, stop: Stop, progressed: Callable[[], None]
-    ) -> None:
-        while not stop.requested:
-            self._news.clear()
-            behind = await asyncio.to_thread(unpublished_topics, self._catalog)
-            published = [await self._publish_topic(publisher, topic) for topic in behind]
-            progressed()
-            if not any(published):
-                try:
-                    async with asyncio.timeout(self._interval_seconds):
-                        await self._news.wait()
-                except TimeoutError:
-                    pass
+    def listen(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        """A round of another loop: wakes the relay when something was appended."""
+        with self._catalog.listen(LOG_CHANNEL) as connection:
+            while not stop.requested:
+                for _ in connection.notifies(timeout=0.5, stop_after=1):
+                    self._wake()
+                progressed()
+
+    async def _publish(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the round is over: the next one looks anyhow
+                loop.call_soon_threadsafe(news.set)
+
+        self._wake = wake
+        async with Publisher(self._kafka) as publisher:
+            while not stop.requested:
+                news.clear()
+                behind = await asyncio.to_thread(unpublished_topics, self._catalog)
+                published = [await self._publish_topic(publisher, topic) for topic in behind]
+                progressed()
+                if not any(published):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._interval_seconds):
+                            await news.wait()
 
     async def _publish_topic(self, publisher: Publisher, topic: str) -> bool:
         """Publish a batch of one topic; whether there was any."""
@@ -90,15 +88,3 @@ class Relay:
         assert last is not None
         await asyncio.to_thread(mark_published, self._catalog, topic, last)
         return True
-
-    def _listen(self, stop: Stop, loop: asyncio.AbstractEventLoop) -> None:
-        """Body of a thread: wakes the relay when something was appended."""
-        while not stop.requested:
-            try:
-                with self._catalog.listen(LOG_CHANNEL) as connection:
-                    while not stop.requested:
-                        for _ in connection.notifies(timeout=0.5, stop_after=1):
-                            loop.call_soon_threadsafe(self._news.set)
-            except BackcastError as err:
-                log.warning("not listening to the log", extra={"detail": str(err)})
-                stop.wait(self._interval_seconds)

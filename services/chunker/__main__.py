@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.pool import Catalog
@@ -11,10 +10,12 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.rest.server import create_app, serving
-from libs.runtime.health import Health
+from libs.runtime.health import Health, LoopHealth
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
+from libs.runtime.threads import start_thread
 from libs.store.opening import open_store
 from services.chunker.captures import Captures
 from services.chunker.intake import Intake
@@ -26,7 +27,7 @@ from services.chunker.settings import Settings
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the chunker and run it until it is asked to stop."""
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     app = create_app("Backcast chunker", settings, health, registry)
     catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "chunker")
     catalog.open()
@@ -35,7 +36,7 @@ def main(settings: Settings, stop: Stop) -> None:
         vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
         packer = Packer(catalog, store, settings.pack_buffer_count_max)
-        threading.Thread(target=packer.preallocate, name="preallocate", daemon=True).start()
+        start_thread("preallocate", packer.preallocate, daemon=True)
         captures = Captures(
             catalog,
             vault,
@@ -48,21 +49,33 @@ def main(settings: Settings, stop: Stop) -> None:
             settings.known_chunk_sample,
         )
         intake = Intake(catalog, captures, settings.name, registry)
-        renewing = health.loop("renew", settings.session_deadline_seconds)
         reading = health.loop("intake", settings.session_deadline_seconds)
-        renewer = threading.Thread(
-            target=captures.look_after,
-            args=(stop, settings.renew_interval_seconds, renewing.progressed),
-            name="renew",
+        renewal = Loop(
+            "renew",
+            lambda _stop, _progressed: captures.look_after(),
+            settings.renew_interval_seconds,
+            patience_seconds=settings.session_deadline_seconds,
         )
-        renewer.start()
+        threads = start_loops([renewal], health, stop)
         health.started()
         try:
-            asyncio.run(intake.run(settings.kafka, stop, reading))
+            asyncio.run(_reading(intake, settings, stop, reading))
         finally:
             stop.request()
             captures.close()
-            renewer.join()
+            for thread in threads:
+                thread.join()
+
+
+async def _reading(intake: Intake, settings: Settings, stop: Stop, health: LoopHealth) -> None:
+    """Read until asked to stop; what nobody foresaw ends the process, and its successor is fresh.
+
+    It is told from in here, because leaving the event loop waits for threads that it has begun.
+    """
+    try:
+        await intake.run(settings.kafka, stop, health)
+    except Exception as err:  # noqa: BLE001 -- whatever it is, it is logged and ends the process
+        stop.fail("intake", err)
 
 
 if __name__ == "__main__":

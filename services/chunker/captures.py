@@ -33,11 +33,10 @@ from libs.kafka.consumer import Partition
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.runtime.retries import retried
-from libs.runtime.signals import Stop
+from libs.runtime.threads import end_with, is_expected
 from libs.spans.connection import SpanConnection
 from services.chunker.lanes import Lanes
-from services.chunker.ledger import Ledger
-from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
+from services.chunker.packer import Packer, StaleAttemptError, attempt_packs
 from services.chunker.sealer import Sealer
 from services.chunker.work import CaptureWork
 
@@ -122,8 +121,7 @@ class Captures:
         start_offset: int,
     ) -> None:
         """Start to work on a part that was just taken."""
-        keys = self._vault.get(view.domain, view.key_id)
-        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+        packs = attempt_packs(self._vault, attempt, view)
         work = CaptureWork(
             part,
             started,
@@ -169,6 +167,7 @@ class Captures:
             lambda: self._guarded(capture, lambda: capture.work.take(event))
         )
         future.add_done_callback(free_slot)
+        end_with("lane", future)
 
     def complete(self, capture: Capture, event: CaptureCompleted) -> None:
         """The agent has published everything; the capture finishes when its spans are through."""
@@ -184,11 +183,11 @@ class Captures:
         with capture.lock:
             capture.completed = event
             capture.running += 1
-        self._lanes.submit(lambda: self._guarded(capture, lambda: None))
+        end_with("lane", self._lanes.submit(lambda: self._guarded(capture, lambda: None)))
 
     def seal(self, session: UUID) -> None:
         """Seal a session all of whose parts were finished, by this process or another."""
-        self._lanes.submit(lambda: self._seal(session))
+        end_with("lane", self._lanes.submit(lambda: self._seal(session)))
 
     def fail(self, capture: Capture, code: str, message: str) -> None:
         """Reject the capture's session and stop working on it; nothing if it is over already."""
@@ -224,17 +223,10 @@ class Captures:
         with self._lock:
             self._positions = dict(positions)
 
-    def look_after(
-        self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]
-    ) -> None:
-        """Body of a thread: records progress, which renews deadlines, and positions."""
-        while not stop.wait(interval_seconds):
-            try:
-                self._renew_all()
-                self._store_positions()
-            except BackcastError as err:
-                log.warning("progress not recorded", extra={"detail": str(err)})
-            progressed()
+    def look_after(self) -> None:
+        """A round of a loop: records progress, which renews deadlines, and positions."""
+        self._renew_all()
+        self._store_positions()
 
     def close(self) -> None:
         """Stop the lanes; open captures are left to a successor."""
@@ -271,7 +263,7 @@ class Captures:
             log.info("attempt is stale", extra=about)
             self._let_go(capture)
             return
-        expected = isinstance(err, BackcastError) and not isinstance(err, InvariantViolation)
+        expected = is_expected(err)
         log.log(
             logging.WARNING if expected else logging.CRITICAL,
             "capture failed",
@@ -290,7 +282,7 @@ class Captures:
         packs = work.packs
         unplaced = packs.ledger.unplaced()
         places = (
-            retried(lambda: count_by_pack(self._catalog, packs.domain_no, unplaced))
+            retried(lambda: count_by_pack(self._catalog, packs.domains, unplaced))
             if unplaced
             else {}
         )

@@ -62,7 +62,7 @@ from libs.kafka.consumer import (
 )
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.groups import KafkaSettings
-from libs.runtime.health import Loop
+from libs.runtime.health import LoopHealth
 from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
 from services.chunker.captures import Capture, Captures
@@ -101,7 +101,7 @@ class Intake:
             registry=registry,
         )
 
-    async def run(self, settings: KafkaSettings, stop: Stop, loop: Loop) -> None:
+    async def run(self, settings: KafkaSettings, stop: Stop, loop: LoopHealth) -> None:
         """Read until asked to stop; when the brokers or the catalog fail for long, begin again."""
         while not stop.requested:
             try:
@@ -117,7 +117,7 @@ class Intake:
                 log.warning("reading begins again", extra={"detail": str(err)})
                 await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _read(self, consumer: EventConsumer, stop: Stop, loop: Loop) -> None:
+    async def _read(self, consumer: EventConsumer, stop: Stop, loop: LoopHealth) -> None:
         while not stop.requested:
             if not await self._handle_all(await consumer.batch(0.5), consumer, stop):
                 return  # what is left was read and not handled: no position may be behind it

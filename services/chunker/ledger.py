@@ -3,6 +3,9 @@
 It answers two questions without asking the catalog for every chunk: "do we have this one already?"
 while spans arrive, and "in which pack does it lie?" when a part of the block map is settled. What
 it has forgotten, the catalog is asked for.
+
+Ids are tagged ids throughout (`libs.blockmap.tagged`): that a chunk is known in one domain says
+nothing about another.
 """
 
 import itertools
@@ -10,10 +13,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from libs.blockmap.tagged import tagged_ids
 from libs.blockmap.writer import MapChange
 from libs.catalogdb.sessions.attempts import PackUse
 
-_ID = 32
 #: Located ids that are remembered, about 200 bytes each: 8 GiB worth of chunks.
 _REMEMBERED_MAX = 131_072
 
@@ -69,12 +72,10 @@ class Ledger:
 
     def settled(self, change: MapChange) -> None:
         """Count a place of the block map that has got its final content."""
-        entered = [
-            change.entered_ids[at : at + _ID] for at in range(0, len(change.entered_ids), _ID)
-        ]
+        entered = tagged_ids(change.entered_tags, change.entered_ids)
         if change.entered_node is not None:
             entered.append(change.entered_node)
-        departed = [change.left_ids[at : at + _ID] for at in range(0, len(change.left_ids), _ID)]
+        departed = tagged_ids(change.left_tags, change.left_ids)
         if change.left_node is not None:
             departed.append(change.left_node)
         with self._lock:

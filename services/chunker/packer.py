@@ -17,16 +17,21 @@ from uuid import UUID
 from libs.catalogdb.packs.index import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import Stale
+from libs.catalogdb.sessions.session import SessionView
 from libs.ids import new_generation
 from libs.keys.keyring import DomainKeys
+from libs.keys.vault import KeyVault
+from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import CompressedFrame
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
 from libs.runtime.buffers import large_buffer
 from libs.runtime.retries import retried
+from libs.runtime.threads import end_with
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
+from services.chunker.domains import OtherDomain
 from services.chunker.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -43,9 +48,12 @@ class AttemptPacks:
     attempt: UUID
     session: UUID
     tenant: str
+    #: The tenant's own domain, where everything is stored.
     domain_no: int
     keys: DomainKeys
     ledger: Ledger
+    #: Domains of others that the group's block maps may name, by their tags from 1 on.
+    others: Sequence[OtherDomain] = ()
     #: Packs that are pinned by the attempt: ours and those of known chunks.
     pinned: set[int] = field(default_factory=set)
     stored_bytes: int = 0
@@ -59,6 +67,11 @@ class AttemptPacks:
     #: Why one of its packs could not be stored, whoever uploaded it. Guarded by the packer.
     failure: BaseException | None = None
 
+    @property
+    def domains(self) -> list[int]:
+        """Numbers of the domains that tags mean."""
+        return [self.domain_no, *[other.domain_no for other in self.others]]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenPack:
@@ -68,6 +81,32 @@ class OpenPack:
     pack_no: int
     builder: PackBuilder
     buffer: mmap.mmap
+
+
+def attempt_packs(vault: KeyVault, attempt: UUID, view: SessionView) -> AttemptPacks:
+    """What an attempt at a part of a session stores with.
+
+    Raises:
+        WrongKeyError: the keys of one of the group's domains cannot be opened.
+        UnavailableError: the store does not answer.
+    """
+    own, *others = view.domains
+    return AttemptPacks(
+        attempt,
+        view.session,
+        view.tenant,
+        own.domain_no,
+        vault.get(own.domain, own.key_id),
+        Ledger(),
+        [
+            OtherDomain(
+                other.domain_no,
+                ChunkHasher(vault.get(other.domain, other.key_id).id_key),
+                other.granted,
+            )
+            for other in others
+        ],
+    )
 
 
 class Packer:
@@ -121,7 +160,7 @@ class Packer:
                 self._close(pack)
             else:
                 if pack.builder.fill(slot, frame):
-                    self._uploads.submit(self._upload, pack)
+                    self._begin_upload(pack)
                 return
 
     def flush(self, owner: AttemptPacks) -> None:
@@ -207,7 +246,10 @@ class Packer:
             if pack.owner.open_pack is pack:
                 pack.owner.open_pack = None
         if pack.builder.close():
-            self._uploads.submit(self._upload, pack)
+            self._begin_upload(pack)
+
+    def _begin_upload(self, pack: OpenPack) -> None:
+        end_with("upload", self._uploads.submit(self._upload, pack))
 
     def _upload(self, pack: OpenPack) -> None:
         """PUT and register a finished pack; exactly one thread gets here for each pack."""
@@ -218,7 +260,8 @@ class Packer:
             log.info("pack not stored", extra={"detail": repr(err)})
             with self._changed:
                 pack.owner.failure = pack.owner.failure or err
-            raise
+            if not isinstance(err, Exception):
+                raise
         finally:
             self._release(pack)
 

@@ -41,13 +41,14 @@ class Sealer:
         name = ManifestName(view.tenant, view.group_id, view.head_sequence + 1, session, salt.hex())
         key = manifest_object(name)
         self._store.put(key, body)
-        return retried(lambda: seal(self._catalog, session, key, manifest_mac(body)))
+        domains = [one.domain for one in view.domains]
+        return retried(lambda: seal(self._catalog, session, key, manifest_mac(body), domains))
 
 
 def _manifest(view: SessionView) -> Manifest:
     return Manifest(
         tenant=view.tenant,
-        domains=(view.domain,),
+        domains=tuple(one.domain for one in view.domains),
         group=view.group_id,
         group_name=view.group,
         sequence=view.head_sequence + 1,

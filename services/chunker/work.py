@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from libs.blockmap.node import NodeHasher, NodeId
+from libs.blockmap.tagged import OWN_TAG, tagged_ids
 from libs.blockmap.tree import MapRoot
 from libs.blockmap.writer import MapChange, MapWriter
 from libs.catalogdb.packs.index import count_by_pack, lookup_and_pin
@@ -30,14 +31,14 @@ from libs.reading.frames import FrameReader
 from libs.reading.nodes import read_node
 from libs.runtime.retries import retried
 from libs.spans.connection import SpanConnection
+from services.chunker.domains import check_found, check_tags, have_ids
 from services.chunker.frames import OpenFrame
 from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
 from services.chunker.sample import overlooked, report_overlooked
 from services.chunker.watermarks import Watermarks
 
 _ID = 32
-#: Domain tag of the tenant's own domain in block maps.
-_OWN_DOMAIN = b"\0"
+_OWN_DOMAIN = bytes([OWN_TAG])
 #: Chunks of one aligned MiB stay in one frame, so that reading 1 MiB back touches at most two.
 _GROUP_CHUNKS = FRAME_PLAIN_SIZE_BYTES_MAX // CHUNK_SIZE_BYTES
 #: Departed ids are counted in batches of this size.
@@ -107,7 +108,7 @@ class CaptureWork:
         self._map_lock = threading.Lock()
         self._node_hasher = NodeHasher(packs.keys.id_key)
         base_id = NodeId(part.base_root) if part.base_root else None
-        self._base = MapRoot(base_id, part.base_level if base_id else 0)
+        self._base = MapRoot(base_id, part.base_level)
         self._map = MapWriter(
             self._node_hasher,
             base=self._base,
@@ -142,23 +143,21 @@ class CaptureWork:
         Raises:
             StaleAttemptError: another attempt has taken over.
             BadInputError: the event contradicts itself or the volume's size.
+            ForbiddenError: it names a chunk of a domain that the tenant may not use, or that the
+                domain does not have.
             DamagedDataError: bytes do not match the ids they were announced with.
             SourceError: the agent cannot serve the capture any more.
             UnavailableError: the agent, the store or the catalog does not answer.
         """
         runs = unpack_runs(event.runs, self._size_chunks)
-        ids = [event.ids[at : at + _ID] for at in range(0, len(event.ids), _ID)]
+        ids = tagged_ids(event.tags, event.ids)
+        check_tags(self.packs.others, event.tags)
         if ids:
             self._take_chunks(event.batch, runs, ids)
         self._enter(event, runs)
 
     def check_sample(self, event: UnchangedSampled) -> None:
-        """Compare what the agent believes unchanged with the base.
-
-        Raises:
-            TrackingLostError: it has changed.
-            BadInputError: the event contradicts itself or the volume's size.
-        """
+        """Compare what the agent believes unchanged with the base; TrackingLostError if not so."""
         fetch, hasher = self._fetch_node, self._node_hasher
         if wrong := overlooked(event, self._size_chunks, self._base, hasher, fetch):
             report_overlooked(self._catalog, self.packs.tenant, self.part, wrong)
@@ -217,13 +216,15 @@ class CaptureWork:
             return set()
         found = retried(
             lambda: lookup_and_pin(
-                self._catalog, packs.domain_no, packs.attempt, unknown, packs.pinned
+                self._catalog, packs.domains, packs.attempt, unknown, packs.pinned
             )
         )
         if isinstance(found, Stale):
             raise StaleAttemptError
         ledger.locate({id_: pack for id_, pack in zip(unknown, found, strict=True) if pack})
-        return ledger.claim(id_ for id_, pack in zip(unknown, found, strict=True) if not pack)
+        missing = [id_ for id_, pack in zip(unknown, found, strict=True) if not pack]
+        check_found(missing)
+        return ledger.claim(missing)
 
     def _fetch(
         self,
@@ -297,7 +298,7 @@ class CaptureWork:
         return end
 
     def _verify(self, view: memoryview, announced: Sequence[bytes], first: int) -> None:
-        if self._hasher.chunk_ids(view) != b"".join(announced):
+        if not have_ids(self._hasher, self.packs.others, view, announced):
             raise DamagedDataError(
                 f"volume {self.part.volume_name}: bytes near chunk {first} do not match the "
                 f"ids that node {self.part.node} announced; the volume changed after it was "
@@ -339,10 +340,10 @@ class CaptureWork:
     def _enter(self, event: ExtentsChanged, runs: Sequence[ChunkRun]) -> None:
         """Enter a batch in the block map; nodes that no later batch can change are written."""
         with self._map_lock:
-            at = 0
+            at, tags = 0, event.tags or _OWN_DOMAIN * (len(event.ids) // _ID)
             for run in runs:
-                end = at + run.count * _ID
-                self._map.put(run.first, _OWN_DOMAIN * run.count, event.ids[at:end])
+                end = at + run.count
+                self._map.put(run.first, tags[at:end], event.ids[at * _ID : end * _ID])
                 at = end
             for run in unpack_runs(event.zero_runs, self._size_chunks):
                 self._map.clear(run.first, run.count)
@@ -374,7 +375,7 @@ class CaptureWork:
 
     def _count_departed(self, ids: list[bytes]) -> None:
         if ids:
-            counts = retried(lambda: count_by_pack(self._catalog, self.packs.domain_no, ids))
+            counts = retried(lambda: count_by_pack(self._catalog, self.packs.domains, ids))
             self.packs.ledger.departed(counts)
 
     def _borrow(self) -> _Lane:

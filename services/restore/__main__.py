@@ -26,7 +26,7 @@ from services.restore.settings import Settings
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the restore service and run it until it is asked to stop."""
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "restore")
     catalog.open()
     with (

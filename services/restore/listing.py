@@ -15,9 +15,9 @@ from libs.catalogdb.snapshots.points import (
     newest_points,
     read_snapshot,
 )
+from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
-from services.restore.points import parse_point
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -140,7 +140,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
         summary="The recovery point that latest, a number, an instant or -15m means",
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
-        return point_answer(find_volume_at(readers.catalog, tenant, name, parse_point(point)))
+        return point_answer(find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point)))
 
 
 def point_answer(point: SnapshotVolume) -> PointAnswer:

@@ -12,8 +12,9 @@ import psycopg
 from deploy.local.process import wait_until
 from libs.errors import BackcastError
 from libs.ids import uuid7
+from libs.points import RecoveryPoint
+from libs.restoring.restore import restore
 from services.cli.commands.taking import take_all
-from services.cli.restore.engine import restore
 from tests.faults.site import FaultSite
 from tests.support.running import TENANT, sha256_of
 
@@ -138,7 +139,8 @@ class AttackedVolume:
         out = self.path.with_suffix(f".restored-{self.rng.randrange(1 << 30)}")
         try:
             client = self.site.commands().restore
-            restore(client, TENANT, self.name, point, out, False, lambda _done, _all: None)
+            wanted = RecoveryPoint(self.name, point)
+            restore(client, TENANT, wanted, out, force=False, progress=lambda _done, _all: None)
             return sha256_of(out) == expected
         finally:
             out.unlink(missing_ok=True)

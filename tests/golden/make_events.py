@@ -88,6 +88,7 @@ SAMPLES: tuple[Event, ...] = (
         ids=bytes(96),
         zero_runs=pack_runs([ChunkRun(5, 4)]),
         settled_below=10,
+        tags=b"\0\1\0",
     ),
     CaptureCompleted(
         **_ABOUT,

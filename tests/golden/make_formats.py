@@ -9,11 +9,14 @@ import datetime as dt
 import uuid
 from pathlib import Path
 
+import msgspec
+
 from libs.blockmap.node import NodeHasher, encode_node
 from libs.checkpoints.checkpoint import Head, part_digest, parts_of, seal_head, seal_part
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
+    GrantRow,
     GroupRow,
     HoldRow,
     NodeRow,
@@ -85,7 +88,10 @@ MANIFEST = Manifest(
 CHECKPOINT = CheckpointName(2, 30)
 CHECKPOINT_ROWS: tuple[Row, ...] = (
     DomainRow(domain=KEYS.domain, key_id=KEYS.key_id),
+    DomainRow(domain=uuid.UUID(int=9), key_id=uuid.UUID(int=12)),
     TenantRow(name="default", domain=KEYS.domain),
+    TenantRow(name="images", domain=uuid.UUID(int=9)),
+    GrantRow(domain=uuid.UUID(int=9), tenant="default"),
     NodeRow(
         name="node-1", rpc_url="http://node-1:1", span_address="node-1:2", boot=uuid.UUID(int=8)
     ),
@@ -97,6 +103,7 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         head_session=MANIFEST.session,
         head_mac=b"m" * 32,
         retention=Retention(keep_last=7, keep_for_seconds=86_400),
+        domains=MANIFEST.domains,
     ),
     VolumeRow(
         volume=uuid.UUID(int=7),
@@ -137,6 +144,14 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
     CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
+#: What the golden files of version 1 say.
+CHECKPOINT_ROWS_V1 = tuple(
+    msgspec.structs.replace(row, domains=()) if isinstance(row, GroupRow) else row
+    for row in CHECKPOINT_ROWS
+    if not isinstance(row, GrantRow)
+    and not (isinstance(row, DomainRow) and row.domain != KEYS.domain)
+    and not (isinstance(row, TenantRow) and row.domain != KEYS.domain)
+)
 
 
 def checkpoint_head(part: bytes) -> Head:
@@ -181,8 +196,8 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v1.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v1.bin": part,
-        FOLDER / "checkpoints" / "head-v1.bin": seal_head(
+        FOLDER / "checkpoints" / "part-v2.bin": part,
+        FOLDER / "checkpoints" / "head-v2.bin": seal_head(
             CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16
         ),
     }

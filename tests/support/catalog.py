@@ -176,10 +176,15 @@ def protect(site: CatalogSite, group: str, *volumes: str, tenant: str = TENANT) 
 
 
 def open_on(
-    site: CatalogSite, group: str, *, full: bool = False, deadline_seconds: float = 60
+    site: CatalogSite,
+    group: str,
+    *,
+    full: bool = False,
+    deadline_seconds: float = 60,
+    tenant: str = TENANT,
 ) -> SessionView:
     """A fresh session on a group's head."""
-    view = open_session(site.coordinator, TENANT, group, uuid7(), deadline_seconds, full=full)
+    view = open_session(site.coordinator, tenant, group, uuid7(), deadline_seconds, full=full)
     assert isinstance(view, SessionView)
     return view
 
@@ -203,11 +208,14 @@ class Worker:
         self.attempt = taken.attempt
         self.pinned: set[int] = set()
 
+    @property
+    def domains(self) -> list[int]:
+        """Numbers of the domains that tags mean."""
+        return [one.domain_no for one in self.view.domains]
+
     def look_up(self, *ids: bytes) -> list[int] | Stale:
         """Pin what is stored already."""
-        return lookup_and_pin(
-            self.site.chunker, self.view.domain_no, self.attempt, ids, self.pinned
-        )
+        return lookup_and_pin(self.site.chunker, self.domains, self.attempt, ids, self.pinned)
 
     def begin(self, generation: UUID) -> PackRecord | Stale:
         """Claim a generation."""
@@ -255,7 +263,8 @@ class Worker:
 
     def seal(self) -> Sealed | Refused:
         """Seal the session."""
-        return seal(self.site.chunker, self.view.session, f"m/{self.view.session}", b"mac")
+        domains = [one.domain for one in self.view.domains]
+        return seal(self.site.chunker, self.view.session, f"m/{self.view.session}", b"mac", domains)
 
 
 def take_snapshot(site: CatalogSite, group: str, *ids: bytes) -> tuple[Worker, int]:

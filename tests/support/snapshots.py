@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
+from libs.blockmap.tagged import OWN_TAG
 from libs.catalogdb.packs.index import count_by_pack
 from libs.catalogdb.protected import Volume, add_volume, announce_node
 from libs.catalogdb.sessions.attempts import finish_part
@@ -21,14 +22,15 @@ from libs.reading.frames import FrameReader
 from libs.spans.connection import SpanConnection
 from libs.store.port import ObjectStore
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.chunker.ledger import Ledger
-from services.chunker.packer import AttemptPacks, Packer
+from services.chunker.packer import Packer, attempt_packs
 from services.chunker.sealer import Sealer
 from services.chunker.work import CaptureWork
 from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
 
 #: Begins a step of a capture's work on another lane, or does not.
 Share = Callable[[Callable[[], None]], Future[None] | None]
+#: Domain tag under which the test's agent announces a chunk.
+TagOf = Callable[[bytes], int]
 _SPAN_CHUNKS = 128
 _DEADLINE_SECONDS = 600
 
@@ -66,27 +68,39 @@ class SnapshotTaker:
             for name in volumes
         ]
 
-    def take(self, tenant: str, group: str, contents: Mapping[str, bytes]) -> SessionView:
+    def take(
+        self,
+        tenant: str,
+        group: str,
+        contents: Mapping[str, bytes],
+        tag_of: TagOf = lambda _chunk: OWN_TAG,
+    ) -> SessionView:
         """A sealed snapshot of a group, given the content of each of its volumes."""
         view = open_session(
             self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
         )
         assert isinstance(view, SessionView)
-        self.fill(view, contents)
+        self.fill(view, contents, tag_of)
         assert isinstance(self._sealer.seal(view.session), Sealed)
         return read_session(self._site.coordinator, view.session)
 
-    def fill(self, view: SessionView, contents: Mapping[str, bytes]) -> None:
+    def fill(
+        self,
+        view: SessionView,
+        contents: Mapping[str, bytes],
+        tag_of: TagOf = lambda _chunk: OWN_TAG,
+    ) -> None:
         """Do all of an open session but the seal."""
         for number, part in enumerate(view.parts):
             worker = Worker(self._site, view, number)
-            self._capture(worker.attempt, view, part, contents[part.volume_name])
+            self._capture(worker.attempt, view, part, contents[part.volume_name], tag_of)
 
-    def _capture(self, attempt: UUID, view: SessionView, part: PartView, content: bytes) -> None:
-        keys = self._vault.get(view.domain, view.key_id)
+    def _capture(
+        self, attempt: UUID, view: SessionView, part: PartView, content: bytes, tag_of: TagOf
+    ) -> None:
         chunks = _chunks_of(content)
         started = started_of(view, part, len(content))
-        packs = AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+        packs = attempt_packs(self._vault, attempt, view)
 
         def dial(*_: object) -> SpanConnection:
             return _MemorySpans(chunks)
@@ -102,9 +116,11 @@ class SnapshotTaker:
             self._share,
             dial,
         )
-        hasher = ChunkHasher(keys.id_key)
+        hashers = [ChunkHasher(packs.keys.id_key), *[other.hasher for other in packs.others]]
         for batch, start in enumerate(range(0, len(chunks), _SPAN_CHUNKS)):
             indexes = _indexes_of(chunks, batch)
+            tags = bytes(tag_of(chunks[index]) for index in indexes)
+            named = zip(tags, [chunks[index] for index in indexes], strict=True)
             work.take_span(
                 ExtentsChanged(
                     session=view.session,
@@ -112,14 +128,18 @@ class SnapshotTaker:
                     volume=part.volume,
                     batch=batch,
                     runs=pack_runs(runs_of(indexes)),
-                    ids=b"".join(hasher.chunk_id(chunks[index]) for index in indexes),
+                    # A claim of a domain that is not in the list is made with any id.
+                    ids=b"".join(
+                        hashers[min(tag, len(hashers) - 1)].chunk_id(chunk) for tag, chunk in named
+                    ),
                     zero_runs=b"",
                     settled_below=start,
+                    tags=tags if any(tags) else b"",
                 )
             )
         root = work.finish()
         unplaced = packs.ledger.unplaced()
-        places = count_by_pack(self._site.chunker, view.domain_no, unplaced) if unplaced else {}
+        places = count_by_pack(self._site.chunker, packs.domains, unplaced) if unplaced else {}
         finish_part(
             self._site.chunker,
             attempt,

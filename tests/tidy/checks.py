@@ -91,4 +91,59 @@ def crowded_folders(paths: Iterable[str]) -> Iterator[str]:
             yield f"{folder}: {count} modules, at most {FOLDER_MODULES_MAX}"
 
 
-ALL = (long_file, long_functions, logic_in_init, bare_suppressions, unfinished, nounless_names)
+#: What runs something beside its caller, and where a person has looked at what becomes of errors.
+_BESIDE = frozenset(
+    (
+        *("Thread", "Timer", "Process", "start_new_thread", "ThreadPoolExecutor"),
+        *("ProcessPoolExecutor", "create_task", "ensure_future", "run_coroutine_threadsafe"),
+        *("run_in_executor", "TaskGroup", "create_task_group", "start_soon", "Popen"),
+    )
+)
+BESIDE_ALLOWED = {
+    "libs/runtime/threads.py": "the one way to start a thread",
+    "services/catalog/deletion/collector.py": "`map` hands errors to the caller, which waits",
+    "services/catalog/recovery/adoption.py": "`map` hands errors to the caller, which waits",
+    "services/catalog/verification/jobs.py": "a job keeps its error for whoever asked",
+    "services/change_capture/agent/publishing.py": "`end_with` looks at the task",
+    "services/chunker/__main__.py": "lanes: `end_with` looks at each step",
+    "services/chunker/packer.py": "uploads: `end_with` looks at each, its owner meets the error",
+    "libs/restoring/restore.py": "whoever restores waits for each fetch",
+    "services/restore/__main__.py": "downloads wait for each piece",
+}
+
+
+def lone_threads(path: str, text: str) -> Iterator[str]:
+    """A thread, task or executor outside of `libs.runtime`: it could end without a word."""
+    if not path.startswith(("libs/", "services/")) or path in BESIDE_ALLOWED:
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and _name_of(node.func) in _BESIDE:
+            name = _name_of(node.func)
+            yield f"{path}:{node.lineno}: {name}: use start_thread, or a Loop of libs.runtime.loops"
+
+
+def lone_connections(path: str, text: str) -> Iterator[str]:
+    """A connection to Postgres that does not bring its own settings."""
+    if not path.startswith(("libs/", "services/")) or path == "libs/catalogdb/connecting.py":
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("psycopg.connect", "Connection.connect")
+        ):
+            yield f"{path}:{node.lineno}: use libs.catalogdb.connecting.connect"
+
+
+def _name_of(function: ast.expr) -> str:
+    return ast.unparse(function).rpartition(".")[2]
+
+
+ALL = (
+    long_file,
+    long_functions,
+    logic_in_init,
+    bare_suppressions,
+    unfinished,
+    nounless_names,
+    lone_threads,
+    lone_connections,
+)

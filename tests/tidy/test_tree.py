@@ -48,6 +48,13 @@ def test_every_exception_is_still_needed() -> None:
         assert any(check(path, texts.get(path, ""))), f"{name} holds for {path} now"
 
 
+def test_every_place_that_runs_something_beside_its_caller_still_does() -> None:
+    texts = dict(_sources())
+    for path, reason in checks.BESIDE_ALLOWED.items():
+        assert reason
+        assert any(checks.lone_threads(path.replace("/", "/x/", 1), texts[path])), path
+
+
 @pytest.mark.parametrize("suffix", ["md", "sql", "yaml", "toml", "sh"])
 def test_nothing_is_left_for_later_in_other_texts(suffix: str) -> None:
     violations = [
@@ -77,6 +84,12 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
 
 
 PLANTED: list[tuple[Check, str, str]] = [
+    (checks.lone_threads, "services/a.py", "threading.Thread(target=f).start()\n"),
+    (checks.lone_threads, "services/a.py", "from threading import Thread\nThread(target=f)\n"),
+    (checks.lone_threads, "libs/a.py", "asyncio.create_task(f())\n"),
+    (checks.lone_threads, "libs/a.py", "loop.run_in_executor(None, f)\n"),
+    (checks.lone_threads, "libs/a.py", "with ThreadPoolExecutor(2) as threads: pass\n"),
+    (checks.lone_connections, "libs/a.py", "db = psycopg.connect(dsn)\n"),
     (checks.long_file, "libs/a.py", "x = 1\n" * 401),
     (checks.long_functions, "libs/a.py", "def f() -> None:\n" + "    f()\n" * 60),
     (checks.long_functions, "libs/a.py", "async def f() -> None:\n" + "    f()\n" * 60),

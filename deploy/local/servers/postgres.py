@@ -2,7 +2,8 @@
 
 The wheel's own launcher is not used: run by root it makes all folders above the data readable for
 everyone and creates a user, for good. PostgreSQL refuses root, so root starts it as ``nobody`` with
-the one ability to pass folders that are closed to others; nothing on the machine changes.
+the one ability to pass folders that are closed to others; nothing on the machine changes. So the
+programs in ``.venv``, the data and the temporary folder may all lie below a folder of root's own.
 """
 
 import importlib.util
@@ -128,7 +129,10 @@ def _as_unprivileged() -> Sequence[str]:
     group = pwd.getpwnam(_UNPRIVILEGED_USER).pw_gid
     only = "-all,+dac_override"
     identity = (f"--reuid={_UNPRIVILEGED_USER}", f"--regid={group}", "--clear-groups")
-    return ("setpriv", *identity, f"--inh-caps={only}", f"--ambient-caps={only}")
+    # initdb asks access(2) whether it may run `postgres`. For anybody but root that call ignores
+    # abilities, unless the kernel is told to leave them alone when users change.
+    abilities = (f"--inh-caps={only}", f"--ambient-caps={only}", "--securebits=+no_setuid_fixup")
+    return ("setpriv", *identity, *abilities)
 
 
 def _run(argv: Sequence[str], stdin: str = "") -> None:

@@ -154,7 +154,7 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
     rows = tx.execute(
         """UPDATE pack p SET state = 'c' WHERE pack_no = ANY(%s)
            RETURNING generation, size_bytes,
-                     (SELECT min(name) FROM tenant WHERE tenant.domain_no = p.domain_no),
+                     tenant_of_domain(p.domain_no),
                      (SELECT m.generation FROM pack m WHERE m.pack_no = p.moved_to)""",
         [list(packs)],
     ).fetchall()
@@ -265,7 +265,7 @@ def bury(catalog: Catalog, packs: Sequence[UUID]) -> int:
             """DELETE FROM tombstone t USING pack p
                WHERE p.generation = ANY(%s) AND p.pack_no = t.pack_no
                RETURNING p.pack_no, p.generation,
-                         (SELECT min(name) FROM tenant WHERE tenant.domain_no = p.domain_no)""",
+                         tenant_of_domain(p.domain_no)""",
             [list(packs)],
         ).fetchall()
         tx.execute(

@@ -19,7 +19,9 @@ snapshot's map names it. The commit happens only if the token that marking began
    by one, in order of sequence, each when the one before has been read. So either the base was live
    when the marking passed it, and was read; or it is itself such a snapshot; or it had expired by
    then, and what was built upon it had been sealed, has a higher sequence, and is read in its turn.
-4. Nothing else refers to P: `pack_use` names every lineage with a live snapshot that does.
+4. Nothing else refers to P: `pack_use` names every lineage with a live snapshot that does, of
+   whatever tenant. One that was granted P's domain names P's items by the tag that the domain has
+   in its group, and the marking looks for them by that tag.
 
 Readers need P only while they read: one that stands keeps the rewrite from committing, one that has
 gone does not matter. Marking itself is such a reader.
@@ -317,9 +319,7 @@ def _condemn(  # noqa: PLR0913 -- old and new
     ).fetchall()
     tx.execute("DELETE FROM marking WHERE pack_no = ANY(%s)", [old])
     row = tx.execute(
-        """SELECT domain, (SELECT min(name) FROM tenant t WHERE t.domain_no = d.domain_no)
-           FROM domain d WHERE domain_no = %s""",
-        [domain_no],
+        "SELECT domain, tenant_of_domain(domain_no) FROM domain WHERE domain_no = %s", [domain_no]
     ).fetchone()
     assert row is not None
     domain, tenant = row

@@ -22,7 +22,10 @@ looked up in R and taken from R's count, where it never was. Therefore:
 4. Older snapshots stay counted in P, though they read R. R leans on P: it is not condemned while P
    is live, and P is live while any row on it covers a live snapshot. R may be damaged in turn and
    repaired in S, which leans on R; new packs lean on older ones only, so there is no circle.
-5. A rewrite moves neither a pack with damage nor one that leans or is leaned on.
+5. Only the owner of a domain repairs in it. Lineages of other tenants that name the item count
+   anew like the owner's; until the owner has repaired it, their captures cannot name it any more,
+   because it is unknown to look-ups, and store the bytes in their own domain.
+6. A rewrite moves neither a pack with damage nor one that leans or is leaned on.
 
 So the count of a lineage in a pack is that of its head's addresses there, or the lineage counts
 anew next; and a pack without any count, pin or lean is read by nobody.

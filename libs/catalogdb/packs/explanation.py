@@ -52,13 +52,13 @@ class PackExplanation:
     uses: list[Use]
 
 
-def packs_of_item(catalog: Catalog, id_: bytes) -> list[int]:
-    """Numbers of the packs that hold a chunk or map node: one in each domain that has it."""
+def packs_of_item(catalog: Catalog, id_: bytes) -> dict[int, int]:
+    """Which packs hold a chunk or map node: domain number → pack number, where a domain has it."""
     high, low = halves([id_])
     with catalog.transaction() as tx:
         domains = tx.execute("SELECT domain_no FROM domain ORDER BY domain_no").fetchall()
-        return [
-            row[0]
+        return {
+            domain_no: row[0]
             for (domain_no,) in domains
             for row in tx.execute(
                 sql.SQL(
@@ -67,7 +67,7 @@ def packs_of_item(catalog: Catalog, id_: bytes) -> list[int]:
                 ).format(chunk_table(domain_no)),
                 [high, low],
             )
-        ]
+        }
 
 
 def pack_of_generation(catalog: Catalog, generation: UUID) -> list[int]:

@@ -9,6 +9,7 @@ from psycopg.pq import Format
 
 #: Bytes of half a chunk or node id: what a uuid holds.
 _HALF = 16
+_ID = 2 * _HALF
 #: Object ids of Postgres' types (pg_type.dat).
 _UUID_OID, _UUID_ARRAY_OID = 2950, 2951
 #: Dimensions, whether there are nulls, type of elements, their count, index of the first one.
@@ -44,7 +45,7 @@ def chunk_table(domain_no: int) -> sql.Identifier:
 
 
 def halves(ids: Sequence[bytes]) -> tuple[UuidArray, UuidArray]:
-    """The two columns of ids, 32 bytes each, as arrays.
+    """The two columns of ids as arrays; tags of tagged ids are left out.
 
     Neither the driver's way (3 µs for each element) nor text, which the server takes apart at about
     a quarter of a look-up's cost.
@@ -52,5 +53,5 @@ def halves(ids: Sequence[bytes]) -> tuple[UuidArray, UuidArray]:
     header = _ARRAY_HEADER.pack(1, 0, _UUID_OID, len(ids), 1)
     return (
         UuidArray(_HALF_LENGTH.join([header, *[id_[:_HALF] for id_ in ids]])),
-        UuidArray(_HALF_LENGTH.join([header, *[id_[_HALF:] for id_ in ids]])),
+        UuidArray(_HALF_LENGTH.join([header, *[id_[_HALF:_ID] for id_ in ids]])),
     )

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from libs.blockmap.tagged import id_text, positions_by_tag
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.packs.ids import chunk_table, halves
@@ -55,16 +56,21 @@ class Resolved:
     packs: dict[int, PackLocation]
 
 
+#: Numbers of the domains that the tags of tagged ids mean.
+Domains = Sequence[int]
+
+
 def lookup_and_pin(
-    catalog: Catalog, domain_no: int, attempt: UUID, ids: Sequence[bytes], pinned: set[int]
+    catalog: Catalog, domains: Domains, attempt: UUID, ids: Sequence[bytes], pinned: set[int]
 ) -> list[int] | Stale:
     """Find which ids are stored in live packs, and pin those packs for the attempt.
 
     Args:
         catalog: the catalog.
-        domain_no: where to look; a chunk of another domain is never found.
+        domains: where to look; an id is found in the domain of its tag and in no other.
         attempt: must be current.
-        ids: chunk ids; some hundred to a few thousand at once are efficient.
+        ids: tagged chunk ids; some hundred to a few thousand at once are efficient. One statement
+            for each domain that occurs.
         pinned: packs known to be pinned by this attempt; extended by those that this call pins.
             Pins fall only with the whole attempt, so what was pinned once needs no second look.
 
@@ -73,7 +79,7 @@ def lookup_and_pin(
         (it is being deleted) or it is known to be damaged: such a chunk is stored anew.
     """
     with catalog.reading() as tx:
-        found = _find(tx, domain_no, ids, _FIND_INTACT)
+        found = _find(tx, domains, ids, _FIND_INTACT)
     missing = {pack_no for pack_no, _ in found.values()} - pinned
     refused: set[int] = set()
     if missing:
@@ -169,17 +175,17 @@ def register(  # noqa: PLR0913 -- the record of a pack
         return winners
 
 
-def locate(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> Resolved:
-    """Find where items lie, in the caller's transaction.
+def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
+    """Find where items lie, given their tagged ids, in the caller's transaction.
 
     Raises:
         DamagedDataError: an id is not in the index.
     """
-    found = _find(tx, domain_no, ids)
+    found = _find(tx, domains, ids)
     if len(found) != len(ids):
         lost = next(id_ for n, id_ in enumerate(ids) if n not in found)
         raise DamagedDataError(
-            f"chunk {lost.hex()}: not in the catalog's index; run a verification"
+            f"chunk {id_text(lost)}: not in the catalog's index; run a verification"
         )
     rows = tx.execute(
         """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
@@ -198,38 +204,38 @@ def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocatio
         DamagedDataError: it is not in the index.
     """
     with catalog.transaction() as tx:
-        resolved = locate(tx, domain_no, [id_])
+        resolved = locate(tx, [domain_no], [id_])
     pack_no, place = resolved.locations[0]
     return resolved.packs[pack_no], place
 
 
-def count_by_pack(catalog: Catalog, domain_no: int, ids: Sequence[bytes]) -> dict[int, int]:
-    """How many of ``ids`` (with repetitions) lie in each pack.
+def count_by_pack(catalog: Catalog, domains: Domains, ids: Sequence[bytes]) -> dict[int, int]:
+    """How many of the tagged ``ids`` (with repetitions) lie in each pack.
 
     Raises:
         InvariantViolation: one of them is not in the index.
     """
     counts: dict[int, int] = {}
     with catalog.transaction() as tx:
-        found = _find(tx, domain_no, ids)
+        found = _find(tx, domains, ids)
     if len(found) != len(ids):
         lost = next(id_ for n, id_ in enumerate(ids) if n not in found)
         raise InvariantViolation(
-            f"chunk {lost.hex()}: referenced by the base, but not in the index"
+            f"chunk {id_text(lost)}: referenced by the base, but not in the index"
         )
     for pack_no, _ in found.values():
         counts[pack_no] = counts.get(pack_no, 0) + 1
     return counts
 
 
-def find_items(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
-    """Position in ``ids`` → (pack number, place), for those in the index."""
-    return _find(tx, domain_no, ids)
+def find_items(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+    """Position in the tagged ``ids`` → (pack number, place), for those in the index."""
+    return _find(tx, domains, ids)
 
 
-def find_damaged(tx: Tx, domain_no: int, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
+def find_damaged(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> dict[int, tuple[int, int]]:
     """The same for those that are known to be damaged where the index has them."""
-    return _find(tx, domain_no, ids, _FIND_DAMAGED)
+    return _find(tx, domains, ids, _FIND_DAMAGED)
 
 
 def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
@@ -260,14 +266,28 @@ _FIND_DAMAGED = sql.SQL(_FIND.as_string() + " WHERE " + ITEM_IS_DAMAGED)
 
 
 def _find(
-    tx: Tx, domain_no: int, ids: Sequence[bytes], query: sql.SQL = _FIND
+    tx: Tx, domains: Domains, ids: Sequence[bytes], query: sql.SQL = _FIND
 ) -> dict[int, tuple[int, int]]:
-    """Position in ``ids`` → (pack number, place), for those in the index that the query wants."""
-    high, low = halves(ids)
-    rows = tx.execute(
-        query.format(table=chunk_table(domain_no)), [high, low], binary=True
-    ).fetchall()
-    return {n - 1: (pack_no, place) for n, pack_no, place in rows}
+    """Position in ``ids`` → (pack number, place), for those in the index that the query wants.
+
+    Raises:
+        DamagedDataError: a tag is not in the list of domains.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for tag, positions in positions_by_tag(ids).items():
+        if tag >= len(domains):
+            raise DamagedDataError(
+                f"chunk {id_text(ids[positions[0]])}: the group's list has {len(domains)} domains"
+            )
+        all_of_one = len(positions) == len(ids)
+        high, low = halves(ids if all_of_one else [ids[n] for n in positions])
+        rows = tx.execute(
+            query.format(table=chunk_table(domains[tag])), [high, low], binary=True
+        ).fetchall()
+        if all_of_one:
+            return {n - 1: (pack_no, place) for n, pack_no, place in rows}
+        found |= {positions[n - 1]: (pack_no, place) for n, pack_no, place in rows}
+    return found
 
 
 def _claim(tx: Tx, attempt: UUID, packs: set[int]) -> set[int]:
@@ -303,7 +323,7 @@ def _index(  # noqa: PLR0913 -- the same record as register
     # turn either pins all winners or meets a newly condemned pack, so it ends.
     while True:
         tx.execute(_TAKE_OVER.format(table=chunk_table(domain_no)), items)
-        found = _find(tx, domain_no, ids)
+        found = _find(tx, [domain_no], ids)
         if len(found) != len(ids):
             clash = next(id_ for n, id_ in enumerate(ids) if n not in found)
             raise InvariantViolation(
@@ -321,7 +341,7 @@ def _repair(
     tx: Tx, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
 ) -> list[tuple[int, bytes]]:
     """Take over the places of items that are known to be damaged; (pack, id) of each of them."""
-    damaged = _find(tx, domain_no, ids, _FIND_DAMAGED)
+    damaged = _find(tx, [domain_no], ids, _FIND_DAMAGED)
     repaired = {n: where for n, (where, _) in damaged.items() if where != pack_no}
     if repaired:
         high, low = halves([ids[n] for n in repaired])

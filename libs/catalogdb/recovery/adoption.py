@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from libs.catalogdb.domains import add_grant, continue_list
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.references import bury_condemned
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
+    GrantRow,
     GroupRow,
     HoldRow,
     NodeRow,
@@ -99,7 +101,8 @@ def apply_rows(catalog: Catalog, rows: Iterable[Row], made_at: datetime) -> None
 class Found:
     """A snapshot whose manifest continues its group's head; ``group`` has it as the head."""
 
-    domain: DomainRow
+    #: The tenant's own domain, then others that its block maps name, as far as the store has keys.
+    domains: tuple[DomainRow, ...]
     tenant: TenantRow
     group: GroupRow
     nodes: tuple[NodeRow, ...]
@@ -108,18 +111,23 @@ class Found:
 
 
 def recover_snapshot(catalog: Catalog, found: Found) -> None:
-    """Make a snapshot that only its manifest tells of a recovery point, and its group's head."""
+    """Make a snapshot that only its manifest tells of a recovery point, and its group's head.
+
+    Raises:
+        DamagedDataError: its domain tags do not mean what they mean in other snapshots of the
+            group, or its chunks are in a domain without keys. Nothing was done.
+    """
     snapshot, group = found.snapshot, found.group
     with catalog.transaction() as tx:
-        if not tx.execute(
-            "SELECT 1 FROM domain WHERE domain = %s", [found.domain.domain]
-        ).fetchone():
-            _apply_domain(tx, found.domain)
+        for domain in found.domains:
+            if not tx.execute("SELECT 1 FROM domain WHERE domain = %s", [domain.domain]).fetchone():
+                _apply_domain(tx, domain)
         _apply_tenant(tx, found.tenant)
         if not tx.execute(
             "SELECT 1 FROM volume_group WHERE group_id = %s", [group.group]
         ).fetchone():
             _apply_group(tx, group)
+        continue_list(tx, group.group, group.domains)
         for node in found.nodes:
             _apply_node(tx, node, None)
         for volume in found.volumes:
@@ -155,10 +163,8 @@ def expire_known(catalog: Catalog, sessions: Sequence[UUID]) -> None:
 
 def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
     match row:
-        case DomainRow():
-            _apply_domain(tx, row)
-        case TenantRow():
-            _apply_tenant(tx, row)
+        case DomainRow() | TenantRow() | GrantRow():
+            _apply_owner(tx, row)
         case NodeRow():
             _apply_node(tx, row, made_at)
         case GroupRow():
@@ -179,6 +185,16 @@ def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
             bury_condemned(tx, row.generation)
 
 
+def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow) -> None:
+    match row:
+        case DomainRow():
+            _apply_domain(tx, row)
+        case TenantRow():
+            _apply_tenant(tx, row)
+        case GrantRow():
+            _apply_grant(tx, row)
+
+
 def _apply_domain(tx: Tx, row: DomainRow) -> None:
     number = tx.execute(
         """INSERT INTO domain (domain, key_id) VALUES (%s, %s)
@@ -195,6 +211,19 @@ def _apply_tenant(tx: Tx, row: TenantRow) -> None:
            ON CONFLICT (name) DO NOTHING""",
         [row.name, row.domain],
     )
+
+
+def _apply_grant(tx: Tx, row: GrantRow) -> None:
+    numbers = tx.execute(
+        """SELECT d.domain_no, t.tenant_no FROM domain d, tenant t
+           WHERE d.domain = %s AND t.name = %s""",
+        [row.domain, row.tenant],
+    ).fetchone()
+    if numbers is None:
+        raise InvariantViolation(
+            f"grant of domain {row.domain} to tenant {row.tenant}: one of them is nowhere named"
+        )
+    add_grant(tx, *numbers)
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
@@ -218,6 +247,7 @@ def _apply_group(tx: Tx, row: GroupRow) -> None:
     ).fetchone()
     if number is None:
         raise InvariantViolation(f"group {row.name}: its tenant {row.tenant} is nowhere named")
+    continue_list(tx, row.group, row.domains)
     _move_head(tx, row)
     tx.execute("DELETE FROM retention WHERE group_no = %s", [number[0]])
     if row.retention:

@@ -10,6 +10,7 @@ from libs.catalogdb.pool import Tx
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
+    GrantRow,
     GroupRow,
     HoldRow,
     NodeRow,
@@ -39,6 +40,13 @@ def read_rows(tx: Tx) -> Iterator[Row]:
         'SELECT name, domain FROM tenant JOIN domain USING (domain_no) ORDER BY name COLLATE "C"',
     ):
         yield TenantRow(name=name, domain=domain)
+    for domain, tenant in _stream(
+        tx,
+        """SELECT d.domain, t.name FROM domain_grant g JOIN domain d USING (domain_no)
+           JOIN tenant t USING (tenant_no) ORDER BY d.domain, t.name COLLATE "C"
+        """,
+    ):
+        yield GrantRow(domain=domain, tenant=tenant)
     for name, rpc_url, span_address, boot in _stream(
         tx, 'SELECT name, rpc_url, span_address, boot FROM node ORDER BY name COLLATE "C"'
     ):
@@ -71,10 +79,12 @@ def read_rows(tx: Tx) -> Iterator[Row]:
 
 
 def _groups(tx: Tx) -> Iterator[GroupRow]:
-    for group, tenant, name, sequence, session, mac, keep_last, keep_for in _stream(
+    for group, tenant, name, sequence, session, mac, keep_last, keep_for, domains in _stream(
         tx,
         """SELECT g.group_id, t.name, g.name, g.head_sequence, g.head_session, g.head_mac,
-                  r.keep_last, r.keep_for_seconds
+                  r.keep_last, r.keep_for_seconds,
+                  ARRAY(SELECT d.domain FROM domain_tag l JOIN domain d USING (domain_no)
+                        WHERE l.group_no = g.group_no ORDER BY l.tag)
            FROM volume_group g JOIN tenant t USING (tenant_no)
            LEFT JOIN retention r USING (group_no)
            ORDER BY g.group_id""",
@@ -89,6 +99,7 @@ def _groups(tx: Tx) -> Iterator[GroupRow]:
             retention=None
             if keep_last is None
             else Retention(keep_last=keep_last, keep_for_seconds=keep_for),
+            domains=tuple(domains),
         )
 
 

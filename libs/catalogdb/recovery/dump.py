@@ -26,6 +26,7 @@ _BATCH = 1000
 TABLES = (
     "domain",
     "tenant",
+    "grant",
     "node",
     "group",
     "volume",
@@ -81,6 +82,7 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
 _KEYS = {
     "domain": ("domain",),
     "tenant": ("name",),
+    "grant": ("domain", "tenant"),
     "node": ("name",),
     "group": ("group",),
     "volume": ("volume",),

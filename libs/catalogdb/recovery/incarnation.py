@@ -19,8 +19,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psycopg
-
+from libs.catalogdb.connecting import connect
 from libs.catalogdb.pool import Catalog, Tx, translated
 from libs.catalogdb.recovery.checkpoint_rows import read_rows
 from libs.checkpoints.rows import Row
@@ -155,7 +154,7 @@ def doubt_new(dsn: str) -> None:
     Args:
         dsn: connection of the owner, who has just set it up: its store may have a history.
     """
-    with translated(), psycopg.connect(dsn) as tx:
+    with translated(), connect(dsn) as tx:
         tx.execute(
             """UPDATE incarnation SET life = split_part(catalog_life(), ' ', 1) || ' 0'
                WHERE NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log)"""

@@ -11,8 +11,10 @@ from uuid import UUID
 
 from psycopg import sql
 
+from libs.blockmap.tagged import positions_by_tag
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.ids import chunk_table, halves
+from libs.catalogdb.packs.index import Domains
 from libs.catalogdb.pool import Catalog, Tx
 from libs.events.packs import PackDeleted
 
@@ -58,7 +60,7 @@ def bury_condemned(tx: Tx, generation: UUID) -> None:
 def _bury(tx: Tx, generations: Sequence[UUID]) -> int:
     rows = tx.execute(
         """SELECT pack_no, generation, state::text,
-                  (SELECT min(name) FROM tenant WHERE tenant.domain_no = pack.domain_no)
+                  tenant_of_domain(pack.domain_no)
            FROM pack WHERE generation = ANY(%s) AND state <> 'd'
            ORDER BY pack_no FOR UPDATE""",
         [list(generations)],
@@ -146,7 +148,9 @@ class Lineage:
     volume_no: int
     name: str
     tenant: str
-    domain_no: int
+    #: Numbers of the domains that the tags of its maps mean; the first one is the tenant's own.
+    domain_nos: Sequence[int]
+    #: The tenant's own domain.
     domain: UUID
     key_id: UUID
 
@@ -176,7 +180,10 @@ def lineages_to_count(catalog: Catalog) -> list[Lineage]:
     """The lineages whose references are to be counted anew."""
     with catalog.transaction() as tx:
         rows = tx.execute(
-            """SELECT v.volume_no, v.name, t.name, d.domain_no, d.domain, d.key_id
+            """SELECT v.volume_no, v.name, t.name,
+                      ARRAY(SELECT l.domain_no FROM domain_tag l
+                            WHERE l.group_no = v.group_no ORDER BY l.tag),
+                      d.domain, d.key_id
                FROM recount JOIN volume v USING (volume_no) JOIN tenant t USING (tenant_no)
                JOIN domain d USING (domain_no) ORDER BY v.volume_no"""
         ).fetchall()
@@ -197,23 +204,28 @@ def live_points(catalog: Catalog, volume_no: int) -> list[LivePoint]:
 
 
 def count_live(
-    catalog: Catalog, domain_no: int, ids: Sequence[bytes]
+    catalog: Catalog, domains: Domains, ids: Sequence[bytes]
 ) -> tuple[Counter[int], list[bytes]]:
-    """How many of ``ids``, with repetitions, lie in each live pack; and those that lie in none."""
-    high, low = halves(ids)
+    """How many of the tagged ids, with repetitions, lie in each live pack; and those in none."""
+    counts: Counter[int] = Counter()
+    found = set[int]()
     with catalog.reading() as tx:
-        rows = tx.execute(
-            sql.SQL(
-                """SELECT wanted.n::int4, c.pack_no
-                   FROM unnest(%s::uuid[], %s::uuid[]) WITH ORDINALITY AS wanted (high, low, n)
-                   JOIN {} c ON c.id_high = wanted.high AND c.id_low = wanted.low
-                   JOIN pack p ON p.pack_no = c.pack_no AND p.state = 'l'"""
-            ).format(chunk_table(domain_no)),
-            [high, low],
-        ).fetchall()
-    found = {n - 1 for n, _ in rows}
-    missing = [id_ for n, id_ in enumerate(ids) if n not in found]
-    return Counter(pack_no for _, pack_no in rows), missing
+        for tag, positions in positions_by_tag(ids).items():
+            if tag >= len(domains):
+                continue  # nobody knows where they lie
+            high, low = halves([ids[n] for n in positions])
+            rows = tx.execute(
+                sql.SQL(
+                    """SELECT wanted.n::int4, c.pack_no
+                       FROM unnest(%s::uuid[], %s::uuid[]) WITH ORDINALITY AS wanted (high, low, n)
+                       JOIN {} c ON c.id_high = wanted.high AND c.id_low = wanted.low
+                       JOIN pack p ON p.pack_no = c.pack_no AND p.state = 'l'"""
+                ).format(chunk_table(domains[tag])),
+                [high, low],
+            ).fetchall()
+            found.update(positions[n - 1] for n, _ in rows)
+            counts.update(pack_no for _, pack_no in rows)
+    return counts, [id_ for n, id_ in enumerate(ids) if n not in found]
 
 
 def replace_uses(

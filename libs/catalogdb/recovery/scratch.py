@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from libs.catalogdb.connecting import connect
 from libs.catalogdb.pool import Catalog, translated
 from libs.errors import ConflictError
 from libs.events.topics import RELAYED_TOPICS
@@ -28,7 +29,7 @@ def scratch_catalog(dsn: str) -> Iterator[Catalog]:
         UnavailableError: Postgres does not answer.
     """
     scratch = make_conninfo(dsn, options=f"-c search_path={_SCHEMA}")
-    with translated(), psycopg.connect(scratch, autocommit=True) as db:
+    with translated(), connect(scratch, autocommit=True) as db:
         locked = db.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
         if not (locked and locked[0]):
             raise ConflictError("catalog: is being checked already; wait for that")

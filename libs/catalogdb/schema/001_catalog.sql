@@ -43,6 +43,15 @@ CREATE TABLE tenant (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Tenants that may use another tenant's domain: its chunks may be named by their snapshots. A domain has the one
+-- owner that stores in it, whose `tenant.domain_no` it is.
+CREATE TABLE domain_grant (
+    domain_no  int NOT NULL REFERENCES domain,
+    tenant_no  int NOT NULL REFERENCES tenant,
+    granted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_no, domain_no)
+);
+
 -- A host that runs an agent. `boot` changes with every start of the agent process.
 CREATE TABLE node (
     node_no      int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -65,6 +74,28 @@ CREATE TABLE volume_group (
     created_at    timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant_no, name)
 );
+
+-- What the domain tags of a group's block maps mean. Tag 0 is the tenant's own domain and has no row. Rows are only
+-- ever added, with the next tag: nodes are shared across snapshots, so a tag means one domain for ever.
+CREATE TABLE group_domain (
+    group_no  int NOT NULL REFERENCES volume_group,
+    tag       smallint NOT NULL CHECK (tag BETWEEN 1 AND 255),
+    domain_no int NOT NULL REFERENCES domain,
+    PRIMARY KEY (group_no, tag),
+    UNIQUE (group_no, domain_no)
+);
+
+-- The same with tag 0: what every domain tag of a group means.
+CREATE VIEW domain_tag AS
+    SELECT group_no, 0::smallint AS tag, domain_no FROM volume_group JOIN tenant USING (tenant_no)
+    UNION ALL SELECT group_no, tag, domain_no FROM group_domain;
+
+-- In whose name events about a domain's packs are logged: its owner. While a rebuild knows the domain only from
+-- the snapshots that use it, a tenant of those.
+CREATE FUNCTION tenant_of_domain(number int) RETURNS text LANGUAGE sql STABLE
+RETURN coalesce((SELECT min(name) FROM tenant WHERE domain_no = number),
+                (SELECT min(t.name) FROM group_domain d JOIN volume_group USING (group_no)
+                 JOIN tenant t USING (tenant_no) WHERE d.domain_no = number));
 
 -- volume_no is the number of the volume's lineage.
 CREATE TABLE volume (

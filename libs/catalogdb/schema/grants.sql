@@ -15,9 +15,12 @@ GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
 GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
 GRANT SELECT ON damage, pack_use TO backcast_coordinator;
+GRANT SELECT, INSERT ON domain_grant, group_domain TO backcast_coordinator;
+GRANT SELECT ON domain_tag TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
 
 GRANT SELECT ON domain, tenant, node, volume, incarnation TO backcast_chunker;
+GRANT SELECT ON domain_grant TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
@@ -45,6 +48,7 @@ GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 -- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
 GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, session, snapshot TO backcast_catalog;
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
+GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
 
 -- Where the catalog service rebuilds the catalog from the store, to compare both.

@@ -7,10 +7,11 @@ next.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.domains import list_of_domains
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import damaged_since_opened
 from libs.catalogdb.pool import Catalog, Tx
@@ -46,32 +47,36 @@ class _Refusal(Exception):  # noqa: N818 -- leaves the transaction, never this m
     pass
 
 
-def seal(catalog: Catalog, session: UUID, manifest_key: str, mac: bytes) -> Sealed | Refused:
+def seal(
+    catalog: Catalog, session: UUID, manifest_key: str, mac: bytes, domains: Sequence[UUID]
+) -> Sealed | Refused:
     """Acknowledge the snapshot that a session has made.
 
     Checked here, under locks: the session is open; its parts are finished and each attempt is the
-    current one; the group's head has not moved; the base is live; every pin the parts expect exists
-    and its pack is live. The packs are locked FOR SHARE, in order, so that condemning or rewriting
-    one waits and then sees what this transaction wrote (scenarios 24 and 26). Two of these rules
-    back each other up wherever the model found that one alone can fail; keep both.
+    current one; the group's head has not moved; the base is live; the manifest's domain tags mean
+    what the group's list says; every pin the parts expect exists and its pack is live. The packs
+    are locked FOR SHARE, in order, so that condemning or rewriting one waits and then sees what
+    this transaction wrote (scenarios 24 and 26). Two of these rules back each other up wherever the
+    model found that one alone can fail; keep both.
 
     Args:
         catalog: the catalog.
         session: the session to seal.
         manifest_key: object key of the manifest, already durable.
         mac: the manifest's chain MAC, which the next manifest continues.
+        domains: the manifest's list of domains.
 
     Raises:
         NotReconciledError: the catalog may have gone back in time; trying again later may help.
     """
     try:
         with catalog.transaction() as tx:
-            return _seal(tx, session, manifest_key, mac)
+            return _seal(tx, session, manifest_key, mac, domains)
     except _Refusal as refusal:
         return Refused(session, str(refusal))
 
 
-def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
+def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes, domains: Sequence[UUID]) -> Sealed:
     require_reconciled(tx)
     row = tx.execute(
         """SELECT state::text, group_no, base, head_sequence FROM session
@@ -86,6 +91,7 @@ def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes) -> Sealed:
     if state != "o":
         raise _Refusal("the session was rejected")
     _check_head(tx, group_no, base, head_sequence)
+    _check_domains(tx, group_no, domains)
     _check_parts(tx, session)
     packs = _lock_packs(tx, session)
     _check_pins(tx, session, packs)
@@ -114,6 +120,16 @@ def _check_head(tx: Tx, group_no: int, base: UUID | None, head_sequence: int) ->
         ).fetchone()
     ):
         raise _Refusal(f"the base snapshot {base} is no longer live")
+
+
+def _check_domains(tx: Tx, group_no: int, said: Sequence[UUID]) -> None:
+    """The list grows only when a session opens, so since then it is the manifest's."""
+    listed = list_of_domains(tx, group_no)
+    if listed != list(said):
+        raise _Refusal(
+            f"the manifest's list of domains is not the group's: expected "
+            f"{', '.join(map(str, listed))}, got {', '.join(map(str, said))}"
+        )
 
 
 def _check_parts(tx: Tx, session: UUID) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from libs.catalogdb.domains import GroupDomain, append_granted
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
@@ -64,9 +65,8 @@ class SessionView:
 
     session: UUID
     tenant: str
-    domain_no: int
-    domain: UUID
-    key_id: UUID
+    #: The group's list of domains, in order of their tags; the first one is the tenant's own.
+    domains: tuple[GroupDomain, ...]
     group: str
     group_id: UUID
     state: State
@@ -83,6 +83,21 @@ class SessionView:
     #: False: in a session on the same base a tracker was found to have overlooked changes.
     is_trusted: bool
     parts: tuple[PartView, ...]
+
+    @property
+    def domain_no(self) -> int:
+        """Number of the tenant's own domain."""
+        return self.domains[0].domain_no
+
+    @property
+    def domain(self) -> UUID:
+        """The tenant's own domain."""
+        return self.domains[0].domain
+
+    @property
+    def key_id(self) -> UUID:
+        """Of the tenant's own domain: the data key that new packs use."""
+        return self.domains[0].key_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         )
         if not opened.rowcount:  # the same id was given to another group at the same time
             return session_view(tx, session)
+        append_granted(tx, group_no)
         _open_parts(tx, session, group_no, base)
         view = session_view(tx, session)
         event = SnapshotRequested(session=session, group=view.group_id, base=base)
@@ -308,7 +324,13 @@ def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
 
 
 _SESSION = """
-    SELECT s.session, t.name, d.domain_no, d.domain, d.key_id, g.name, g.group_id,
+    SELECT s.session, t.name,
+           (SELECT jsonb_agg(jsonb_build_array(d.domain_no, d.domain, d.key_id,
+                                               l.tag = 0 OR a.domain_no IS NOT NULL) ORDER BY l.tag)
+            FROM domain_tag l JOIN domain d USING (domain_no) LEFT JOIN domain_grant a
+              ON a.tenant_no = t.tenant_no AND a.domain_no = d.domain_no
+            WHERE l.group_no = g.group_no),
+           g.name, g.group_id,
            CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END,
            s.base, s.head_sequence, g.head_mac, n.sequence, n.manifest_key,
            s.reject_code, s.reject_message,
@@ -318,7 +340,7 @@ _SESSION = """
            NOT EXISTS (SELECT FROM session r
                        WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
-    JOIN domain d USING (domain_no) LEFT JOIN snapshot n USING (session)
+    LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""
 
 _PARTS = """
@@ -336,4 +358,9 @@ def session_view(tx: Tx, session: UUID) -> SessionView:
     if row is None:
         raise NotFoundError(f"session {session}: there is none of this id")
     parts = tuple(PartView(*part) for part in tx.execute(_PARTS, [session]))
-    return SessionView(*(*row, parts))
+    session_, tenant, listed, *rest = row
+    domains = tuple(
+        GroupDomain(number, UUID(domain), UUID(key_id), granted)
+        for number, domain, key_id, granted in listed
+    )
+    return SessionView(*(session_, tenant, domains, *rest, parts))

@@ -1,13 +1,14 @@
 """Reading sealed snapshots: list them, find the one that a recovery point means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
-from libs.errors import NotFoundError
+from libs.errors import InvariantViolation, NotFoundError
+from libs.points import RecoveryPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,11 @@ class SnapshotVolume:
     """One volume at one recovery point: the root of its block map and what the snapshot cost."""
 
     tenant: str
-    domain_no: int
-    domain: UUID
+    #: What the domain tags of the block map mean: numbers of domains, and their names. The first
+    #: one is the tenant's own.
+    domain_nos: Sequence[int]
+    domains: Sequence[UUID]
+    #: Of the tenant's own domain: the data key that new packs use.
     key_id: UUID
     session: UUID
     sequence: int
@@ -47,25 +51,41 @@ class SnapshotVolume:
     tracking: str
 
     @property
+    def domain_no(self) -> int:
+        """Number of the tenant's own domain, which the map's nodes are in."""
+        return self.domain_nos[0]
+
+    @property
+    def domain(self) -> UUID:
+        """The tenant's own domain."""
+        return self.domains[0]
+
+    def tag_of(self, domain_no: int) -> int:
+        """The domain tag by which the volume's maps name chunks of a domain.
+
+        Raises:
+            InvariantViolation: the group's list does not have the domain, so no map can name it.
+        """
+        try:
+            return self.domain_nos.index(domain_no)
+        except ValueError as err:
+            raise InvariantViolation(
+                f"volume {self.label}: is counted in packs of domain number {domain_no}, which is "
+                f"not in its group's list of domains"
+            ) from err
+
+    @property
     def label(self) -> str:
         """How a person names it: ``volume@sequence``."""
         return f"{self.name}@{self.sequence}"
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Which recovery point of a volume: at most one of the fields is set, none means the newest."""
-
-    #: Number of the snapshot in its group.
-    sequence: int | None = None
-    #: The newest snapshot sealed at or before this instant.
-    at: datetime | None = None
-    #: The newest snapshot sealed at least so long ago, by the catalog's clock.
-    ago: timedelta | None = None
-
-
 _SNAPSHOT_VOLUMES: LiteralString = """
-    SELECT t.name, d.domain_no, d.domain, d.key_id, s.session, s.sequence, s.sealed_at,
+    SELECT t.name,
+           ARRAY(SELECT l.domain_no FROM domain_tag l WHERE l.group_no = g.group_no ORDER BY l.tag),
+           ARRAY(SELECT o.domain FROM domain_tag l JOIN domain o USING (domain_no)
+                 WHERE l.group_no = g.group_no ORDER BY l.tag),
+           d.key_id, s.session, s.sequence, s.sealed_at,
            s.consistency, s.base, g.name, g.group_id, v.volume_no, v.volume_id, v.name, n.name,
            v.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes, sv.changed_bytes,
            sv.sent_bytes, sv.stored_bytes,
@@ -131,14 +151,13 @@ def newest_points(catalog: Catalog, tenant: str) -> dict[UUID, SnapshotVolume]:
         return {point.volume: point for point in _select(tx, newest, {"tenant": tenant})}
 
 
-def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> SnapshotVolume:
+def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> SnapshotVolume:
     """One volume at a recovery point.
 
     Args:
         catalog: the catalog.
         tenant: name of the tenant.
-        name: of a volume, or of a group with a single volume.
-        point: which recovery point.
+        point: of a volume, or of a group with a single volume.
 
     Raises:
         NotFoundError: no such volume, or it has no such recovery point.
@@ -151,7 +170,7 @@ def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> Sn
         ORDER BY s.sequence DESC, v.name = %(name)s DESC LIMIT 2"""
     wanted = {
         "tenant": tenant,
-        "name": name,
+        "name": point.name,
         "sequence": point.sequence,
         "at": point.at,
         "ago": point.ago,
@@ -160,12 +179,12 @@ def find_volume_at(catalog: Catalog, tenant: str, name: str, point: Point) -> Sn
         found = _select(tx, condition, wanted)
     if not found:
         raise NotFoundError(
-            f"{name}: tenant {tenant} has no such recovery point of it; "
-            f"`backcast snapshot list {name}` shows those that there are"
+            f"{point.name}: tenant {tenant} has no such recovery point of it; "
+            f"`backcast snapshot list {point.name}` shows those that there are"
         )
     first, *rest = found
-    if first.name != name and rest and rest[0].session == first.session:
-        raise NotFoundError(f"{name}: is a group of several volumes; name one of them")
+    if first.name != point.name and rest and rest[0].session == first.session:
+        raise NotFoundError(f"{point.name}: is a group of several volumes; name one of them")
     return first
 
 

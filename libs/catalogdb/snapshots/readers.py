@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.index import PackLocation, Resolved, locate, pin_packs
+from libs.catalogdb.packs.index import Domains, PackLocation, Resolved, locate, pin_packs
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
 from libs.errors import ConflictError, DamagedDataError, NotFoundError
@@ -129,9 +129,11 @@ def point_of_reader(catalog: Catalog, tenant: str, reader: UUID) -> SnapshotVolu
 
 
 def resolve(
-    catalog: Catalog, reader: UUID, domain_no: int, ids: Sequence[bytes], deadline_seconds: float
+    catalog: Catalog, reader: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
 ) -> Resolved:
-    """Find where items lie and pin their packs for the reader; renews its deadline.
+    """Find where items lie, given their tagged ids, and pin their packs for the reader.
+
+    Renews its deadline.
 
     A rewrite may move items between our look and our pin; then the pack that we saw is condemned,
     and the index, changed by the same commit, says where they are now (scenario 29).
@@ -144,7 +146,7 @@ def resolve(
     with catalog.transaction() as tx:
         renew_reader(tx, reader, deadline_seconds)
         while True:
-            resolved = locate(tx, domain_no, ids)
+            resolved = locate(tx, domains, ids)
             refused = resolved.packs.keys() - pin_packs(tx, reader, resolved.packs)
             if not refused:
                 return resolved
@@ -154,20 +156,20 @@ def resolve(
 
 
 def resolve_pack(
-    catalog: Catalog, reader: UUID, domain_no: int, generation: UUID, deadline_seconds: float
+    catalog: Catalog, reader: UUID, domains: Domains, generation: UUID, deadline_seconds: float
 ) -> PackLocation:
     """Find a live pack by its name and pin it for the reader; renews its deadline.
 
     Raises:
-        NotFoundError: the reader is closed, or the domain has no live pack of this name.
+        NotFoundError: the reader is closed, or the domains have no live pack of this name.
     """
     with catalog.transaction() as tx:
         renew_reader(tx, reader, deadline_seconds)
         row = tx.execute(
             """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
                FROM pack p JOIN domain USING (domain_no)
-               WHERE generation = %s AND domain_no = %s AND state = 'l'""",
-            [generation, domain_no],
+               WHERE generation = %s AND domain_no = ANY(%s) AND state = 'l'""",
+            [generation, list(domains)],
         ).fetchone()
         if row is None:
             raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")

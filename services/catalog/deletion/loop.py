@@ -13,6 +13,7 @@ from libs.catalogdb.deletion.condemning import read_collection_state
 from libs.catalogdb.pool import Catalog
 from libs.errors import BackcastError
 from libs.runtime.signals import Stop
+from libs.runtime.threads import is_expected
 from services.catalog.deletion.passes import Collection, Freed
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Chore:
 
 
 class CollectionLoop:
-    """Passes of collection, and chores between them, for one thread.
+    """Passes of collection, and chores between them, for one loop.
 
     Args:
         collection: what each pass does.
@@ -83,22 +84,37 @@ class CollectionLoop:
         self._catalog = catalog
         self._metrics = metrics
 
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of the thread; ``progressed`` is called after each step."""
-        while not stop.requested:
-            self._tried("collection", lambda: self._pass(stop, progressed))
-            for chore in self._chores:
-                if time.monotonic() >= chore.due_at and not stop.requested:
-                    self._tried(chore.name, functools.partial(chore.run, progressed))
-                    chore.due_at = time.monotonic() + chore.interval_seconds
-            progressed()
-            stop.wait(interval_seconds)
+    def round(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        """A pass, and what chores are due; what is put off does not keep the others back.
 
-    def _tried(self, name: str, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BackcastError as err:
-            log.warning("work put off", extra={"work": name, "detail": str(err)})
+        Raises:
+            Exception: the last thing that failed with an error that nobody foresaw.
+        """
+        broken: Exception | None = None
+        works: dict[str, Callable[[], object]] = {
+            "collection": functools.partial(self._pass, stop, progressed)
+        }
+        for chore in self._chores:
+            works[chore.name] = functools.partial(self._do, chore, progressed)
+        for name, work in works.items():
+            if stop.requested:
+                break
+            try:
+                work()
+            except BackcastError as err:
+                log.warning("work put off", extra={"work": name, "detail": str(err)})
+                broken = broken if is_expected(err) else err
+            except Exception as err:  # raised below, when the others have had their turn
+                log.exception("work failed", extra={"work": name})
+                broken = err
+        if broken:
+            raise broken
+
+    def _do(self, chore: Chore, progressed: Callable[[], None]) -> None:
+        if time.monotonic() < chore.due_at:
+            return
+        chore.due_at = time.monotonic() + chore.interval_seconds
+        chore.run(progressed)
 
     def _pass(self, stop: Stop, progressed: Callable[[], None]) -> None:
         freed = Freed()

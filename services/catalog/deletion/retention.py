@@ -8,8 +8,6 @@ from datetime import datetime
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.snapshots.expiry import Expired, expire_overdue
 from libs.catalogdb.snapshots.retention import ClockState, observe_clock, overdue_snapshots
-from libs.errors import BackcastError
-from libs.runtime.signals import Stop
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +29,6 @@ class Retention:
         #: The trusted time as it was seen last, and when it was first seen.
         self._seen: datetime | None = None
         self._seen_at = 0.0
-
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of a thread."""
-        while not stop.requested:
-            try:
-                self.round()
-            except BackcastError as err:
-                log.warning("no retention", extra={"detail": str(err)})
-            progressed()
-            stop.wait(interval_seconds)
 
     def round(self) -> int:
         """Expire everything that is overdue now; how many snapshots.

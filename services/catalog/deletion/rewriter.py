@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from libs.blockmap.tagged import OWN_TAG, bare_id, with_tag
 from libs.catalogdb.deletion.mostly_dead import MostlyDead, Weight, find_mostly_dead, weigh
 from libs.catalogdb.deletion.rewriting import (
     Moved,
@@ -178,7 +179,7 @@ class Rewriter:
             marked = begin_marking(self._catalog, token, packs, policy.deadline_seconds)
             for domain_no, locations in marked.items():
                 olds = list(self._open(domain_no, locations, tally))
-                live = self._mark(token, olds, progressed)
+                live = self._mark(token, domain_no, olds, progressed)
                 for old in olds:
                     old.live = [item for item in old.items if item.id in live]
                 standing = renew_marking(self._catalog, token, policy.deadline_seconds)
@@ -222,14 +223,20 @@ class Rewriter:
         ).items
 
     def _mark(
-        self, token: UUID, olds: Sequence[_Old], progressed: Callable[[], None]
+        self,
+        token: UUID,
+        domain_no: int,
+        olds: Sequence[_Old],
+        progressed: Callable[[], None],
     ) -> set[bytes]:
-        """Which items the live snapshots need.
+        """Which items the live snapshots need, of whatever tenant: packs of a domain may be shared.
 
         The first point of a lineage is read whole, of the next ones what differs from the one
         before, which stays pinned meanwhile.
         """
         wanted = {item.id for old in olds for item in old.items}
+        #: Domain tag → the same as maps name them that have the packs' domain under that tag.
+        named = {OWN_TAG: wanted}
         packs = [old.pack.pack_no for old in olds]
         live = set[bytes]()
         before: VolumeReader | None = None
@@ -244,11 +251,14 @@ class Rewriter:
                     reader = reading.enter_context(self._readers.open(point))
                 except NotFoundError:  # it expired since: what is after the one before now?
                     continue
+                tag = point.tag_of(domain_no)
+                if tag not in named:
+                    named[tag] = {with_tag(tag, id_) for id_ in wanted}
                 previous, held = held, reading
                 with previous:
                     batches = reader.ids_since(before.point if before else None)
                     for number, ids in enumerate(batches):
-                        live.update(wanted.intersection(ids))
+                        live.update(map(bare_id, named[tag].intersection(ids)))
                         if number % _BATCHES_PER_RENEWAL == 0:
                             renew_marking(self._catalog, token, self._policy.deadline_seconds)
                             progressed()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from libs.errors import BackcastError
+from libs.errors import BackcastError, InvariantViolation
 from libs.runtime.signals import Stop
+from libs.runtime.threads import is_expected
 from services.catalog.deletion.rewriter import Rewriter, RewriteTally
 from services.catalog.deletion.sweeper import Sweeper, SweepTally
 
@@ -35,7 +36,7 @@ class UpkeepPass:
 
 
 class Upkeep:
-    """For one thread, apart from collection: reading block maps may take hours.
+    """For one loop, apart from collection: reading block maps may take hours.
 
     Passes that are asked for are not durable: after a restart nobody knows them, and whoever asks
     again begins another, which goes on where the one before was stopped.
@@ -49,7 +50,8 @@ class Upkeep:
         self.sweeper = sweeper
         self.rewriter = rewriter
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        #: Set when somebody has asked for a pass.
+        self.wake = threading.Event()
         self._next = UpkeepPass()
         self._asked: OrderedDict[UUID, UpkeepPass] = OrderedDict()
 
@@ -65,21 +67,21 @@ class Upkeep:
                 asked = self._asked[id_] = self._next
                 if len(self._asked) > _REMEMBERED_MAX:
                     self._asked.popitem(last=False)
-                self._wake.set()
+                self.wake.set()
             return asked
 
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of the thread; ``progressed`` is called while there is progress."""
-        stop.call(self._wake.set)
-        while True:
-            with self._lock:
-                self._wake.clear()
-                current, self._next = self._next, UpkeepPass()
-            if stop.requested:  # looked at after the wake-up was cleared, which may have been its
-                return
-            self._pass(current, stop, progressed)
-            progressed()
-            self._wake.wait(interval_seconds)
+    def round(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        """One pass; ``progressed`` is called while there is progress.
+
+        Raises:
+            Exception: an error that nobody foresaw; whoever asked for the pass is told too.
+        """
+        with self._lock:
+            self.wake.clear()
+            current, self._next = self._next, UpkeepPass()
+        if stop.requested:  # looked at after the wake-up was cleared, which may have been its
+            return
+        self._pass(current, stop, progressed)
 
     def _pass(self, current: UpkeepPass, stop: Stop, progressed: Callable[[], None]) -> None:
         def sweep() -> SweepTally:
@@ -89,18 +91,29 @@ class Upkeep:
             return self.rewriter.run(lambda: stop.requested, progressed, current.rewritten)
 
         current.state = "sweeping"
-        self._tried(sweep, current)
+        broken = self._tried(sweep, current)
         current.state = "rewriting"
-        self._tried(rewrite, current)
+        broken = self._tried(rewrite, current) or broken
         if not stop.requested:
             current.state = "failed" if current.failure else "done"
             current.ended.set()
+        if broken:
+            raise broken
 
-    def _tried(self, work: Callable[[], SweepTally | RewriteTally], current: UpkeepPass) -> None:
+    def _tried(
+        self, work: Callable[[], SweepTally | RewriteTally], current: UpkeepPass
+    ) -> Exception | None:
+        """The error that nobody foresaw, if it ended with one."""
         try:
             tally = work()
         except BackcastError as err:
             current.failure = current.failure or err
             log.warning("upkeep put off", extra={"detail": str(err)})
-        else:
-            log.info("upkeep", extra={"done": str(tally)})
+            return None if is_expected(err) else err
+        except Exception as err:
+            log.exception("upkeep failed")
+            unforeseen = InvariantViolation(f"{type(err).__name__} in upkeep; see the log")
+            current.failure = current.failure or unforeseen
+            return err
+        log.info("upkeep", extra={"done": str(tally)})
+        return None

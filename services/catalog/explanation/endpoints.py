@@ -89,7 +89,7 @@ def add_explaining_routes(app: FastAPI, catalog: Catalog, explainer: Explainer) 
         packs = (
             pack_of_generation(catalog, UUID(bytes=value))
             if is_generation
-            else packs_of_item(catalog, value)
+            else list(packs_of_item(catalog, value).values())
         )
         if not packs:
             raise NotFoundError(f"{id}: neither a pack's generation nor the id of a stored item")

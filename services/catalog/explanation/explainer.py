@@ -1,15 +1,16 @@
 """Who uses this chunk? Reads the block maps of the snapshots that count on its pack."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from libs.blockmap.tagged import tagged_ids, with_tag
 from libs.catalogdb.deletion.rewriting import next_point
 from libs.catalogdb.packs.explanation import packs_of_item
 from libs.catalogdb.pool import Catalog
 from libs.errors import NotFoundError
 from libs.keys.vault import KeyVault
-from libs.packs.layout import CHUNK_ID_SIZE_BYTES, CHUNK_SIZE_BYTES
+from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
@@ -54,20 +55,25 @@ class Explainer:
         packs = packs_of_item(self._catalog, chunk_id)
         return list(itertools.islice(self._places(chunk_id, packs, snapshot_count_max), count_max))
 
-    def _places(self, chunk_id: bytes, packs: list[int], snapshots: int) -> Iterator[Place]:
+    def _places(self, chunk_id: bytes, packs: Mapping[int, int], snapshots: int) -> Iterator[Place]:
         volume_no, sequence = 0, 0
         for _ in range(snapshots):
-            point = next_point(self._catalog, packs, volume_no, sequence)
+            point = next_point(self._catalog, list(packs.values()), volume_no, sequence)
             if point is None:
                 return
             volume_no, sequence = point.volume_no, point.sequence
+            # In a domain that does not have the chunk, the id would name another one.
+            wanted = {
+                with_tag(tag, chunk_id)
+                for tag, domain_no in enumerate(point.domain_nos)
+                if domain_no in packs
+            }
             whole = ChunkRun(0, max(1, -(-point.size_bytes // CHUNK_SIZE_BYTES)))
             try:
                 with self._readers.open(point) as reader:
                     for run in reader.lookup(whole):
-                        width = CHUNK_ID_SIZE_BYTES
-                        for number in range(run.chunk_count):
-                            if run.ids[number * width : (number + 1) * width] == chunk_id:
+                        for number, id_ in enumerate(tagged_ids(run.tags, run.ids)):
+                            if id_ in wanted:
                                 offset = (run.first + number) * CHUNK_SIZE_BYTES
                                 yield Place(point.tenant, point.name, sequence, offset)
             except NotFoundError:  # it has expired since

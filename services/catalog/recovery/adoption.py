@@ -98,7 +98,9 @@ class Adoption:
         self._store = store
         self._vault = vault
         self._shelf = shelf
+        #: Key id → its domain, and domain → the newest of its keys, of all wrapped keys.
         self._domains: dict[UUID, UUID] = {}
+        self._newest_keys: dict[UUID, UUID] = {}
 
     def run(self, newest: Checkpoint | None, decisions: Decisions) -> None:
         """Do all steps.
@@ -107,10 +109,10 @@ class Adoption:
             newest: the checkpoint whose rows are applied; None if the catalog knows them.
             decisions: what a surviving log says.
         """
-        self._domains = {
-            name.key_id: name.domain
-            for name in (parse_domain_key_object(s.key) for s in self._store.list(KEYS_PREFIX))
-        }
+        wrapped = sorted(self._store.list(KEYS_PREFIX), key=lambda stat: stat.modified_at)
+        names = [parse_domain_key_object(stat.key) for stat in wrapped]
+        self._domains = {name.key_id: name.domain for name in names}
+        self._newest_keys = {name.domain: name.key_id for name in names}
         if newest:
             self._step("checkpoint")
             self._apply(newest)
@@ -154,11 +156,17 @@ class Adoption:
                 lambda session, undecided=undecided: session not in undecided,  # type: ignore[misc] # bound now
             )
             for candidate in taken:
-                proved = candidate.manifest.session in decisions.sealed
-                domain = self._domains[candidate.key_id]
-                recover_snapshot(self._catalog, found_snapshot(candidate, domain, proved=proved))
-                manifest = candidate.manifest
-                self.report.recovered.append(f"{manifest.group_name}@{manifest.sequence}")
+                self._recover(candidate, proved=candidate.manifest.session in decisions.sealed)
+
+    def _recover(self, candidate: Candidate, *, proved: bool) -> None:
+        domain, manifest = self._domains[candidate.key_id], candidate.manifest
+        found = found_snapshot(candidate, domain, self._newest_keys, proved=proved)
+        try:
+            recover_snapshot(self._catalog, found)
+        except DamagedDataError as err:
+            self._unreadable(candidate.key, err)
+            return
+        self.report.recovered.append(f"{manifest.group_name}@{manifest.sequence}")
 
     def _candidate(self, stat: ObjectStat) -> list[Candidate]:
         try:

@@ -13,9 +13,10 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.dump import TABLES, DumpLine, dump
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.recovery.scratch import scratch_catalog
-from libs.errors import BackcastError, ConflictError
+from libs.errors import BackcastError, ConflictError, InvariantViolation
 from libs.events.topics import PACKS, SNAPSHOTS
 from libs.keys.vault import KeyVault
+from libs.runtime.threads import start_thread
 from libs.store.port import ObjectStore
 from services.catalog.recovery.adoption import Adoption, Report
 from services.catalog.recovery.checkpoints import Checkpoints
@@ -91,7 +92,7 @@ class CatalogCheck:
             with self._catalog.transaction() as tx:
                 require_reconciled(tx)
             result = self.result = CheckResult()
-        threading.Thread(target=self._run, args=[result], name="check", daemon=True).start()
+        start_thread("check", self._run, result, daemon=True)
 
     def check(self) -> CheckResult:
         """Compare now; returns when it is done."""
@@ -106,6 +107,9 @@ class CatalogCheck:
         except BackcastError as err:
             log.warning("catalog not checked", extra={"detail": str(err)})
             result.error = f"{err.code}: {err}"
+        except Exception as err:
+            log.exception("catalog not checked")
+            result.error = f"{InvariantViolation.code}: {type(err).__name__}; see the log"
         finally:
             result.running = False
 

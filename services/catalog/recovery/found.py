@@ -1,5 +1,6 @@
 """What a manifest says about its snapshot, as rows that the catalog takes back."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from libs.catalogdb.recovery.adoption import Found
@@ -12,24 +13,27 @@ from libs.checkpoints.rows import (
     VolumePart,
     VolumeRow,
 )
-from libs.packs.manifest import VolumeEntry
+from libs.packs.manifest import Manifest, VolumeEntry
 from services.catalog.recovery.manifests import Candidate
 
 #: The agent says where it is, and which process it is, when it announces itself.
 _UNKNOWN = UUID(int=0)
 
 
-def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found:
+def found_snapshot(
+    candidate: Candidate, domain: UUID, keys: Mapping[UUID, UUID], *, proved: bool
+) -> Found:
     """The rows of a snapshot that only its manifest tells of.
 
     Args:
         candidate: its manifest.
         domain: whose key opened it.
+        keys: domain → the newest of its keys in the store.
         proved: whether the log says that it was acknowledged.
     """
     manifest = candidate.manifest
     return Found(
-        domain=DomainRow(domain=domain, key_id=candidate.key_id),
+        domains=(DomainRow(domain=domain, key_id=candidate.key_id), *_others(manifest, keys)),
         tenant=TenantRow(name=manifest.tenant, domain=domain),
         group=GroupRow(
             group=manifest.group,
@@ -39,6 +43,7 @@ def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found
             head_session=manifest.session,
             head_mac=candidate.mac,
             retention=None,
+            domains=manifest.domains,
         ),
         nodes=tuple(
             NodeRow(name=name, rpc_url="", span_address="", boot=_UNKNOWN)
@@ -69,6 +74,12 @@ def found_snapshot(candidate: Candidate, domain: UUID, *, proved: bool) -> Found
             volumes=tuple(map(_part, manifest.volumes)),
         ),
     )
+
+
+def _others(manifest: Manifest, keys: Mapping[UUID, UUID]) -> list[DomainRow]:
+    """Domains of others that the block maps may name, as far as the store has keys of them."""
+    others = [domain for domain in manifest.domains[1:] if domain in keys]
+    return [DomainRow(domain=domain, key_id=keys[domain]) for domain in others]
 
 
 def _part(volume: VolumeEntry) -> VolumePart:

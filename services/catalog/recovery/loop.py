@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import Incarnation, read_incarnation
-from libs.errors import BackcastError, ConflictError
-from libs.runtime.signals import Stop
+from libs.errors import ConflictError
 from services.catalog.recovery.adoption import Report
 from services.catalog.recovery.checkpoints import Checkpoints, Standing
 from services.catalog.recovery.manifests import Decisions
@@ -22,7 +21,7 @@ from services.catalog.recovery.reconciler import Reconciler
 log = logging.getLogger(__name__)
 
 #: How often the catalog's row is looked at.
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class RecoveryState:
 
 
 class RecoveryLoop:
-    """Keeps the catalog and the store of one mind. `run` is the body of one thread.
+    """Keeps the catalog and the store of one mind; for one loop.
 
     Args:
         catalog: the catalog.
@@ -66,17 +65,14 @@ class RecoveryLoop:
         self._error = ""
         self._due_at = 0.0
 
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of the thread; a checkpoint is due every ``interval_seconds``."""
-        while not stop.requested:
-            try:
-                self.look(interval_seconds)
-                self._error = ""
-            except BackcastError as err:
-                self._error = f"{err.code}: {err}"
-                log.warning("catalog not compared with the store", extra={"detail": str(err)})
-            progressed()
-            stop.wait(_LOOK_SECONDS)
+    def round(self, interval_seconds: float) -> None:
+        """A look, after which `state` tells whether it failed."""
+        try:
+            self.look(interval_seconds)
+        except Exception as err:
+            self._error = f"{getattr(err, 'code', type(err).__name__)}: {err}"
+            raise
+        self._error = ""
 
     def look(self, interval_seconds: float) -> None:
         """One look: reconcile if need be, else write a checkpoint if one is due."""

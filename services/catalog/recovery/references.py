@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from libs.blockmap.node import NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tagged import id_text
 from libs.blockmap.tree import MapReader, MapRoot
 from libs.blockmap.uses import changed_uses
 from libs.catalogdb.packs.index import find_item
@@ -109,13 +110,13 @@ class ReferenceCounter:
         gone: list[bytes] = []
         for ids, sign in ((left, -1), (entered, 1)):
             if ids:
-                packs, missing = count_live(self._catalog, lineage.domain_no, ids)
+                packs, missing = count_live(self._catalog, lineage.domain_nos, ids)
                 counting.add(packs, sign)
                 gone += missing
-        return f"item {gone[0].hex()} lies in no pack of the store" if gone else ""
+        return f"item {id_text(gone[0])} lies in no pack of the store" if gone else ""
 
     def _node(self, lineage: Lineage, node: NodeId) -> bytes:
-        pack, place = find_item(self._catalog, lineage.domain_no, node)
+        pack, place = find_item(self._catalog, lineage.domain_nos[0], node)
         item = self._frames.item(pack, place)
         return item[: node_size_bytes(item)]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from libs.catalogdb.verification import Damaged, next_due
-from libs.errors import BackcastError, NotFoundError
+from libs.errors import NotFoundError
 from libs.runtime.signals import Stop
 from services.catalog.verification.verifier import Progress, StoppedError, Thoroughness, Verifier
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class VerifyLoop:
-    """Verifies what is due. For one thread; several processes may repeat each other at worst.
+    """Verifies what is due. For one loop; several processes may repeat each other at worst.
 
     Args:
         verifier: does the work.
@@ -33,18 +33,13 @@ class VerifyLoop:
         #: Could not be verified; they wait until the others are through.
         self._failed: set[UUID] = set()
 
-    def run(self, stop: Stop, interval_seconds: float, progressed: Callable[[], None]) -> None:
-        """Body of a thread."""
-        while not stop.requested:
-            progressed()
-            try:
-                while self.step(progressed):
-                    progressed()
-            except StoppedError:
-                return
-            except BackcastError as err:
-                log.warning("no verification", extra={"detail": str(err)})
-            stop.wait(interval_seconds)
+    def round(self, _stop: Stop, progressed: Callable[[], None]) -> None:
+        """Verify until nothing is due."""
+        try:
+            while self.step(progressed):
+                progressed()
+        except StoppedError:
+            return
 
     def step(self, progressed: Callable[[], None] = lambda: None) -> bool:
         """Name the snapshots with new damage, and verify one that is due; False if none is.
@@ -68,7 +63,9 @@ class VerifyLoop:
             verdict = self._verifier.verify(due.tenant, due.session, how, Progress(progressed))
         except NotFoundError:  # it has expired meanwhile
             return True
-        except BackcastError:
+        except StoppedError:
+            raise
+        except Exception:  # the next round begins with another one
             self._failed.add(due.session)
             raise
         if isinstance(verdict, Damaged):

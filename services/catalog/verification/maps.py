@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from libs.blockmap.node import ID_SIZE_BYTES, MapRun, Node, NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.node import MapRun, Node, NodeHasher, NodeId, node_size_bytes
+from libs.blockmap.tagged import id_text, tagged_ids
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.packs.damage import WHOLE_PACK, demand_recount, record_damage
 from libs.catalogdb.packs.index import PackLocation
@@ -34,7 +35,10 @@ _CLEAN_MAX = 200_000
 
 
 class CleanSubtrees:
-    """Subtrees that were walked and are clean, as far as memory allows."""
+    """Subtrees that were walked and are clean, as far as memory allows.
+
+    Whatever the group: a tag may mean another domain there, but no id is one of two domains.
+    """
 
     def __init__(self) -> None:
         self._ids: OrderedDict[bytes, None] = OrderedDict()
@@ -101,7 +105,7 @@ class MapWalk:
     Args:
         catalog: the catalog, in the catalog service's role.
         frames: reads frames of map nodes.
-        id_key: keys the identities of the domain's nodes.
+        id_key: keys the identities of nodes in the tenant's own domain.
         point: the volume and the recovery point.
         reader: pins whatever is located; open, and closed by the caller.
         deadline_seconds: the reader is renewed by so much.
@@ -186,11 +190,7 @@ class MapWalk:
                 unclean.add(number)
             else:
                 runs += [(number, run) for run in node.runs(leaf.start)]
-        ids = [
-            run.ids[begin : begin + ID_SIZE_BYTES]
-            for _, run in runs
-            for begin in range(0, len(run.ids), ID_SIZE_BYTES)
-        ]
+        ids = [id_ for _, run in runs for id_ in tagged_ids(run.tags, run.ids)]
         if ids:
             chunks = self._locate(ids)
             owners = [
@@ -250,14 +250,14 @@ class MapWalk:
     def _locate(self, ids: Sequence[bytes]) -> CheckedItems:
         located = retried(
             lambda: locate_checked(
-                self._catalog, self._reader, self._point.domain_no, ids, self._deadline_seconds
+                self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
             )
         )
         lost = [ids[n] for n, place in enumerate(located.places) if place is None]
         if lost:
             log.error(
                 "the catalog has lost items",
-                extra={"point": self._point.label, "count": len(lost), "first": lost[0].hex()},
+                extra={"point": self._point.label, "count": len(lost), "first": id_text(lost[0])},
             )
             demand_recount(self._catalog, self._point.volume_no)
         return located

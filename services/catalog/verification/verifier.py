@@ -350,6 +350,9 @@ def _contradiction(
         return f"the manifest is of another snapshot: {manifest.group_name}@{manifest.sequence}"
     if manifest.previous_mac != previous_mac:
         return "the manifest does not continue the group's previous one"
+    # The group's list may have grown since.
+    if manifest.domains != tuple(point.domains)[: len(manifest.domains)]:
+        return "the manifest's domain tags mean other domains than the catalog's"
     volumes = {one.volume: (one.root, one.root_level, one.size_bytes) for one in manifest.volumes}
     if volumes != {one.volume: (one.root, one.root_level, one.size_bytes) for one in points}:
         return "the manifest names other volumes, sizes or map roots than the catalog"

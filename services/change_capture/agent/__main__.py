@@ -1,19 +1,19 @@
 """`python -m services.change_capture.agent`: the agent of one node."""
 
 import contextlib
-import logging
 import sys
-import threading
+from collections.abc import Callable
 
-from libs.errors import BackcastError
 from libs.ids import check_name, uuid7
 from libs.rest.auth import Tokens
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
-from libs.runtime.health import Health, Loop
+from libs.runtime.health import Health
+from libs.runtime.loops import Loop, Round, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
+from libs.runtime.threads import start_thread
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.publishing import EventSender
 from services.change_capture.agent.routes import add_routes
@@ -22,15 +22,13 @@ from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.table import drivers
 
-log = logging.getLogger("agent")
-
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the agent and run it until it is asked to stop."""
     boot = uuid7()
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     window = Window(settings.window_span_count_max)
-    threading.Thread(target=window.preallocate, name="preallocate", daemon=True).start()
+    start_thread("preallocate", window.preallocate, daemon=True)
     sender = EventSender(settings.kafka, check_name("node", settings.node))
     captures = AgentCaptures(
         boot,
@@ -54,31 +52,32 @@ def main(settings: Settings, stop: Stop) -> None:
             "span_address": settings.span_advertised or spans.address,
             "boot": str(boot),
         }
-        _announce(settings, announcement, health, captures, stop)
+        announce_seconds = settings.announce_interval_seconds
+        loops = [
+            Loop(
+                "announce",
+                _announcing(settings, announcement, health),
+                announce_seconds,
+                again_seconds=min(1.0, announce_seconds),
+            ),
+            Loop("let go", lambda _stop, _progressed: captures.drop_forgotten(), announce_seconds),
+        ]
+        threads = start_loops(loops, health, stop)
+        stop.wait()
         captures.stop_all()
+        for thread in threads:
+            thread.join()
 
 
-def _announce(
-    settings: Settings,
-    announcement: dict[str, str],
-    health: Health,
-    captures: AgentCaptures,
-    stop: Stop,
-) -> None:
-    """Tell the coordinator where we are, again and again; ready once it has heard us."""
+def _announcing(settings: Settings, announcement: dict[str, str], health: Health) -> Round:
+    """Tells the coordinator where we are, again and again; ready once it has heard us."""
     coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
-    loop: Loop = health.loop("announce", 12 * settings.announce_interval_seconds)
-    wait_seconds = 0.0
-    while not stop.wait(wait_seconds):
-        try:
-            coordinator.post("/v1/nodes", announcement)
-            health.started()
-            loop.progressed()
-            wait_seconds = settings.announce_interval_seconds
-        except BackcastError as err:
-            log.warning("not announced", extra={"detail": str(err)})
-            wait_seconds = min(1.0, settings.announce_interval_seconds)
-        captures.drop_forgotten()
+
+    def announce(_stop: Stop, _progressed: Callable[[], None]) -> None:
+        coordinator.post("/v1/nodes", announcement)
+        health.started()
+
+    return announce
 
 
 if __name__ == "__main__":

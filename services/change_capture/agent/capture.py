@@ -15,6 +15,7 @@ from typing import Literal
 from uuid import UUID
 
 from libs.errors import BackcastError
+from libs.runtime.threads import start_thread
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Publication, Sender
 from services.change_capture.agent.reading import Reading, as_error
@@ -68,24 +69,23 @@ class Capture:
         self._window = window
         self._publication = Publication(order, window, sender)
         self._reading = Reading(order, self.view, self._tracker, window, self._publication, rng)
-        self._thread = threading.Thread(
-            target=self._run, name=f"capture-{order.capture}", daemon=True
-        )
+        self._thread: threading.Thread | None = None
         self._thread_count = 1
 
     def start(self, thread_count: int) -> None:
         """Begin to read."""
         self._thread_count = thread_count
-        self._thread.start()
+        self._thread = start_thread(f"capture-{self.order.capture}", self._run, daemon=True)
 
     def join(self) -> None:
         """Wait until all is read and published, or the capture has failed."""
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
 
     def stop(self) -> None:
         """End it, whatever it is doing, and let go of the volume; blocks until its threads have."""
         self._window.stop(self.order.capture)
-        self._thread.join()
+        self.join()
         self.view.close()
         self._window.forget(self.order.capture)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from libs.errors import BackcastError, UnavailableError
+from libs.errors import UnavailableError
 from libs.events.block_changes import ExtentsChanged
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
@@ -18,6 +18,7 @@ from libs.events.registry import REGISTRY, Event
 from libs.ids import uuid7
 from libs.kafka.publisher import Publisher
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.threads import end_with, is_expected, start_thread
 from services.change_capture.agent.order import CaptureOrder
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,14 @@ class EventSender:
         self._room = threading.BoundedSemaphore(_QUEUE_LENGTH_MAX)
         #: Counts failures; a capture that began to publish before the last one has lost events.
         self._failure_count = 0
-        self._failure: BackcastError | None = None
+        self._failure: Exception | None = None
         self._began_at: dict[UUID, int] = {}
         self._publisher: Publisher | None = None
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="kafka", daemon=True).start()
+        start_thread("kafka", self._loop.run_forever, daemon=True)
         self._draining = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        end_with("publishing", self._draining)
 
     def send(self, order: CaptureOrder, event: Event) -> bytes:
         """Publish an event of a capture; returns its encoded value.
@@ -141,8 +143,14 @@ class EventSender:
                 await (await self._ready()).publish(what)
             elif self._publisher:
                 await self._publisher.flush()
-        except BackcastError as err:
-            log.warning("events not published", extra={"detail": str(err)})
+        except Exception as err:
+            expected = is_expected(err)
+            log.log(
+                logging.WARNING if expected else logging.CRITICAL,
+                "events not published",
+                extra={"detail": str(err)},
+                exc_info=None if expected else err,
+            )
             self._failure = err
             self._failure_count += 1
             await self._replace(err)
@@ -159,10 +167,10 @@ class EventSender:
             self._publisher = publisher
         return self._publisher
 
-    async def _replace(self, error: BackcastError | None) -> None:
+    async def _replace(self, error: Exception | None) -> None:
         publisher, self._publisher = self._publisher, None
         if publisher:
             try:
                 await publisher.__aexit__(type(error) if error else None, error, None)
-            except BackcastError as err:
-                log.warning("producer not ended cleanly", extra={"detail": str(err)})
+            except Exception as err:  # noqa: BLE001 -- it is given up, and the next one is fresh
+                log.warning("producer not ended cleanly", extra={"detail": repr(err)})

@@ -2,12 +2,12 @@
 
 import logging
 import random
-import threading
 from pathlib import Path
 
 from libs.errors import BackcastError, InvariantViolation, SourceError
 from libs.packs.chunk import ChunkHasher
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.runtime.threads import start_thread
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Publication
 from services.change_capture.agent.regions import Regions, regions_of
@@ -81,11 +81,9 @@ class Reading:
         chunk_count = -(-self._view.size_bytes // CHUNK_SIZE_BYTES)
         regions = Regions(regions_of(candidates, chunk_count))
         threads = [
-            threading.Thread(target=self._scan, args=(regions,), name=f"scan-{number}", daemon=True)
+            start_thread(f"scan-{number}", self._scan, regions, daemon=True)
             for number in range(1, thread_count)
         ]
-        for thread in threads:
-            thread.start()
         self._scan(regions)
         for thread in threads:
             thread.join()

@@ -12,6 +12,7 @@ from uuid import UUID
 from libs.errors import BackcastError, ConfigurationError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import runs_of
+from libs.runtime.threads import start_thread
 from libs.spans.messages import (
     HELLO_SIZE_BYTES,
     MESSAGE_SIZE_BYTES_MAX,
@@ -73,7 +74,7 @@ class SpanServer:
         self._hello_seconds_max = hello_seconds_max
         self._closed = threading.Event()
         self._slots = threading.BoundedSemaphore(_CONNECTION_COUNT_MAX)
-        threading.Thread(target=self._accept, name="span-server", daemon=True).start()
+        start_thread("span-server", self._accept, daemon=True)
 
     def close(self) -> None:
         """Accept no more connections; those that there are end with their peers."""
@@ -92,9 +93,13 @@ class SpanServer:
                 if not self._closed.wait(_NO_ROOM_WAIT_SECONDS):
                     log.warning("no connection accepted", extra={"detail": str(err)})
                 continue
-            threading.Thread(
-                target=self._serve, args=(peer,), name="span-peer", daemon=True
-            ).start()
+            try:
+                start_thread("span-peer", self._serve, peer, daemon=True)
+            except RuntimeError as err:  # the system has no thread left, which passes
+                log.warning("no connection accepted", extra={"detail": str(err)})
+                peer.close()
+                self._slots.release()
+                self._closed.wait(_NO_ROOM_WAIT_SECONDS)
 
     def _serve(self, peer: socket.socket) -> None:
         try:
@@ -103,6 +108,8 @@ class SpanServer:
                 self._converse(peer)
         except BackcastError as err:
             log.warning("span peer dropped", extra={"detail": str(err)})
+        except Exception as err:  # it dials again; other peers have nothing to do with it
+            log.critical("span peer dropped", exc_info=err)
         finally:
             self._slots.release()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import threading
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
@@ -11,6 +10,7 @@ from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
@@ -23,7 +23,7 @@ from services.change_capture.coordinator.settings import Settings
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the coordinator and run it until it is asked to stop."""
-    health, registry = Health(), new_registry()
+    health, registry = Health(stop), new_registry()
     catalog = Catalog(
         settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "coordinator"
     )
@@ -38,18 +38,19 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
-        watching = health.loop("watch", settings.session_deadline_seconds)
-        threads = [
-            threading.Thread(target=conductor.listen, args=(stop,), name="listen"),
-            threading.Thread(
-                target=conductor.watch,
-                args=(stop, settings.watch_interval_seconds, watching.progressed),
-                name="watch",
+        loops = [
+            Loop("listening", conductor.listen, interval_seconds=1, lasting=True),
+            # A round waits by itself, until a session changes.
+            Loop(
+                "watch",
+                lambda _stop, _progressed: conductor.watch(settings.watch_interval_seconds),
+                interval_seconds=0,
+                again_seconds=1,
+                patience_seconds=settings.session_deadline_seconds,
             ),
         ]
         with serving(app, settings):
-            for thread in threads:
-                thread.start()
+            threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()
         for thread in threads:

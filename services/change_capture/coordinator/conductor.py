@@ -6,6 +6,7 @@ rejects.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -78,6 +79,7 @@ class Conductor:
         self._hints: dict[UUID, bytes] = {}
         self._bell = threading.Condition()
         self._rings = 0
+        self._looked_after_at = -math.inf
 
     def request(
         self,
@@ -126,37 +128,30 @@ class Conductor:
             view = read_session(self._catalog, session)
         return view
 
-    def listen(self, stop: Stop) -> None:
-        """Body of a thread: wakes waiting requests when a session changes."""
-        while not stop.requested:
-            try:
-                with self._catalog.listen(SESSION_CHANNEL) as connection:
-                    while not stop.requested:
-                        for _ in connection.notifies(timeout=1, stop_after=1):
-                            self._ring()
-            except BackcastError as err:
-                log.warning("not listening to the catalog", extra={"detail": str(err)})
-                stop.wait(1)
+    def listen(self, stop: Stop, progressed: Callable[[], None]) -> None:
+        """A round of a loop: wakes waiting requests when a session changes."""
+        with self._catalog.listen(SESSION_CHANNEL) as connection:
+            self._ring()  # nobody told of what changed before
+            while not stop.requested:
+                for _ in connection.notifies(timeout=1, stop_after=1):
+                    self._ring()
+                progressed()
 
-    def watch(
-        self, stop: Stop, interval_seconds: float, progressed: Callable[[], None] = lambda: None
-    ) -> None:
-        """Body of a thread: looks after open sessions, and reports outcomes to agents."""
-        looked_after = 0.0
-        while not stop.requested:
-            self._wait_for_ring(min(interval_seconds, 1))
-            progressed()
-            try:
-                self._settle_ended()
-                if time.monotonic() - looked_after < interval_seconds:
-                    continue
-                looked_after = time.monotonic()
-                silent: set[str] = set()
-                for session in open_sessions(self._catalog):
-                    self._unsettled.add(session)
-                    self._look_after(read_session(self._catalog, session), silent)
-            except BackcastError as err:
-                log.warning("sessions not looked after", extra={"detail": str(err)})
+    def watch(self, interval_seconds: float) -> None:
+        """A round of a loop: reports outcomes to agents, and looks after open sessions.
+
+        Args:
+            interval_seconds: open sessions are looked after so often; outcomes as they come.
+        """
+        self._wait_for_ring(min(interval_seconds, 1))
+        self._settle_ended()
+        if time.monotonic() - self._looked_after_at < interval_seconds:
+            return
+        self._looked_after_at = time.monotonic()
+        silent: set[str] = set()
+        for session in open_sessions(self._catalog):
+            self._unsettled.add(session)
+            self._look_after(read_session(self._catalog, session), silent)
 
     def _take_hints(self, view: SessionView, hinted: HintedVolume) -> BackcastError | None:
         """Keep hints for the order, or say why they cannot be used.

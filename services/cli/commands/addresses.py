@@ -6,9 +6,9 @@ from typing import Any
 from urllib.parse import quote
 
 from libs.errors import BadInputError
+from libs.points import RecoveryPoint
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes
-from services.cli.points import RecoveryPoint, parse_point
 
 
 def add_parser(
@@ -38,7 +38,7 @@ def add_parser(
 
 def _translate(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    point = parse_point(args.point)
+    point = RecoveryPoint.parse(args.point)
     if args.storage is None:
         found = services.get(f"{point.path}/translate", {"offset": _offset(args.offset)})
         out.show(found, _downwards(found))
@@ -91,7 +91,7 @@ def _upwards(found: Document, point: RecoveryPoint) -> str:
 
 def _diff(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    older, newer = parse_point(args.older), parse_point(args.newer)
+    older, newer = RecoveryPoint.parse(args.older), RecoveryPoint.parse(args.newer)
     if older.name != newer.name:
         raise BadInputError(
             f"diff {older} {newer}: expected two points of one volume; its history is one line"
@@ -108,7 +108,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _extents(services: Services, older: RecoveryPoint, newer: RecoveryPoint) -> Iterator[Any]:
-    query: dict[str, object] = {"from": older.point, "to": newer.point}
+    query: dict[str, object] = {"from": older.moment, "to": newer.moment}
     while True:
         page = services.get(f"/volumes/{quote(older.name)}/diff", query)
         yield from page["extents"]

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from libs.points import RecoveryPoint
 from services.cli.connection import connect
 from services.cli.output import Output, human_bytes
-from services.cli.points import parse_point
 from services.cli.progress import progress_bars
 
 
@@ -23,18 +23,17 @@ def add_parser(
 
 
 def _restore(args: argparse.Namespace) -> int:
-    from services.cli.restore.engine import restore  # noqa: PLC0415 -- brings ciphers and codecs
+    from libs.restoring.restore import restore  # noqa: PLC0415 -- brings ciphers and codecs
 
-    point, services = parse_point(args.point), connect(args)
+    point, services = RecoveryPoint.parse(args.point), connect(args)
     with progress_bars() as progress:
         figures = restore(
             services.restore,
             services.tenant,
-            point.name,
-            point.point,
+            point,
             Path(args.out),
-            args.force,
-            lambda done_bytes, total_bytes: progress(str(point), done_bytes, total_bytes),
+            force=args.force,
+            progress=lambda done_bytes, total_bytes: progress(str(point), done_bytes, total_bytes),
         )
     Output(as_json=args.json).show(
         {

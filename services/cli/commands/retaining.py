@@ -7,9 +7,9 @@ from urllib.parse import quote
 from uuid import UUID
 
 from libs.errors import BackcastError, BadInputError
+from libs.points import RecoveryPoint
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_time
-from services.cli.points import parse_point
 
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -144,4 +144,4 @@ def _session(services: Services, text: str) -> str:
     try:
         return str(UUID(text))
     except ValueError:
-        return str(services.get(parse_point(text).path)["session"])
+        return str(services.get(RecoveryPoint.parse(text).path)["session"])

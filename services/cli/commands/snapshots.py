@@ -8,12 +8,12 @@ from uuid import UUID
 
 from libs.errors import BackcastError, BadInputError, error_class
 from libs.ids import uuid7
+from libs.points import LATEST, RecoveryPoint
 from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_expired
 from services.cli.commands.taking import Hints, Session, groups_of, hints_of, take_all
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
-from services.cli.points import LATEST, parse_point
 from services.cli.progress import progress_bars
 
 
@@ -194,7 +194,7 @@ def _show(args: argparse.Namespace) -> int:
     if session:
         found = services.get(f"/snapshots/{session}")
     else:
-        found = services.get(parse_point(args.point, otherwise=LATEST).path)
+        found = services.get(RecoveryPoint.parse(args.point, otherwise=LATEST).path)
     out.show(found, "\n".join(_lines(found)))
     return 0
 

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from libs.errors import BackcastError, ConflictError, NotFoundError
+from libs.points import RecoveryPoint
 from libs.runtime.retries import retried
 from services.cli.connection import Services
-from services.cli.points import parse_point
 from services.cli.progress import Progress
 
 #: A session as the coordinator answers it.
@@ -62,7 +62,7 @@ def hints_of(services: Services, name: str, path: Path, base: str) -> Hints:
     """
     from services.cli.hints import read_hints  # noqa: PLC0415 -- few commands need it
 
-    point = parse_point(base if "@" in base else f"{name}@{base}")
+    point = RecoveryPoint.parse(base if "@" in base else f"{name}@{base}")
     found = services.get(point.path)
     return {"base": found["session"], "runs": base64.b64encode(read_hints(path)).decode()}
 

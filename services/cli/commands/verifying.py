@@ -7,10 +7,10 @@ from uuid import UUID
 
 from libs.errors import DamagedDataError, error_class
 from libs.ids import uuid7
+from libs.points import RecoveryPoint
 from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
-from services.cli.points import parse_point
 from services.cli.progress import Progress, progress_bars
 
 #: The service answers sooner when the verification ends. It must stay below its limit of 30 s.
@@ -49,7 +49,7 @@ def add_verify_parser(
 
 def _verify(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    point = parse_point(args.point)
+    point = RecoveryPoint.parse(args.point)
     found = services.get(point.path)
     request = {
         "verification": str(uuid7()),

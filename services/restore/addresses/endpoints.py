@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 from libs.catalogdb.snapshots.points import find_volume_at
 from libs.errors import BadInputError
 from libs.packs.layout import FRAME_COUNT_MAX, FRAME_PLAIN_SIZE_BYTES_MAX
+from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from libs.store.port import ObjectStore
 from services.restore.addresses.differences import find_differences
 from services.restore.addresses.translation import Addresses, Translation, find_addresses, translate
-from services.restore.points import parse_point
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -58,7 +58,7 @@ def add_address_routes(app: FastAPI, readers: VolumeReaders, store: ObjectStore)
         position: Annotated[int | None, Query(ge=0, lt=FRAME_PLAIN_SIZE_BYTES_MAX)] = None,
         first_chunk: Annotated[int, Query(ge=0, lt=2**48, description="Up: begin here")] = 0,
     ) -> Translation | Addresses:
-        found = find_volume_at(readers.catalog, tenant, name, parse_point(point))
+        found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
         with readers.open(found) as volume:
             if offset is not None and generation is None:
                 return translate(volume, offset)
@@ -82,8 +82,8 @@ def add_address_routes(app: FastAPI, readers: VolumeReaders, store: ObjectStore)
         start: Annotated[_Offset, Query(description="`next` of the previous page")] = 0,
         limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
     ) -> DiffAnswer:
-        older = find_volume_at(readers.catalog, tenant, name, parse_point(from_))
-        newer = find_volume_at(readers.catalog, tenant, name, parse_point(to))
+        older = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, from_))
+        newer = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, to))
         with readers.open(older), readers.open(newer) as volume:
             page = find_differences(volume, older, start, limit)
         return DiffAnswer(

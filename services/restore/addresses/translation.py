@@ -63,6 +63,8 @@ class Translation:
     logical: LogicalAddress
     #: Chunk id in hexadecimal, or "zero".
     chunk: str
+    #: The domain in which the id names the chunk; None for zeros.
+    domain: UUID | None
     #: None for zeros, which are stored nowhere.
     storage: StorageAddress | None
 
@@ -109,6 +111,7 @@ def translate(volume: VolumeReader, offset_bytes: int) -> Translation:
         source=SourceAddress(point.node, point.path, offset_bytes),
         logical=LogicalAddress(point.name, offset_bytes, index),
         chunk=placed[0].id.hex() if placed else "zero",
+        domain=placed[0].pack.domain if placed else None,
         storage=_storage_address(placed[0].pack, placed[0].place, within) if placed else None,
     )
 
@@ -130,13 +133,13 @@ def find_addresses(
         first_chunk: where to begin looking.
 
     Raises:
-        NotFoundError: no live pack of the domain has something there.
+        NotFoundError: no live pack of the volume's domains has something there.
     """
     generation, frame, position = address
     pack = resolve_pack(
         readers.catalog,
         volume.reader,
-        volume.point.domain_no,
+        volume.point.domain_nos,
         generation,
         readers.deadline_seconds,
     )
@@ -146,7 +149,8 @@ def find_addresses(
     runs: list[ChunkRun] = []
     if item.kind is ItemKind.CHUNK and first_chunk < end:
         found = volume.lookup(ChunkRun(first_chunk, end - first_chunk))
-        runs = list(runs_of(_indexes_of(item.id, found)))
+        tag = volume.point.domains.index(pack.domain)
+        runs = list(runs_of(_indexes_of(tag, item.id, found)))
         if runs and not _resolves_to(volume, runs[0].first, pack, item):
             runs = []  # the index has another copy, and this one is on its way out
     within = position - split_place(item.place)[1]
@@ -201,12 +205,13 @@ def _item_at(items: tuple[Item, ...], pack: PackLocation, frame: int, position: 
     )
 
 
-def _indexes_of(id_: bytes, runs: Iterator[MapRun]) -> Iterator[int]:
+def _indexes_of(tag: int, id_: bytes, runs: Iterator[MapRun]) -> Iterator[int]:
     for run in runs:
         at = run.ids.find(id_)
         while at >= 0:
-            if at % ID_SIZE_BYTES == 0:
-                yield run.first + at // ID_SIZE_BYTES
+            position, rest = divmod(at, ID_SIZE_BYTES)
+            if rest == 0 and run.tags[position] == tag:
+                yield run.first + position
             at = run.ids.find(id_, at + 1)
 
 

@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
 from libs.reading.volume import VolumeReader, VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
 from services.restore.downloads.streaming import PIECE_SIZE_BYTES, ClosingStream, read_pieces
-from services.restore.points import parse_point
 
 DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
 
@@ -34,7 +34,7 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
 
     @app.head(_PATH, tags=["data"], summary="Size and identity of a volume's bytes")
     def head(tenant: str, name: str, point: str, _: DataReader) -> Response:
-        found = find_volume_at(readers.catalog, tenant, name, parse_point(point))
+        found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
         headers = _headers(found) | {"Content-Length": str(found.size_bytes)}
         return Response(headers=headers, media_type="application/octet-stream")
 
@@ -53,7 +53,7 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
         range_: Annotated[str | None, Header(alias="Range")] = None,
         if_range: Annotated[str | None, Header()] = None,
     ) -> Response:
-        found = find_volume_at(readers.catalog, tenant, name, parse_point(point))
+        found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
         headers = _headers(found)
         applies = if_range is None or if_range == headers["ETag"]
         wanted = parse_range(range_ if applies else None, found.size_bytes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from libs.catalogdb.sessions.session import GroupBusy
 from libs.catalogdb.snapshots.expiry import Refused, expire
-from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.points import find_volume_at
 from libs.catalogdb.snapshots.readers import (
     PlannedWindow,
     RestoreOutcome,
@@ -24,6 +24,7 @@ from libs.checkpoints.shelf import CheckpointShelf
 from libs.errors import NotFoundError
 from libs.ids import uuid7
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange, ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
@@ -174,7 +175,7 @@ class Restore(Worker):
         catalog, vault, reader_id = self.catalog(self.world.site.restore), self.vault(), uuid7()
         frames = FrameReader(self.store(), vault)
         readers = VolumeReaders(catalog, vault, frames, frames, DEADLINE_SECONDS)
-        point = find_volume_at(catalog, self.world.tenant.name, volume, Point())
+        point = find_volume_at(catalog, self.world.tenant.name, RecoveryPoint(volume, "latest"))
         size, expected = point.size_bytes, self.world.expected(point.session, volume)
         open_reader(catalog, reader_id, point, DEADLINE_SECONDS, announce=True)
         yield "opened"
@@ -203,7 +204,7 @@ class Verify(Worker):
         (volume,) = self.arguments
         catalog = self.catalog(self.world.site.catalog)
         verifier = Verifier(catalog, self.store(), self.vault(), DEADLINE_SECONDS, 0, Stop())
-        point = find_volume_at(catalog, self.world.tenant.name, volume, Point())
+        point = find_volume_at(catalog, self.world.tenant.name, RecoveryPoint(volume, "latest"))
         how = Thoroughness("full")
         verdict = verifier.verify(self.world.tenant.name, point.session, how)
         assert type(verdict).__name__ == "Intact", f"{point.label}: {verdict}"

@@ -23,6 +23,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.pack import FrameItem
 from libs.reading.frames import FrameReader
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
 from services.catalog.overdue import end_overdue
 from services.catalog.relay import Relay
@@ -47,9 +48,9 @@ from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, Watc
 from tests.faults.crash_points.inline import (
     DirectSpans,
     InlineExecutor,
-    OneRound,
     TopicPublisher,
     TopicSender,
+    one_round,
     run,
 )
 
@@ -140,7 +141,7 @@ class ChunkerProcess(Actor):
             looked, self._news = self._news, False
             if looked:
                 self._captures.note_positions(self._next)
-                self._captures.look_after(OneRound(), 0, lambda: None)
+                one_round(self._captures.look_after)
             return bool(waiting) or looked
         partition = self.world.rng.choice(waiting)
         record = self.world.topics.read(partition, self._next[partition])
@@ -354,7 +355,7 @@ class CoordinatorProcess(Actor):
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
         effects, unsettled = self.world.effects.total, set(self.conductor._unsettled)
-        self.conductor.watch(OneRound(), 0)
+        one_round(self.conductor.watch, 0)
         return (effects, unsettled) != (self.world.effects.total, self.conductor._unsettled)
 
 
@@ -371,7 +372,7 @@ class CatalogProcess(Actor):
         """End what is overdue, or relay a batch."""
         if self.world.is_overdue:
             self.world.is_overdue = False
-            end_overdue(self._catalog, OneRound(), 0, lambda: None)
+            one_round(end_overdue, self._catalog, Stop(), lambda: None)
             return True
         return self.world.relaying and self.relay()
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from libs.catalogdb.packs.index import PackLocation
-from libs.catalogdb.snapshots.points import Point, SnapshotVolume, find_volume_at
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.errors import DamagedDataError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.manifest import manifest_mac, open_manifest
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders, chunks_of
@@ -77,7 +78,7 @@ class Repository:
             taker.take(TENANT, GROUP, content)
         self.objects = {one.key: store.get(one.key) for one in store.list("")}
         self.volumes = [
-            Volume(find_volume_at(site.restore, TENANT, name, Point(sequence=number)), data)
+            Volume(find_volume_at(site.restore, TENANT, RecoveryPoint(name, str(number))), data)
             for number, content in enumerate(contents, start=1)
             for name, data in content.items()
         ]

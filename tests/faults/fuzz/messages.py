@@ -13,6 +13,7 @@ from libs.errors import (
     BadInputError,
     ConfigurationError,
     DamagedDataError,
+    UnavailableError,
 )
 from libs.events.codec import decode, encode
 from libs.events.envelope import from_headers, to_headers
@@ -20,19 +21,19 @@ from libs.events.mac import event_mac, is_authentic
 from libs.events.record import from_record, to_record
 from libs.events.registry import REGISTRY
 from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange, ChunkRun, count_chunks, pack_runs, unpack_runs
 from libs.rest.auth import Tokens
 from libs.rest.client import problem_error
 from libs.rest.connections import ConnectionPool, Origin
+from libs.restoring.fetch import fetches_of
+from libs.restoring.plan import decode_window, named_runs
 from libs.runtime.settings import Secret, load, variables
 from libs.spans import messages as spans
 from libs.store.s3 import S3Bucket, S3Store
 from services.chunker.settings import Settings
-from services.cli import points as typed_points
-from services.cli.restore.plan import parse_window
 from services.restore.downloads.byte_ranges import parse_range
 from services.restore.events.feed import parse_cursor
-from services.restore.points import parse_point
 from tests.faults.fuzz.target import SEPARATOR, Target, parts_of, text_of
 from tests.golden.make_events import SAMPLES, envelope_of
 
@@ -242,22 +243,19 @@ def _read_plan(data: bytes) -> None:
     document = {"first_chunk": first, "chunk_count": count, "packs": [pack]} | {
         name: base64.b64encode(column).decode() for name, column in zip(names, columns, strict=True)
     }
-    _check_window(document)
+    _read_window(json.dumps(document).encode())
 
 
-def _read_plan_document(data: bytes) -> None:
-    """Any JSON at all, which a service of another version may send."""
+def _read_window(data: bytes) -> None:
+    """Any answer at all, which a service of another version may send."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):  # the REST client's business
+        window = decode_window(data, 0)
+    except UnavailableError:  # no JSON
         return
-    _check_window(document)
-
-
-def _check_window(document: dict[str, object]) -> None:
-    window = parse_window(document, 0)
-    assert sum(len(frame.chunks) for fetch in window.fetches for frame in fetch.frames) == sum(
-        run.count for run in window.runs
+    runs = named_runs(window)
+    fetches = fetches_of(window, runs)
+    assert sum(len(frame.chunks) for fetch in fetches for frame in fetch.frames) == sum(
+        run.count for run in runs
     )
 
 
@@ -322,12 +320,7 @@ def _read_tokens(data: bytes) -> None:
 
 
 def _read_point(data: bytes) -> None:
-    text = text_of(data)
-    for parse in (parse_point, typed_points.parse_point):
-        try:
-            parse(text)
-        except BadInputError:
-            continue
+    RecoveryPoint.parse(text_of(data))
 
 
 def _read_range_header(data: bytes) -> None:
@@ -357,7 +350,7 @@ MESSAGES = (
     Target("runs", _read_runs, lambda: [pack_runs([ChunkRun(2, 3)])], (BadInputError,), 1200),
     Target("s3-answer", _read_s3, _s3_seeds, (BackcastError,), cost=4),
     Target("restore-plan", _read_plan, _plan_seeds, (DamagedDataError,)),
-    Target("restore-plan-document", _read_plan_document, _plan_document_seeds, (DamagedDataError,)),
+    Target("restore-plan-document", _read_window, _plan_document_seeds, (DamagedDataError,)),
     Target(
         "problem",
         _read_problem,
@@ -375,8 +368,8 @@ MESSAGES = (
     Target(
         "recovery-point",
         _read_point,
-        lambda: [b"latest", b"vm@12", b"vm@2026-11-22T10:00:00Z", b"-15m", b"2026-11-22T10:00:00Z"],
-        (),
+        lambda: [b"vm@latest", b"vm@12", b"vm@2026-11-22T10:00:00Z", b"vm@-15m"],
+        (BadInputError,),
         256,
     ),
     Target("range-header", _read_range_header, lambda: [b"bytes=0-99", b"bytes=-5"], (), 256),

@@ -1,6 +1,7 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
+from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 
 _CATALOG = "libs/catalogdb"
@@ -38,7 +39,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not self.packs.ledger.claim([node_id]):\n            return\n"
         "        from libs.errors import InvariantViolation\n"
         "        try:\n"
-        "            count_by_pack(self._catalog, self.packs.domain_no, [node_id])\n"
+        "            count_by_pack(self._catalog, self.packs.domains, [node_id])\n"
         "            return\n"
         "        except InvariantViolation:\n"
         "            pass\n",
@@ -338,4 +339,5 @@ MUTANTS: tuple[Mutant, ...] = (
         "readers pin the snapshot",
     ),
     *BEYOND_SCENARIOS,
+    *DOMAINS,
 )

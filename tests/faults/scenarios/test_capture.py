@@ -277,5 +277,6 @@ def test_scenario_21_what_another_domain_stores_is_unknown(site: CatalogSite) ->
     foreign = create_tenant(site.coordinator, "other", uuid4(), uuid4())
     protect(site, "theirs", tenant="other")
     assert foreign.domain_no != open_on_view(site).domain_no
-    view = replace(open_on_view(site), domain_no=foreign.domain_no)
+    view = open_on_view(site)
+    view = replace(view, domains=(replace(view.domains[0], domain_no=foreign.domain_no),))
     assert Worker(site, view).look_up(item(1)) == [0]

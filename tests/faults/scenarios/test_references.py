@@ -6,10 +6,11 @@ from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import reject_session
 from libs.catalogdb.snapshots.expiry import Expired, expire
-from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.points import find_volume_at
 from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.events.topics import SNAPSHOTS
 from libs.ids import uuid7
+from libs.points import RecoveryPoint
 from libs.store.layout import pack_object
 from libs.store.memory import MemoryStore
 from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
@@ -174,11 +175,11 @@ def test_scenario_28_what_lands_after_the_sweep_is_deleted_by_the_next(site: Cat
 def test_scenario_29_a_reader_keeps_its_packs_from_rewriters(
     site: CatalogSite, mostly_dead: int
 ) -> None:
-    point = find_volume_at(site.restore, TENANT, "vm", Point())
+    point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
     reader = uuid7()
     open_reader(site.restore, reader, point, 60, announce=False)
     rewriting = Rewriting(site, mostly_dead)
-    resolve(site.restore, reader, point.domain_no, LIVE, 60)
+    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
     assert rewriting.commit(STORED, LIVE) is False
     close_reader(site.restore, reader)
     assert rewriting.commit(STORED, LIVE) is True
@@ -190,11 +191,11 @@ def test_scenario_29_a_reader_keeps_its_snapshot_and_its_packs_from_collectors(
     protect(site, "vm")
     first, pack_no = take_snapshot(site, "vm", item(1))
     take_snapshot(site, "vm", item(2))
-    point = find_volume_at(site.restore, TENANT, "vm", Point(sequence=1))
+    point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "1"))
     reader = uuid7()
     open_reader(site.restore, reader, point, 60, announce=False)
     assert not isinstance(expire(site.catalog, TENANT, first.view.session, "ops"), Expired)
-    resolve(site.restore, reader, point.domain_no, LIVE, 60)
+    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
     close_reader(site.restore, reader)

@@ -1,16 +1,18 @@
 """Protected volumes for tests of the catalog's loops: real packs and maps in a folder or bucket."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 from libs.catalogdb.snapshots.expiry import Expired, expire
-from libs.catalogdb.snapshots.points import Point, find_volume_at
+from libs.catalogdb.snapshots.points import find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
@@ -49,6 +51,8 @@ class Protected:
     #: (volume, sequence) → content of every live snapshot.
     live: dict[tuple[str, int], bytes] = field(default_factory=dict)
     sessions: dict[tuple[str, int], UUID] = field(default_factory=dict)
+    #: Owners of volumes that are not `TENANT`'s.
+    tenants: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.vault = KeyVault(self.store, self.kek)
@@ -56,14 +60,30 @@ class Protected:
         shelf = CheckpointShelf(self.store, self.kek)
         self.checkpoints = Checkpoints(self.site.catalog, self.store, shelf, keep_count=10)
 
-    def protect(self, *volumes: str) -> None:
-        """Volumes of the tenant, each in a group of its own."""
+    def protect(self, *volumes: str, tenant: str = TENANT) -> None:
+        """Volumes of a tenant, each in a group of its own."""
         for name in volumes:
-            self.taker.protect(TENANT, name, name)
+            self.taker.protect(tenant, name, name)
+            self.tenants[name] = tenant
 
-    def take(self, volume: str, *numbers: int) -> int:
-        """A snapshot of a volume of these chunks; its sequence."""
-        view = self.taker.take(TENANT, volume, {volume: content(*numbers)})
+    def tenant_of(self, volume: str) -> str:
+        return self.tenants.get(volume, TENANT)
+
+    def take(self, volume: str, *numbers: int, tags: Mapping[int, int] | None = None) -> int:
+        """A snapshot of a volume of these chunks; its sequence.
+
+        Args:
+            volume: its name.
+            numbers: its chunks.
+            tags: chunk → domain tag, for those that are announced as another domain's.
+        """
+        known = {chunk(number): tag for number, tag in (tags or {}).items()}
+        view = self.taker.take(
+            self.tenant_of(volume),
+            volume,
+            {volume: content(*numbers)},
+            lambda content: known.get(content, 0),
+        )
         assert view.sequence is not None
         self.live[volume, view.sequence] = content(*numbers)
         self.sessions[volume, view.sequence] = view.session
@@ -71,7 +91,8 @@ class Protected:
 
     def expire(self, volume: str, sequence: int) -> bool:
         """Expire a snapshot; whether it may."""
-        ended = expire(self.site.catalog, TENANT, self.sessions[volume, sequence], by="a test")
+        session = self.sessions[volume, sequence]
+        ended = expire(self.site.catalog, self.tenant_of(volume), session, by="a test")
         if isinstance(ended, Expired):
             del self.live[volume, sequence]
         return isinstance(ended, Expired)
@@ -92,7 +113,8 @@ class Protected:
         frames = FrameReader(self.store, self.vault)
         readers = VolumeReaders(self.site.restore, self.vault, frames, frames, 60)
         for (volume, sequence), expected in self.live.items():
-            point = find_volume_at(self.site.restore, TENANT, volume, Point(sequence=sequence))
+            tenant = self.tenant_of(volume)
+            point = find_volume_at(self.site.restore, tenant, RecoveryPoint(volume, str(sequence)))
             with readers.open(point) as reader:
                 wanted = ByteRange(0, len(expected))
                 placed = reader.locate(chunks_of(wanted))

@@ -21,7 +21,7 @@ def test_a_chunk_is_found_in_every_live_snapshot_that_has_it(
     ((domain, key_id),) = site.sql("SELECT domain, key_id FROM domain")
     id_ = ChunkHasher(protected.vault.get(domain, key_id).id_key).chunk_id(chunk(1))
     worker = Worker(site, open_on(site, "disk"))
-    (pack_no,) = packs_of_item(site.catalog, id_)
+    (pack_no,) = packs_of_item(site.catalog, id_).values()
     assert worker.look_up(id_) == [pack_no]
 
     explainer = Explainer(site.catalog, protected.store, protected.vault)
@@ -48,5 +48,5 @@ def test_a_chunk_is_found_in_every_live_snapshot_that_has_it(
 
 
 def test_what_nobody_stores_has_no_pack(site: CatalogSite) -> None:
-    assert packs_of_item(site.catalog, bytes(32)) == []
+    assert packs_of_item(site.catalog, bytes(32)) == {}
     assert pack_of_generation(site.catalog, UUID(int=1)) == []

@@ -134,7 +134,7 @@ class History:
         capture = self.captures[group]
         self.store(capture, ADDRESSES)
         left = [capture.before[a] for a in capture.changed() if a in capture.before]
-        departed = count_by_pack(self.site.chunker, self.domain_no, left)
+        departed = count_by_pack(self.site.chunker, [self.domain_no], left)
         entered = Counter(capture.located[capture.after[a]] for a in capture.changed())
         capture.worker.finish(
             {pack: PackUse(entered[pack], departed.get(pack, 0)) for pack in departed | entered}

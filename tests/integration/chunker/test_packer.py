@@ -212,7 +212,11 @@ def test_who_stores_goes_on_while_a_full_pack_is_uploaded(site: CatalogSite) -> 
     assert_found(site, owner, [one[0].id for one in stored])
 
 
-def test_an_upload_that_dies_is_not_taken_for_a_stored_pack(site: CatalogSite) -> None:
+def test_an_upload_that_dies_is_not_taken_for_a_stored_pack_and_ends_the_process(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda broken: told.append(broken.exc_type))
     store = FaultyStore()
     packer, owner = Packer(site.chunker, store, 1), new_attempt(site, "owner")
     packer.store(owner, SMALL, items())
@@ -223,6 +227,8 @@ def test_an_upload_that_dies_is_not_taken_for_a_stored_pack(site: CatalogSite) -
     store.before = die
     with pytest.raises(SystemExit):
         packer.finish(owner)
+    packer.close()
+    assert told == [SystemExit]
 
 
 def test_an_abandoned_attempt_returns_its_buffer_and_stores_nothing_more(

@@ -1,4 +1,5 @@
 import base64
+import json
 import random
 import resource
 import signal
@@ -20,9 +21,10 @@ from libs.errors import (
     NotFoundError,
     UnavailableError,
 )
+from libs.points import RecoveryPoint
 from libs.rest.client import RestClient
-from services.cli.restore import engine as restoring
-from services.cli.restore.engine import RestoreFigures
+from libs.restoring import restore as restoring
+from libs.restoring.restore import RestoreFigures
 from tests.integration.restore.conftest import (
     SECONDS_MAX,
     TENANT,
@@ -36,10 +38,8 @@ def restore(
     site: RestoreSite, out: Path, point: str = "latest", name: str = "disk", **options: Any
 ) -> RestoreFigures:
     client = options.pop("client", None) or site.client()
-    progress = options.pop("progress", lambda done, total: None)
-    return restoring.restore(
-        client, TENANT, name, point, out, options.pop("force", False), progress
-    )
+    how: dict[str, Any] = {"force": False, "progress": lambda done, total: None} | options
+    return restoring.restore(client, TENANT, RecoveryPoint(name, point), out, **how)
 
 
 @pytest.mark.parametrize("sequence", [1, 2, 3])
@@ -117,10 +117,10 @@ class _Tampering(RestClient):
         super().__init__(url, "restorer")
         self._alter = alter
 
-    def get(self, path: str, query: Any = None) -> Any:
-        answer = super().get(path, query)
+    def get_raw(self, path: str, query: Any = None) -> bytes:
+        answer = json.loads(super().get_raw(path, query))
         self._alter(answer)
-        return answer
+        return json.dumps(answer).encode()
 
 
 def _wrong_signature(window: Any) -> None:
@@ -165,14 +165,13 @@ def _ids_missing(window: Any) -> None:
 def test_a_plan_that_does_not_hold_is_an_error_and_no_file(
     site: RestoreSite,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     alter: Any,
     expected: type[BackcastError],
     said: str,
 ) -> None:
-    monkeypatch.setattr(restoring, "_RETRY_SECONDS_MAX", 0.0)
+    client = _Tampering(site.url, alter)
     with pytest.raises(expected, match=said) as refused:
-        restore(site, tmp_path / "out", "1", client=_Tampering(site.url, alter))
+        restore(site, tmp_path / "out", "1", client=client, retry_seconds_max=0.0)
     assert not (tmp_path / "out").exists()
     assert "X-Amz-Signature" not in str(refused.value)
 

@@ -13,7 +13,7 @@ from libs.checkpoints.checkpoint import (
     part_digest,
     parts_of,
 )
-from libs.checkpoints.rows import TenantRow
+from libs.checkpoints.rows import Row, TenantRow
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
@@ -28,12 +28,15 @@ def read(path: str) -> bytes:
     return (golden.FOLDER / "checkpoints" / path).read_bytes()
 
 
-def test_the_golden_checkpoint_reads_back() -> None:
-    part = read("part-v1.bin")
-    head = open_head(read("head-v1.bin"), golden.CHECKPOINT, golden.KEK)
+@pytest.mark.parametrize(
+    ("version", "expected"), [(1, golden.CHECKPOINT_ROWS_V1), (2, golden.CHECKPOINT_ROWS)]
+)
+def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
+    part = read(f"part-v{version}.bin")
+    head = open_head(read(f"head-v{version}.bin"), golden.CHECKPOINT, golden.KEK)
     assert head == golden.checkpoint_head(part)
     rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
-    assert tuple(rows) == golden.CHECKPOINT_ROWS
+    assert tuple(rows) == expected
 
 
 def test_every_changed_bit_of_a_head_is_found() -> None:

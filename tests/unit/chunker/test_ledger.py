@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from libs.blockmap.node import NodeId
+from libs.blockmap.tagged import with_tag
 from libs.blockmap.writer import MapChange
 from libs.catalogdb.sessions.attempts import PackUse
 from services.chunker import ledger as ledger_module
@@ -33,6 +34,20 @@ def test_an_id_is_given_to_one_caller_only() -> None:
     assert ledger.claim([id_of(1)]) == {id_of(1)}
     assert ledger.claim([id_of(1), id_of(2)]) == {id_of(2)}
     assert ledger.unknown([id_of(1), id_of(2)]) == []
+
+
+def test_an_id_of_one_domain_says_nothing_of_another() -> None:
+    """An agent may claim any id under any tag."""
+    ledger, other = Ledger(), with_tag(1, id_of(1))
+    ledger.claim([id_of(1)])
+    ledger.registered([id_of(1)], 7, {})
+    assert ledger.unknown([id_of(1), other]) == [other]
+    ledger.locate({other: 9})
+    ledger.settled(
+        MapChange(None, None, b"\1", id_of(2), entered_tags=b"\0\1\1", entered_ids=id_of(1) * 3)
+    )
+    assert ledger.take_departed(1) == [with_tag(1, id_of(2))]
+    assert ledger.use({}) == {7: PackUse(entered=1), 9: PackUse(entered=2)}
 
 
 def test_addresses_are_counted_whether_they_settle_before_or_after_their_pack() -> None:

@@ -38,8 +38,14 @@ def _batch(cls: type[Any], fields: dict[str, Any], indexes: list[int]) -> Search
         "runs": st.just(pack_runs(runs_of(indexes))),
         "ids": st.binary(min_size=size, max_size=size),
         "zero_runs": st.just(pack_runs(runs_of(index + 6000 for index in indexes))),
+        "tags": st.just(b"")
+        | st.binary(min_size=len(indexes), max_size=len(indexes)).filter(
+            lambda tags: bool(tags.strip(b"\0"))
+        )
+        if indexes
+        else st.just(b""),
     }
-    return st.builds(cls, **fields | columns)
+    return st.builds(cls, **fields | {name: columns[name] for name in columns.keys() & fields})
 
 
 def _value(hint: Any) -> SearchStrategy[Any]:

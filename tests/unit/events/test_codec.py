@@ -113,7 +113,8 @@ def test_an_event_above_the_limit_is_neither_written_nor_read() -> None:
     chunks = EVENT_SIZE_BYTES_MAX // 32
     runs = b"".join([(0).to_bytes(8, "little"), chunks.to_bytes(4, "little")])
     sample = BY_TYPE[ExtentsChanged]
-    event = dataclasses.replace(sample, runs=runs, ids=bytes(32 * chunks), zero_runs=b"")
+    ids = bytes(32 * chunks)
+    event = dataclasses.replace(sample, runs=runs, ids=ids, zero_runs=b"", tags=b"")
     with pytest.raises(OversizedEventError):
         encode(event)
     name, version = REGISTRY.wire_of(ExtentsChanged)
@@ -141,6 +142,13 @@ def test_an_event_with_a_field_out_of_bounds_is_not_written(wrong: dict[str, Any
     event = dataclasses.replace(BY_TYPE[CaptureCompleted], **wrong)
     with pytest.raises(BadInputError, match="not written"):
         encode(event)
+
+
+@pytest.mark.parametrize("tags", [b"\1", b"\0\0\0", b"\0\1\0\0"])
+def test_a_batch_has_a_domain_tag_for_each_chunk_or_none(tags: bytes) -> None:
+    sample = BY_TYPE[ExtentsChanged]
+    with pytest.raises(BadInputError, match="expected 3 domain tags"):
+        dataclasses.replace(sample, tags=tags)
 
 
 def test_a_batch_needs_one_id_per_chunk() -> None:

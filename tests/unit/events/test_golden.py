@@ -1,7 +1,9 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from libs.events.block_changes import ExtentsChanged
 from libs.events.codec import decode
 from libs.events.registry import REGISTRY
 from tests.golden.make_events import COMMAND, GOLDEN, SAMPLES, golden_files
@@ -19,6 +21,13 @@ def test_todays_code_writes_the_golden_bytes(path: Path) -> None:
 def test_every_golden_value_is_read_by_todays_code(path: Path) -> None:
     name, _, version = path.stem.rpartition("-v")
     decode(name, int(version), path.read_bytes())
+
+
+def test_batches_of_version_1_are_all_of_the_tenants_own_domain() -> None:
+    name = "backcast.block_changes.extents_changed"
+    event = decode(name, 1, (GOLDEN / f"{name}-v1.msgpack").read_bytes())
+    (newest,) = [sample for sample in SAMPLES if isinstance(sample, ExtentsChanged)]
+    assert event == dataclasses.replace(newest, tags=b"")
 
 
 def test_every_version_of_every_event_has_golden_bytes() -> None:

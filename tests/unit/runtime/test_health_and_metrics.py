@@ -5,6 +5,7 @@ from prometheus_client import generate_latest
 from libs.errors import UnavailableError
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import new_registry, peak_resident_bytes
+from libs.runtime.signals import Stop
 
 
 class Clock:
@@ -22,7 +23,7 @@ def _named(checks: list[Check], name: str) -> Check:
 
 def test_a_loop_is_alive_until_its_deadline_passes_without_progress() -> None:
     clock = Clock()
-    health = Health(clock)
+    health = Health(clock=clock)
     loop = health.loop("relay", deadline_seconds=30)
     clock.seconds += 30
     assert _named(health.alive(), "relay").ok
@@ -39,6 +40,30 @@ def test_a_process_is_not_ready_before_it_started() -> None:
     assert all(check.ok for check in health.ready())
 
 
+def test_a_process_that_was_asked_to_stop_is_not_ready() -> None:
+    stop = Stop()
+    health = Health(stop)
+    health.started()
+    assert all(check.ok for check in health.ready())
+    stop.request()
+    assert _named(health.ready(), "startup").detail == "is stopping"
+
+
+def test_a_loop_whose_round_failed_is_not_ready_until_one_works() -> None:
+    clock = Clock()
+    health = Health(clock=clock)
+    loop = health.loop("relay", deadline_seconds=30)
+    loop.failed("ValueError: a bug")
+    loop.progressed()
+    failed = _named(health.ready(), "relay")
+    assert (failed.ok, failed.detail) == (False, "ValueError: a bug")
+    assert _named(health.alive(), "relay").ok
+    clock.seconds += 31
+    assert not _named(health.alive(), "relay").ok
+    loop.worked()
+    assert _named(health.ready(), "relay").ok
+
+
 def test_a_dependency_that_fails_makes_the_process_unready_but_not_dead() -> None:
     clock, working = Clock(), threading.Event()
 
@@ -46,7 +71,7 @@ def test_a_dependency_that_fails_makes_the_process_unready_but_not_dead() -> Non
         if not working.is_set():
             raise UnavailableError("postgres: refused")
 
-    health = Health(clock)
+    health = Health(clock=clock)
     health.depend_on("postgres", probe)
     health.started()
     assert health.alive() == []
@@ -60,7 +85,7 @@ def test_a_dependency_that_fails_makes_the_process_unready_but_not_dead() -> Non
 
 def test_probes_are_not_repeated_within_a_second() -> None:
     clock, calls = Clock(), []
-    health = Health(clock)
+    health = Health(clock=clock)
     health.depend_on("s3", lambda: calls.append(clock.seconds))
     for _ in range(5):
         health.ready()

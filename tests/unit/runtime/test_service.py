@@ -14,9 +14,18 @@ ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
 import asyncio, sys, threading
+from concurrent.futures import ThreadPoolExecutor
 from libs.errors import InvariantViolation
+from libs.runtime import service
 from libs.runtime.groups import ServiceSettings
+from libs.runtime.health import Health
+from libs.rest.server import create_app, serving
+from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
+from libs.runtime.threads import end_with, start_thread
+
+service.END_SECONDS_MAX = 1.0
+for_ever = threading.Event()
 
 def threads(settings, stop):
     print("up", flush=True)
@@ -42,8 +51,45 @@ def unforeseen(settings, stop):
 
 def half(settings, stop):
     def die(): raise KeyError("gone")
-    threading.Thread(target=die, name="worker").start()
+    start_thread("worker", die)
     stop.wait(60)
+
+def leaving(settings, stop):
+    start_thread("worker", sys.exit)
+    stop.wait(60)
+
+def ours(settings, stop):
+    def die(): raise InvariantViolation("two heads")
+    start_thread("worker", die)
+    stop.wait(60)
+
+def step(settings, stop):
+    def die(): raise KeyError("gone")
+    end_with("worker", ThreadPoolExecutor().submit(die))
+    stop.wait(60)
+
+def deaf(settings, stop):
+    def die(): raise KeyError("gone")
+    start_thread("worker", die)
+    for_ever.wait()
+
+def left(settings, stop):
+    start_thread("waits", for_ever.wait)
+    raise KeyError("gone")
+
+def coroutine(settings, stop):
+    async def main():
+        waiting = asyncio.create_task(asyncio.to_thread(for_ever.wait))
+        stop.fail("worker", KeyError("gone"))
+        await waiting
+    asyncio.run(main())
+
+def served(settings, stop):
+    app = create_app("try", settings, Health(stop), new_registry())
+    def refuse(_): raise KeyError("lifespan")
+    app.router.lifespan_context = refuse
+    with serving(app, settings):
+        for_ever.wait()
 
 sys.exit(run_service("try", ServiceSettings, globals()[sys.argv[1]], sys.argv[2:]))
 """
@@ -105,7 +151,18 @@ def test_a_second_signal_ends_the_process_at_once(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("main", "status", "told"),
-    [("broken", 12, "two heads"), ("unforeseen", 70, "KeyError"), ("half", 70, "worker")],
+    [
+        ("broken", 12, "two heads"),
+        ("unforeseen", 70, "KeyError"),
+        ("half", 70, "worker"),
+        ("leaving", 12, "worker"),
+        ("ours", 12, "two heads"),
+        ("step", 70, "worker"),
+        ("deaf", 70, "worker"),
+        ("left", 70, "gone"),
+        ("coroutine", 70, "worker"),
+        ("served", 12, "lifespan"),
+    ],
 )
 def test_an_error_ends_the_process_with_its_status(
     service: Service, main: str, status: int, told: str

@@ -1,7 +1,6 @@
 """`backcast gc` on Postgres and a bucket: a dry run says what a run frees, and changes nothing."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -17,6 +16,7 @@ from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.signals import Stop
 from libs.store.layout import ManifestName, manifest_object, pack_object
@@ -57,8 +57,8 @@ def url(protected: Protected) -> Iterator[str]:
     upkeep = Upkeep(Sweeper(catalog, store, SweepPolicy(0, 60)), protected.rewriter())
     add_collection_routes(app, catalog, Collection(collector.stages()))
     add_upkeep_routes(app, upkeep)
-    loop = threading.Thread(target=upkeep.run, args=(stop, 3600.0, lambda: None))
-    loop.start()
+    upkeep_loop = Loop("upkeep", upkeep.round, 3600.0, wake=upkeep.wake)
+    (loop,) = start_loops([upkeep_loop], Health(), stop)
     assert upkeep.ask(uuid7()).ended.wait(SECONDS_MAX)
     with serving(app, settings) as running:
         links = {"coordinator": running, "catalog": running}

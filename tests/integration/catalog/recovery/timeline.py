@@ -47,6 +47,7 @@ class Timeline:
         self.protected = Protected(self.site, self.store, self.kek)
         if known:
             self.protected.live, self.protected.sessions = known.live, known.sessions
+            self.protected.tenants = known.tenants
         self.checkpoints = self.protected.checkpoints
 
     def dump(self) -> str:

@@ -129,7 +129,7 @@ def test_a_session_that_was_open_when_its_base_was_found_damaged_is_refused(
     based = Worker(site, open_on(site, "vm"))
     record_damage(site.catalog, pack_no, [item(1)], "a bit flipped")
     repaired = repair(site, "other")
-    assert count_by_pack(site.chunker, based.view.domain_no, [item(1)]) == {repaired: 1}
+    assert count_by_pack(site.chunker, [based.view.domain_no], [item(1)]) == {repaired: 1}
     new = based.store(item(9))
     based.finish({new: PackUse(entered=1), repaired: PackUse(departed=1)})
     refused = based.seal()

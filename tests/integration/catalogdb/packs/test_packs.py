@@ -217,6 +217,6 @@ def test_counting_knows_repetitions_and_refuses_unknown_items(site: CatalogSite)
     protect(site, "vm")
     worker, pack_no = take_snapshot(site, "vm", item(1), item(2))
     domain_no = worker.view.domain_no
-    assert count_by_pack(site.chunker, domain_no, [item(1), item(2), item(1)]) == {pack_no: 3}
+    assert count_by_pack(site.chunker, [domain_no], [item(1), item(2), item(1)]) == {pack_no: 3}
     with pytest.raises(InvariantViolation, match=item(3).hex()):
-        count_by_pack(site.chunker, domain_no, [item(1), item(3)])
+        count_by_pack(site.chunker, [domain_no], [item(1), item(3)])

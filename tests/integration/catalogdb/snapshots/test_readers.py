@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from libs.catalogdb.sessions.attempts import PackUse
-from libs.catalogdb.snapshots.points import Point, SnapshotVolume, find_volume_at
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.catalogdb.snapshots.readers import (
     close_reader,
     drop_overdue_readers,
@@ -15,6 +15,7 @@ from libs.catalogdb.snapshots.readers import (
 )
 from libs.errors import DamagedDataError, NotFoundError
 from libs.ids import uuid7
+from libs.points import RecoveryPoint
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
@@ -38,7 +39,7 @@ def pack_no(site: CatalogSite) -> int:
 
 @pytest.fixture
 def point(site: CatalogSite, pack_no: int) -> SnapshotVolume:
-    return find_volume_at(site.restore, TENANT, "vm", Point())
+    return find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
 
 
 def opened(site: CatalogSite, point: SnapshotVolume) -> UUID:
@@ -52,7 +53,7 @@ def test_a_resolved_pack_outlives_its_snapshot_until_the_reader_is_closed(
 ) -> None:
     """Scenario 29."""
     reader = opened(site, point)
-    resolved = resolve(site.restore, reader, point.domain_no, [item(2), item(1), item(2)], 60)
+    resolved = resolve(site.restore, reader, point.domain_nos, [item(2), item(1), item(2)], 60)
     assert resolved.locations == [(pack_no, 1), (pack_no, 0), (pack_no, 1)]
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
@@ -69,7 +70,7 @@ def test_a_resolved_pack_is_not_rewritten(
     with psycopg.connect(site.dsn) as db:
         moved = rewrite(db, point.domain_no, pack_no, [item(1), item(2)])
     assert moved is not None
-    resolved = resolve(site.restore, reader, point.domain_no, [item(1)], 60)
+    resolved = resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
     assert resolved.packs.keys() == {moved}
     with psycopg.connect(site.dsn) as db:
         assert rewrite(db, point.domain_no, moved, [item(1), item(2)]) is None
@@ -91,9 +92,9 @@ def test_a_pack_that_is_gone_is_damage_and_never_an_answer(
     reader = opened(site, point)
     site.sql("UPDATE pack SET state = 'd'")
     with pytest.raises(DamagedDataError):
-        resolve(site.restore, reader, point.domain_no, [item(1)], 60)
+        resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
     with pytest.raises(DamagedDataError, match=item(9).hex()):
-        resolve(site.restore, reader, point.domain_no, [item(9)], 60)
+        resolve(site.restore, reader, point.domain_nos, [item(9)], 60)
     assert site.sql("SELECT FROM pin") == []
 
 
@@ -103,12 +104,12 @@ def test_a_reader_past_its_deadline_holds_nothing_back(
     """A reader that dies is like one that was closed; resolving renews one that lives."""
     dead, alive = opened(site, point), opened(site, point)
     for reader in (dead, alive):
-        resolve(site.restore, reader, point.domain_no, [item(1)], 60)
+        resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
     site.sql("UPDATE reader SET deadline = now() - interval '1 s'")
-    resolve(site.restore, alive, point.domain_no, [item(1)], 60)
+    resolve(site.restore, alive, point.domain_nos, [item(1)], 60)
     assert drop_overdue_readers(site.catalog) == 1
     with pytest.raises(NotFoundError):
-        resolve(site.restore, dead, point.domain_no, [item(1)], 60)
+        resolve(site.restore, dead, point.domain_nos, [item(1)], 60)
     assert site.sql("SELECT owner FROM pin") == [(alive,)]
     close_reader(site.restore, alive)
     expire_anyway(site, "vm", 1, 2)
@@ -123,7 +124,7 @@ def test_a_reader_of_an_older_snapshot_finds_what_the_head_has_left(
     worker.finish({pack_no: PackUse(departed=2), second: PackUse(entered=2)})
     worker.seal()
     assert condemn(site, pack_no) is False
-    older = find_volume_at(site.restore, TENANT, "vm", Point(sequence=1))
+    older = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "1"))
     assert older.session == point.session
-    resolved = resolve(site.restore, opened(site, older), older.domain_no, [item(1)], 60)
+    resolved = resolve(site.restore, opened(site, older), older.domain_nos, [item(1)], 60)
     assert resolved.packs.keys() == {pack_no}

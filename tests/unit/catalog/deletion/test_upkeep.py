@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from libs.errors import UnavailableError
+from libs.errors import InvariantViolation, UnavailableError
 from libs.ids import uuid7
+from libs.runtime.health import Health
+from libs.runtime.loops import Loop, start_loops
 from libs.runtime.signals import Stop
 from services.catalog.deletion.rewriter import Rewriter, RewriteTally
 from services.catalog.deletion.sweeper import Sweeper, SweepTally
@@ -22,7 +24,7 @@ class Work:
 
     def __init__(self) -> None:
         self.runs = 0
-        self.failure: UnavailableError | None = None
+        self.failure: Exception | None = None
         self.began, self.may_go_on = threading.Semaphore(0), threading.Semaphore(0)
 
     def run(self, stopping: Callable[[], bool], _: Callable[[], None], tally: Any) -> Any:
@@ -45,9 +47,10 @@ class Running:
         self.sweeping, self.rewriting = Work(), Work()
         self.upkeep = Upkeep(cast("Sweeper", self.sweeping), cast("Rewriter", self.rewriting))
         self.stop = Stop()
-        self.thread = threading.Thread(
-            target=self.upkeep.run, args=(self.stop, INTERVAL_SECONDS, lambda: None)
-        )
+
+    def start(self) -> None:
+        loop = Loop("upkeep", self.upkeep.round, INTERVAL_SECONDS, wake=self.upkeep.wake)
+        (self.thread,) = start_loops([loop], Health(), self.stop)
 
     def sweep_begins(self) -> None:
         assert self.sweeping.began.acquire(timeout=SECONDS_MAX)
@@ -61,7 +64,7 @@ class Running:
 def running() -> Iterator[Running]:
     """The loop, in the middle of the first pass."""
     loop = Running()
-    loop.thread.start()
+    loop.start()
     loop.sweep_begins()
     yield loop
     loop.stop.request()
@@ -122,6 +125,25 @@ def test_packs_are_rewritten_although_the_sweep_was_put_off() -> None:
         assert asked.ended.wait(SECONDS_MAX)
         assert (asked.state, asked.rewritten.rewritten) == ("failed", 1)
         assert asked.failure is loop.sweeping.failure
+
+
+def test_who_asked_is_told_also_of_an_error_that_nobody_foresaw() -> None:
+    with running() as loop:
+        asked = loop.upkeep.ask(uuid7())
+        loop.goes_on()
+        loop.sweep_begins()
+        loop.sweeping.failure = ValueError("a bug")
+        loop.goes_on()
+        assert asked.ended.wait(SECONDS_MAX)
+        assert asked.state == "failed"
+        assert isinstance(asked.failure, InvariantViolation)
+        assert "ValueError" in str(asked.failure)
+        loop.sweeping.failure = None
+        again = loop.upkeep.ask(uuid7())
+        loop.sweep_begins()
+        loop.goes_on()
+        assert again.ended.wait(SECONDS_MAX)
+        assert again.state == "done"
 
 
 def test_a_pass_that_a_stop_cuts_short_has_no_end() -> None:

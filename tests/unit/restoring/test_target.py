@@ -20,8 +20,8 @@ from libs.errors import (
     UnavailableError,
 )
 from libs.ranges import ByteRange
+from libs.restoring.target import RestoreTarget, check_target, open_target
 from libs.runtime import libc
-from services.cli.restore.target import RestoreTarget, check_target, open_target
 from tests.support.loop_devices import LoopDevice
 
 

@@ -1,5 +1,7 @@
 import base64
+import json
 import struct
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -7,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.errors import DamagedDataError
+from libs.errors import DamagedDataError, UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES, place_of
 from libs.ranges import pack_runs, runs_of
-from services.cli.restore.plan import FETCH_SIZE_BYTES_MAX, parse_window
+from libs.restoring.fetch import FETCH_SIZE_BYTES_MAX, Fetch, fetches_of
+from libs.restoring.plan import (
+    PlannedPoint,
+    PlanStart,
+    decode_start,
+    decode_window,
+    encode,
+    named_runs,
+)
 
 GENERATION = UUID(int=5)
 _FRAME_STORED_BYTES = 400_000
@@ -22,7 +32,7 @@ def window_of(wanted: dict[int, tuple[int, int]], frame_count: int) -> dict[str,
     ordered = sorted(wanted.items())
     return {
         "first_chunk": 0,
-        "chunk_count": 1 << 20,
+        "chunk_count": 32_768,
         "packs": [
             {
                 "generation": GENERATION.hex,
@@ -47,6 +57,11 @@ def window_of(wanted: dict[int, tuple[int, int]], frame_count: int) -> dict[str,
     }
 
 
+def fetches_from(document: object) -> list[Fetch]:
+    window = decode_window(json.dumps(document).encode(), 0)
+    return fetches_of(window, named_runs(window))
+
+
 @given(
     st.dictionaries(
         st.integers(0, 5000), st.tuples(st.integers(0, 79), st.integers(0, 15)), max_size=60
@@ -55,9 +70,9 @@ def window_of(wanted: dict[int, tuple[int, int]], frame_count: int) -> dict[str,
 def test_every_chunk_is_fetched_once_by_gets_of_bounded_size(
     wanted: dict[int, tuple[int, int]],
 ) -> None:
-    window = parse_window(window_of(wanted, 80), 0)
+    fetches = fetches_from(window_of(wanted, 80))
     fetched = {}
-    for fetch in window.fetches:
+    for fetch in fetches:
         assert fetch.byte_range.length <= FETCH_SIZE_BYTES_MAX
         for frame in fetch.frames:
             assert fetch.byte_range.start <= frame.entry.offset
@@ -67,22 +82,21 @@ def test_every_chunk_is_fetched_once_by_gets_of_bounded_size(
                 assert int.from_bytes(id_, "big") == index
                 fetched[index] = (frame.number, position // CHUNK_SIZE_BYTES)
     assert fetched == wanted
-    numbers = [frame.number for fetch in window.fetches for frame in fetch.frames]
+    numbers = [frame.number for fetch in fetches for frame in fetch.frames]
     assert len(numbers) == len(set(numbers))
 
 
 def test_most_of_a_pack_is_read_through_its_gaps_and_little_of_it_is_not() -> None:
     most = {n: (frame, 0) for n, frame in enumerate(f for f in range(20) if f % 3)}
-    (only,) = parse_window(window_of(most, 20), 0).fetches
+    (only,) = fetches_from(window_of(most, 20))
     assert len(only.frames) == 13
     little = {0: (0, 0), 1: (10, 0), 2: (11, 0)}
-    fetches = parse_window(window_of(little, 80), 0).fetches
+    fetches = fetches_from(window_of(little, 80))
     assert [[frame.number for frame in fetch.frames] for fetch in fetches] == [[0], [10, 11]]
 
 
 def test_a_window_of_zeros_fetches_nothing() -> None:
-    window = parse_window(window_of({}, 1), 0)
-    assert (window.runs, window.fetches) == ([], [])
+    assert fetches_from(window_of({}, 1)) == []
 
 
 @pytest.mark.parametrize(
@@ -99,13 +113,14 @@ def test_a_window_of_zeros_fetches_nothing() -> None:
         ("first_chunk", "x"),
         ("first_chunk", 1),
         ("chunk_count", 0),
+        ("chunk_count", 32_769),
     ],
 )
 def test_a_window_that_contradicts_itself_is_damaged(name: str, value: object) -> None:
     document = window_of({0: (0, 0)}, 1)
-    parse_window(document, 0)
+    fetches_from(document)
     with pytest.raises(DamagedDataError, match="no window of a plan"):
-        parse_window(document | {name: value}, 0)
+        fetches_from(document | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -125,7 +140,37 @@ def test_frames_out_of_bounds_are_refused_before_anything_is_read(frame: list[in
     document = window_of({0: (0, 0)}, 1)
     document["packs"][0]["frames"] = [frame]
     with pytest.raises(DamagedDataError):
-        parse_window(document, 0)
+        fetches_from(document)
+
+
+def test_what_is_no_json_comes_from_somebody_else() -> None:
+    with pytest.raises(UnavailableError, match="without JSON"):
+        decode_window(b"<html>", 0)
+
+
+def test_neither_urls_nor_keys_are_shown() -> None:
+    window = decode_window(json.dumps(window_of({0: (0, 0)}, 1)).encode(), 0)
+    assert window.packs[0].url not in repr(window)
+    assert repr(window.packs[0].key) not in repr(window.packs)
+
+
+def test_a_start_is_read_back_as_it_was_written_and_its_bounds_are_checked() -> None:
+    point = PlannedPoint(
+        volume="vm", sequence=7, session=UUID(int=2), sealed_at=datetime.now(UTC), size_bytes=70_000
+    )
+    start = PlanStart(
+        restore=UUID(int=1),
+        point=point,
+        chunk_size_bytes=CHUNK_SIZE_BYTES,
+        chunk_count=2,
+        window_chunk_count_max=32_768,
+        deadline_seconds=300.0,
+        id_key=bytes(32),
+    )
+    assert decode_start(encode(start)) == start
+    for wrong in ({"chunk_count": -1}, {"id_key": ""}, {"window_chunk_count_max": 0}):
+        with pytest.raises(DamagedDataError):
+            decode_start(json.dumps(json.loads(encode(start)) | wrong).encode())
 
 
 def _text(column: bytes) -> str:

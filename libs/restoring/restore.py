@@ -1,13 +1,11 @@
-"""Whole restores: fetches frames straight from the store by the service's plan, verifies, writes.
+"""Whole restores: plans windows with the restore service, has them fetched, tells how it goes.
 
 The plan comes in windows; while one is restored the next is planned. Each of a few threads takes
-one GET's worth of frames at a time: fetch into a reused buffer, decrypt, expand, compare every
-chunk with its id, write. Most of it bypasses the page cache (docs/adr/0008). A file is not forced
-to the medium, as with other tools: who needs that runs `sync`; a block device is, because it is
-likely to be used at once.
+one GET's worth of frames at a time (`libs.restoring.fetch`). Most of what it writes bypasses the
+page cache (docs/adr/0008). A file is not forced to the medium, as with other tools: who needs that
+runs `sync`; a block device is, because it is likely to be used at once.
 """
 
-import base64
 import contextlib
 import threading
 import time
@@ -17,29 +15,23 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID
 
-from libs.errors import BackcastError, DamagedDataError, ForbiddenError, UnavailableError
+from libs.errors import BackcastError, UnavailableError
 from libs.ids import uuid7
-from libs.packs.chunk import ChunkHasher
-from libs.packs.frame import FrameCipher
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from libs.ranges import ByteRange
+from libs.points import RecoveryPoint
+from libs.ranges import ByteRange, ChunkRun
 from libs.rest.client import RestClient
+from libs.restoring.fetch import Fetch, Fetcher, fetches_of
+from libs.restoring.plan import PlanWindow, decode_start, decode_window, named_runs
+from libs.restoring.target import RestoreTarget, check_target, open_target
 from libs.runtime.libc import keep_freed_memory
 from libs.runtime.retries import retried
 from libs.store.presigned import PresignedReader
-from services.cli.restore.plan import (
-    FETCH_SIZE_BYTES_MAX,
-    Fetch,
-    PlannedChunk,
-    PlannedFrame,
-    Window,
-    parse_window,
-)
-from services.cli.restore.target import RestoreTarget, check_target, open_target
+
+T = TypeVar("T")
 
 #: One more than the cores of a small machine: while one waits for the store, two work.
 _THREAD_COUNT = 3
@@ -50,7 +42,8 @@ _WINDOW_CHUNK_COUNT_MAX = 16_384
 _WINDOWS_AHEAD = 3
 #: The service is told this often; it waits for minutes.
 _RENEW_SECONDS = 5.0
-_RETRY_SECONDS_MAX = 60.0
+#: The service and the store are tried again for so long.
+RETRY_SECONDS_MAX = 60.0
 
 #: Told the bytes of the volume that are done, and all of them.
 Progress = Callable[[int, int], None]
@@ -66,25 +59,26 @@ class RestoreFigures:
     verified: bool
 
 
-def restore(  # noqa: PLR0913 -- what, of which moment, whereto, how
+def restore(  # noqa: PLR0913 -- what, whereto, how
     client: RestClient,
     tenant: str,
-    name: str,
-    point: str,
+    point: RecoveryPoint,
     out: Path,
+    *,
     force: bool,
     progress: Progress,
+    retry_seconds_max: float = RETRY_SECONDS_MAX,
 ) -> RestoreFigures:
     """Restore a volume to a file or block device.
 
     Args:
         client: of the restore service.
         tenant: name of the tenant.
-        name: volume, or group of a single one.
-        point: latest, a number, an instant, or how long ago.
+        point: of a volume, or of a group of a single one.
         out: file to make, or block device.
         force: overwrite what ``out`` holds.
         progress: called now and then, from any thread.
+        retry_seconds_max: the service and the store are tried again for so long.
 
     Raises:
         ConflictError: ``out`` exists and ``force`` is not given.
@@ -97,7 +91,7 @@ def restore(  # noqa: PLR0913 -- what, of which moment, whereto, how
     begun = time.perf_counter()
     check_target(out, force=force)
     keep_freed_memory()
-    work = _Restore(client, tenant, name, point, progress)
+    work = _Restore(client, tenant, point, progress, retry_seconds_max)
     try:
         with open_target(out, work.size_bytes, force=force) as target:
             work.run(target)
@@ -115,26 +109,29 @@ class _Restore:
     """One restore under way."""
 
     def __init__(
-        self, client: RestClient, tenant: str, name: str, point: str, progress: Progress
+        self,
+        client: RestClient,
+        tenant: str,
+        point: RecoveryPoint,
+        progress: Progress,
+        retry_seconds_max: float,
     ) -> None:
         self.fetched_bytes = 0
         self._client = client
-        restore = uuid7()
-        volume = f"/v1/tenants/{quote(tenant)}/volumes/{quote(name)}/points/{quote(point, safe='')}"
-        begin = {"restore": str(restore)}
-        answer = _answered(lambda: client.post(f"{volume}/restores", begin))
-        self._path = f"/v1/tenants/{quote(tenant)}/restores/{restore}"
-        self.size_bytes = int(answer["point"]["size_bytes"])
-        self._label = f"{answer['point']['volume']}@{answer['point']['sequence']}"
-        self._chunk_count = int(answer["chunk_count"])
-        self._window_chunk_count_max = int(answer["window_chunk_count_max"])
-        self._hasher = ChunkHasher(base64.b64decode(answer["id_key"]))
         self._progress = progress
+        self._retry_seconds_max = retry_seconds_max
+        restore, of_tenant = uuid7(), f"/v1/tenants/{quote(tenant)}"
+        begin = partial(
+            client.post_raw, f"{of_tenant}{point.path}/restores", {"restore": str(restore)}
+        )
+        self._plan = self._answered(lambda: decode_start(begin()))
+        self._path = f"{of_tenant}/restores/{restore}"
+        self.size_bytes = self._plan.point.size_bytes
         self._restored_chunks = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._store = PresignedReader()
-        self._buffers = threading.local()
+        self._fetcher = Fetcher(self._plan.point.label, self._plan.id_key, self._get_into)
 
     def run(self, target: RestoreTarget) -> None:
         """Restore every window; nothing is written any more when this returns or raises."""
@@ -142,9 +139,11 @@ class _Restore:
         with ThreadPoolExecutor(_THREAD_COUNT, "restore") as threads:
             try:
                 for window in self._windows():
-                    self._prepare(window, target)
+                    runs = named_runs(window)
+                    fetches = fetches_of(window, runs)
+                    self._prepare(window.chunks, runs, target)
                     under_way.append(
-                        [threads.submit(self._fetch, fetch, target) for fetch in window.fetches]
+                        [threads.submit(self._fetch, fetch, target) for fetch in fetches]
                     )
                     if len(under_way) > _WINDOWS_AHEAD:
                         self._await(under_way.popleft())
@@ -167,14 +166,17 @@ class _Restore:
         with contextlib.suppress(BackcastError):
             self._client.post(f"{self._path}/outcome", end)
 
-    def _windows(self) -> Iterator[Window]:
+    def _windows(self) -> Iterator[PlanWindow]:
         at, count = 0, _WINDOW_CHUNK_COUNT_FIRST
-        while at < self._chunk_count:
-            query = {"first_chunk": at, "chunk_count": min(count, self._window_chunk_count_max)}
-            answer = _answered(partial(self._client.get, f"{self._path}/plan", query))
-            window = parse_window(answer, at)
+        while at < self._plan.chunk_count:
+            count_max = min(count, self._plan.window_chunk_count_max)
+            window = self._answered(partial(self._window, at, count_max))
             yield window
             at, count = window.chunks.end, min(2 * count, _WINDOW_CHUNK_COUNT_MAX)
+
+    def _window(self, first_chunk: int, chunk_count: int) -> PlanWindow:
+        query = {"first_chunk": first_chunk, "chunk_count": chunk_count}
+        return decode_window(self._client.get_raw(f"{self._path}/plan", query), first_chunk)
 
     def _await(self, futures: Sequence[Future[None]]) -> None:
         """Wait for one window, keeping the restore alive meanwhile."""
@@ -204,14 +206,14 @@ class _Restore:
             restored = self._restored_chunks * CHUNK_SIZE_BYTES
         self._progress(min(restored, self.size_bytes), self.size_bytes)
 
-    def _prepare(self, window: Window, target: RestoreTarget) -> None:
+    def _prepare(self, chunks: ChunkRun, runs: Sequence[ChunkRun], target: RestoreTarget) -> None:
         """Make room for what will be written, and account for what is zero."""
-        at = window.chunks.first
-        for run in window.runs:
+        at = chunks.first
+        for run in runs:
             self._zero(at, run.first, target)
             target.reserve(_bytes_of(run.first, run.end))
             at = run.end
-        self._zero(at, window.chunks.end, target)
+        self._zero(at, chunks.end, target)
 
     def _zero(self, first: int, end: int, target: RestoreTarget) -> None:
         if first < end:
@@ -221,87 +223,15 @@ class _Restore:
     def _fetch(self, fetch: Fetch, target: RestoreTarget) -> None:
         if self._stopped.is_set():
             return
-        wanted = fetch.byte_range
-        sealed = self._buffer()[: wanted.length]
-        self._get(fetch, wanted, sealed)
-        cipher = FrameCipher(fetch.pack.generation, fetch.pack.key)
-        restored = 0
-        for frame in fetch.frames:
-            start = frame.entry.offset - wanted.start
-            stored = sealed[start : start + frame.entry.stored_size_bytes]
-            try:
-                plain = cipher.open(frame.number, stored, frame.entry.plain_size_bytes)
-            except DamagedDataError as err:
-                raise DamagedDataError(f"{self._where(frame.chunks[0])}: {err}") from err
-            self._write(fetch.pack.generation, frame, memoryview(plain), target)
-            restored += len(frame.chunks)
-        self._done(restored, wanted.length)
+        self._fetcher.fetch(fetch, target)
+        self._done(sum(len(frame.chunks) for frame in fetch.frames), fetch.byte_range.length)
 
-    def _get(self, fetch: Fetch, wanted: ByteRange, buffer: memoryview) -> None:
-        try:
-            _answered(lambda: self._store.get_into(fetch.pack.url, wanted, buffer))
-        except ForbiddenError as err:
-            raise ForbiddenError(
-                f"{err}; the plan's reads have expired (is the restore slow, or a clock wrong?): "
-                f"start it again"
-            ) from err
-        except UnavailableError as err:
-            raise UnavailableError(
-                f"{err}; packs are read straight from the store, which must be reachable from here"
-            ) from err
+    def _get_into(self, url: str, wanted: ByteRange, buffer: memoryview) -> None:
+        self._answered(lambda: self._store.get_into(url, wanted, buffer))
 
-    def _write(
-        self, generation: UUID, frame: PlannedFrame, plain: memoryview, target: RestoreTarget
-    ) -> None:
-        """Verify a frame's chunks and write neighbours together."""
-        for chunk in frame.chunks:
-            _, position, id_ = chunk
-            if self._hasher.chunk_id(plain[position : position + CHUNK_SIZE_BYTES]) != id_:
-                raise DamagedDataError(
-                    f"{self._where(chunk)}: frame {frame.number} of pack {generation.hex} holds "
-                    f"other bytes than those of chunk {id_.hex()}"
-                )
-        for first, positions in _neighbours(frame.chunks):
-            target.write(
-                first * CHUNK_SIZE_BYTES, [plain[start:end] for start, end in _spans(positions)]
-            )
-
-    def _buffer(self) -> memoryview:
-        """This thread's buffer: fresh memory for each GET would cost a third more CPU."""
-        if not hasattr(self._buffers, "fetch"):
-            self._buffers.fetch = memoryview(bytearray(FETCH_SIZE_BYTES_MAX))
-        view: memoryview = self._buffers.fetch
-        return view
-
-    def _where(self, chunk: PlannedChunk) -> str:
-        return f"volume {self._label} at byte {chunk[0] * CHUNK_SIZE_BYTES}"
+    def _answered(self, call: Callable[[], T]) -> T:
+        return retried(call, self._retry_seconds_max)
 
 
 def _bytes_of(first: int, end: int) -> ByteRange:
     return ByteRange(first * CHUNK_SIZE_BYTES, end * CHUNK_SIZE_BYTES)
-
-
-def _neighbours(chunks: Sequence[PlannedChunk]) -> Iterator[tuple[int, list[int]]]:
-    """Chunks that follow each other in the volume: index of the first, and their positions."""
-    first, positions = chunks[0][0], [chunks[0][1]]
-    for index, position, _ in chunks[1:]:
-        if index != first + len(positions):
-            yield first, positions
-            first, positions = index, []
-        positions.append(position)
-    yield first, positions
-
-
-def _spans(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Chunks at these positions of a plain frame, joined where one follows the other."""
-    start = end = positions[0]
-    for position in positions:
-        if position != end:
-            yield start, end
-            start = position
-        end = position + CHUNK_SIZE_BYTES
-    yield start, end
-
-
-def _answered(call: Callable[[], Any]) -> Any:
-    return retried(call, _RETRY_SECONDS_MAX)

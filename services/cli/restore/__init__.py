@@ -1,1 +1,0 @@
-"""A whole restore, which runs where the bytes land: plan, engine, target."""
