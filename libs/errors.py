@@ -14,7 +14,8 @@
     │       └── OversizedEventError  it is larger than any event may be
     ├── UnavailableError         a server or peer does not answer; trying again may help
     │   ├── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
-    │   └── NotReconciledError   the catalog may have gone back in time; wait until it is compared
+    │   ├── NotReconciledError   the catalog may have gone back in time; wait until it is compared
+    │   └── HaltedError          a brake is on: a person must look and accept, or mend the cause
     ├── SourceError              a protected volume cannot be read as it should
     │   └── TrackingLostError    what was said of its changes is not true; compare everything
     ├── ConfigurationError       settings are wrong; the process must not start
@@ -141,6 +142,12 @@ class NotReconciledError(UnavailableError):
     """The catalog may be older than the store; it decides nothing before they were compared."""
 
     code = "not-reconciled"
+
+
+class HaltedError(UnavailableError):
+    """Too much would be given up at once; it waits for a person, or until it is there again."""
+
+    code = "halted"
 
 
 class SourceError(BackcastError):

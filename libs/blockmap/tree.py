@@ -37,6 +37,30 @@ def level_for(size_chunks: int) -> int:
     return level
 
 
+def verified_node(hasher: NodeHasher, node_id: NodeId, level: int, encoded: bytes) -> Node:
+    """Decode the bytes of a node that must have this id and be of this level.
+
+    Raises:
+        DamagedDataError: the bytes are not that node's.
+    """
+    if hasher.node_id(encoded) != node_id:
+        raise DamagedDataError(
+            f"map node {node_id.hex()}: its {len(encoded)} bytes have another id: they are "
+            f"damaged, were altered, or belong to another domain"
+        )
+    node = decode_node(encoded)
+    if node.level != level:
+        raise DamagedDataError(
+            f"map node {node_id.hex()}: expected level {level}, got {node.level}"
+        )
+    return node
+
+
+def subtrees_of(node: Node) -> dict[int, MapRoot]:
+    """The subtrees below a node of level ≥ 1, by slot."""
+    return {slot: MapRoot(NodeId(entry), node.level - 1) for slot, entry in node.entries().items()}
+
+
 class MapReader:
     """Reads block maps of one domain. Thread-safe if ``fetch`` is.
 
@@ -55,18 +79,7 @@ class MapReader:
         Raises:
             DamagedDataError: the bytes are not that node's.
         """
-        encoded = self._fetch(node_id)
-        if self._hasher.node_id(encoded) != node_id:
-            raise DamagedDataError(
-                f"map node {node_id.hex()}: its {len(encoded)} bytes have another id: they are "
-                f"damaged, were altered, or belong to another domain"
-            )
-        node = decode_node(encoded)
-        if node.level != level:
-            raise DamagedDataError(
-                f"map node {node_id.hex()}: expected level {level}, got {node.level}"
-            )
-        return node
+        return verified_node(self._hasher, node_id, level, self._fetch(node_id))
 
     def children(self, subtree: MapRoot, level: int) -> dict[int, MapRoot]:
         """The subtrees below a subtree seen as a node of ``level`` ≥ 1, by slot.
@@ -78,8 +91,7 @@ class MapReader:
             return {}
         if subtree.level < level:
             return {0: subtree}
-        entries = self.node(subtree.node_id, level).entries()
-        return {slot: MapRoot(NodeId(entry), level - 1) for slot, entry in entries.items()}
+        return subtrees_of(self.node(subtree.node_id, level))
 
     def lookup(self, root: MapRoot, wanted: ChunkRun) -> Iterator[MapRun]:
         """The chunks of ``wanted`` that are not zero, as ascending runs; what is missing is zero.

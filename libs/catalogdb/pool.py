@@ -29,6 +29,10 @@ _OUT_OF_SPACE = "53100"
 #: Postgres is. With the default of 300 s they were not for 23 s after an outage of 96 s.
 _RECONNECT_SECONDS_MAX = 10.0
 
+#: How patient a service is whose work runs in the background: an outage of Postgres that is shorter
+#: ends no session.
+PATIENCE_SECONDS = 60.0
+
 
 class Catalog:
     """A bounded pool of connections to one catalog. Safe to share between threads.
@@ -38,6 +42,8 @@ class Catalog:
         size_max: connections kept at most.
         application: what Postgres shows as the name of the connections.
         wait_seconds: how long a caller waits for a free and working connection.
+        patience_seconds: how long what is declared `idempotent` is tried again while the catalog
+            does not answer; 0: it is called once.
     """
 
     def __init__(
@@ -46,7 +52,9 @@ class Catalog:
         size_max: int = 8,
         application: str = "backcast",
         wait_seconds: float = 30,
+        patience_seconds: float = 0.0,
     ) -> None:
+        self.patience_seconds = patience_seconds
         self._pool: ConnectionPool[Tx] = ConnectionPool(
             dsn,
             min_size=1,

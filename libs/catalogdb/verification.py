@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.index import (
     Domains,
@@ -114,6 +115,7 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
     return ManifestRecord(*row)
 
 
+@idempotent
 def locate_checked(
     catalog: Catalog, reader: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
 ) -> CheckedItems:

@@ -70,6 +70,10 @@ class CheckpointShelf:
                 return Checkpoint(name, head)
         return None
 
+    def has_head(self, name: CheckpointName) -> bool:
+        """Whether the store has this checkpoint's head, asked for by itself."""
+        return self._store.stat(checkpoint_object(name)) is not None
+
     def rows(self, checkpoint: Checkpoint) -> Iterator[Row]:
         """The rows of a checkpoint; one part is in memory at a time."""
         for number, digest in enumerate(checkpoint.head.parts):

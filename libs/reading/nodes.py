@@ -6,7 +6,6 @@ from libs.catalogdb.packs.index import find_item
 from libs.catalogdb.pool import Catalog
 from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
 from libs.reading.frames import FrameReader
-from libs.runtime.retries import retried
 
 
 def read_node(catalog: Catalog, frames: FrameReader, domain_no: int, node_id: bytes) -> bytes:
@@ -32,7 +31,7 @@ def read_node(catalog: Catalog, frames: FrameReader, domain_no: int, node_id: by
 def _read(
     catalog: Catalog, frames: FrameReader, domain_no: int, node_id: bytes, *, last_try: bool
 ) -> bytes:
-    pack, place = retried(lambda: find_item(catalog, domain_no, node_id))
+    pack, place = find_item(catalog, domain_no, node_id)
     try:
         item = frames.item(pack, place)
     except WrongKeyError:
@@ -40,7 +39,6 @@ def _read(
     except (DamagedDataError, NotFoundError) as err:
         if last_try:
             items = [WHOLE_PACK if isinstance(err, NotFoundError) else node_id]
-            reason = str(err)
-            retried(lambda: record_damage(catalog, pack.pack_no, items, reason))
+            record_damage(catalog, pack.pack_no, items, str(err))
         raise
     return item[: node_size_bytes(item)]

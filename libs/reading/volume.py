@@ -233,12 +233,12 @@ class VolumeReader:
             raise DamagedDataError(f"{self._where(chunks[0])}: {err}") from err
 
     def _twice(self, read: Callable[[], bytes]) -> bytes:
-        """Read again what looks damaged: it may have been on its way from the store."""
+        """Read again what looks damaged or gone: the answer may have been wrong."""
         try:
             return read()
         except WrongKeyError:
             raise
-        except DamagedDataError:
+        except (DamagedDataError, NotFoundError):
             return read()
 
     def _report(self, pack: PackLocation, items: list[bytes], err: BackcastError) -> None:

@@ -7,7 +7,9 @@ deleted when nothing writes; a crash after it leaves the object, durable once th
 
 import contextlib
 import errno
+import io
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,13 +85,13 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
-        with _translated("get", key), self._path(key).open("rb") as file:
+        with self._reading(key) as file:
             size = os.fstat(file.fileno()).st_size
             if size > OBJECT_SIZE_BYTES_MAX:
                 raise DamagedDataError(
                     f"object {key}: {size} bytes, expected at most {OBJECT_SIZE_BYTES_MAX}"
                 )
-            return file.read()
+            return file.readall()
 
     def get_range(self, key: str, wanted: ByteRange) -> bytes:
         """See `ObjectStore.get_range`."""
@@ -101,7 +103,7 @@ class FolderStore:
     def get_into(self, key: str, wanted: ByteRange, buffer: memoryview) -> None:
         """See `ObjectStore.get_into`."""
         check_range(key, wanted, buffer.nbytes)
-        with _translated("get", key), self._path(key).open("rb", buffering=0) as file:
+        with self._reading(key) as file:
             filled = 0
             while filled < wanted.length:
                 count = os.preadv(file.fileno(), [buffer[filled:]], wanted.start + filled)
@@ -115,8 +117,10 @@ class FolderStore:
         """See `ObjectStore.stat`."""
         path = self._path(key)
         with _translated("stat", key), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if path.is_file():
-                return _stat(key, path.stat())
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                return _stat(key, status)
+        self._check_mounted(f"stat {key}")
         return None
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectStat]:
@@ -124,7 +128,8 @@ class FolderStore:
         check_prefix(prefix)
         check_prefix(start_after)
         folder, _, _ = prefix.rpartition("/")
-        return self._walk(folder + "/" if folder else "", prefix, start_after)
+        yield from self._walk(folder + "/" if folder else "", prefix, start_after)
+        self._check_mounted(f"list {prefix}")
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; folders stay, since a put may be about to use them."""
@@ -150,6 +155,29 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[io.FileIO]:
+        with _translated("get", key):
+            try:
+                file = self._path(key).open("rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_mounted(f"get {key}")
+                raise
+            with file:
+                yield file
+
+    def _check_mounted(self, what: str) -> None:
+        """What is not there is missing only while the medium is there.
+
+        Raises:
+            UnavailableError: the folder that this store made at its start is gone.
+        """
+        if not self._partial.is_dir():
+            raise UnavailableError(
+                f"{what}: folder {self._root} is no store any more: expected {_PARTIAL} in it, "
+                f"which is gone; is its medium mounted?"
+            )
+
     def _make_folders(self, folder: Path) -> None:
         """Make a folder and those above it, each durable in the one that holds it."""
         if folder.is_dir():
@@ -159,7 +187,10 @@ class FolderStore:
         _flush_folder(folder.parent)
 
     def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectStat]:
-        """Objects below ``folder`` ('' or ending with '/'), sorted by whole key as S3 sorts."""
+        """Objects below ``folder`` ('' or ending with '/'), sorted by whole key as S3 sorts.
+
+        A folder that is not there has no objects: nobody but `put` makes folders, and none goes.
+        """
         with _translated("list", folder):
             try:
                 entries = list(os.scandir(self._root / folder))

@@ -111,14 +111,22 @@ class ObjectStore(Protocol):
         ...
 
     def stat(self, key: str) -> ObjectStat | None:
-        """Size and time of an object, or None if there is no such object."""
+        """Size and time of an object, or None if the store says that it has no such object.
+
+        None is said of this key: a bucket that is gone, a proxy's "not found" page and a medium
+        that is not mounted are errors. One None is one answer: before anything is deleted or given
+        up because of it, ask again later (`services.catalog.recovery.absence`).
+        """
         ...
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectStat]:
         """Objects whose key begins with ``prefix``, after ``start_after``: a key or its beginning.
 
         Each once, fetched page by page while the caller iterates. An object that exists during the
-        whole listing is in it; one that is put or deleted meanwhile may or may not be.
+        whole listing is in it; one that is put or deleted meanwhile may or may not be. An answer
+        that shows that something was left out or repeated is an `UnavailableError`, never the end
+        (`libs.store.listing`). One that does not show it cannot be told from a whole listing: what
+        is not listed is asked for by `stat` before it is taken for gone.
 
         Keys of one folder ascend by byte value. The order of folders is the store's own, but always
         the same (S3 compares whole keys, SeaweedFS goes folder by folder), so a listing that starts

@@ -5,7 +5,8 @@ ListObjectsV2; path-style addresses) and no conditional requests, which servers 
 differently.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ from minio.credentials.credentials import Credentials
 from minio.signer import presign_v4, sign_v4_s3
 from minio.time import to_amz_date
 
-from libs.errors import BadInputError, DamagedDataError, UnavailableError
+from libs.errors import BadInputError, DamagedDataError, NotFoundError, UnavailableError
 from libs.ranges import ByteRange
 from libs.rest.connections import ConnectionPool, Origin, Timeouts
 from libs.store import responses
 from libs.store.checksums import UNSIGNED_PAYLOAD, PutChecksum, integrity_headers
+from libs.store.listing import ListedPage, ListingCheck, parse_page
 from libs.store.port import (
     Body,
     ObjectStat,
@@ -137,10 +139,11 @@ class S3Store:
             length = response.getheader("Content-Length", "")
             modified = response.getheader("Last-Modified", "")
             response.read()
-            if response.status == 404:  # an answer to HEAD has no body that could say more
-                return None
-            if response.status != 200:
+            if response.status not in (200, 404):
                 responses.raise_refusal(what, response)
+        if response.status == 404:
+            self._confirm_missing(key)
+            return None
         try:
             return ObjectStat(key, int(length), parsedate_to_datetime(modified))
         except ValueError as error:
@@ -150,13 +153,15 @@ class S3Store:
         """See `ObjectStore.list`."""
         check_prefix(prefix)
         check_prefix(start_after)
-        last = start_after
+        check = ListingCheck(self._what("LIST", prefix), prefix, start_after)
+        token = ""
         while True:
-            page, is_last = self._page(prefix, last)
-            yield from page
-            if is_last:
+            page = self._page(prefix, start_after, token)
+            check.take(page)
+            yield from page.entries
+            if page.is_last:
                 return
-            last = page[-1].key
+            token = page.token
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -185,32 +190,37 @@ class S3Store:
         """Close idle connections."""
         self._connections.close()
 
-    def _page(self, prefix: str, start_after: str) -> tuple[Sequence[ObjectStat], bool]:
-        """One page of a listing, and whether it is the last."""
+    def _page(self, prefix: str, start_after: str, token: str) -> ListedPage:
+        """The page of a listing that a token leads to; the first one if it is empty."""
         query = {
             "list-type": "2",
             "max-keys": str(self._page_count),
             "prefix": prefix,
             "start-after": start_after,
+            **({"continuation-token": token} if token else {}),
         }
-        text = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+        # Sorted, as they are signed: not every server sorts before it verifies.
+        text = "&".join(f"{name}={quote(query[name], safe='')}" for name in sorted(query))
         what = self._what("LIST", prefix)
         with self._exchange(what, "GET", f"?{text}") as response:
             if response.status != 200:
                 responses.raise_refusal(what, response)
-            root = responses.read_document(what, response)
-        try:
-            page = [
-                ObjectStat(
-                    key=entry.findtext("{*}Key", ""),
-                    size_bytes=int(entry.findtext("{*}Size", "")),
-                    modified_at=datetime.fromisoformat(entry.findtext("{*}LastModified", "")),
+            return parse_page(what, prefix, responses.read_document(what, response))
+
+    def _confirm_missing(self, key: str) -> None:
+        """Return if the store says in words that it has no such object.
+
+        An answer to HEAD has no body, so its 404 may as well come from a proxy, or mean the bucket.
+        """
+        what = self._what("GET", key)
+        first = responses.range_header(ByteRange(0, 1))
+        with self._exchange(what, "GET", f"/{check_key(key)}", first) as response:
+            if response.status in (200, 206, 416):  # 416: it is empty
+                raise UnavailableError(
+                    f"{what}: the store answered 404 to HEAD, and {response.status} to GET"
                 )
-                for entry in root.iterfind("{*}Contents")
-            ]
-        except ValueError as error:
-            raise UnavailableError(f"{what}: an entry has no size or no date") from error
-        return page, root.findtext("{*}IsTruncated") != "true" or not page
+            with contextlib.suppress(NotFoundError):
+                responses.raise_refusal(what, response)
 
     def _exchange(
         self,

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.keys.kek import KeyEncryptionKey
@@ -47,7 +47,12 @@ _RELAY_PATIENCE_SECONDS = 60.0
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the loops and run them until asked to stop."""
     health, registry = Health(stop), new_registry()
-    catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "catalog")
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(),
+        settings.postgres.pool_size_max,
+        "catalog",
+        patience_seconds=PATIENCE_SECONDS,
+    )
     catalog.open()
     with contextlib.closing(catalog):
         store = open_store(settings.s3)
@@ -145,8 +150,15 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     checkpoints: Checkpoints,
     stop: Stop,
 ) -> RecoveryTools:
-    settle_seconds = settings.reconcile_settle_seconds
-    reconciler = Reconciler(catalog, store, vault, checkpoints, settle_seconds, stop)
+    reconciler = Reconciler(
+        catalog,
+        store,
+        vault,
+        checkpoints,
+        settings.reconcile_settle_seconds,
+        settings.absence_apart_seconds,
+        stop,
+    )
     return RecoveryTools(
         loop=RecoveryLoop(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,

@@ -60,3 +60,5 @@ class Settings(ServiceSettings):
     #: After a fall-back, deletions that were under way may arrive for so long; longer than a
     #: request to the store takes.
     reconcile_settle_seconds: float = 90.0
+    #: Time between two looks at what is missing in the store: only both together are believed.
+    absence_apart_seconds: float = 60.0

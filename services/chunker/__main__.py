@@ -5,7 +5,7 @@ import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -17,19 +17,27 @@ from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
 from libs.store.opening import open_store
-from services.chunker.captures import Captures
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
+from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.positions import Positions
+from services.chunker.parts.renewing import Renewal
 from services.chunker.sealer import Sealer
 from services.chunker.settings import Settings
+from services.chunker.surroundings import Surroundings
 
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the chunker and run it until it is asked to stop."""
     health, registry = Health(stop), new_registry()
     app = create_app("Backcast chunker", settings, health, registry)
-    catalog = Catalog(settings.postgres.dsn.reveal(), settings.postgres.pool_size_max, "chunker")
+    catalog = Catalog(
+        settings.postgres.dsn.reveal(),
+        settings.postgres.pool_size_max,
+        "chunker",
+        patience_seconds=PATIENCE_SECONDS,
+    )
     catalog.open()
     with contextlib.closing(catalog), serving(app, settings):
         store = open_store(settings.s3)
@@ -37,32 +45,33 @@ def main(settings: Settings, stop: Stop) -> None:
         vault.check()
         packer = Packer(catalog, store, settings.pack_buffer_count_max)
         start_thread("preallocate", packer.preallocate, daemon=True)
-        captures = Captures(
-            catalog,
-            vault,
-            packer,
-            FrameReader(store, vault),
-            Sealer(catalog, store, vault),
-            Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count),
-            settings.span_queue_length_max,
-            settings.session_deadline_seconds,
-            settings.known_chunk_sample,
+        lanes = Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count)
+        around = Surroundings(
+            catalog=catalog,
+            vault=vault,
+            packer=packer,
+            frames=FrameReader(store, vault),
+            known_chunk_sample=settings.known_chunk_sample,
+            share=lanes.submit_if_idle,
         )
-        intake = Intake(catalog, captures, settings.name, registry)
+        positions, sealer = Positions(), Sealer(catalog, store, vault)
+        attempts = Attempts(around, sealer, lanes, positions, settings.span_queue_length_max)
+        renewal = Renewal(catalog, attempts, positions, settings.session_deadline_seconds)
+        intake = Intake(catalog, attempts, positions, settings.name, registry)
         reading = health.loop("intake", settings.session_deadline_seconds)
-        renewal = Loop(
+        renewing = Loop(
             "renew",
-            lambda _stop, _progressed: captures.look_after(),
+            lambda _stop, _progressed: renewal.look_after(),
             settings.renew_interval_seconds,
             patience_seconds=settings.session_deadline_seconds,
         )
-        threads = start_loops([renewal], health, stop)
+        threads = start_loops([renewing], health, stop)
         health.started()
         try:
             asyncio.run(_reading(intake, settings, stop, reading))
         finally:
             stop.request()
-            captures.close()
+            attempts.close()
             for thread in threads:
                 thread.join()
 

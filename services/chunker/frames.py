@@ -3,9 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from libs.packs.frame import compress
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.packs.pack import FrameItem
 from libs.packs.trailer import ItemKind
+from services.chunker.packer import AttemptPacks, Packer
 
 
 @dataclass(slots=True)
@@ -53,3 +55,10 @@ class OpenFrame:
     def clear(self) -> None:
         """Forget its items."""
         self.items, self.fill = [], 0
+
+
+def store_frame(packer: Packer, owner: AttemptPacks, frame: OpenFrame) -> None:
+    """Compress a frame and give it to the packer, if anything is in it; then it is empty again."""
+    if frame.fill:
+        packer.store(owner, compress(frame.filled), frame.items)
+        frame.clear()

@@ -63,9 +63,9 @@ from libs.kafka.consumer import (
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.health import LoopHealth
-from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
-from services.chunker.captures import Capture, Captures
+from services.chunker.parts.attempts import Attempt, Attempts
+from services.chunker.parts.positions import Positions
 
 log = logging.getLogger(__name__)
 GROUP = "backcast-chunker"
@@ -82,16 +82,23 @@ class Intake:
 
     Args:
         catalog: the catalog, in the chunker's role.
-        captures: the captures that this process works on.
+        attempts: the parts that this process works on.
+        positions: told how far was read, and asked what to read again.
         name: name of this chunker.
         registry: gets the counter of refused events.
     """
 
     def __init__(
-        self, catalog: Catalog, captures: Captures, name: str, registry: CollectorRegistry
+        self,
+        catalog: Catalog,
+        attempts: Attempts,
+        positions: Positions,
+        name: str,
+        registry: CollectorRegistry,
     ) -> None:
         self._catalog = catalog
-        self._captures = captures
+        self._attempts = attempts
+        self._positions = positions
         self._name = name
         self._notified_at: dict[str, float] = {}
         self._refused = Counter(
@@ -121,9 +128,9 @@ class Intake:
         while not stop.requested:
             if not await self._handle_all(await consumer.batch(0.5), consumer, stop):
                 return  # what is left was read and not handled: no position may be behind it
-            for partition, offset in self._captures.taken_away().items():
+            for partition, offset in self._positions.to_read_again().items():
                 consumer.rewind(partition, offset)
-            self._captures.note_positions(consumer.positions())
+            self._positions.note_read(consumer.positions())
             loop.progressed()
 
     async def _handle_all(
@@ -148,14 +155,14 @@ class Intake:
         starts = {}
         for partition in partitions:
             offset = await asyncio.to_thread(
-                retried, lambda p=partition: start_offset(self._catalog, p.topic, p.number)
+                start_offset, self._catalog, partition.topic, partition.number
             )
             if offset is not None:
                 starts[partition] = offset
         return starts
 
     async def _revoked(self, partitions: frozenset[Partition]) -> None:
-        await asyncio.to_thread(self._captures.drop_partitions, partitions)
+        await asyncio.to_thread(self._attempts.drop_partitions, partitions)
 
     async def _handle(self, delivery: Delivery) -> None:
         match delivery:
@@ -165,7 +172,7 @@ class Intake:
                 log.error("records lost", extra={"partition": str(delivery.partition)})
                 reason = "records of its capture are no longer in Kafka; take the snapshot again"
                 await asyncio.to_thread(
-                    self._captures.fail_partition, delivery.partition, "records-lost", reason
+                    self._attempts.fail_partition, delivery.partition, "records-lost", reason
                 )
             case ReceivedEvent():
                 try:
@@ -180,29 +187,29 @@ class Intake:
             return
         if not isinstance(event, _OF_A_CAPTURE):
             raise MalformedEventError(f"event {received.envelope.type}: not expected on this topic")
-        capture = self._captures.find(event.capture) if event.capture else None
-        if capture is None:
+        attempt = self._attempts.find(event.capture) if event.capture else None
+        if attempt is None:
             return  # its session has ended, or another chunker has it; or it is of no capture
-        _authenticate(received, capture.view.tenant, capture.part)
+        _authenticate(received, attempt.view.tenant, attempt.part)
         match event:
             case ExtentsChanged() | UnchangedSampled():
-                await self._captures.add_batch(capture, event, received.value)
+                await self._attempts.add_batch(attempt, event, received.value)
             case CaptureCompleted():
-                await asyncio.to_thread(self._captures.complete, capture, event)
+                await asyncio.to_thread(self._attempts.complete, attempt, event)
             case CaptureAborted():
-                await asyncio.to_thread(self._captures.fail, capture, event.code, event.message)
+                await asyncio.to_thread(self._attempts.fail, attempt, event.code, event.message)
             case TrackingLost():
-                await asyncio.to_thread(self._note_lost, capture, event)
+                await asyncio.to_thread(self._note_lost, attempt, event)
 
-    def _note_lost(self, capture: Capture, event: TrackingLost) -> None:
+    def _note_lost(self, attempt: Attempt, event: TrackingLost) -> None:
         """The agent compares everything: tell a person why it takes so long.
 
         A capture that began with differences only cannot go on: nobody knows what it left out.
         """
-        if not capture.started.complete:
-            self._captures.fail(capture, TrackingLostError.code, event.reason)
+        if not attempt.started.complete:
+            self._attempts.fail(attempt, TrackingLostError.code, event.reason)
             return
-        part = capture.part
+        part = attempt.part
         notice = NotificationRaised(
             kind=TrackingLostError.code,
             severity="warning",
@@ -214,13 +221,11 @@ class Intake:
             node=part.node,
             session=str(event.session),
         )
-        tenant = capture.view.tenant
-        retried(
-            lambda: raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
-        )
+        tenant = attempt.view.tenant
+        raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
-        view = retried(lambda: session_of_capture(self._catalog, event.capture))
+        view = session_of_capture(self._catalog, event.capture)
         if view is None:
             raise MalformedEventError(f"capture {event.capture}: nobody asked for it")
         part = next(part for part in view.parts if part.capture == event.capture)
@@ -231,19 +236,17 @@ class Intake:
             reason = f"volume {part.volume_name}: something else was captured than was ordered"
             self._reject(view.session, "capture-mismatch", reason)
             return
-        known = self._captures.find(event.capture)
+        known = self._attempts.find(event.capture)
         if known and known.started.boot == event.boot:
             return
-        taken = retried(
-            lambda: take_part(
-                self._catalog,
-                event.capture,
-                event.boot,
-                self._name,
-                received.partition.number,
-                received.offset,
-                _tracking(view, event),
-            )
+        taken = take_part(
+            self._catalog,
+            event.capture,
+            event.boot,
+            self._name,
+            received.partition.number,
+            received.offset,
+            _tracking(view, event),
         )
         match taken:
             case Taken():
@@ -252,9 +255,9 @@ class Intake:
             case NotTaken(session_ended=False):
                 # Read anew: who finished the part since our view of it may have died with it.
                 session = view.session
-                parts = retried(lambda: read_session(self._catalog, session)).parts
+                parts = read_session(self._catalog, session).parts
                 if all(one.finished for one in parts):
-                    self._captures.seal(session)
+                    self._attempts.seal(session)
             case WrongBoot():
                 reason = (
                     f"volume {part.volume_name}: the agent on node {part.node} was restarted while "
@@ -271,14 +274,14 @@ class Intake:
         received: ReceivedEvent,
     ) -> None:
         try:
-            self._captures.begin(attempt, view, part, started, received.partition, received.offset)
+            self._attempts.begin(attempt, view, part, started, received.partition, received.offset)
         except UnavailableError:  # the part is taken anew when the event is handled again
             raise
         except BackcastError as err:  # the wrong key, a damaged base, an absurd size
             self._reject(view.session, err.code, f"volume {part.volume_name}: {err}")
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
-        retried(lambda: reject_session(self._catalog, "chunker", session, code, message))
+        reject_session(self._catalog, "chunker", session, code, message)
 
     def _refuse(self, error: BadEventError, claims: Envelope | None) -> None:
         self._refused.labels(error.code).inc()
@@ -289,7 +292,7 @@ class Intake:
             return
         self._notified_at[error.code] = now
         notice = NotificationRaised(kind=error.code, severity="warning", message=str(error)[:2000])
-        retried(lambda: raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice))
+        raise_notification(self._catalog, "chunker", tenant, BLOCK_CHANGES, notice)
 
 
 def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:

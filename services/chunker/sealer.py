@@ -5,32 +5,88 @@ Order: part finished (catalog) → manifest PUT → seal (the commit). A crash b
     successor that reads the topic again finds all parts finished and seals.
 """
 
+import contextlib
+import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
+from libs.catalogdb.packs.index import count_by_pack
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.attempts import Stale, finish_part
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
-from libs.catalogdb.sessions.session import SessionView, read_session, weakest_consistency
+from libs.catalogdb.sessions.session import (
+    SessionView,
+    read_session,
+    reject_session,
+    weakest_consistency,
+)
+from libs.errors import BackcastError, InvariantViolation
+from libs.events.block_changes import CaptureCompleted
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES, MANIFEST_SALT_SIZE_BYTES
 from libs.packs.manifest import Manifest, VolumeEntry, manifest_mac, seal_manifest
-from libs.runtime.retries import retried
 from libs.store.layout import ManifestName, manifest_object
 from libs.store.port import ObjectStore
+from services.chunker.packer import StaleAttemptError
+from services.chunker.parts.work import PartWork
+
+log = logging.getLogger(__name__)
 
 
 class Sealer:
-    """Writes manifests and commits snapshots. Thread-safe; sealing twice is harmless."""
+    """Records parts, writes manifests, commits snapshots. Thread-safe; seals twice at no harm."""
 
     def __init__(self, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> None:
         self._catalog = catalog
         self._store = store
         self._vault = vault
 
+    def finish_part(self, work: PartWork, completed: CaptureCompleted) -> bool:
+        """Write the rest of a part and record it; whether it was the session's last.
+
+        Raises:
+            StaleAttemptError: another attempt has taken over.
+            BackcastError: as `PartWork.finish`.
+        """
+        root, packs = work.finish(), work.packs
+        unplaced = packs.ledger.unplaced()
+        places = count_by_pack(self._catalog, packs.domains, unplaced) if unplaced else {}
+        progress = replace(work.progress, read_bytes=completed.read_bytes)
+        finished = finish_part(
+            self._catalog,
+            packs.attempt,
+            root.node_id,
+            root.level,
+            progress,
+            completed.consistency,
+            packs.ledger.use(places),
+        )
+        if isinstance(finished, Stale):
+            raise StaleAttemptError
+        return finished
+
+    def seal_or_reject(self, session: UUID) -> None:
+        """Seal a session all of whose parts are finished; one that cannot be sealed is rejected."""
+        try:
+            outcome = self.seal(session)
+            if isinstance(outcome, Refused):
+                self._reject(session, "refused", f"{outcome.reason}; take the snapshot again")
+        except Exception as err:
+            known = isinstance(err, BackcastError)
+            log.log(
+                logging.WARNING if known else logging.CRITICAL,
+                "not sealed",
+                extra={"session": str(session), "detail": str(err)},
+                exc_info=None if known else err,
+            )
+            with contextlib.suppress(BackcastError):  # then its deadline rejects it
+                self._reject(session, *reason_of(err))
+
     def seal(self, session: UUID) -> Sealed | Refused:
         """Seal a session whose parts are all finished."""
-        view = retried(lambda: read_session(self._catalog, session))
+        view = read_session(self._catalog, session)
         if view.state == "rejected":
             return Refused(session, "the session was rejected")
         if view.sequence is not None:
@@ -42,7 +98,17 @@ class Sealer:
         key = manifest_object(name)
         self._store.put(key, body)
         domains = [one.domain for one in view.domains]
-        return retried(lambda: seal(self._catalog, session, key, manifest_mac(body), domains))
+        return seal(self._catalog, session, key, manifest_mac(body), domains)
+
+    def _reject(self, session: UUID, code: str, message: str) -> None:
+        reject_session(self._catalog, "chunker", session, code, message)
+
+
+def reason_of(err: BaseException) -> tuple[str, str]:
+    """Code and message of what ended a session."""
+    if isinstance(err, BackcastError):
+        return err.code, str(err)
+    return InvariantViolation.code, f"{type(err).__name__} in a chunker"
 
 
 def _manifest(view: SessionView) -> Manifest:

@@ -22,7 +22,7 @@ from libs.catalogdb.deletion.condemning import condemn_unused
 from libs.catalogdb.deletion.rewriting import Moved, begin_marking, begin_rewrite, commit_rewrite
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login
 from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
 from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
@@ -81,12 +81,12 @@ class CatalogSite:
     @functools.cached_property
     def chunker(self) -> Catalog:
         """The catalog as chunkers reach it."""
-        return self.open_pool(self.dsn_of("chunker"))
+        return self.open_pool(self.dsn_of("chunker"), PATIENCE_SECONDS)
 
     @functools.cached_property
     def catalog(self) -> Catalog:
         """The catalog as its own loops reach it."""
-        return self.open_pool(self.dsn_of("catalog"))
+        return self.open_pool(self.dsn_of("catalog"), PATIENCE_SECONDS)
 
     @functools.cached_property
     def restore(self) -> Catalog:
@@ -97,9 +97,9 @@ class CatalogSite:
         """Connection string of a service's login."""
         return make_conninfo(self.dsn, user=login_of(service), password=_PASSWORD)
 
-    def open_pool(self, dsn: str) -> Catalog:
+    def open_pool(self, dsn: str, patience_seconds: float = 0.0) -> Catalog:
         """A pool that `close` closes."""
-        pool = Catalog(dsn)
+        pool = Catalog(dsn, patience_seconds=patience_seconds)
         pool.open()
         self._pools.append(pool)
         return pool

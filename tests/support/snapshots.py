@@ -5,9 +5,7 @@ from concurrent.futures import Future
 from uuid import UUID
 
 from libs.blockmap.tagged import OWN_TAG
-from libs.catalogdb.packs.index import count_by_pack
 from libs.catalogdb.protected import Volume, add_volume, announce_node
-from libs.catalogdb.sessions.attempts import finish_part
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import PartView, SessionView, open_session, read_session
 from libs.events.batches import BatchesDigest
@@ -23,8 +21,9 @@ from libs.spans.connection import SpanConnection
 from libs.store.port import ObjectStore
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.chunker.packer import Packer, attempt_packs
+from services.chunker.parts.work import PartWork
 from services.chunker.sealer import Sealer
-from services.chunker.work import CaptureWork
+from services.chunker.surroundings import Surroundings
 from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
 
 #: Begins a step of a capture's work on another lane, or does not.
@@ -105,18 +104,17 @@ class SnapshotTaker:
         def dial(*_: object) -> SpanConnection:
             return _MemorySpans(chunks)
 
-        work = CaptureWork(
-            part,
-            started,
-            packs,
-            self._site.chunker,
-            self._packer,
-            self._frames,
-            128,
-            self._share,
-            dial,
+        around = Surroundings(
+            catalog=self._site.chunker,
+            vault=self._vault,
+            packer=self._packer,
+            frames=self._frames,
+            known_chunk_sample=128,
+            share=self._share,
+            dial=dial,
         )
         hashers = [ChunkHasher(packs.keys.id_key), *[other.hasher for other in packs.others]]
+        work = PartWork(part, started, packs, around)
         for batch, start in enumerate(range(0, len(chunks), _SPAN_CHUNKS)):
             indexes = _indexes_of(chunks, batch)
             tags = bytes(tag_of(chunks[index]) for index in indexes)
@@ -137,18 +135,7 @@ class SnapshotTaker:
                     tags=tags if any(tags) else b"",
                 )
             )
-        root = work.finish()
-        unplaced = packs.ledger.unplaced()
-        places = count_by_pack(self._site.chunker, packs.domains, unplaced) if unplaced else {}
-        finish_part(
-            self._site.chunker,
-            attempt,
-            root.node_id,
-            root.level,
-            work.progress,
-            "quiet",
-            packs.ledger.use(places),
-        )
+        self._sealer.finish_part(work, completed_of(started, BatchesDigest()))
 
 
 def started_of(

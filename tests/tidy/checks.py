@@ -102,7 +102,7 @@ _BESIDE = frozenset(
 BESIDE_ALLOWED = {
     "libs/runtime/threads.py": "the one way to start a thread",
     "services/catalog/deletion/collector.py": "`map` hands errors to the caller, which waits",
-    "services/catalog/recovery/adoption.py": "`map` hands errors to the caller, which waits",
+    "services/catalog/recovery/absence.py": "`map` hands errors to the caller, which waits",
     "services/catalog/verification/jobs.py": "a job keeps its error for whoever asked",
     "services/change_capture/agent/publishing.py": "`end_with` looks at the task",
     "services/chunker/__main__.py": "lanes: `end_with` looks at each step",

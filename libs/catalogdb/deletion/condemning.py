@@ -83,7 +83,7 @@ class CollectionState:
 
 
 #: Whether nothing needs the pack `p`; asked in a statement after the one that locked it.
-_UNUSED = sql.SQL(
+IS_UNUSED = sql.SQL(
     """NOT EXISTS (SELECT FROM pin WHERE pin.pack_no = p.pack_no)
        AND NOT EXISTS (SELECT FROM pack_use u WHERE u.pack_no = p.pack_no)
        AND NOT leans_on_live(p.pack_no)"""
@@ -111,7 +111,7 @@ def condemn_unused(catalog: Catalog, after: int, limit: int) -> Condemned:
         looked_at = [
             row[0]
             for row in tx.execute(
-                """SELECT pack_no FROM candidate WHERE pack_no > %s
+                """SELECT pack_no FROM candidate WHERE pack_no > %s AND NOT unclaimed
                    ORDER BY pack_no LIMIT %s FOR UPDATE SKIP LOCKED""",
                 [after, limit],
             )
@@ -129,7 +129,7 @@ def condemn_unused(catalog: Catalog, after: int, limit: int) -> Condemned:
         ]
         unused = tx.execute(
             sql.SQL("SELECT pack_no, size_bytes FROM pack p WHERE pack_no = ANY(%s) AND {}").format(
-                _UNUSED
+                IS_UNUSED
             ),
             [locked],
         ).fetchall()
@@ -296,8 +296,8 @@ def list_unused(catalog: Catalog, after: int, limit: int) -> int | None:
             """WITH looked_at AS (
                    SELECT pack_no, state FROM pack WHERE pack_no > %s ORDER BY pack_no LIMIT %s),
                missing AS (
-                   INSERT INTO candidate
-                   SELECT pack_no FROM looked_at l WHERE state = 'l'
+                   INSERT INTO candidate (pack_no, unclaimed)
+                   SELECT pack_no, true FROM looked_at l WHERE state = 'l'
                      AND NOT EXISTS (SELECT FROM pack_use u WHERE u.pack_no = l.pack_no)
                    ON CONFLICT DO NOTHING)
                SELECT max(pack_no) FROM looked_at""",
@@ -348,7 +348,7 @@ def read_collection_state(catalog: Catalog) -> CollectionState:
                          WHERE state = 'l' AND {}) u,
                         (SELECT count(*) AS packs, coalesce(sum(size_bytes), 0)::bigint AS bytes
                          FROM tombstone JOIN pack USING (pack_no)) t"""
-            ).format(_UNUSED)
+            ).format(IS_UNUSED)
         ).fetchone()
     assert row is not None
     return CollectionState(*row)

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rows import one_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,14 @@ def find_mostly_dead(
 def weigh(catalog: Catalog, packs: Collection[int]) -> Weight:
     """What rewriting these packs may free."""
     with catalog.reading() as tx:
-        row = tx.execute(
-            """SELECT coalesce(sum(size_bytes), 0)::bigint, coalesce(sum(live), 0)::bigint,
-                      count(*) FILTER (WHERE unsure),
+        weight = one_row(
+            tx,
+            Weight,
+            """SELECT coalesce(sum(size_bytes), 0)::bigint AS size_bytes,
+                      coalesce(sum(live), 0)::bigint AS live_bytes,
+                      count(*) FILTER (WHERE unsure) AS unsure,
                       coalesce(sum(size_bytes - live) FILTER (WHERE unsure), 0)::bigint
+                          AS unsure_bytes
                FROM (SELECT p.size_bytes,
                             trunc(p.size_bytes * least(coalesce(u.addresses, 0), p.items)
                                   / greatest(p.items, 1)) AS live,
@@ -86,6 +91,6 @@ def weigh(catalog: Catalog, packs: Collection[int]) -> Weight:
                        ON true
                      WHERE p.pack_no = ANY(%s)) weighed""",
             [list(packs)],
-        ).fetchone()
-    assert row is not None
-    return Weight(*row)
+        )
+    assert weight is not None
+    return weight

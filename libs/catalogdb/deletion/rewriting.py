@@ -38,6 +38,7 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.catalogdb.deletion.condemning import condemn
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import PackLocation, PackRecord
@@ -164,6 +165,7 @@ def next_point(
         return volume_of_snapshot(tx, *row) if row else None
 
 
+@idempotent
 def begin_rewrite(catalog: Catalog, token: UUID, domain_no: int, generation: UUID) -> UUID:
     """Claim the generation of a new pack before its object is written; returns its key id.
 
@@ -181,6 +183,7 @@ def begin_rewrite(catalog: Catalog, token: UUID, domain_no: int, generation: UUI
     return UUID(str(row[0]))
 
 
+@idempotent
 def commit_rewrite(  # noqa: PLR0913 -- everything that changes at once
     catalog: Catalog,
     token: UUID,

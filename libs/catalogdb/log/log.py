@@ -18,6 +18,7 @@ from psycopg import sql
 
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_compared
+from libs.catalogdb.rows import all_rows
 from libs.errors import InvariantViolation
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
@@ -110,13 +111,14 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
             explain.
     """
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT position, event_id, type, version, source, subject, tenant, occurred_at,
-                      correlation_id, causation_id, value
+        events = all_rows(
+            tx,
+            _logged,
+            """SELECT topic, position, event_id, type, version, source, subject, tenant,
+                      occurred_at, correlation_id, causation_id, value
                FROM event_log WHERE topic = %s AND position > %s ORDER BY position LIMIT %s""",
             [topic, after, limit],
-        ).fetchall()
-    events = [_logged(topic, *row) for row in rows]
+        )
     for event in events:
         position = event.envelope.position
         assert position is not None
@@ -159,10 +161,11 @@ def mark_published(catalog: Catalog, topic: str, position: int) -> None:
 
 
 def _logged(  # noqa: PLR0913 -- the columns of a row
+    *,
     topic: str,
     position: int,
     event_id: UUID,
-    type_: str,
+    type: str,  # noqa: A002 -- the column's name
     version: int,
     source: str,
     subject: str,
@@ -174,7 +177,7 @@ def _logged(  # noqa: PLR0913 -- the columns of a row
 ) -> LoggedEvent:
     envelope = Envelope(
         event_id=event_id,
-        type=type_,
+        type=type,
         version=version,
         source=source,
         subject=subject,

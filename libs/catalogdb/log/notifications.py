@@ -1,14 +1,16 @@
 """Notifications: what a person may want to be told, appended to the log like every event."""
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog
 from libs.events.notifications import NotificationRaised
 
 
+@idempotent
 def raise_notification(
     catalog: Catalog, source: str, tenant: str, about: str, notice: NotificationRaised
 ) -> None:
-    """Append a notification.
+    """Append a notification. Calling it again tells it twice at worst.
 
     Args:
         catalog: the catalog.

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog, Tx
 
 #: Stands for the whole pack where an item is expected.
@@ -56,6 +57,7 @@ class KnownDamage:
     reason: str
 
 
+@idempotent
 def record_damage(
     catalog: Catalog, pack_no: int, items: Collection[bytes], reason: str
 ) -> list[bytes]:

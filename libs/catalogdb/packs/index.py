@@ -17,6 +17,7 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.blockmap.tagged import id_text, positions_by_tag
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.packs.ids import chunk_table, halves
@@ -60,6 +61,7 @@ class Resolved:
 Domains = Sequence[int]
 
 
+@idempotent
 def lookup_and_pin(
     catalog: Catalog, domains: Domains, attempt: UUID, ids: Sequence[bytes], pinned: set[int]
 ) -> list[int] | Stale:
@@ -96,6 +98,7 @@ def lookup_and_pin(
     return packs
 
 
+@idempotent
 def begin_pack(
     catalog: Catalog, attempt: UUID, domain_no: int, key_id: UUID, generation: UUID
 ) -> int | Stale:
@@ -121,6 +124,7 @@ def begin_pack(
         return int(row[0])
 
 
+@idempotent
 def register(  # noqa: PLR0913 -- the record of a pack
     catalog: Catalog,
     attempt: UUID,
@@ -197,6 +201,7 @@ def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
     )
 
 
+@idempotent
 def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocation, int]:
     """The pack and the place of one item, unpinned: for what the caller's session or reader keeps.
 
@@ -209,6 +214,7 @@ def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocatio
     return resolved.packs[pack_no], place
 
 
+@idempotent
 def count_by_pack(catalog: Catalog, domains: Domains, ids: Sequence[bytes]) -> dict[int, int]:
     """How many of the tagged ``ids`` (with repetitions) lie in each pack.
 

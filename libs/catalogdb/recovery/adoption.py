@@ -53,6 +53,17 @@ def group_heads(catalog: Catalog) -> list[GroupHead]:
     return [GroupHead(*row) for row in rows]
 
 
+def live_manifests(catalog: Catalog, group: UUID) -> list[str]:
+    """Keys of the manifests of a group's live snapshots."""
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            """SELECT manifest_key FROM snapshot JOIN volume_group USING (group_no)
+               WHERE group_id = %s AND state = 'l' ORDER BY sequence""",
+            [group],
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
 def undecided_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
     """Of these sessions, those that the catalog has not rejected."""
     with catalog.transaction() as tx:

@@ -29,6 +29,9 @@ def begin_incarnation(catalog: Catalog, number: int) -> None:
             """WITH closed AS (UPDATE attempt SET open = false WHERE open RETURNING attempt)
                DELETE FROM pin WHERE owner IN (SELECT attempt FROM closed)"""
         )
+        # What was seen, or accepted, in the forgotten time was another state of things.
+        tx.execute("DELETE FROM suspect")
+        tx.execute("DELETE FROM halt")
         tx.execute("UPDATE log_position SET last = greatest(last, %s)", [positions_begin(number)])
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.blockmap.tagged import positions_by_tag
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import Domains
@@ -33,8 +34,19 @@ def packs_between(catalog: Catalog, first: UUID, last: UUID) -> dict[UUID, str]:
         )
 
 
-def bury_lost(catalog: Catalog, generations: Sequence[UUID]) -> int:
-    """Packs whose objects are gone are dead for ever, whatever the catalog believed of them.
+def bury_condemned(tx: Tx, generation: UUID) -> None:
+    """A pack that a later moment had condemned is dead, though its object may still be there.
+
+    A collector of that time may have slept since, and delete it at any moment.
+    """
+    bury(tx, [generation])
+    tx.execute(
+        "INSERT INTO pack (generation, state) VALUES (%s, 'd') ON CONFLICT DO NOTHING", [generation]
+    )
+
+
+def bury(tx: Tx, generations: Sequence[UUID]) -> int:
+    """Make packs dead for ever in the caller's transaction, whatever the catalog believed of them.
 
     Nothing is deduplicated against them: look-ups pin live packs only. Lineages that use one are
     counted anew, which finds the snapshots that are damaged by it.
@@ -42,22 +54,6 @@ def bury_lost(catalog: Catalog, generations: Sequence[UUID]) -> int:
     Returns:
         How many of them were live.
     """
-    with catalog.transaction() as tx:
-        return _bury(tx, generations)
-
-
-def bury_condemned(tx: Tx, generation: UUID) -> None:
-    """A pack that a later moment had condemned is dead, though its object may still be there.
-
-    A collector of that time may have slept since, and delete it at any moment.
-    """
-    _bury(tx, [generation])
-    tx.execute(
-        "INSERT INTO pack (generation, state) VALUES (%s, 'd') ON CONFLICT DO NOTHING", [generation]
-    )
-
-
-def _bury(tx: Tx, generations: Sequence[UUID]) -> int:
     rows = tx.execute(
         """SELECT pack_no, generation, state::text,
                   tenant_of_domain(pack.domain_no)
@@ -101,6 +97,7 @@ class FoundPack:
     places: Sequence[int]
 
 
+@idempotent
 def register_found(catalog: Catalog, pack: FoundPack) -> bool:
     """Make a pack that was found in the store live, and index its items; harmless if repeated.
 
@@ -137,7 +134,10 @@ def register_found(catalog: Catalog, pack: FoundPack) -> bool:
             return True
         _index(tx, domain[0], row[0], pack)
         # Every live pack without a row of pack_use is a candidate; counting takes it out again.
-        tx.execute("INSERT INTO candidate VALUES (%s) ON CONFLICT DO NOTHING", [row[0]])
+        tx.execute(
+            "INSERT INTO candidate (pack_no, unclaimed) VALUES (%s, true) ON CONFLICT DO NOTHING",
+            [row[0]],
+        )
         return True
 
 
@@ -253,12 +253,20 @@ def replace_uses(
                 copy.write_row(
                     (volume_no, row.pack_no, row.addresses, row.first_sequence, row.last_sequence)
                 )
+        # Nobody gave up what they use no more: the rows may have been right, and the count wrong.
         tx.execute(
-            """INSERT INTO candidate SELECT pack_no FROM unnest(%s::int[]) AS gone (pack_no)
+            """INSERT INTO candidate (pack_no, unclaimed)
+               SELECT pack_no, true FROM unnest(%s::int[]) AS gone (pack_no)
                JOIN pack p USING (pack_no) WHERE p.state = 'l'
                  AND NOT EXISTS (SELECT FROM pack_use u WHERE u.pack_no = gone.pack_no)
                ON CONFLICT DO NOTHING""",
             [list(before)],
+        )
+        tx.execute(
+            """DELETE FROM candidate c WHERE unclaimed
+                 AND EXISTS (SELECT FROM pack_use u
+                             WHERE u.volume_no = %s AND u.pack_no = c.pack_no)""",
+            [volume_no],
         )
         if damaged:
             tx.execute("UPDATE volume SET counted_damage = -1 WHERE volume_no = %s", [volume_no])

@@ -205,7 +205,34 @@ CREATE INDEX pack_use_closed ON pack_use (volume_no, last_sequence) WHERE last_s
 
 -- Packs that perhaps nothing needs. Every live pack without a row of pack_use is in it: a pack enters when it
 -- is registered and when one of its rows goes, and leaves when a collector finds a row, or condemns it.
-CREATE TABLE candidate (pack_no int PRIMARY KEY);
+-- Unclaimed: nobody gave it up, there merely is no row; it is a suspect before it is condemned.
+CREATE TABLE candidate (
+    pack_no   int PRIMARY KEY,
+    unclaimed boolean NOT NULL DEFAULT false
+);
+CREATE INDEX ON candidate (pack_no) WHERE unclaimed;
+
+-- What would be given up because something is not there, until it is looked at again: a generation, an object's
+-- key, or a session (libs/catalogdb/deletion/brake).
+CREATE TABLE suspect (
+    kind         text NOT NULL,
+    item         text COLLATE "C" NOT NULL,
+    size_bytes   bigint NOT NULL DEFAULT 0,
+    noted_at     timestamptz NOT NULL DEFAULT now(),
+    confirmed_at timestamptz,                  -- a second look, apart in time, found the same
+    accepted     boolean NOT NULL DEFAULT false, -- a person was shown it, and let it go
+    PRIMARY KEY (kind, item)
+);
+
+-- A brake that is on: suspects of a kind are too large a share to go without a person's word.
+CREATE TABLE halt (
+    kind       text PRIMARY KEY,
+    name       text NOT NULL,                  -- kind and digest of the suspects: what is accepted
+    halted_at  timestamptz NOT NULL DEFAULT now(),
+    count      bigint NOT NULL,
+    size_bytes bigint NOT NULL,
+    message    text NOT NULL
+);
 
 -- Condemned packs whose object may still exist. Whoever claims one has until the deadline to delete it.
 CREATE TABLE tombstone (

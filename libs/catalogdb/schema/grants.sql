@@ -33,7 +33,8 @@ GRANT UPDATE (counted_damage) ON volume TO backcast_chunker;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO backcast_catalog;
 GRANT UPDATE ON volume_group, snapshot, pack, pack_use, retention_clock TO backcast_catalog;
 GRANT UPDATE (only_row) ON incarnation TO backcast_catalog;
-GRANT INSERT, UPDATE, DELETE ON hold, retention, candidate, tombstone TO backcast_catalog;
+GRANT INSERT, UPDATE, DELETE ON hold, retention, candidate, tombstone, suspect, halt
+    TO backcast_catalog;
 GRANT DELETE ON pack_use TO backcast_catalog;
 GRANT UPDATE ON session, attempt, reader, incarnation TO backcast_catalog;
 GRANT INSERT ON pack, reader, pin TO backcast_catalog;

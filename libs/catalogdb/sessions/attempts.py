@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
@@ -69,6 +70,7 @@ class PackUse:
 Tracking = Literal["none", "lost", "exact", "candidates"]
 
 
+@idempotent
 def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture stands in the topic
     catalog: Catalog,
     capture: UUID,
@@ -149,6 +151,7 @@ def renew(catalog: Catalog, attempt: UUID, progress: Progress, deadline_seconds:
         return renewed.rowcount == 1
 
 
+@idempotent
 def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
     catalog: Catalog,
     attempt: UUID,
@@ -208,6 +211,7 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
         return bool(row and row[0])
 
 
+@idempotent
 def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> bool:
     """Reject the session of a current attempt; one that was taken over has no say any more.
 

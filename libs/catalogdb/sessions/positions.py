@@ -5,9 +5,11 @@ what was stored before is found in the index, and captures of ended sessions are
 again is cheap and losing this position costs time only.
 """
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog
 
 
+@idempotent
 def start_offset(catalog: Catalog, topic: str, partition: int) -> int | None:
     """Offset to begin at, or None: nothing is known, begin at the earliest record."""
     with catalog.transaction() as tx:

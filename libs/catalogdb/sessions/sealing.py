@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from libs.catalogdb.domains import list_of_domains
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import damaged_since_opened
 from libs.catalogdb.pool import Catalog, Tx
@@ -47,6 +48,7 @@ class _Refusal(Exception):  # noqa: N818 -- leaves the transaction, never this m
     pass
 
 
+@idempotent
 def seal(
     catalog: Catalog, session: UUID, manifest_key: str, mac: bytes, domains: Sequence[UUID]
 ) -> Sealed | Refused:

@@ -10,6 +10,7 @@ from typing import Literal
 from uuid import UUID
 
 from libs.catalogdb.domains import GroupDomain, append_granted
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
@@ -167,6 +168,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         return view
 
 
+@idempotent
 def read_session(catalog: Catalog, session: UUID) -> SessionView:
     """A session as it is now.
 
@@ -177,6 +179,7 @@ def read_session(catalog: Catalog, session: UUID) -> SessionView:
         return session_view(tx, session)
 
 
+@idempotent
 def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
     """The session that a capture belongs to, or None: the capture was never asked for."""
     with catalog.transaction() as tx:
@@ -195,6 +198,7 @@ def open_sessions(catalog: Catalog) -> list[UUID]:
         ]
 
 
+@idempotent
 def reject_session(catalog: Catalog, source: str, session: UUID, code: str, message: str) -> bool:
     """End an open session without a snapshot; its attempts close and lose all their pins at once.
 

@@ -21,6 +21,7 @@ from psycopg import sql
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows
 from libs.catalogdb.snapshots.retention import IS_OVERDUE
 from libs.errors import NotFoundError
 from libs.events.snapshots import SnapshotExpired
@@ -100,8 +101,10 @@ def list_expired(
 ) -> list[ExpiredSnapshot]:
     """The tenant's expired snapshots, the last given up first; of one volume or group if named."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT s.session, g.name, s.sequence, s.sealed_at, s.expired_at
+        return all_rows(
+            tx,
+            ExpiredSnapshot,
+            """SELECT s.session, g.name AS "group", s.sequence, s.sealed_at, s.expired_at
                FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
                WHERE t.name = %(tenant)s AND s.state = 'x'
                  AND (%(name)s::text IS NULL OR g.name = %(name)s
@@ -109,8 +112,7 @@ def list_expired(
                                  WHERE v.group_no = g.group_no AND v.name = %(name)s))
                ORDER BY s.expired_at DESC NULLS LAST, s.session DESC LIMIT %(limit)s""",
             {"tenant": tenant, "name": name, "limit": limit},
-        ).fetchall()
-    return [ExpiredSnapshot(*row) for row in rows]
+        )
 
 
 @dataclass(frozen=True, slots=True)

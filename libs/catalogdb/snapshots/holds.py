@@ -6,6 +6,7 @@ from uuid import UUID
 
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import HoldPlaced, HoldReleased
@@ -40,16 +41,18 @@ def place_hold(catalog: Catalog, tenant: str, session: UUID, owner: str, reason:
                 f"snapshot {session}: tenant {tenant} has no live snapshot of this id"
             )
         reason = reason[:MESSAGE_LENGTH_MAX]
-        row = tx.execute(
+        hold = one_row(
+            tx,
+            Hold,
             """INSERT INTO hold (session, owner, reason) VALUES (%s, %s, %s)
                ON CONFLICT (session, owner) DO UPDATE SET reason = excluded.reason
                RETURNING session, owner, reason, placed_at""",
             [session, owner, reason],
-        ).fetchone()
-        assert row is not None
+        )
+        assert hold is not None
         event = HoldPlaced(session=session, group=snapshot[0], owner=owner, reason=reason)
         append(tx, "catalog", [Entry(event, tenant, str(snapshot[0]), session)])
-        return Hold(*row)
+        return hold
 
 
 def release_hold(catalog: Catalog, tenant: str, session: UUID, owner: str) -> bool:
@@ -72,10 +75,11 @@ def release_hold(catalog: Catalog, tenant: str, session: UUID, owner: str) -> bo
 def list_holds(catalog: Catalog, tenant: str) -> list[Hold]:
     """The holds on the tenant's snapshots, oldest first."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        return all_rows(
+            tx,
+            Hold,
             """SELECT h.session, h.owner, h.reason, h.placed_at
                FROM hold h JOIN snapshot s USING (session) JOIN volume_group g USING (group_no)
                JOIN tenant t USING (tenant_no) WHERE t.name = %s ORDER BY h.placed_at, h.owner""",
             [tenant],
-        ).fetchall()
-    return [Hold(*row) for row in rows]
+        )

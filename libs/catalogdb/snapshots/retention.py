@@ -14,18 +14,22 @@ from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
+from psycopg import sql
+
+from libs.catalogdb.deletion.brake import PASSING_COUNT_MAX, Kind, judge, keep_only
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.pool import Catalog
+from libs.catalogdb.pool import Catalog, Tx
 from libs.errors import NotFoundError
-from libs.events.notifications import NotificationRaised
 from libs.events.snapshots import RetentionChanged
 
 #: Steps of the clock up to here are ordinary: corrections, a paused machine, a slow transaction.
 STEP_SECONDS_MAX = 600.0
 #: A service that starts cannot tell a pause from a jump; pauses of maintenance are shorter.
 PAUSE_SECONDS_MAX = 86_400.0
-#: Tenant and subject of what concerns the whole catalog.
-EVERYBODY, CLOCK = "*", "clock"
+#: More than this share of a group's live points is too much to expire at once by retention.
+_OVERDUE_SHARE_MAX = 0.5
+#: Groups that a halt names.
+_NAMED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,8 @@ class OverdueSnapshot:
     session: UUID
 
 
-#: The live snapshots `s` that retention does not keep, of tenant `t` and group `g`.
-IS_OVERDUE: LiteralString = """
+#: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`.
+_NOT_KEPT: LiteralString = """
     SELECT s.group_no, s.sequence, t.name, s.session
     FROM retention r JOIN snapshot s USING (group_no) JOIN volume_group g USING (group_no)
     JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c
@@ -75,6 +79,31 @@ IS_OVERDUE: LiteralString = """
           WHERE newer.group_no = s.group_no AND newer.state = 'l' AND newer.sequence > s.sequence
             AND NOT EXISTS (SELECT FROM verification v
                             WHERE v.session = newer.session AND v.damaged))"""
+
+#: Those of them that retention gives up: not the suspects that nobody has accepted.
+IS_OVERDUE: LiteralString = (
+    _NOT_KEPT
+    + """ AND NOT EXISTS (SELECT FROM suspect x WHERE x.kind = 'points-overdue'
+                          AND x.item = s.session::text AND NOT x.accepted)"""
+)
+
+#: Those that a rule does not keep of groups where they are many and a large share, and those that a
+#: person let go already, which count as none and have no number of points.
+_OVERDUE_AT_ONCE = sql.SQL(
+    """WITH overdue (group_no, sequence, tenant, session) AS ({not_kept}),
+            judged AS (
+                SELECT o.*, EXISTS (SELECT FROM suspect x WHERE x.kind = 'points-overdue'
+                                    AND x.item = o.session::text AND x.accepted) AS accepted
+                FROM overdue o),
+            large AS (SELECT group_no, count(*) AS points FROM judged WHERE NOT accepted
+                      GROUP BY group_no
+                      HAVING count(*) > %s AND count(*) > %s * (
+                          SELECT count(*) FROM snapshot l
+                          WHERE l.group_no = judged.group_no AND l.state = 'l'))
+       SELECT j.session::text, j.tenant, g.name, CASE WHEN NOT accepted THEN l.points END
+       FROM judged j LEFT JOIN large l USING (group_no) JOIN volume_group g USING (group_no)
+       WHERE accepted OR l.points IS NOT NULL ORDER BY j.tenant, g.name, j.sequence"""
+).format(not_kept=sql.SQL(_NOT_KEPT))
 
 
 def set_retention(
@@ -180,31 +209,34 @@ def observe_clock(catalog: Catalog, seen: datetime | None, elapsed_seconds: floa
             )
         elif not before.halted:
             tx.execute("UPDATE retention_clock SET halted_since = trusted_at")
-        if halted != before.halted:
-            append(tx, "catalog", [_notice(step_seconds, halted=halted)])
+        if halted or before.halted:
+            _tell_of_clock(tx, before, step_seconds, halted=halted)
         trusted_at = before.trusted_at if halted else max(before.trusted_at, before.server_at)
         return ClockState(trusted_at, before.server_at, halted)
 
 
-def accept_clock(catalog: Catalog) -> ClockState:
-    """Trust the server's clock as it is now: a person has looked at it."""
+def hold_back_overdue(catalog: Catalog) -> bool:
+    """Hold back what would expire most points of a group at once; whether anything is held back.
+
+    A rule that is kept expires a point now and then. Most of a group at once is a rule that was
+    changed, perhaps by mistake, or a service that was away for long.
+    """
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """UPDATE retention_clock SET trusted_at = clock_timestamp(), halted_since = NULL
-               RETURNING trusted_at, clock_timestamp(), false"""
-        ).fetchone()
-    assert row is not None
-    return ClockState(*row)
-
-
-def _notice(step_seconds: float, *, halted: bool) -> Entry:
-    if halted:
-        message = (
-            f"catalog: the clock of Postgres jumped by {step_seconds:.0f} s; retention gives up "
-            f"nothing until it is back. If it is right now, run `backcast gc --accept-clock`"
+        rows = tx.execute(_OVERDUE_AT_ONCE, [PASSING_COUNT_MAX, _OVERDUE_SHARE_MAX]).fetchall()
+        keep_only(tx, Kind.OVERDUE, [(session, 0) for session, *_ in rows])
+        groups = dict.fromkeys(f"{row[3]} of {row[1]}/{row[2]}" for row in rows if row[3])
+        what = (
+            f"catalog: retention keeps less than half of the recovery points of "
+            f"{len(groups)} groups ({', '.join(list(groups)[:_NAMED_MAX])}); none of them expires."
         )
-        notice = NotificationRaised(kind="clock-jump", severity="error", message=message)
-    else:
-        message = "catalog: the clock of Postgres is as expected again; retention goes on"
-        notice = NotificationRaised(kind="clock-back", severity="info", message=message)
-    return Entry(notice, EVERYBODY, CLOCK)
+        return judge(tx, Kind.OVERDUE, lambda _: True, what)
+
+
+def _tell_of_clock(tx: Tx, before: ClockState, step_seconds: float, *, halted: bool) -> None:
+    item = [(before.trusted_at.isoformat(), 0)] if halted else []
+    keep_only(tx, Kind.CLOCK, item)
+    what = (
+        f"catalog: the clock of Postgres jumped by {step_seconds:.0f} s; retention gives up "
+        f"nothing until it is back."
+    )
+    judge(tx, Kind.CLOCK, lambda _: True, what)

@@ -1,15 +1,17 @@
 """Endpoints of collection: what can be freed, and freeing it step by step."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Path
 from pydantic import BaseModel, Field
 
+from libs.catalogdb.deletion.brake import Halt, accept, read_halts
 from libs.catalogdb.deletion.condemning import read_collection_state
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import read_incarnation
-from libs.catalogdb.snapshots.retention import ClockState, accept_clock, read_clock
+from libs.catalogdb.snapshots.retention import read_clock
 from libs.rest.auth import Caller, Role, require
 from services.catalog.deletion.passes import Collection
 
@@ -26,6 +28,25 @@ class ClockAnswer(BaseModel):
     )
 
 
+class HaltAnswer(BaseModel):
+    """A brake that is on: nothing of this kind is given up before a person has looked."""
+
+    name: str = Field(description="What to accept: exactly these suspects, and no others")
+    kind: str
+    since: datetime
+    suspects: int = Field(description="Packs, objects or recovery points that are held back")
+    suspect_bytes: int
+    message: str = Field(description="What was found, and what to look at")
+    examples: Sequence[str] = Field(description="The first 20: generations, keys, or sessions")
+
+
+class AcceptanceAnswer(BaseModel):
+    """What goes on at its next turn."""
+
+    name: str
+    kind: str
+
+
 class CollectionAnswer(BaseModel):
     """What a pass of collection would do now; nothing was changed."""
 
@@ -38,6 +59,7 @@ class CollectionAnswer(BaseModel):
     tombstone_bytes: int
     manifests: int = Field(description="Manifests of expired snapshots not deleted for certain")
     clock: ClockAnswer
+    halts: Sequence[HaltAnswer] = Field(description="Brakes that are on")
 
 
 class StepRequest(BaseModel):
@@ -73,7 +95,8 @@ def add_collection_routes(app: FastAPI, catalog: Catalog, collection: Collection
             tombstones=found.tombstones,
             tombstone_bytes=found.tombstone_bytes,
             manifests=found.manifests,
-            clock=_clock(read_clock(catalog)),
+            clock=_clock(catalog),
+            halts=[_halt(halt) for halt in read_halts(catalog)],
         )
 
     @app.post("/v1/collection/steps", tags=["collection"], summary="Free the next piece")
@@ -89,10 +112,25 @@ def add_collection_routes(app: FastAPI, catalog: Catalog, collection: Collection
             cursor=done.cursor,
         )
 
-    @app.post("/v1/clock/acceptance", tags=["retention"], summary="Trust the clock as it is now")
-    def accept(_: Admin) -> ClockAnswer:
-        return _clock(accept_clock(catalog))
+    @app.post("/v1/halts/{name}/acceptance", tags=["collection"], summary="Let go what was shown")
+    def let_go(
+        caller: Admin, name: Annotated[str, Path(max_length=100, description="Of the halt")]
+    ) -> AcceptanceAnswer:
+        return AcceptanceAnswer(name=name, kind=accept(catalog, name, caller.name))
 
 
-def _clock(state: ClockState) -> ClockAnswer:
+def _clock(catalog: Catalog) -> ClockAnswer:
+    state = read_clock(catalog)
     return ClockAnswer(trusted_at=state.trusted_at, server_at=state.server_at, halted=state.halted)
+
+
+def _halt(halt: Halt) -> HaltAnswer:
+    return HaltAnswer(
+        name=halt.name,
+        kind=halt.kind,
+        since=halt.since,
+        suspects=halt.suspects.count,
+        suspect_bytes=halt.suspects.size_bytes,
+        message=halt.message,
+        examples=halt.examples,
+    )

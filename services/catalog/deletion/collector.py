@@ -23,6 +23,7 @@ from libs.catalogdb.deletion.condemning import (
     list_unused,
     record_manifests_deleted,
 )
+from libs.catalogdb.deletion.suspects import hold_back_unclaimed
 from libs.catalogdb.pool import Catalog
 from libs.errors import BackcastError, BadInputError, DamagedDataError, NotFoundError
 from libs.keys.vault import KeyVault
@@ -86,6 +87,8 @@ class Collector:
             progressed()
 
     def _condemn(self, position: str) -> tuple[Freed, str | None]:
+        if not position and hold_back_unclaimed(self._catalog):
+            log.warning("too many packs are used by no snapshot: they are held back")
         condemned = condemn_unused(self._catalog, _number(position), _CANDIDATE_COUNT)
         after = None if condemned.after is None else str(condemned.after)
         return Freed(packs_condemned=condemned.packs), after

@@ -1,4 +1,4 @@
-"""Retention: expires what groups' rules do not keep, unless the clock cannot be trusted."""
+"""Retention: expires what groups' rules do not keep, unless clock or rule look like a mistake."""
 
 import logging
 import time
@@ -7,7 +7,12 @@ from datetime import datetime
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.snapshots.expiry import Expired, expire_overdue
-from libs.catalogdb.snapshots.retention import ClockState, observe_clock, overdue_snapshots
+from libs.catalogdb.snapshots.retention import (
+    ClockState,
+    hold_back_overdue,
+    observe_clock,
+    overdue_snapshots,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +36,15 @@ class Retention:
         self._seen_at = 0.0
 
     def round(self) -> int:
-        """Expire everything that is overdue now; how many snapshots.
+        """Expire everything that is overdue now and not held back; how many snapshots.
 
         Raises:
             BackcastError: the catalog does not answer or must be reconciled first.
         """
         if self._observe().halted:
             return 0
+        if hold_back_overdue(self._catalog):
+            log.warning("most points of a group would expire at once: they are held back")
         count, last = 0, None
         while page := overdue_snapshots(self._catalog, _PAGE_COUNT, last):
             for overdue in page:

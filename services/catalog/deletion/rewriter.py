@@ -38,7 +38,6 @@ from libs.packs.pack import PackBuilder
 from libs.packs.trailer import Item, ItemKind, PackHeader, read_pack_index
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders
-from libs.runtime.retries import retried
 from libs.store.layout import pack_object
 from libs.store.port import ObjectStore
 from services.catalog.deletion.repacker import PackedFrame, Repacker
@@ -298,7 +297,7 @@ class Rewriter:
 
     def _begin(self, token: UUID, domain_no: int, like: PackLocation) -> PackBuilder:
         generation = new_generation()
-        key_id = retried(lambda: begin_rewrite(self._catalog, token, domain_no, generation))
+        key_id = begin_rewrite(self._catalog, token, domain_no, generation)
         pack_key = self._vault.get(like.domain, key_id).pack_key(generation)
         self._buffer = self._buffer or bytearray(PACK_SIZE_BYTES_MAX)
         return PackBuilder(generation, like.domain, key_id, pack_key, self._buffer)
@@ -323,9 +322,7 @@ class Rewriter:
             sum(item.kind is ItemKind.CHUNK for item in items),
         )
         contents = {old.pack.pack_no: old.ids for old in olds}
-        if not retried(
-            lambda: commit_rewrite(self._catalog, token, domain_no, record, moved, contents)
-        ):
+        if not commit_rewrite(self._catalog, token, domain_no, record, moved, contents):
             tally.given_up += len(olds)
             return False
         tally.rewritten += len(olds)

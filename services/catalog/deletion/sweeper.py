@@ -4,8 +4,11 @@ They come from crashes between a PUT and its registration, from PUTs that arrive
 had given them up, from sessions that were rejected after their manifest was written.
 
 Order: uploads that nobody can register are written down as dead → page by page of the listing:
-what is unknown is written down as dead → DELETE of what is dead → the position is recorded. A crash
-after any step leaves what the next pass deletes; a pass goes on where the one before it stopped.
+DELETE of what is dead, what no row names is written down as suspect → the position is recorded →
+at the end, unless the suspects are so many that a person must look
+(`libs.catalogdb.deletion.brake`): each that still is unknown is written down as dead → DELETE → it
+is a suspect no more. A crash after any step leaves what the next pass deletes; a pass goes on where
+the one before it stopped.
 
 Uploads are single PUTs, so there are no parts of unfinished ones to look for.
 """
@@ -17,6 +20,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from libs.catalogdb.deletion.suspects import (
+    clear_unknown,
+    hold_back_unknown,
+    list_unknown,
+    note_unknown,
+)
 from libs.catalogdb.deletion.sweeping import (
     Verdict,
     advance,
@@ -73,6 +82,9 @@ class SweepTally:
     #: Those of them that no row names; the others are of dead generations and of ended sessions.
     unnamed: int = 0
     unnamed_bytes: int = 0
+    #: Objects that no row names and that wait for a person's word: too many to be right.
+    held_back: int = 0
+    held_back_bytes: int = 0
     #: Objects that no row names and that were too young to be judged.
     young: int = 0
     young_bytes: int = 0
@@ -81,15 +93,15 @@ class SweepTally:
     #: Files of puts that never ended.
     leftovers: int = 0
 
-    def count(self, deleted: ObjectStat, verdict: Verdict) -> None:
+    def count(self, key: str, size_bytes: int, verdict: Verdict) -> None:
         """Count an object that is deleted."""
-        is_pack = deleted.key.startswith(PACKS_PREFIX)
+        is_pack = key.startswith(PACKS_PREFIX)
         self.packs += is_pack
         self.manifests += not is_pack
-        self.deleted_bytes += deleted.size_bytes
+        self.deleted_bytes += size_bytes
         if verdict is Verdict.UNKNOWN:
             self.unnamed += 1
-            self.unnamed_bytes += deleted.size_bytes
+            self.unnamed_bytes += size_bytes
 
 
 class Sweeper:
@@ -141,15 +153,14 @@ class Sweeper:
         seconds = self._policy.claim_seconds
         while claim := claim_prefix(self._catalog, begun, seconds):
             for page in _pages(self._store.list(claim.prefix, claim.after)):
-                for one, verdict in self._dead(page, tally):
-                    self._store.delete(one.key)
-                    tally.count(one, verdict)
+                self._sweep(page, tally)
                 stop = stopping()
                 advance(self._catalog, claim.prefix, page[-1].key, 0 if stop else seconds)
                 progressed()
                 if stop:
                     return tally
             finish_prefix(self._catalog, claim.prefix)
+        self._settle(tally, progressed)
         if self._leftovers:
             tally.leftovers = self._leftovers.delete_leftovers(self._old())
         return tally
@@ -180,30 +191,62 @@ class Sweeper:
         for one in prefixes[prefixes.index(prefix) :]:
             for page in _pages(self._store.list(one, after if one == prefix else "")):
                 for stray, verdict in self._strays(page, tally):
-                    tally.count(stray, verdict)
+                    tally.count(stray.key, stray.size_bytes, verdict)
                 pages += 1
                 if pages == _SURVEYED_PAGES_MAX:
                     return tally, f"{one}:{page[-1].key}"
         return tally, None
 
-    def _dead(
-        self, page: Sequence[ObjectStat], tally: SweepTally
-    ) -> list[tuple[ObjectStat, Verdict]]:
-        """What may be deleted of a page, after it was written down."""
-        strays = list(self._strays(page, tally))
-        unknown = [
-            parse_pack_object(one.key)
-            for one, verdict in strays
-            if verdict is Verdict.UNKNOWN and one.key.startswith(PACKS_PREFIX)
-        ]
-        buried = {pack_object(generation) for generation in bury_unknown(self._catalog, unknown)}
-        return [
-            (one, verdict)
-            for one, verdict in strays
-            if verdict is Verdict.DEAD
-            or (verdict is Verdict.UNKNOWN and one.key.startswith(MANIFESTS_PREFIX))
-            or one.key in buried
-        ]
+    def _sweep(self, page: Sequence[ObjectStat], tally: SweepTally) -> None:
+        """Delete what is dead of a page, and write down what no row names."""
+        unknown = []
+        for one, verdict in self._strays(page, tally):
+            if verdict is Verdict.DEAD:
+                self._store.delete(one.key)
+                tally.count(one.key, one.size_bytes, verdict)
+            elif verdict is Verdict.UNKNOWN:
+                unknown.append((one.key, one.size_bytes))
+        if unknown:
+            note_unknown(self._catalog, unknown)
+
+    def _settle(self, tally: SweepTally, progressed: Callable[[], None]) -> None:
+        """Delete what no row names, whoever wrote it down, or what of it the brake lets go."""
+        for page in self._unknown_pages():
+            verdicts = self._judge([key for key, _, _ in page])
+            clear_unknown(
+                self._catalog,
+                [key for key, _, _ in page if verdicts.get(key) is not Verdict.UNKNOWN],
+            )
+            progressed()
+        halted = hold_back_unknown(self._catalog)
+        for page in self._unknown_pages():
+            held = [(key, size) for key, size, accepted in page if halted and not accepted]
+            gone = [key for key, _ in held if self._store.stat(key) is None]
+            clear_unknown(self._catalog, gone)
+            tally.held_back += len(held) - len(gone)
+            tally.held_back_bytes += sum(size for key, size in held if key not in gone)
+            self._delete_unknown(
+                [(key, size) for key, size, accepted in page if accepted or not halted], tally
+            )
+            progressed()
+        if halted:  # some may have gone
+            hold_back_unknown(self._catalog)
+
+    def _delete_unknown(self, objects: Sequence[tuple[str, int]], tally: SweepTally) -> None:
+        """Write them down as dead, then delete them; what somebody has claimed since stays."""
+        packs = [parse_pack_object(key) for key, _ in objects if key.startswith(PACKS_PREFIX)]
+        buried = {pack_object(generation) for generation in bury_unknown(self._catalog, packs)}
+        for key, size_bytes in objects:
+            if key in buried or key.startswith(MANIFESTS_PREFIX):
+                self._store.delete(key)
+                tally.count(key, size_bytes, Verdict.UNKNOWN)
+        clear_unknown(self._catalog, [key for key, _ in objects])
+
+    def _unknown_pages(self) -> Iterator[list[tuple[str, int, bool]]]:
+        after = ""
+        while page := list_unknown(self._catalog, after, _PAGE_COUNT):
+            yield page
+            after = page[-1][0]
 
     def _strays(
         self, page: Sequence[ObjectStat], tally: SweepTally

@@ -29,6 +29,10 @@ class SweepAnswer(BaseModel):
         "generations and of sessions that ended"
     )
     unnamed_bytes: int
+    held_back: int = Field(
+        description="Objects that no row names and that wait for a person's word: too many"
+    )
+    held_back_bytes: int
     young: int = Field(description="Objects that no row names and that are too young to be judged")
     young_bytes: int
     foreign: int = Field(description="Objects that are none of ours; they are never touched")
@@ -149,6 +153,8 @@ def _sweep(tally: SweepTally) -> SweepAnswer:
         freed_bytes=tally.deleted_bytes,
         unnamed=tally.unnamed,
         unnamed_bytes=tally.unnamed_bytes,
+        held_back=tally.held_back,
+        held_back_bytes=tally.held_back_bytes,
         young=tally.young,
         young_bytes=tally.young_bytes,
         foreign=tally.foreign,

@@ -3,48 +3,53 @@
 Each step may be repeated; `services.catalog.recovery.reconciler` says what comes before and after.
 In memory are the manifests beyond one group's head, the names of a 256th of all packs, and the
 counts of one lineage.
+
+What is not taken back is swept or collected as an orphan later. So manifests are listed a second
+time after the packs, a listing that leaves out what HEAD shows is an error, and a lineage with
+something missing is counted again before its count replaces its references.
 """
 
 import itertools
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.adoption import (
+    GroupHead,
     apply_rows,
     expire_known,
     forget_holds,
     group_heads,
+    live_manifests,
     recover_snapshot,
     undecided_sessions,
 )
 from libs.catalogdb.recovery.references import (
     FoundPack,
-    bury_lost,
+    Lineage,
     lineages_to_count,
-    packs_between,
     register_found,
 )
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
-from libs.errors import DamagedDataError
+from libs.errors import DamagedDataError, UnavailableError, WrongKeyError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher
 from libs.packs.manifest import manifest_mac, open_manifest, parse_manifest_header
 from libs.packs.trailer import PackHeader, encode_frame_table, read_pack_index
 from libs.reading.frames import FrameReader
-from libs.runtime.retries import retried
 from libs.store.layout import (
     KEYS_PREFIX,
     MANIFESTS_PREFIX,
-    PACKS_PREFIX,
+    ManifestName,
+    manifest_folder,
     pack_object,
     parse_domain_key_object,
     parse_manifest_object,
-    parse_pack_object,
 )
 from libs.store.port import ObjectStat, ObjectStore
+from services.catalog.recovery.absence import PackComparison
 from services.catalog.recovery.found import found_snapshot
 from services.catalog.recovery.manifests import Candidate, Decisions, continuation
 from services.catalog.recovery.references import DamagedPoint, ReferenceCounter
@@ -53,8 +58,6 @@ log = logging.getLogger(__name__)
 
 #: Rows of a checkpoint that are applied in one transaction.
 _ROWS = 500
-#: Trailers that are read at once.
-_THREADS = 8
 
 
 @dataclass(slots=True)
@@ -83,21 +86,32 @@ class Adoption:
         vault: the domains' keys.
         shelf: the checkpoints in the bucket.
         report: told what was found, and which step is being done.
+        apart_seconds: time between two looks at what is missing.
+        wait: waits so long, or until the process is to stop.
+        alone: whether nobody else writes to the store, so that what a listing leaves out and
+            another one shows is no news, but an error.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a recovery's surroundings
         self,
         catalog: Catalog,
         store: ObjectStore,
         vault: KeyVault,
         shelf: CheckpointShelf,
         report: Report,
+        apart_seconds: float,
+        wait: Callable[[float], object],
+        *,
+        alone: bool = True,
     ) -> None:
         self.report = report
         self._catalog = catalog
         self._store = store
         self._vault = vault
         self._shelf = shelf
+        self._apart_seconds = apart_seconds
+        self._wait = wait
+        self._alone = alone
         #: Key id → its domain, and domain → the newest of its keys, of all wrapped keys.
         self._domains: dict[UUID, UUID] = {}
         self._newest_keys: dict[UUID, UUID] = {}
@@ -109,18 +123,16 @@ class Adoption:
             newest: the checkpoint whose rows are applied; None if the catalog knows them.
             decisions: what a surviving log says.
         """
-        wrapped = sorted(self._store.list(KEYS_PREFIX), key=lambda stat: stat.modified_at)
-        names = [parse_domain_key_object(stat.key) for stat in wrapped]
-        self._domains = {name.key_id: name.domain for name in names}
-        self._newest_keys = {name.domain: name.key_id for name in names}
         if newest:
             self._step("checkpoint")
             self._apply(newest)
         self._step("manifests")
         self._take_back(decisions)
-        expire_known(self._catalog, list(decisions.expired))
         self._step("packs")
         self._compare_packs()
+        if self._alone:
+            self._step("manifests, again")
+            self._take_back(decisions)
         self._step("references")
         self._recount()
 
@@ -136,16 +148,28 @@ class Adoption:
 
     def _take_back(self, decisions: Decisions) -> None:
         """Manifests beyond the heads, group by group; those of one group are in memory."""
+        self.report.unreadable.clear()  # what was damaged on its way is read again
+        wrapped = sorted(self._store.list(KEYS_PREFIX), key=lambda stat: stat.modified_at)
+        names = [parse_domain_key_object(stat.key) for stat in wrapped]
+        self._domains = {name.key_id: name.domain for name in names}
+        self._newest_keys = {name.domain: name.key_id for name in names}
         heads = {head.group: head for head in group_heads(self._catalog)}
+        unlisted = set(heads)
         listing = self._store.list(MANIFESTS_PREFIX)
         for _, stats in itertools.groupby(listing, lambda stat: stat.key.rpartition("/")[0]):
             candidates = []
             head = None
+            listed = set()
             for stat in stats:
                 name = parse_manifest_object(stat.key)
+                listed.add(stat.key)
                 head = heads.get(name.group)
                 if head is None or name.sequence > head.sequence:
                     candidates += self._candidate(stat)
+            self._check_gaps(name, head, listed)
+            if head:
+                unlisted.discard(head.group)
+                self._check_listed(head.group, listed)
             undecided = set(
                 undecided_sessions(self._catalog, [c.manifest.session for c in candidates])
             )
@@ -157,6 +181,12 @@ class Adoption:
             )
             for candidate in taken:
                 self._recover(candidate, proved=candidate.manifest.session in decisions.sealed)
+        for group in unlisted:
+            head = heads[group]
+            folder = manifest_folder(head.tenant, group)
+            self._check_left_out(self._store.list(f"{folder}{head.sequence + 1:010d}-"))
+            self._check_listed(group, set())
+        expire_known(self._catalog, list(decisions.expired))
 
     def _recover(self, candidate: Candidate, *, proved: bool) -> None:
         domain, manifest = self._domains[candidate.key_id], candidate.manifest
@@ -168,6 +198,34 @@ class Adoption:
             return
         self.report.recovered.append(f"{manifest.group_name}@{manifest.sequence}")
 
+    def _check_gaps(self, last: ManifestName, head: GroupHead | None, listed: set[str]) -> None:
+        """Ask for each sequence that was not listed, and for the next one, by itself.
+
+        A sequence without a manifest is taken for that of a snapshot that has expired.
+        """
+        sequences = {parse_manifest_object(key).sequence for key in listed}
+        first = head.sequence + 1 if head else min(sequences)
+        folder = manifest_folder(last.tenant, last.group)
+        for sequence in range(first, max(first, last.sequence + 1) + 1):
+            if sequence not in sequences:
+                self._check_left_out(self._store.list(f"{folder}{sequence:010d}-"))
+
+    def _check_left_out(self, found: Iterator[ObjectStat]) -> None:
+        for stat in found if self._alone else ():
+            raise UnavailableError(
+                f"LIST {MANIFESTS_PREFIX}: expected all objects that there are; it leaves out "
+                f"{stat.key}, which is listed by itself; nothing is concluded"
+            )
+
+    def _check_listed(self, group: UUID, listed: set[str]) -> None:
+        """A listing without a manifest that is there leaves out others, perhaps beyond the head."""
+        for key in live_manifests(self._catalog, group):
+            if key not in listed and self._store.stat(key):
+                raise UnavailableError(
+                    f"LIST {MANIFESTS_PREFIX}: expected all objects that there are; it leaves out "
+                    f"{key}, which HEAD shows; nothing is concluded"
+                )
+
     def _candidate(self, stat: ObjectStat) -> list[Candidate]:
         try:
             data = self._store.get(stat.key)
@@ -177,32 +235,21 @@ class Adoption:
                 raise DamagedDataError(f"its key {header.key_id} is not in the bucket")
             keys = self._vault.get(domain, header.key_id)
             manifest = open_manifest(data, header.key_id, keys.manifest_key())
+        except WrongKeyError:  # it was listed a moment ago
+            raise
         except DamagedDataError as err:
             self._unreadable(stat.key, err)
             return []
         return [Candidate(stat.key, header.key_id, manifest_mac(data), manifest)]
 
     def _compare_packs(self) -> None:
-        """Folder by folder, so that the names of a 256th of all packs are in memory."""
-        with ThreadPoolExecutor(_THREADS, "trailers") as threads:
-            for folder in range(256):
-                prefix = f"{PACKS_PREFIX}{folder:02x}/"
-                stored = {
-                    parse_pack_object(stat.key): stat.size_bytes
-                    for stat in self._store.list(prefix)
-                }
-                first = UUID(bytes=bytes([folder]) + bytes(15))
-                last = UUID(bytes=bytes([folder]) + b"\xff" * 15)
-                known = packs_between(self._catalog, first, last)
-                lost = [
-                    name for name, state in known.items() if state != "d" and name not in stored
-                ]
-                if lost:
-                    self.report.packs_lost += bury_lost(self._catalog, lost)
-                unknown = [
-                    (name, size) for name, size in stored.items() if known.get(name, "u") == "u"
-                ]
-                self.report.packs_found += sum(threads.map(self._register, unknown))
+        comparison = PackComparison(
+            self._catalog, self._store, self._register, self._apart_seconds, self._wait
+        )
+        try:
+            self.report.packs_lost += comparison.run(once=not self._alone)
+        finally:
+            self.report.packs_found += comparison.found
 
     def _register(self, pack: tuple[UUID, int]) -> bool:
         generation, size_bytes = pack
@@ -230,15 +277,28 @@ class Adoption:
             ids=[item.id for item in index.items],
             places=[item.place for item in index.items],
         )
-        return retried(lambda: register_found(self._catalog, found))
+        return register_found(self._catalog, found)
 
     def _recount(self) -> None:
+        doubtful = self._count(lineages_to_count(self._catalog), replace_damaged=False)
+        if doubtful:
+            self._wait(self._apart_seconds)
+            self._count(doubtful, replace_damaged=True)
+
+    def _count(self, lineages: Sequence[Lineage], *, replace_damaged: bool) -> list[Lineage]:
+        """Count lineages anew; those of which something is missing."""
         recounter = ReferenceCounter(
             self._catalog, self._vault, FrameReader(self._store, self._vault)
         )
-        for lineage in lineages_to_count(self._catalog):
-            self.report.damaged += recounter.recount(lineage)
+        doubtful = []
+        for lineage in lineages:
+            damaged = recounter.recount(lineage, replace_damaged=replace_damaged)
+            if damaged and not replace_damaged:
+                doubtful.append(lineage)
+                continue
+            self.report.damaged += damaged
             self.report.lineages += 1
+        return doubtful
 
     def _unreadable(self, key: str, err: Exception) -> None:
         log.error("object cannot be read", extra={"key": key, "detail": str(err)})

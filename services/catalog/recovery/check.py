@@ -118,7 +118,10 @@ class CatalogCheck:
         self._checkpoints.write()
         before = self._positions()
         with scratch_catalog(self._dsn) as rebuilt:
-            recovery = Adoption(rebuilt, self._store, self._vault, shelf, Report())
+            # The other catalog knows nothing that could be missing, and sessions go on meanwhile.
+            recovery = Adoption(
+                rebuilt, self._store, self._vault, shelf, Report(), 0, lambda _: None, alone=False
+            )
             recovery.run(shelf.newest_state(), Decisions())
             result.step = "comparing"
             for live, other in _paired(dump(self._catalog), dump(rebuilt)):

@@ -30,6 +30,7 @@ from libs.catalogdb.recovery.incarnation import (
 )
 from libs.checkpoints.checkpoint import Head, parts_of
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
+from libs.errors import UnavailableError
 from libs.events.topics import PACKS, SNAPSHOTS
 from libs.store.layout import (
     MANIFESTS_PREFIX,
@@ -154,11 +155,34 @@ class Checkpoints:
         compared yet: within one life the catalog does not go back.
         """
         own = read_incarnation(self._catalog)
-        newest = self.shelf.newest_state()
+        newest = self.newest_state(own)
         comparison = self._judge(own, newest)
         if comparison.standing is Standing.CURRENT and not own.compared:
             record_comparison(self._catalog)
         return comparison
+
+    def newest_state(self, own: Incarnation) -> Checkpoint | None:
+        """The newest checkpoint in the store.
+
+        One that a listing leaves out would be missed, and its decisions with it. So a catalog that
+        was not compared yet looks twice, and the one that it knows to be durable is asked for by
+        itself if nothing as new is listed.
+
+        Raises:
+            UnavailableError: a listing leaves out what the store has.
+        """
+        newest = self.shelf.newest_state()
+        if not own.compared:
+            again = self.shelf.newest_state()
+            newest = max((one for one in (newest, again) if one), key=_place, default=None)
+        known = CheckpointName(own.number, own.durable)
+        is_older = newest is None or _place(newest) < (known.incarnation, known.number)
+        if own.durable and is_older and self.shelf.has_head(known):
+            raise UnavailableError(
+                f"LIST checkpoints: expected all objects that there are; it leaves out that of "
+                f"checkpoint {own.number}/{own.durable}, which HEAD shows; nothing is concluded"
+            )
+        return newest
 
     def _judge(self, own: Incarnation, newest: Checkpoint | None) -> Comparison:
         known = (own.number, own.checkpoint)
@@ -199,3 +223,7 @@ class Checkpoints:
 
     def _has_manifests(self) -> bool:
         return any(True for _ in self._store.list(MANIFESTS_PREFIX))
+
+
+def _place(checkpoint: Checkpoint) -> tuple[int, int]:
+    return checkpoint.name.incarnation, checkpoint.name.number

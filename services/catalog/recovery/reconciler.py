@@ -7,8 +7,9 @@ Order, each step repeatable after a crash, because `reconciled` stays false unti
 3. deletions that a collector of the forgotten time had under way come to their end;
 4. the rows of the newest checkpoint are applied;
 5. manifests beyond the heads are taken back (`manifests` has the rules);
-6. the catalog's packs are compared with a listing: what is gone is dead, what is unknown is
-   registered from its trailer;
+6. the catalog's packs are compared with listings: what is gone, as two looks apart in time say, is
+   dead, unless so much is that a person must look (`absence`); what is unknown is registered from
+   its trailer; then manifests are looked for once more;
 7. lineages that changed are counted anew, which finds snapshots that lack something;
 8. sessions that are still open are rejected, a checkpoint is written, the catalog is reconciled.
 """
@@ -28,6 +29,7 @@ from libs.catalogdb.recovery.beginning import (
 from libs.catalogdb.recovery.incarnation import Incarnation, read_incarnation
 from libs.checkpoints.checkpoint import Head
 from libs.checkpoints.shelf import Checkpoint
+from libs.errors import UnavailableError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.notifications import NotificationRaised
 from libs.keys.vault import KeyVault
@@ -51,6 +53,7 @@ class Reconciler:
         checkpoints: the catalog's checkpoints.
         settle_seconds: how long deletions of a collector of the forgotten time may still arrive:
             longer than a request to the store lasts.
+        apart_seconds: time between two looks at what is missing in the store.
         stop: ends the waiting.
     """
 
@@ -61,6 +64,7 @@ class Reconciler:
         vault: KeyVault,
         checkpoints: Checkpoints,
         settle_seconds: float,
+        apart_seconds: float,
         stop: Stop,
     ) -> None:
         self.report = Report()
@@ -69,6 +73,7 @@ class Reconciler:
         self._vault = vault
         self._checkpoints = checkpoints
         self._settle_seconds = settle_seconds
+        self._apart_seconds = apart_seconds
         self._stop = stop
 
     def run(self, reason: str, decisions: Decisions | None = None) -> Report:
@@ -81,14 +86,20 @@ class Reconciler:
         self.report = Report()
         decisions = decisions or Decisions()
         own = read_incarnation(self._catalog)
-        newest = self._checkpoints.shelf.newest_state()
+        newest = self._checkpoints.newest_state(own)
         self._begin(own)
         log.warning("reconciling", extra={"reason": reason})
         if not own.empty:
             self._step("settling")
             self._stop.wait(self._settle_seconds)
         recovery = Adoption(
-            self._catalog, self._store, self._vault, self._checkpoints.shelf, self.report
+            self._catalog,
+            self._store,
+            self._vault,
+            self._checkpoints.shelf,
+            self.report,
+            self._apart_seconds,
+            self._stop.wait,
         )
         recovery.run(None if newest and _is_later(own, newest) else newest, decisions)
         self._finish(reason)
@@ -104,6 +115,11 @@ class Reconciler:
         number = max(taken, default=0)
         if own.reconciled or own.number < number:
             number = max(number, own.number) + 1
+            if shelf.has_head(CheckpointName(number, 0)):
+                raise UnavailableError(
+                    f"LIST checkpoints: expected all objects that there are; it leaves out those "
+                    f"of incarnation {number}, which HEAD shows; nothing is concluded"
+                )
             claim = Head(kind="claim", made_at=datetime.now(UTC), positions={}, parts=())
             shelf.put_head(CheckpointName(number, 0), claim)
         begin_incarnation(self._catalog, number)

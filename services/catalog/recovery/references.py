@@ -23,7 +23,6 @@ from libs.catalogdb.recovery.references import (
     live_points,
     replace_uses,
 )
-from libs.errors import DamagedDataError, NotFoundError
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 
@@ -63,8 +62,15 @@ class ReferenceCounter:
         self._vault = vault
         self._frames = frames
 
-    def recount(self, lineage: Lineage) -> list[DamagedPoint]:
-        """Replace the references of a lineage; returns its snapshots that are damaged."""
+    def recount(self, lineage: Lineage, *, replace_damaged: bool) -> list[DamagedPoint]:
+        """Count the references of a lineage; returns its snapshots that are damaged.
+
+        Args:
+            lineage: which.
+            replace_damaged: whether the count replaces the references although a snapshot is
+                damaged. What lies below a node that cannot be read is not counted, and goes: first
+                ask again, later.
+        """
         points = live_points(self._catalog, lineage.volume_no)
         counting = _Counting()
         damaged: list[DamagedPoint] = []
@@ -81,6 +87,8 @@ class ReferenceCounter:
             if missing:
                 damaged.append(DamagedPoint(lineage.tenant, lineage.name, point.sequence, missing))
                 counting.forget()
+        if damaged and not replace_damaged:
+            return damaged
         rows = list(counting.rows(head_is_live=_ends_with_head(points)))
         replace_uses(self._catalog, lineage.volume_no, rows, damaged=bool(damaged))
         log.info("lineage counted anew", extra={"volume": lineage.name, "rows": len(rows)})
@@ -90,30 +98,28 @@ class ReferenceCounter:
         """Count what one map changes; returns what is missing, or nothing."""
         keys = self._vault.get(lineage.domain, lineage.key_id)
         reader = MapReader(NodeHasher(keys.id_key), lambda node: self._node(lineage, node))
-        missing = ""
+        missing: list[str] = []
         left: list[bytes] = []
         entered: list[bytes] = []
-        try:
-            for change in changed_uses(reader, old, new):
-                left += change.left
-                entered += change.entered
-                if len(left) + len(entered) >= _BATCH:
-                    missing = self._add(lineage, left, entered, counting) or missing
-                    left, entered = [], []
-        except (DamagedDataError, NotFoundError) as err:
-            missing = str(err)
-        return self._add(lineage, left, entered, counting) or missing
+        for change in changed_uses(reader, old, new, missing.append):
+            left += change.left
+            entered += change.entered
+            if len(left) + len(entered) >= _BATCH:
+                missing += self._add(lineage, left, entered, counting)
+                left, entered = [], []
+        missing += self._add(lineage, left, entered, counting)
+        return missing[0] if missing else ""
 
     def _add(
         self, lineage: Lineage, left: list[bytes], entered: list[bytes], counting: "_Counting"
-    ) -> str:
+    ) -> list[str]:
         gone: list[bytes] = []
         for ids, sign in ((left, -1), (entered, 1)):
             if ids:
                 packs, missing = count_live(self._catalog, lineage.domain_nos, ids)
                 counting.add(packs, sign)
                 gone += missing
-        return f"item {id_text(gone[0])} lies in no pack of the store" if gone else ""
+        return [f"item {id_text(gone[0])} lies in no pack of the store"] if gone else []
 
     def _node(self, lineage: Lineage, node: NodeId) -> bytes:
         pack, place = find_item(self._catalog, lineage.domain_nos[0], node)

@@ -214,7 +214,7 @@ class MapWalk:
             place = located.places[number]
             assert place is not None
             try:
-                return self._read(level, subtree.id, located.packs[place[0]], place[1])
+                return self._read_twice(level, subtree.id, located.packs[place[0]], place[1])
             except WrongKeyError:
                 raise
             except (DamagedDataError, NotFoundError) as err:
@@ -224,6 +224,15 @@ class MapWalk:
         end = subtree.start + span_chunks(level)
         self._add(subtree.start, end, _generation(located, number))
         return None
+
+    def _read_twice(self, level: int, node_id: bytes, pack: PackLocation, place: int) -> Node:
+        """Read again what looks damaged or gone: the answer may have been wrong."""
+        try:
+            return self._read(level, node_id, pack, place)
+        except WrongKeyError:
+            raise
+        except (DamagedDataError, NotFoundError):
+            return self._read(level, node_id, pack, place)
 
     def _read(self, level: int, node_id: bytes, pack: PackLocation, place: int) -> Node:
         def fetch(_: NodeId) -> bytes:
@@ -248,10 +257,8 @@ class MapWalk:
         return {start + slot * step: entry for slot, entry in node.entries().items()}
 
     def _locate(self, ids: Sequence[bytes]) -> CheckedItems:
-        located = retried(
-            lambda: locate_checked(
-                self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
-            )
+        located = locate_checked(
+            self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
         )
         lost = [ids[n] for n, place in enumerate(located.places) if place is None]
         if lost:

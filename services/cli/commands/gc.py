@@ -40,9 +40,9 @@ def add_parser(
         "few hours: reading block maps may take as long",
     )
     gc.add_argument(
-        "--accept-clock",
-        action="store_true",
-        help="trust the server's clock again after it has jumped, so that retention goes on",
+        "--accept",
+        metavar="NAME",
+        help="let go what is held back under this name, as it was shown: after a look at it",
     )
     gc.add_argument(
         "--explain",
@@ -54,21 +54,18 @@ def add_parser(
 
 def _run(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    if args.accept_clock:
-        clock = services.catalog.post("/v1/clock/acceptance")
-        out.show(clock, f"the clock is trusted: {clock['trusted_at']}")
+    if args.accept:
+        accepted = services.catalog.post(f"/v1/halts/{quote(args.accept, safe='')}/acceptance")
+        out.show(accepted, f"{accepted['name']}: accepted")
         return 0
     if args.explain:
         found = services.catalog.get(f"/v1/explanations/{quote(args.explain, safe='')}")
         out.show(found, "\n".join(_explained(found)))
         return 0
     found = services.catalog.get("/v1/collection")
-    if found["clock"]["halted"]:
-        out.note(
-            f"warning: the clock of the catalog has jumped from {found['clock']['trusted_at']} to "
-            f"{found['clock']['server_at']}, so no snapshot expires by retention; if it is right, "
-            f"run: backcast gc --accept-clock"
-        )
+    for halt in found["halts"]:
+        size = human_bytes(halt["suspect_bytes"])
+        out.note(f"warning: {halt['suspects']} held back ({size}): {halt['message']}")
     if args.dry_run:
         _survey(services, out, found)
         return 0
@@ -100,6 +97,7 @@ def _free(services: Services, out: Output, found: Document, *, upkeep: bool) -> 
         "dry_run": False,
         **freed,
         "clock": found["clock"],
+        "halts": found["halts"],
         "sweep": done and done["sweep"],
         "rewriting": done and done["rewriting"],
     }
@@ -170,6 +168,8 @@ def _swept(sweep: Document) -> str:
         f"{sweep['packs'] + sweep['manifests']} objects ({human_bytes(sweep['freed_bytes'])}), "
         f"{sweep['unnamed']} of them ({human_bytes(sweep['unnamed_bytes'])}) that no row names"
     )
+    if sweep["held_back"]:
+        text += f"; {sweep['held_back']} ({human_bytes(sweep['held_back_bytes'])}) are held back"
     if sweep["young"]:
         text += f"; {sweep['young']} ({human_bytes(sweep['young_bytes'])}) are too young to judge"
     return text

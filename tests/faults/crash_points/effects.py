@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog, Tx
 from libs.ranges import ByteRange
 from libs.store.port import Body, ObjectStat, ObjectStore
 
@@ -235,6 +235,7 @@ class WatchedCatalog(Catalog):
     """The catalog as one process reaches it, over the connections of a shared pool."""
 
     def __init__(self, catalog: Catalog, life: Life, effects: Effects) -> None:
+        self.patience_seconds = PATIENCE_SECONDS
         self._catalog = catalog
         self._life = life
         self._effects = effects

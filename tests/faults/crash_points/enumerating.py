@@ -118,7 +118,7 @@ PLANTED: dict[str, tuple[object, str, object, str]] = {
         lambda _tx, _attempt: True,
         "first backup",
     ),
-    "what is in use is condemned": (collecting, "_UNUSED", sql.SQL("true"), "collect"),
+    "what is in use is condemned": (collecting, "IS_UNUSED", sql.SQL("true"), "collect"),
     "a pack is buried that was not deleted": (
         Collector,
         "_delete_pack",

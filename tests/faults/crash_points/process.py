@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
-from prometheus_client import CollectorRegistry
-
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
@@ -21,7 +19,6 @@ from libs.keys.vault import KeyVault
 from libs.packs.frame import CompressedFrame
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.pack import FrameItem
-from libs.reading.frames import FrameReader
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
@@ -39,11 +36,7 @@ from services.change_capture.drivers.scan import tracker as scan_tracker
 from services.change_capture.drivers.scan.fingerprints import FingerprintWriter, keep_only
 from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import CaptureStatus
-from services.chunker.captures import Captures
-from services.chunker.intake import Intake
-from services.chunker.lanes import Lanes
 from services.chunker.packer import AttemptPacks, Packer
-from services.chunker.sealer import Sealer
 from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, WatchedStore
 from tests.faults.crash_points.inline import (
     DirectSpans,
@@ -53,6 +46,7 @@ from tests.faults.crash_points.inline import (
     one_round,
     run,
 )
+from tests.support.chunkers import wire_chunker
 
 if TYPE_CHECKING:
     from tests.faults.crash_points.world import World
@@ -113,20 +107,17 @@ class ChunkerProcess(Actor):
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
         catalog, store, vault = self.catalog(world.site.chunker), self.store(), self.vault()
-        frames = FrameReader(store, vault)
-        self._captures = Captures(
+        self._chunker = wire_chunker(
             catalog,
             vault,
-            SmallPacks(catalog, store, 2),
-            frames,
-            Sealer(catalog, store, vault),
-            Lanes(InlineExecutor(), 2),
-            100,
-            DEADLINE_SECONDS,
-            4,
-            self._dial,
+            store,
+            packer=SmallPacks(catalog, store, 2),
+            threads=InlineExecutor(),
+            deadline_seconds=DEADLINE_SECONDS,
+            known_chunk_sample=4,
+            name=name,
+            dial=self._dial,
         )
-        self._intake = Intake(catalog, self._captures, name, CollectorRegistry())
         self._next: dict[Partition, int] = {}
         self._news = False
 
@@ -134,21 +125,21 @@ class ChunkerProcess(Actor):
         """Take the next record of one of its partitions, or look after its captures."""
         mine = self.world.partitions_of(self.name)
         if not self._next:
-            starts = run(self._intake._starts(frozenset(mine)))
+            starts = run(self._chunker.intake._starts(frozenset(mine)))
             self._next = {partition: starts.get(partition, 0) for partition in mine}
         waiting = [p for p in mine if self.world.topics.read(p, self._next[p])]
         if not waiting or self.world.rng.random() < 0.2:
             looked, self._news = self._news, False
             if looked:
-                self._captures.note_positions(self._next)
-                one_round(self._captures.look_after)
+                self._chunker.positions.note_read(self._next)
+                one_round(self._chunker.renewal.look_after)
             return bool(waiting) or looked
         partition = self.world.rng.choice(waiting)
         record = self.world.topics.read(partition, self._next[partition])
         assert record is not None
         envelope, event = from_record(BLOCK_CHANGES, record.headers, record.value)
         received = ReceivedEvent(partition, self._next[partition], envelope, event, record.value)
-        run(self._intake._handle(received))
+        run(self._chunker.intake._handle(received))
         self._next[partition] += 1
         self._news = True
         return True

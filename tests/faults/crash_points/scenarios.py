@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
+from libs.catalogdb.deletion.brake import accept, read_halts
+from libs.store.layout import pack_object
 from tests.faults.crash_points import guests
 from tests.faults.crash_points.world import World
 
@@ -81,6 +84,37 @@ class Relay:
         world.relaying = True
         world.run()
         world.relaying = False
+
+
+@dataclass(frozen=True)
+class Strays:
+    """Objects lie in the bucket that no row of the catalog names."""
+
+    count: int
+
+    def do(self, world: World) -> None:
+        for _ in range(self.count):
+            generation = UUID(int=world.rng.getrandbits(128))
+            world.store.put(pack_object(generation), b"of nobody")
+
+
+@dataclass(frozen=True)
+class Overlooked:
+    """Packs that nothing needs were on no list, and were found by looking at all packs."""
+
+    def do(self, world: World) -> None:
+        world.site.sql("UPDATE candidate SET unclaimed = true")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A person has looked at what is held back, and lets it go."""
+
+    def do(self, world: World) -> None:
+        halts = read_halts(world.site.catalog)
+        assert halts, "nothing is held back"
+        for halt in halts:
+            accept(world.site.catalog, halt.name, "a person")
 
 
 @dataclass(frozen=True)
@@ -178,6 +212,24 @@ SCENARIOS = (
         ONE,
         [*HISTORY, EXPIRED],
         [Together(("Restore v", "Rewrite", "Collector"))],
+    ),
+    Scenario(
+        "sweep what no row names while a snapshot is taken",
+        ONE,
+        [Write("v", 12), Take(), Write("v", 6), Strays(3)],
+        [Together(("Sweep", "Sweep"), ("g",))],
+    ),
+    Scenario(
+        "sweep what was held back and accepted",
+        ONE,
+        [Write("v", 12), Take(), Strays(8), Together(("Sweep",)), Accepted()],
+        [Together(("Sweep",))],
+    ),
+    Scenario(
+        "collect what nobody gave up",
+        ONE,
+        [*OVERWRITTEN, EXPIRED, Overlooked()],
+        [Together(("Collector", "Collector"))],
     ),
     Scenario("verify", ONE, [Write("v", 20), Take()], [Together(("Verify v",))]),
     Scenario("relay", ONE, [Write("v", 4), Take()], [Relay()]),

@@ -34,12 +34,12 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         3,
         "map nodes are deduplicated",
-        "services/chunker/work.py",
-        "        if not self.packs.ledger.claim([node_id]):\n            return\n",
-        "        if not self.packs.ledger.claim([node_id]):\n            return\n"
+        "services/chunker/parts/mapping.py",
+        "        if not self._packs.ledger.claim([node_id]):\n            return\n",
+        "        if not self._packs.ledger.claim([node_id]):\n            return\n"
         "        from libs.errors import InvariantViolation\n"
         "        try:\n"
-        "            count_by_pack(self._catalog, self.packs.domains, [node_id])\n"
+        "            count_by_pack(self._around.catalog, self._packs.domains, [node_id])\n"
         "            return\n"
         "        except InvariantViolation:\n"
         "            pass\n",
@@ -141,10 +141,9 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         10,
         "missing batches are not missed",
-        "services/chunker/captures.py",
-        "        if (event.batches, event.batches_digest) != (capture.digest.count, "
-        "capture.digest.digest()):",
-        "        if event.batches < 0:",
+        "services/chunker/parts/state.py",
+        "        if (completed.batches, completed.batches_digest) != expected:",
+        "        if completed.batches < 0:",
         "count and hash of all batches in CaptureCompleted",
     ),
     scenario(

@@ -1,9 +1,12 @@
-"""A fault proxy for S3: HTTP/1.1 requests labelled ``CLIENT METHOD KEY``, without the bucket."""
+"""A fault proxy for S3: HTTP/1.1 requests labelled ``CLIENT METHOD KEY``, without the bucket.
+
+A page of a listing is labelled ``CLIENT LIST PREFIX``.
+"""
 
 import re
 import socket
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.faults.proxies.link import Cut, Exchange, Fault, Link, Proxy, receive
 
@@ -19,14 +22,13 @@ class S3Proxy(Proxy):
             head = _receive_head(link.client)
             method, target = head.split(b" ", 2)[:2]
             body = receive(link.client, _length(head))
-            path = unquote(urlsplit(target.decode()).path).lstrip("/")
-            key = path.partition("/")[2] or path
+            what = _what(method.decode(), target.decode())
 
             def ask(request: bytes, method: bytes = method) -> bytes:
                 link.server.sendall(request)
                 return _receive_answer(link.server, has_body=method != b"HEAD")
 
-            self.play(link, f"{method.decode()} {key}", head + body, ask)
+            self.play(link, what, head + body, ask)
 
 
 class ServerError(Fault):
@@ -48,14 +50,10 @@ class ServerError(Fault):
 
     def strike(self, exchange: Exchange) -> None:
         code = self._CODES[self._status]
-        body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        document = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
         if exchange.request.startswith(b"HEAD "):
-            body = b""
-        head = (
-            f"HTTP/1.1 {self._status} {code}\r\nContent-Type: application/xml\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        exchange.reply(head.encode() + body)
+            document = ""
+        exchange.reply(_answer(self._status, code, document))
 
 
 class WrongBody(Fault):
@@ -67,6 +65,111 @@ class WrongBody(Fault):
         if body < len(answer):
             answer[(body + len(answer)) // 2] ^= 0x10
         exchange.reply(bytes(answer))
+
+
+class BrokenListing(Fault):
+    """A server or proxy whose listings are not whole; whoever believes them deletes everything.
+
+    Args:
+        pattern: see `Fault`.
+        how: ``no-token``: more follows, but no token says how to go on (Ceph's answers to version 1
+            clients, mocks); ``empty``: the same, and without a key; ``early-end``: no key, and that
+            is all (SeaweedFS, where empty folders fill the first page); ``again``: the first page
+            for ever (MEGA S4, servers that ignore what to start after); ``page``: a proxy's own,
+            with status 200.
+        nth: see `Fault`.
+    """
+
+    def __init__(self, pattern: str, how: str, nth: int = 1) -> None:
+        super().__init__(pattern, nth, count=1 << 30)
+        self._how = how
+        self._first = ""
+
+    def strike(self, exchange: Exchange) -> None:
+        document = _document_of(exchange.ask(exchange.request))
+        self._first = self._first or document
+        match self._how:
+            case "no-token":
+                document = _truncated(document)
+            case "empty":
+                document = _truncated(_without_keys(document))
+            case "early-end":
+                document = _without_keys(document)
+                document = document.replace("<IsTruncated>true</", "<IsTruncated>false</")
+            case "again":
+                document = self._first
+            case "page":
+                document = "<html><body>back soon</body></html>"
+        exchange.reply(_answer(200, "OK", document))
+
+
+class Denied(Fault):
+    """404 for an object that is there.
+
+    A replica that is behind and has taken over says so for the key; an ingress without its backend
+    answers with a page of its own.
+
+    Args:
+        pattern: see `Fault`.
+        code: of the error document; empty: a page of a proxy.
+        count: see `Fault`.
+    """
+
+    def __init__(self, pattern: str, code: str = "NoSuchKey", count: int = 1 << 30) -> None:
+        super().__init__(pattern, count=count)
+        self._code = code
+
+    def strike(self, exchange: Exchange) -> None:
+        document = f"<Error><Code>{self._code}</Code><Message>injected</Message></Error>"
+        if not self._code:
+            document = "<html><body>default backend - 404</body></html>"
+        if exchange.request.startswith(b"HEAD "):
+            document = ""
+        exchange.reply(_answer(404, "Not Found", document))
+
+
+def _what(method: str, target: str) -> str:
+    url = urlsplit(target)
+    query = parse_qs(url.query)
+    if "list-type" in query:
+        return f"LIST {query.get('prefix', [''])[0]}"
+    path = unquote(url.path).lstrip("/")
+    return f"{method} {path.partition('/')[2] or path}"
+
+
+def _truncated(document: str) -> str:
+    without = re.sub(r"<NextContinuationToken>.*?</NextContinuationToken>", "", document)
+    return without.replace("<IsTruncated>false</", "<IsTruncated>true</")
+
+
+def _without_keys(document: str) -> str:
+    without = re.sub(r"(?s)<Contents>.*</Contents>", "", document)
+    return re.sub(r"<KeyCount>\d+</KeyCount>", "<KeyCount>0</KeyCount>", without)
+
+
+def _answer(status: int, reason: str, document: str) -> bytes:
+    body = document.encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _document_of(answer: bytes) -> str:
+    """The body of an answer, out of its chunks if it has any."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
+        return body.decode()
+    content = bytearray()
+    while body:
+        line, _, body = body.partition(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        content += body[:size]
+        body = body[size + 2 :]
+        if size == 0:
+            break
+    return content.decode()
 
 
 def _receive_head(peer: socket.socket) -> bytes:

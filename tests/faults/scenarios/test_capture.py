@@ -3,7 +3,6 @@
 import random
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,17 +24,13 @@ from libs.events.codec import encode
 from libs.events.mac import event_mac
 from libs.ids import uuid7
 from libs.kafka.consumer import Partition, ReceivedEvent
-from libs.reading.frames import FrameReader
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.drivers.table import drivers
-from services.chunker.captures import Captures
 from services.chunker.intake import Intake, _authenticate
-from services.chunker.lanes import Lanes
-from services.chunker.packer import Packer
-from services.chunker.sealer import Sealer
+from services.chunker.parts.positions import Positions
 from tests.golden.make_events import envelope_of
 from tests.integration.catalog.protected import Protected
 from tests.support.catalog import (
@@ -47,6 +42,7 @@ from tests.support.catalog import (
     open_on,
     protect,
 )
+from tests.support.chunkers import wire_chunker
 from tests.support.snapshots import completed_of, started_of
 from tests.unit.blockmap.map_history import Clear, History, Put, Snapshot
 from tests.unit.change_capture.capturing import Model, Volume, order_for
@@ -154,20 +150,14 @@ def test_scenario_10_a_capture_with_a_missing_batch_is_rejected(protected: Prote
     view = open_on(site, "a")
     worker, part = Worker(site, view), view.parts[0]
     started = started_of(view, part)
-    store = protected.store
-    frames = FrameReader(store, protected.vault)
-    packer = Packer(site.chunker, store, buffer_count_max=1)
-    sealer = Sealer(site.chunker, store, protected.vault)
-    with ThreadPoolExecutor(1) as lanes:
-        captures = Captures(
-            site.chunker, protected.vault, packer, frames, sealer, Lanes(lanes, 1), 4, 60, 128
-        )
-        captures.begin(worker.attempt, view, part, started, Partition("t", 0), 0)
-        found = captures.find(part.capture)
-        assert found is not None
-        digest = BatchesDigest()
-        digest.add(b"a batch that never came")
-        captures.complete(found, completed_of(started, digest))
+    attempts = wire_chunker(site.chunker, protected.vault, protected.store).attempts
+    attempts.begin(worker.attempt, view, part, started, Partition("t", 0), 0)
+    found = attempts.find(part.capture)
+    assert found is not None
+    digest = BatchesDigest()
+    digest.add(b"a batch that never came")
+    attempts.complete(found, completed_of(started, digest))
+    attempts.close()
     assert read_session(site.chunker, view.session).reject_code == "batches-missing"
 
 
@@ -193,7 +183,7 @@ class NoAgents:
 
 
 class Sealing:
-    """The captures of a chunker that works on none; notes what it is asked to seal."""
+    """The attempts of a chunker that works on none; notes what it is asked to seal."""
 
     def __init__(self) -> None:
         self.sealed: list[UUID] = []
@@ -210,17 +200,17 @@ def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_tha
 ) -> None:
     """Who finished it was killed before the seal; the successor's view of the part is older."""
     protect(site, "vm")
-    view, captures = open_on(site, "vm"), Sealing()
+    view, attempts = open_on(site, "vm"), Sealing()
     event, part = started_of(view, view.parts[0]), view.parts[0]
     claims = replace(envelope_of(event), subject=str(part.volume), tenant=TENANT)
     received = _received(event, encode(event), part.token, claims)
-    intake = Intake(site.chunker, captures, "successor", CollectorRegistry())  # type: ignore[arg-type]  # all that is asked
+    intake = Intake(site.chunker, attempts, Positions(), "successor", CollectorRegistry())  # type: ignore[arg-type]  # all that is asked
     with site.holding("SELECT FROM part WHERE capture = %s FOR UPDATE", part.capture) as finisher:
         taking = site.start(intake._begin, received, event)
         site.wait_until_waiting(1)
         finisher.execute("UPDATE part SET state = 'f' WHERE capture = %s", [part.capture])
     taking.result(SECONDS_MAX)
-    assert captures.sealed == [view.session]
+    assert attempts.sealed == [view.session]
 
 
 def test_scenario_18_a_command_for_a_dead_session_freezes_nothing(

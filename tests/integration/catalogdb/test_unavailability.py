@@ -3,6 +3,7 @@
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -15,6 +16,7 @@ from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.migrate import migrate
 from libs.catalogdb.pool import Catalog, translated
 from libs.catalogdb.protected import create_tenant, find_tenant, list_nodes
+from libs.catalogdb.sessions.session import session_of_capture
 from libs.errors import InvariantViolation, OutOfSpaceError, UnavailableError
 from libs.events.notifications import NotificationRaised
 from libs.ids import uuid7
@@ -61,6 +63,31 @@ def test_a_stopped_server_is_unavailable_until_it_is_back(
         assert retried(lambda: find_tenant(catalog, TENANT), 10) == tenant
     finally:
         catalog.close()
+
+
+def test_what_is_idempotent_waits_for_the_server_where_its_caller_is_patient(
+    server: PostgresServer,
+) -> None:
+    migrate(server.dsn)
+    hasty = Catalog(server.dsn, wait_seconds=0.2)
+    patient = Catalog(server.dsn, wait_seconds=0.2, patience_seconds=60)
+    catalogs = (hasty, patient)
+    for catalog in catalogs:
+        catalog.open()
+    try:
+        server.process.stop(signal.SIGKILL)
+        with pytest.raises(UnavailableError):
+            session_of_capture(hasty, uuid7())
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(session_of_capture, patient, uuid7())
+            with pytest.raises(TimeoutError):
+                waiting.result(1)
+            server.spawn()
+            server.wait_ready()
+            assert waiting.result(60) is None
+    finally:
+        for catalog in catalogs:
+            catalog.close()
 
 
 def test_a_catalog_that_does_not_answer_is_unavailable_at_the_start() -> None:

@@ -238,7 +238,7 @@ def test_an_abandoned_attempt_returns_its_buffer_and_stores_nothing_more(
     packer, owner = Packer(site.chunker, store, 1), new_attempt(site, "owner")
     packer.store(owner, SMALL, items())
     packer.abandon(owner)
-    assert len(packer._free) == 1
+    assert packer.free_buffer_count == 1
     with pytest.raises(StaleAttemptError):
         packer.store(owner, SMALL, items())
     assert not list(store.list("packs/"))

@@ -1,15 +1,34 @@
 """A harness that plays a history of snapshots of one volume against a dictionary as the oracle."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapReader, MapRoot, level_for
-from libs.blockmap.writer import MapChange, MapWriter
+from libs.blockmap.writer import MapChange, MapWriter, NewNode, NodeWanted, Steps
 from libs.ranges import ChunkRun, runs_of
 
 HASHER = NodeHasher(b"i" * 32)
 Entry = tuple[int, bytes]
+T = TypeVar("T")
+
+
+def run_steps(
+    steps: Steps[T], fetch: Callable[[NodeId], bytes], done: list[NewNode | MapChange]
+) -> T:
+    """Do what the writer says; new nodes and changes are appended to ``done``."""
+    sent: bytes | None = None
+    while True:
+        try:
+            step = steps.send(sent)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        sent = fetch(step.node_id) if isinstance(step, NodeWanted) else None
+        if not isinstance(step, NodeWanted):
+            done.append(step)
 
 
 @dataclass(frozen=True)
@@ -54,19 +73,17 @@ class History:
 
     def play(self, snapshot: Snapshot) -> list[NodeId]:
         """Write one snapshot, check everything about it, return the ids of the nodes emitted."""
-        emitted: list[tuple[NodeId, bytes]] = []
-        reported: list[MapChange] = []
+        done: list[NewNode | MapChange] = []
         writer = self.writer_class(
             HASHER,
             base=self.root,
             base_size_chunks=self.size_chunks,
             size_chunks=snapshot.size_chunks,
-            fetch=self.nodes.__getitem__,
-            emit=lambda node_id, encoded: emitted.append((node_id, encoded)),
-            changed=reported.append,
             complete=snapshot.complete,
         )
-        root = self._write(writer, snapshot)
+        root = self._write(writer, snapshot, done)
+        emitted = [step for step in done if isinstance(step, NewNode)]
+        reported = [step for step in done if isinstance(step, MapChange)]
         before, before_root = self.chunks, self.root or MapRoot(None, 0)
         self.chunks = self._expected(snapshot)
         for node_id, encoded in emitted:
@@ -99,17 +116,14 @@ class History:
                 found += self.places(child, no * 512 + slot)
         return found
 
-    def _write(self, writer: MapWriter, snapshot: Snapshot) -> MapRoot:
+    def _write(
+        self, writer: MapWriter, snapshot: Snapshot, done: list[NewNode | MapChange]
+    ) -> MapRoot:
         for change in snapshot.changes:
             if snapshot.settle:
-                writer.settle_below(change.first)
-            if isinstance(change, Clear):
-                writer.clear(change.first, change.count)
-            else:
-                entries = change.entries().values()
-                tags = bytes(tag for tag, _ in entries)
-                writer.put(change.first, tags, b"".join(chunk_id for _, chunk_id in entries))
-        return writer.finish()
+                run_steps(writer.settle_below(change.first), self.nodes.__getitem__, done)
+            apply(writer, change)
+        return run_steps(writer.finish(), self.nodes.__getitem__, done)
 
     def _expected(self, snapshot: Snapshot) -> dict[int, Entry]:
         chunks = {} if snapshot.complete else dict(self.chunks)
@@ -142,6 +156,15 @@ class History:
         assert left == Counter(e for at, e in before.items() if now.get(at) != e)
         assert entered == Counter(e for at, e in now.items() if before.get(at) != e)
         assert nodes == Counter(node_id for _, node_id in self.places(new))
+
+
+def apply(writer: MapWriter, change: Put | Clear) -> None:
+    if isinstance(change, Clear):
+        writer.clear(change.first, change.count)
+    else:
+        entries = change.entries().values()
+        tags = bytes(tag for tag, _ in entries)
+        writer.put(change.first, tags, b"".join(chunk_id for _, chunk_id in entries))
 
 
 def columns(tags: bytes, ids: bytes) -> list[Entry]:

@@ -3,9 +3,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.blockmap.tree import MapRoot, span_chunks
-from libs.blockmap.writer import MapWriter
-from libs.errors import BadInputError
-from tests.unit.blockmap.map_history import HASHER, Clear, History, Put, Snapshot
+from libs.blockmap.writer import MapChange, MapWriter, NewNode, NodeWanted, Steps
+from libs.errors import BadInputError, DamagedDataError
+from tests.unit.blockmap.map_history import (
+    HASHER,
+    Clear,
+    History,
+    Put,
+    Snapshot,
+    apply,
+    run_steps,
+)
 
 LEAF = span_chunks(0)
 SIZES = (
@@ -68,12 +76,11 @@ def test_unchanged_snapshot_shares_the_root_and_reads_nothing() -> None:
         base=history.root,
         base_size_chunks=10 * LEAF,
         size_chunks=10 * LEAF,
-        fetch=fetch,
-        emit=lambda *_: pytest.fail("emitted"),
-        changed=lambda _: pytest.fail("changed"),
         complete=False,
     )
-    assert writer.finish() == history.root
+    done: list[NewNode | MapChange] = []
+    assert run_steps(writer.finish(), fetch, done) == history.root
+    assert done == []
 
 
 def test_complete_capture_of_equal_content_emits_nothing() -> None:
@@ -112,27 +119,76 @@ def test_clearing_a_huge_empty_range_costs_nothing() -> None:
 
 
 def test_settled_leaves_are_emitted_before_the_end_and_forgotten() -> None:
-    emitted: list[bytes] = []
+    done: list[NewNode | MapChange] = []
     writer = MapWriter(
         HASHER,
         base=None,
         base_size_chunks=0,
         size_chunks=span_chunks(2),
-        fetch=lambda _: b"",
-        emit=lambda node_id, _: emitted.append(node_id),
-        changed=lambda _: None,
         complete=True,
     )
     for leaf in range(2 * LEAF):
         writer.put(leaf * LEAF, bytes(1), b"c" * 32)
-        writer.settle_below((leaf + 1) * LEAF)
+        run_steps(writer.settle_below((leaf + 1) * LEAF), _no_base, done)
+        emitted = [step for step in done if isinstance(step, NewNode)]
         assert len(emitted) == leaf + 1 + (leaf + 1) // LEAF
-    assert sum(map(len, writer._pending)) <= 1 + 2
+    assert writer.pending_count <= 1 + 2
+
+
+def test_chunks_may_be_set_between_two_steps_of_settling() -> None:
+    early = (Put(5, 3, 2), Put(LEAF + 7, 1, 3))
+    late: tuple[Put | Clear, ...] = (
+        Clear(3 * LEAF, 2 * LEAF),
+        Put(9 * LEAF, 9, 0),
+        Put(4 * LEAF, 1, 1),
+    )
+    history = History()
+    history.play(filled(10 * LEAF, Put(0, 10 * LEAF, 1)))
+    writer = MapWriter(
+        HASHER,
+        base=history.root,
+        base_size_chunks=10 * LEAF,
+        size_chunks=10 * LEAF,
+        complete=False,
+    )
+    for change in early:
+        apply(writer, change)
+    steps = writer.settle_below(2 * LEAF)
+    step, waiting, told = next(steps, None), list(late), 0
+    while step is not None:
+        told += 1
+        if waiting:
+            apply(writer, waiting.pop(0))
+        try:
+            node = history.nodes[step.node_id] if isinstance(step, NodeWanted) else None
+            step = steps.send(node)
+        except StopIteration:
+            step = None
+    assert told > len(late)
+    root = run_steps(writer.finish(), history.nodes.__getitem__, [])
+    history.play(filled(10 * LEAF, *early, *late))
+    assert history.root == root
+
+
+def test_steps_end_where_the_bytes_sent_are_not_the_node() -> None:
+    history = History()
+    history.play(filled(10 * LEAF, Put(0, 10 * LEAF, 1)))
+    writer = MapWriter(
+        HASHER,
+        base=history.root,
+        base_size_chunks=10 * LEAF,
+        size_chunks=10 * LEAF,
+        complete=False,
+    )
+    apply(writer, Put(5, 1, 2))
+    other = next(iter(history.nodes.values()))
+    with pytest.raises(DamagedDataError, match="map node"):
+        run_steps(writer.finish(), lambda _: other[:-1], [])
 
 
 def test_changes_below_the_watermark_or_beyond_the_end_are_refused() -> None:
     writer = _empty_writer(2 * LEAF)
-    writer.settle_below(100)
+    run_steps(writer.settle_below(100), _no_base, [])
     for refused in (99, 2 * LEAF):
         with pytest.raises(BadInputError, match="settled"):
             writer.put(refused, bytes(1), bytes(32))
@@ -143,15 +199,15 @@ def test_changes_below_the_watermark_or_beyond_the_end_are_refused() -> None:
 
 
 def test_empty_map_has_no_root() -> None:
-    assert _empty_writer(0).finish() == MapRoot(None, 0)
-    assert _empty_writer(span_chunks(2)).finish() == MapRoot(None, 2)
+    for size, level in ((0, 0), (span_chunks(2), 2)):
+        assert run_steps(_empty_writer(size).finish(), _no_base, []) == MapRoot(None, level)
 
 
 class ForgetsWhatLeft(MapWriter):
     """Planted: references of a removed subtree would never be given back."""
 
-    def _leave(self, subtree: MapRoot) -> None:
-        pass
+    def _left_below(self, level: int, no: int, pending: object) -> Steps[None]:
+        yield from ()
 
 
 class KeepsWhatWasCutOff(MapWriter):
@@ -177,8 +233,9 @@ def _empty_writer(size_chunks: int) -> MapWriter:
         base=None,
         base_size_chunks=0,
         size_chunks=size_chunks,
-        fetch=lambda _: b"",
-        emit=lambda *_: None,
-        changed=lambda _: None,
         complete=False,
     )
+
+
+def _no_base(node_id: bytes) -> bytes:
+    pytest.fail(f"there is no base, and {node_id.hex()} of it was wanted")

@@ -125,7 +125,7 @@ def test_captures_that_nobody_asks_for_are_let_go_even_while_they_wait(tmp_path:
     assert site.captures.find(order.capture) is None
     for buffer in buffers:
         site.window.give_back(buffer)
-    assert len(site.window._free) == 4
+    assert site.window.free_count == 4
 
 
 def test_captures_that_are_asked_for_stay(site: Site) -> None:

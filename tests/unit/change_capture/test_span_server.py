@@ -82,9 +82,7 @@ class Agent:
         self.window.offer(self.capture.order.capture, batch, buffer)
 
     def assert_every_buffer_is_free(self) -> None:
-        free = self.window._free
-        assert wait_until(lambda: len(free) + self.window._unmade == SPANS, 5)
-        assert len({id(buffer) for buffer in free}) == len(free)
+        assert wait_until(lambda: self.window.free_count == SPANS, 5)
 
     def assert_serves(self) -> None:
         """Whatever happened, the next peer is served."""

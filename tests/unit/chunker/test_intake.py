@@ -29,7 +29,7 @@ class Consumer:
         return {P: 3}
 
 
-class Captures:
+class Attempts:
     """Is told of every record and position; asks to stop after some records."""
 
     def __init__(self, stop: Stop, records: int) -> None:
@@ -43,29 +43,30 @@ class Captures:
         if self.handled == self._records:
             self._stop.request()
 
-    def taken_away(self) -> Mapping[Partition, int]:
+    def to_read_again(self) -> Mapping[Partition, int]:
         return {}
 
-    def note_positions(self, positions: Mapping[Partition, int]) -> None:
+    def note_read(self, positions: Mapping[Partition, int]) -> None:
         self.noted.append(positions)
 
 
-def read_until_stopped(after: int) -> Captures:
+def read_until_stopped(after: int) -> Attempts:
     stop = Stop()
-    captures: Any = Captures(stop, after)
+    attempts = Attempts(stop, after)
     catalog: Any = None
     consumer: Any = Consumer()
-    intake = Intake(catalog, captures, "chunker", CollectorRegistry())
+    told: Any = attempts
+    intake = Intake(catalog, told, told, "chunker", CollectorRegistry())
     asyncio.run(intake._read(consumer, stop, Health().loop("intake", 60)))
-    return captures
+    return attempts
 
 
 def test_records_left_unhandled_when_it_stops_are_behind_no_position() -> None:
     """A successor would begin after them: their captures would wait for their deadline."""
-    captures = read_until_stopped(after=2)
-    assert (captures.handled, captures.noted) == (2, [])
+    attempts = read_until_stopped(after=2)
+    assert (attempts.handled, attempts.noted) == (2, [])
 
 
 def test_records_that_were_all_handled_are_behind_the_position() -> None:
-    captures = read_until_stopped(after=3)
-    assert (captures.handled, captures.noted) == (3, [{P: 3}])
+    attempts = read_until_stopped(after=3)
+    assert (attempts.handled, attempts.noted) == (3, [{P: 3}])

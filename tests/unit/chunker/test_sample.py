@@ -9,7 +9,7 @@ from libs.blockmap.tree import MapRoot, span_chunks
 from libs.errors import BadInputError
 from libs.events.block_changes import UnchangedSampled
 from libs.ranges import pack_runs, runs_of
-from services.chunker.sample import overlooked
+from services.chunker.parts.sample import overlooked
 from tests.unit.blockmap.map_history import HASHER, Clear, History, Put, Snapshot
 
 LEAF = span_chunks(0)

@@ -1,6 +1,6 @@
 import random
 
-from services.chunker.watermarks import Watermarks
+from services.chunker.parts.mapping import Watermarks
 
 
 def test_a_watermark_holds_once_all_batches_before_it_are_through() -> None:
@@ -21,4 +21,4 @@ def test_in_any_order_it_is_that_of_the_batches_without_a_gap() -> None:
             whole = next(n for n in range(21) if n not in through)
             expected = marks[whole - 1] if whole else 0
             assert watermarks.through(batch, marks[batch]) == expected, f"seed {seed}"
-    assert not watermarks._early
+    assert watermarks.early_count == 0

@@ -21,6 +21,16 @@ FOUND = {
     "tombstone_bytes": 1024,
     "manifests": 3,
     "clock": CLOCK,
+    "halts": [],
+}
+HALT = {
+    "name": "packs-missing-0a",
+    "kind": "packs-missing",
+    "since": "2026-11-22T10:00:00Z",
+    "suspects": 7,
+    "suspect_bytes": 1 << 20,
+    "message": "too many. Run: backcast gc --accept packs-missing-0a",
+    "examples": ["00ff"],
 }
 SWEEP = {
     "objects": 9,
@@ -29,6 +39,8 @@ SWEEP = {
     "freed_bytes": 4096,
     "unnamed": 1,
     "unnamed_bytes": 1024,
+    "held_back": 0,
+    "held_back_bytes": 0,
     "young": 0,
     "young_bytes": 0,
     "foreign": 0,
@@ -180,14 +192,17 @@ class TestGc:
         script[("POST", STEPS)] = [step(None, failures=2)]
         assert "2 objects were not deleted" in backcast("gc").err
 
-    def test_warns_of_a_clock_that_jumped_and_accepts_it(
+    def test_warns_of_what_is_held_back_and_accepts_it(
         self, backcast: Backcast, script: Script
     ) -> None:
-        script[("GET", "/v1/collection")] = [{**FOUND, "clock": {**CLOCK, "halted": True}}]
-        script[("POST", "/v1/clock/acceptance")] = [CLOCK]
-        assert "gc --accept-clock" in backcast("gc", "--dry-run").err
-        assert backcast("gc", "--dry-run", "--json").objects[0]["clock"]["halted"] is True
-        assert backcast("gc", "--accept-clock").status == 0
+        script[("GET", "/v1/collection")] = [{**FOUND, "halts": [HALT]}]
+        script[("POST", f"/v1/halts/{HALT['name']}/acceptance")] = [{"name": HALT["name"]}]
+        assert (
+            "warning: 7 held back (1.00 MiB): too many. Run: backcast gc --accept packs-missing-0a"
+            in backcast("gc", "--dry-run").err
+        )
+        assert backcast("gc", "--dry-run", "--json").objects[0]["halts"] == [HALT]
+        assert backcast("gc", "--accept", HALT["name"]).out == "packs-missing-0a: accepted\n"
 
 
 class TestSnapshots:

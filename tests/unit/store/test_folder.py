@@ -88,3 +88,24 @@ def test_a_failed_put_leaves_nothing(
     assert type(raised.value) is expected
     assert store.stat("key") is None
     assert list((tmp_path / ".partial").iterdir()) == []
+
+
+def test_nothing_is_missing_from_a_medium_that_is_not_there(tmp_path: Path) -> None:
+    """An empty mount point has no objects, and says so of everything."""
+    medium, mount_point = tmp_path / "medium", tmp_path / "mount-point"
+    mount_point.mkdir()
+    store = FolderStore(mount_point)
+    store.put("packs/one", b"x")
+    mount_point.rename(medium)
+    mount_point.mkdir()
+    for call in (
+        lambda: store.stat("packs/one"),
+        lambda: store.get("packs/one"),
+        lambda: list(store.list("packs/")),
+    ):
+        with pytest.raises(UnavailableError, match="mounted"):
+            call()
+    mount_point.rmdir()
+    medium.rename(mount_point)
+    assert store.get("packs/one") == b"x"
+    assert store.stat("packs/two") is None

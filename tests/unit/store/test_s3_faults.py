@@ -3,6 +3,7 @@
 A server in a thread plays them; the real servers are in tests/contract/test_store_s3.py.
 """
 
+import contextlib
 import select
 import socket
 import threading
@@ -118,8 +119,8 @@ def serving(*answers: bytes, keep_open: bool = False, read_body: bool = True) ->
             ),
             timeouts=Timeouts(connect_seconds=1, read_seconds=0.3),
         )
-        yield store
-        store.close()
+        with contextlib.closing(store):  # or the server waits for the next request
+            yield store
 
 
 OPERATIONS: dict[str, Callable[[S3Store], object]] = {
@@ -260,7 +261,7 @@ def test_an_object_without_a_length_is_not_read(answer: bytes) -> None:
     [
         b"<html>",
         b"",
-        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents/></ListBucketResult>",
         b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult>&undefined;</ListBucketResult>',
     ],
 )
@@ -272,8 +273,36 @@ def test_a_listing_that_is_none_is_unavailable(document: bytes) -> None:
 def test_stat_needs_a_size_and_a_date() -> None:
     with serving(reply("200 OK", length=5)) as store, pytest.raises(UnavailableError):
         store.stat("key")
-    with serving(reply("404 Not Found")) as store:
+
+
+def test_stat_says_missing_only_if_the_store_says_so_in_words() -> None:
+    """HEAD has no body: its 404 may be a proxy's, or mean that the whole bucket is gone."""
+    gone = reply("404 Not Found")
+    with serving(gone, refusal("404 Not Found", "NoSuchKey")) as store:
         assert store.stat("key") is None
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        pytest.param(reply("404 Not Found", b"default backend"), UnavailableError, id="proxy"),
+        pytest.param(
+            refusal("404 Not Found", "NoSuchBucket"), ConfigurationError, id="bucket is gone"
+        ),
+        pytest.param(refusal("403 Forbidden", "AccessDenied"), ForbiddenError, id="no right"),
+        pytest.param(refusal("503 Slow Down", "SlowDown"), UnavailableError, id="busy"),
+        pytest.param(partial(b"x", "bytes 0-0/200"), UnavailableError, id="it is there"),
+        pytest.param(
+            refusal("416 Range", "InvalidRange"), UnavailableError, id="it is there, empty"
+        ),
+    ],
+)
+def test_a_404_that_does_not_mean_the_object_is_an_error(
+    second: bytes, expected: type[BackcastError]
+) -> None:
+    with serving(reply("404 Not Found"), second) as store, pytest.raises(BackcastError) as raised:
+        store.stat("key")
+    assert type(raised.value) is expected
 
 
 def test_a_server_that_refuses_before_the_body_ends_is_heard() -> None:

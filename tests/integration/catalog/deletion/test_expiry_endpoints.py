@@ -103,7 +103,7 @@ def test_what_can_be_freed_is_freed_step_by_step(protected: Protected, url: str)
             break
     assert (deleted, freed_bytes) == (found["packs"], found["pack_bytes"])
     assert operator.get("/v1/collection")["manifests"] == 0
-    assert not operator.post("/v1/clock/acceptance")["halted"]
+    assert operator.get("/v1/collection")["halts"] == []
     protected.check()
 
 
@@ -123,4 +123,4 @@ def test_only_the_tenants_administrators_may_let_go(
     with pytest.raises(ForbiddenError):
         RestClient(url, token).post("/v1/collection/steps", {"cursor": None})
     with pytest.raises(ForbiddenError):
-        RestClient(url, token).post("/v1/clock/acceptance")
+        RestClient(url, token).post("/v1/halts/clock-jump-0/acceptance")

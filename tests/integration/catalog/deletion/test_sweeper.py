@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from libs.catalogdb.deletion.brake import accept, read_halts
 from libs.catalogdb.deletion.sweeping import begin_pass, bury_abandoned, bury_unknown, claim_prefix
 from libs.catalogdb.sessions.attempts import PackUse, Stale
 from libs.catalogdb.sessions.sealing import Sealed
@@ -42,6 +43,61 @@ def test_an_unknown_pack_is_dead_before_its_object_goes(
     assert (tally.packs, tally.deleted_bytes) == (1, 12)
     assert list(store.list("packs/")) == []
     assert site.sql("SELECT state::text FROM pack WHERE generation = %s", generation) == [("d",)]
+
+
+class TestTooManyUnknown:
+    """An emptied catalog, or another one's bucket: every object looks like an orphan."""
+
+    @pytest.fixture
+    def orphans(self, store: FolderStore, sweeper: Sweeper) -> list[UUID]:
+        made = [new_generation() for _ in range(6)]
+        for generation in made:
+            store.put(pack_object(generation), b"12")
+        return made
+
+    def test_are_left_until_a_person_accepts_them(
+        self, site: CatalogSite, store: FolderStore, sweeper: Sweeper, orphans: list[UUID]
+    ) -> None:
+        for _ in range(2):
+            tally = sweeper.run()
+            assert (tally.packs, tally.held_back, tally.held_back_bytes) == (0, 6, 12)
+        assert len(list(store.list(""))) == 6
+        assert site.sql("SELECT FROM pack") == []
+        (halt,) = read_halts(site.catalog)
+        accept(site.catalog, halt.name, "ops")
+        later = new_generation()
+        store.put(pack_object(later), b"3")
+        tally = sweeper.run()
+        assert (tally.packs, tally.deleted_bytes, tally.held_back) == (7, 13, 0)
+        assert list(store.list("")) == []
+        assert site.sql("SELECT FROM suspect") == []
+
+    def test_are_none_when_the_catalog_knows_them_again(
+        self, site: CatalogSite, store: FolderStore, sweeper: Sweeper, orphans: list[UUID]
+    ) -> None:
+        sweeper.run()
+        protect(site, "vm")
+        worker = Worker(site, open_on(site, "vm"))
+        worker.begin(orphans[0])
+        for generation in orphans[1:3]:
+            store.delete(pack_object(generation))
+        tally = sweeper.run()
+        assert (tally.packs, tally.held_back) == (0, 3)
+        assert read_halts(site.catalog) == []
+        assert sweeper.run().packs == 3
+        assert [stat.key for stat in store.list("")] == [pack_object(orphans[0])]
+
+    def test_go_on_after_a_crash(
+        self, site: CatalogSite, store: FolderStore, sweeper: Sweeper, orphans: list[UUID]
+    ) -> None:
+        sweeper.run()
+        (halt,) = read_halts(site.catalog)
+        accept(site.catalog, halt.name, "ops")
+        bury_unknown(site.catalog, orphans[:3])  # and died before it deleted them
+        store.delete(pack_object(orphans[0]))
+        assert sweeper.run().packs == 5
+        assert list(store.list("")) == []
+        assert site.sql("SELECT FROM suspect") == []
 
 
 def test_a_young_unknown_pack_is_left_for_later(
@@ -275,6 +331,7 @@ def test_a_pass_goes_on_where_one_before_it_was_stopped(
     site: CatalogSite, store: FolderStore, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.catalog.deletion.sweeper._PAGE_COUNT", 2)
+    bury_unknown(site.catalog, [UUID(int=last) for last in range(5)])
     for last in range(5):
         store.put(pack_object(UUID(int=last)), b"x")
     assert sweeper.run(stopping=lambda: True).packs == 2

@@ -74,7 +74,7 @@ class Timeline:
         migrate(self._dsn())
         self._open()
 
-    def reconciler(self) -> Reconciler:
+    def reconciler(self, apart_seconds: float = 0, stop: Stop | None = None) -> Reconciler:
         """What the catalog service reconciles with."""
         return Reconciler(
             self.site.catalog,
@@ -82,7 +82,8 @@ class Timeline:
             self.protected.vault,
             self.checkpoints,
             settle_seconds=0,
-            stop=Stop(),
+            apart_seconds=apart_seconds,
+            stop=stop or Stop(),
         )
 
     def reconcile(self, decisions: Decisions | None = None) -> Report:

@@ -1,8 +1,7 @@
-"""Captures of a chunker with the real catalog: what goes wrong ends the session or is done anew."""
+"""Attempts of a chunker with the real catalog: what goes wrong ends the session or is done anew."""
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +10,17 @@ import pytest
 from libs.catalogdb.sessions.attempts import Taken, take_part
 from libs.catalogdb.sessions.session import SessionView, read_session
 from libs.errors import UnavailableError
+from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, ExtentsChanged
 from libs.kafka.consumer import Partition
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.reading.frames import FrameReader
 from libs.store.memory import MemoryStore
-from services.chunker.captures import Capture, Captures
-from services.chunker.lanes import Lanes
-from services.chunker.packer import Packer
+from services.chunker.parts.attempts import Attempt, Attempts
+from services.chunker.parts.state import AllPublished, BatchArrived, TakeSpan
 from services.chunker.sealer import Sealer
 from tests.support.catalog import BOOT, TENANT, CatalogSite, Worker, open_on
+from tests.support.chunkers import WiredChunker, wire_chunker
 from tests.support.snapshots import SnapshotTaker, completed_of, started_of
 
 PARTITION = Partition("backcast.block-changes", 3)
@@ -37,12 +36,16 @@ class BrokenSealer(Sealer):
 
 @dataclass
 class Chunker:
-    """A chunker that has begun one capture."""
+    """A chunker that has begun one part."""
 
     site: CatalogSite
-    captures: Captures
+    wired: WiredChunker
     view: SessionView
-    capture: Capture
+    attempt: Attempt
+
+    @property
+    def attempts(self) -> Attempts:
+        return self.wired.attempts
 
     @property
     def rejection(self) -> str | None:
@@ -55,64 +58,59 @@ def chunker(site: CatalogSite) -> Iterator[Chunker]:
     SnapshotTaker(site, store, kek).protect(TENANT, "vm", "vm")
     view, vault = open_on(site, "vm"), KeyVault(store, kek)
     worker, part = Worker(site, view), view.parts[0]
-    captures = Captures(
-        site.chunker,
-        vault,
-        Packer(site.chunker, store, 2),
-        FrameReader(store, vault),
-        BrokenSealer(site.chunker, store, vault),
-        Lanes(ThreadPoolExecutor(2), 2),
-        4,
-        60,
-        128,
-    )
+    sealer = BrokenSealer(site.chunker, store, vault)
+    wired = wire_chunker(site.chunker, vault, store, sealer=sealer)
     started = started_of(view, part)
-    captures.begin(worker.attempt, view, part, started, PARTITION, START_OFFSET)
-    capture = captures.find(part.capture)
-    assert capture is not None
-    yield Chunker(site, captures, view, capture)
-    captures.close()
+    wired.attempts.begin(worker.attempt, view, part, started, PARTITION, START_OFFSET)
+    attempt = wired.attempts.find(part.capture)
+    assert attempt is not None
+    yield Chunker(site, wired, view, attempt)
+    wired.attempts.close()
 
 
-def completed(chunker: Chunker) -> CaptureCompleted:
-    return completed_of(chunker.capture.started, chunker.capture.digest)
+def completed(chunker: Chunker, *batches: bytes) -> CaptureCompleted:
+    digest = BatchesDigest()
+    for batch in batches:
+        digest.add(batch)
+    return completed_of(chunker.attempt.started, digest)
 
 
 def test_a_session_that_cannot_be_sealed_for_a_defect_is_rejected(chunker: Chunker) -> None:
-    chunker.captures.complete(chunker.capture, completed(chunker))
-    chunker.captures.close()
+    chunker.attempts.complete(chunker.attempt, completed(chunker))
+    chunker.attempts.close()
     assert chunker.rejection == "invariant-violation"
 
 
 def test_a_part_that_another_took_and_this_one_fails_is_read_again(chunker: Chunker) -> None:
-    part = chunker.capture.part
+    part = chunker.attempt.part
     taken = take_part(chunker.site.chunker, part.capture, BOOT, "late", 3, START_OFFSET)
     assert isinstance(taken, Taken)
-    chunker.captures.fail(chunker.capture, "unavailable", "some other error came first")
+    chunker.attempts.fail(chunker.attempt, "unavailable", "some other error came first")
     assert chunker.rejection is None
-    assert chunker.captures.taken_away() == {PARTITION: START_OFFSET}
+    assert chunker.wired.positions.to_read_again() == {PARTITION: START_OFFSET}
 
 
-def test_a_pack_that_could_not_be_stored_ends_a_capture_that_stores_no_more(
+def test_a_pack_that_could_not_be_stored_ends_a_part_that_stores_no_more(
     chunker: Chunker,
 ) -> None:
-    chunker.capture.work.packs.failure = UnavailableError("the store does not answer")
-    chunker.captures._renew_all()
+    chunker.attempt.work.packs.failure = UnavailableError("the store does not answer")
+    chunker.wired.renewal.look_after()
     assert chunker.rejection == "unavailable"
 
 
 def test_a_batch_after_all_were_completed_ends_the_session(chunker: Chunker) -> None:
-    chunker.capture.completed = completed(chunker)
-    started = chunker.capture.started
+    assert chunker.attempt.learn(BatchArrived(0, b"value")) == TakeSpan()
+    assert chunker.attempt.learn(AllPublished(completed(chunker, b"value"))) is None
+    started = chunker.attempt.started
     event = ExtentsChanged(
         session=started.session,
         capture=started.capture,
         volume=started.volume,
-        batch=0,
+        batch=1,
         runs=b"",
         ids=b"",
         zero_runs=b"",
         settled_below=0,
     )
-    asyncio.run(chunker.captures.add_batch(chunker.capture, event, b"value"))
+    asyncio.run(chunker.attempts.add_batch(chunker.attempt, event, b"value"))
     assert chunker.rejection == "batches-missing"

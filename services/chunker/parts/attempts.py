@@ -1,0 +1,259 @@
+"""The parts that this chunker works on, each by an attempt, and the lanes that do the work.
+
+A part goes: begun (taken) → spans on the lanes, in any order → all published by the agent → all
+spans taken → finished → sealed, if it is the session's last part (`services.chunker.parts.state`).
+It ends at once when it fails (its session is rejected), or when its attempt turns out to be stale
+(somebody else has the part).
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from libs.catalogdb.sessions.attempts import Progress, reject_attempt
+from libs.catalogdb.sessions.session import PartView, SessionView
+from libs.errors import BackcastError
+from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
+from libs.kafka.consumer import Partition
+from libs.runtime.threads import end_with, is_expected
+from services.chunker.lanes import Lanes
+from services.chunker.packer import StaleAttemptError, attempt_packs
+from services.chunker.parts.positions import Positions
+from services.chunker.parts.state import (
+    Action,
+    AllPublished,
+    BatchArrived,
+    Fact,
+    Fail,
+    Finish,
+    PartState,
+    SpanTaken,
+    TakeSpan,
+    WorkEnded,
+)
+from services.chunker.parts.work import PartWork
+from services.chunker.sealer import Sealer, reason_of
+from services.chunker.surroundings import Surroundings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An attempt at a part, in work."""
+
+    view: SessionView
+    part: PartView
+    started: CaptureStarted
+    partition: Partition
+    start_offset: int
+    work: PartWork
+    #: What was last recorded of it.
+    renewed: Progress | None = None
+    _state: PartState = field(default_factory=PartState)
+    #: Guards the state, which lanes and intake both change.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def id(self) -> UUID:
+        """Names the attempt in the catalog."""
+        return self.work.packs.attempt
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on it any more."""
+        return self._state.is_over
+
+    def learn(self, fact: Fact) -> Action:
+        """See `PartState`."""
+        with self._lock:
+            return self._state.learn(fact)
+
+    def end(self) -> bool:
+        """Stop working on it; whether this call did that."""
+        with self._lock:
+            was_over = self._state.is_over
+            self._state.learn(WorkEnded())
+        return not was_over
+
+
+class Attempts:
+    """All parts that this process works on. Thread-safe.
+
+    Args:
+        around: what the chunker works with.
+        sealer: records parts and commits snapshots.
+        lanes: work on spans; closed with the attempts, as is the packer.
+        positions: told from where to read again what somebody else had taken.
+        span_queue_length_max: spans that may wait for a lane.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        sealer: Sealer,
+        lanes: Lanes,
+        positions: Positions,
+        span_queue_length_max: int,
+    ) -> None:
+        self._around = around
+        self._sealer = sealer
+        self._lanes = lanes
+        self._positions = positions
+        self._queue_slots = asyncio.Semaphore(span_queue_length_max)
+        self._by_capture: dict[UUID, Attempt] = {}
+        self._lock = threading.Lock()
+
+    def find(self, capture: UUID) -> Attempt | None:
+        """The attempt at the part of this capture, if this process works on it."""
+        with self._lock:
+            return self._by_capture.get(capture)
+
+    def all(self) -> list[Attempt]:
+        """Those in work."""
+        with self._lock:
+            return list(self._by_capture.values())
+
+    def begin(  # noqa: PLR0913 -- everything known when a part is taken
+        self,
+        attempt: UUID,
+        view: SessionView,
+        part: PartView,
+        started: CaptureStarted,
+        partition: Partition,
+        start_offset: int,
+    ) -> None:
+        """Start to work on a part that was just taken."""
+        packs = attempt_packs(self._around.vault, attempt, view)
+        work = PartWork(part, started, packs, self._around)
+        with self._lock:
+            earlier = self._by_capture.pop(part.capture, None)
+            begun = Attempt(view, part, started, partition, start_offset, work)
+            self._by_capture[part.capture] = begun
+        if earlier:
+            self._drop(earlier)
+
+    async def add_batch(self, attempt: Attempt, event: Batch, value: bytes) -> None:
+        """Queue a batch for the lanes; waits while the queue is full."""
+        match attempt.learn(BatchArrived(event.batch, value)):
+            case Fail(code, message):
+                await asyncio.to_thread(self.fail, attempt, code, message)
+            case TakeSpan():
+                await self._queue_slots.acquire()
+                loop = asyncio.get_running_loop()
+
+                def free_slot(_: object) -> None:
+                    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                        loop.call_soon_threadsafe(self._queue_slots.release)
+
+                self._submit(attempt, lambda: self._take(attempt, event)).add_done_callback(
+                    free_slot
+                )
+
+    def complete(self, attempt: Attempt, event: CaptureCompleted) -> None:
+        """The agent has published everything; the part is finished when its spans are through."""
+        match attempt.learn(AllPublished(event)):
+            case Fail(code, message):
+                self.fail(attempt, code, message)
+            case Finish(completed):
+                self._submit(attempt, lambda: self._finish(attempt, completed))
+
+    def seal(self, session: UUID) -> None:
+        """Seal a session all of whose parts were finished, by this process or another."""
+        end_with("lane", self._lanes.submit(lambda: self._sealer.seal_or_reject(session)))
+
+    def fail(self, attempt: Attempt, code: str, message: str) -> None:
+        """Reject the part's session and stop working on it; nothing if it is over already."""
+        if not self._drop(attempt):
+            return
+        text = f"volume {attempt.part.volume_name}: {message}"
+        if not reject_attempt(self._around.catalog, attempt.id, code, text):
+            self._positions.note_taken_away(attempt.partition, attempt.start_offset)
+
+    def fail_partition(self, partition: Partition, code: str, message: str) -> None:
+        """Fail every part of a partition."""
+        for attempt in self._of(frozenset({partition})):
+            self.fail(attempt, code, message)
+
+    def drop_partitions(self, partitions: frozenset[Partition]) -> None:
+        """Stop working on parts whose partitions others will get; their sessions stay open."""
+        for attempt in self._of(partitions):
+            self._drop(attempt)
+
+    def let_go(self, attempt: Attempt) -> None:
+        """Stop working on a part whose attempt was closed: its session ended, or was taken."""
+        if self._drop(attempt):
+            self._positions.note_taken_away(attempt.partition, attempt.start_offset)
+
+    def give_up(self, attempt: Attempt, err: BaseException) -> None:
+        """End the work on a part for an error; its session hears of it if the part is ours."""
+        about = {"capture": str(attempt.part.capture), "detail": str(err)}
+        if isinstance(err, StaleAttemptError):
+            log.info("attempt is stale", extra=about)
+            self.let_go(attempt)
+            return
+        expected = is_expected(err)
+        log.log(
+            logging.WARNING if expected else logging.CRITICAL,
+            "part failed",
+            extra=about,
+            exc_info=None if expected else err,
+        )
+        try:
+            self.fail(attempt, *reason_of(err))
+        except BackcastError as again:  # then its deadline rejects it
+            log.warning("session not rejected", extra={"detail": str(again)})
+
+    def close(self) -> None:
+        """Stop the lanes; parts in work are left to a successor."""
+        for attempt in self.all():
+            self._drop(attempt)
+        self._lanes.close()
+        self._around.packer.close()
+
+    def _of(self, partitions: frozenset[Partition]) -> list[Attempt]:
+        return [attempt for attempt in self.all() if attempt.partition in partitions]
+
+    def _submit(self, attempt: Attempt, step: Callable[[], None]) -> Future[None]:
+        """Run a step on a lane, unless the work is over by then; an error in it ends the work."""
+
+        def run() -> None:
+            try:
+                if not attempt.is_over:
+                    step()
+            except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+                if (
+                    not attempt.is_over
+                ):  # or it only says that its connections and packs were closed
+                    self.give_up(attempt, err)
+
+        future = self._lanes.submit(run)
+        end_with("lane", future)
+        return future
+
+    def _take(self, attempt: Attempt, event: Batch) -> None:
+        attempt.work.take(event)
+        match attempt.learn(SpanTaken()):
+            case Finish(completed):
+                self._finish(attempt, completed)
+
+    def _finish(self, attempt: Attempt, completed: CaptureCompleted) -> None:
+        is_last = self._sealer.finish_part(attempt.work, completed)
+        self._drop(attempt)
+        if is_last:
+            self._sealer.seal_or_reject(attempt.view.session)
+
+    def _drop(self, attempt: Attempt) -> bool:
+        """Stop working on it; whether this call did that."""
+        if not attempt.end():
+            return False
+        with self._lock:
+            if self._by_capture.get(attempt.part.capture) is attempt:
+                del self._by_capture[attempt.part.capture]
+        attempt.work.abandon()
+        return True
