@@ -90,12 +90,6 @@ class ExtentsChanged:
             BadInputError: not one id per chunk, tags that are neither left out nor one per chunk,
                 or a column that is not made of whole runs.
         """
-        chunk_count = count_chunks(self.runs)
-        if self.tags and (len(self.tags) != chunk_count or not self.tags.strip(b"\0")):
-            raise BadInputError(
-                f"batch {self.batch} of capture {self.capture}: expected {chunk_count} domain tags "
-                f"that are not all 0, or none, got {len(self.tags)}"
-            )
         _check_columns(self)
 
 
@@ -116,7 +110,7 @@ class UnchangedSampled:
     batch: Count
     #: Sampled chunks with data, ascending, as `libs.ranges.pack_runs` writes them.
     runs: bytes
-    #: Ids of these chunks, 32 bytes each, in the order of `runs`.
+    #: Their ids in the tenant's own domain, 32 bytes each, in the order of `runs`.
     ids: bytes
     #: Sampled chunks that are all zero, packed in the same way; disjoint from `runs`.
     zero_runs: bytes
@@ -183,7 +177,14 @@ Batch = ExtentsChanged | UnchangedSampled
 
 def _check_columns(event: Batch) -> None:
     count_chunks(event.zero_runs)
-    expected = DIGEST_SIZE_BYTES * count_chunks(event.runs)
+    chunk_count = count_chunks(event.runs)
+    tags = event.tags if isinstance(event, ExtentsChanged) else b""
+    if tags and (len(tags) != chunk_count or not tags.strip(b"\0")):
+        raise BadInputError(
+            f"batch {event.batch} of capture {event.capture}: expected {chunk_count} domain tags "
+            f"that are not all 0, or none, got {len(tags)}"
+        )
+    expected = DIGEST_SIZE_BYTES * chunk_count
     if len(event.ids) != expected:
         raise BadInputError(
             f"batch {event.batch} of capture {event.capture}: expected {expected} bytes of ids "

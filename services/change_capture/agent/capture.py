@@ -87,8 +87,7 @@ class Capture:
     def stop(self) -> None:
         """End it, whatever it is doing, and let go of the volume; blocks until its threads have."""
         self._window.stop(self.order.capture)
-        if self._thread:
-            self._thread.join()
+        self.join()
         self.view.close()
         self._window.forget(self.order.capture)
 

@@ -6,7 +6,7 @@ Order of effects: a buffer is offered to the window before its batch is publishe
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from libs.errors import BackcastError
@@ -56,7 +56,7 @@ class Publication:
 
     def __init__(self, order: CaptureOrder, window: Window, sender: Sender) -> None:
         self._order = order
-        self._about = {
+        self._about: dict[str, Any] = {
             "session": order.session,
             "capture": order.capture,
             "volume": order.volume,

@@ -6,9 +6,10 @@ told, and the group's next session on this base compares everything.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from libs.blockmap.node import ID_SIZE_BYTES, NodeHasher, NodeId
+from libs.blockmap.tagged import OWN_TAG, tag_of, tagged_ids
 from libs.blockmap.tree import MapReader, MapRoot
 from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.pool import Catalog
@@ -47,7 +48,9 @@ def overlooked(
     ids = iter([event.ids[at : at + ID_SIZE_BYTES] for at in range(0, len(event.ids), 32)])
     for run in unpack_runs(event.runs, chunk_count):
         known = _known(reader, base, run)
-        wrong += [index for index in range(run.first, run.end) if next(ids) != known.get(index)]
+        wrong += [
+            index for index in range(run.first, run.end) if not _may_be(next(ids), known.get(index))
+        ]
     for run in unpack_runs(event.zero_runs, chunk_count):
         wrong += _known(reader, base, run)
     return sorted(wrong)
@@ -78,13 +81,18 @@ def report_overlooked(catalog: Catalog, tenant: str, part: PartView, wrong: list
     raise TrackingLostError(message)
 
 
+def _may_be(id_: bytes, known: bytes | None) -> bool:
+    """Whether a chunk with this id, in the tenant's own domain, is what the base has.
+
+    What the base has of another domain has an id under that domain's key, so nothing can be said.
+    """
+    return id_ == known or (known is not None and tag_of(known) != OWN_TAG)
+
+
 def _known(reader: MapReader, base: MapRoot, run: ChunkRun) -> dict[int, bytes]:
-    """Index → id of the base's chunks in a run that are not zero."""
-    return dict(_entries(reader, base, run))
-
-
-def _entries(reader: MapReader, base: MapRoot, run: ChunkRun) -> Iterator[tuple[int, bytes]]:
-    for found in reader.lookup(base, run):
-        for number in range(found.chunk_count):
-            at = number * ID_SIZE_BYTES
-            yield found.first + number, found.ids[at : at + ID_SIZE_BYTES]
+    """Index → tagged id of the base's chunks in a run that are not zero."""
+    return {
+        found.first + number: id_
+        for found in reader.lookup(base, run)
+        for number, id_ in enumerate(tagged_ids(found.tags, found.ids))
+    }

@@ -14,13 +14,15 @@ from tests.unit.blockmap.map_history import HASHER, Clear, History, Put, Snapsho
 
 LEAF = span_chunks(0)
 COUNT = 3 * LEAF + 40
+#: Chunks from here on are of another domain.
+FOREIGN = 3 * LEAF + 10
 
 
 @pytest.fixture(scope="module")
 def history() -> History:
     """A volume of four leaves, one of them and parts of others without data."""
     made = History()
-    changes = (Put(5, LEAF, 1), Clear(100, 50), Put(2 * LEAF + 7, 300, 2))
+    changes = (Put(5, LEAF, 2), Clear(100, 50), Put(2 * LEAF + 7, 300, 4), Put(FOREIGN, 3, 1))
     made.play(Snapshot(COUNT, True, changes, False))
     return made
 
@@ -68,6 +70,12 @@ def test_zeros_that_became_data_were_overlooked(history: History) -> None:
     found = truth(history, [0, 5, 120, LEAF + 200, COUNT - 1])
     for wrong in (0, 120, LEAF + 200, COUNT - 1):
         assert check(history, found | {wrong: b"x" * 32}) == [wrong]
+
+
+def test_of_a_chunk_of_another_domain_only_zeros_were_overlooked(history: History) -> None:
+    """Its id under that domain's key is not known to who hashed it under the tenant's."""
+    assert check(history, {FOREIGN: b"x" * 32}) == []
+    assert check(history, {FOREIGN: None}) == [FOREIGN]
 
 
 def test_of_a_volume_that_grew_what_is_new_must_be_zeros(history: History) -> None:

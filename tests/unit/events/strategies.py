@@ -45,9 +45,7 @@ def _batch(cls: type[Any], fields: dict[str, Any], indexes: list[int]) -> Search
         if indexes
         else st.just(b""),
     }
-    if cls is UnchangedSampled:  # it has no tags yet: what is sampled is of the tenant's own domain
-        del columns["tags"]
-    return st.builds(cls, **fields | columns)
+    return st.builds(cls, **fields | {name: columns[name] for name in columns.keys() & fields})
 
 
 def _value(hint: Any) -> SearchStrategy[Any]:
