@@ -203,7 +203,8 @@ def test_settings_of_database_and_roles_change_nothing(hostile: RunningSite) -> 
     assert hostile.take("hostile")["state"] == "sealed"
     assert hostile.matches("hostile", path)
     dsn = hostile.cluster.postgres.dsn
-    with psycopg.connect(dsn, options="-c statement_timeout=0 -c search_path=public") as admin:
+    patient = "-c statement_timeout=0 -c idle_session_timeout=0 -c search_path=public"
+    with psycopg.connect(dsn, autocommit=True, options=patient) as admin:
         eventually(
             "everything is published",
             lambda: (
