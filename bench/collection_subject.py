@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.store.folder import FolderStore
@@ -28,7 +29,9 @@ def main(dsn: str, folder: str, result: str) -> None:
     catalog.open()
     try:
         # Without the checkpoints that the service writes before it deletes.
-        collector = Collector(catalog, store, vault, _DEADLINE_SECONDS, witness=lambda: None)
+        collector = Collector(
+            catalog, Stores(store), vault, _DEADLINE_SECONDS, witness=lambda: None
+        )
         start, freed = time.perf_counter(), Freed()
         for step in Collection(collector.stages()).steps():
             freed += step.freed

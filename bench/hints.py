@@ -101,7 +101,8 @@ def _capture(folder: Path, path: Path, changed: list[int], window: Window) -> Pa
     )
     begun = time.perf_counter()
     driver = drivers(state)[order.driver]
-    capture = Capture(order, driver, uuid4(), "node", window, _Sink(window), random.Random(6))
+    view = driver.view(order.path)
+    capture = Capture(order, driver, view, uuid4(), "node", window, _Sink(window), random.Random(6))
     capture.start(2)
     capture.join()
     seconds = time.perf_counter() - begun

@@ -158,6 +158,12 @@ class SourceError(BackcastError):
     exit_code = 10
 
 
+class HoldBrokenError(SourceError):
+    """A node's hold of writes has ended by itself: nothing that it cut since is worth anything."""
+
+    code = "hold-broken"
+
+
 class TrackingLostError(SourceError):
     """A tracker called a chunk unchanged that has changed; the next capture compares everything."""
 

@@ -1,5 +1,5 @@
 /* The protocol that keeps acknowledged snapshots: sessions, parts, attempts, pins, packs, pack_use, expiry, collection,
- * sweep, rewriting, readers, and a catalog that falls back. One model; `python -m model.check` runs its configurations.
+ * sweep, rewriting, readers, a second store, and a catalog that falls back. One model; `python -m model.check` runs its configurations.
  *
  * WORLD. Group G has volume 0 (two addresses; with GROUP2 also volume 1, one address). Group H has volume 2 (one
  * address). A chunk is X or Y. An address has a leaf (a map node that names its chunk); volume 0 has a root above its two
@@ -19,7 +19,8 @@
  * CHECKED. `check`: every item of every live snapshot resolves to a present object that holds it, and so does what a
  * reader reads. `count`: after a seal pack_use counts exactly what the head refers to. Leaks: whenever nothing is left to
  * do for housekeeping, wherever workers stopped, each object is in use. FALL: what was acknowledged and has not expired
- * is live after a reconciliation; what a checkpoint knows as expired is not.
+ * is live after a reconciliation; what a checkpoint knows as expired is not. COPIES: `check` reads a copy at the second
+ * store only if it was recorded; `wholes`: what is said to be whole there can be read from there alone.
  *
  * WEAK, WEAK2, WEAK3: rules taken out; runs.py says which. PROBE=n fails when event n happens: it must.      */
 #ifndef WEAK
@@ -54,6 +55,9 @@
 #endif
 #ifndef BACK
 #define BACK 0              /* 1: session 1 returns to contents that an older snapshot had */
+#endif
+#ifndef COPIES
+#define COPIES 0            /* 1: a second store gets a copy of each pack */
 #endif
 #define W(n) (WEAK == n || WEAK2 == n || WEAK3 == n)
 
@@ -101,6 +105,14 @@
 #define W_FALL_EXPIRED  W(42)  /* fall-back: expiry is not taken from the checkpoint                        */
 #define W_FALL_OPEN     W(34)  /* fall-back: sessions open before the reconciliation                        */
 
+#define W_COPY_LATE     W(44)  /* copy: recorded though its pack is no longer live                          */
+#define W_COPY_FIRST    W(45)  /* bury: a pack is dead when its first copy is buried                        */
+#define W_COPY_SPLIT    W(46)  /* bury: looks for the other tombstone, then buries, without a lock first    */
+#define W_COPY_SWEEP    W(47)  /* sweep: does not look at the second store                                  */
+#define W_COPY_WHOLE    W(48)  /* a snapshot is said to be whole at the second store without asking         */
+#define W_COPY_MOVED    W(49)  /* rewrite: what was said to be whole is not withdrawn                       */
+#define W_COPY_TOMB     W(50)  /* condemn: no tombstone for a copy that is not recorded                     */
+
 #define NIL 8
 #define B(x) (1 << (x))
 #define HAS(m,x) (((m) >> (x)) & 1)
@@ -137,6 +149,20 @@ byte xp;                      /* catalog: expired snapshots; bit 2: the first on
 bool fell, waiting;           /* the catalog has fallen back; it is not reconciled yet                  */
 #else
 #define waiting false
+#endif
+#if COPIES
+byte obj2, fly2;              /* second store: objects; PUTs that may still land                        */
+byte cp2;                     /* catalog: copies recorded as present at the second store                */
+byte tb1, tb2;                /* catalog: tombstones, per store                                         */
+byte wh[2];                   /* group -> snapshots that are said to be whole at the second store       */
+byte rp = NIL, rs;            /* replicator: pack, next step                                            */
+#if W_COPY_SPLIT
+byte bl1, bl2;                /* burying at a store: bit g: it has looked, and nothing else stood       */
+byte bs1, bs2;                /* bit g: it has looked                                                   */
+#endif
+#define THERE(g) (HAS(obj,g) || (HAS(obj2,g) && HAS(cp2,g)))
+#else
+#define THERE(g) HAS(obj,g)
 #endif
 /* the catalog */
 byte st[8];                   /* pack.state                                                             */
@@ -208,8 +234,20 @@ inline needed() {                                       /* n_: items that live s
     if :: HAS(live[1],q_) -> n_ = n_ | ITEMS(2,mp[8+q_]) :: else fi } }
 inline check() {
   needed();
-  for (x_ : 0 .. 6) { if :: HAS(n_,x_) -> assert(idx[x_] != NIL && HAS(obj,idx[x_]) && HAS(has[idx[x_]],x_)) :: else fi };
-  assert(!ract || ri == 0 || (HAS(obj,rg) && HAS(has[rg],ri-1))) }
+  for (x_ : 0 .. 6) { if :: HAS(n_,x_) -> assert(idx[x_] != NIL && THERE(idx[x_]) && HAS(has[idx[x_]],x_)) :: else fi };
+  assert(!ract || ri == 0 || (THERE(rg) && HAS(has[rg],ri-1))) }
+#if COPIES
+inline wholes() {                                       /* what is said to be whole can be read from the second store alone */
+  n_ = 0;
+  for (q_ : 1 .. 3) {
+    if :: HAS(live[0] & wh[0],q_) -> n_ = n_ | ITEMS(0,mp[q_]); if :: GROUP2 -> n_ = n_ | ITEMS(1,mp[4+q_]) :: else fi :: else fi;
+    if :: HAS(live[1] & wh[1],q_) -> n_ = n_ | ITEMS(2,mp[8+q_]) :: else fi };
+  for (x_ : 0 .. 6) { if :: HAS(n_,x_) -> assert(HAS(obj2,idx[x_]) && HAS(cp2,idx[x_])) :: else fi }; skip }
+inline entomb(g) { tb1 = tb1 | B(g); if :: !W_COPY_TOMB || HAS(cp2,g) -> tb2 = tb2 | B(g) :: else fi }
+#else
+#define wholes() skip
+#define entomb(g) skip
+#endif
 inline count(v,m) {                                     /* pack_use counts what the head refers to      */
   for (x_ : 0 .. 7) {
     n_ = (idx[HAS(m,0)] == x_ -> 1 : 0) + (idx[2+HAS(m,0)] == x_ -> 1 : 0);
@@ -347,6 +385,12 @@ proctype Sealer(byte s) {
 /* ------------------------------------------------------------------ rewriting of a mostly dead pack into pack 7 */
 #define RW_MARK(g) :: d_step { wpc == 0 && st[7] == NONE && st[g] == LIVE && HERE(g) != 0 && (!HAS(PINS,g) || W_RW_STANDING) -> \
       needed(); wcopy = HERE(g) & n_; if :: wcopy != 0 -> wg = g; wpc = 1; wtouched = false; st[7] = UPLOADING; has[7] = wcopy; printf("rewriter marks pack %d: live items %d\n", g, wcopy) :: else -> wcopy = 0 fi }
+#if COPIES
+/* the snapshots that read from the new pack, which has no copy yet; pack_use has their rows */
+inline withdraw() { if :: !W_COPY_MOVED -> wh[0] = wh[0] & ~(cov[7] | (GROUP2 -> cov[15] : 0)); wh[1] = wh[1] & ~cov[23] :: else fi }
+#else
+#define withdraw() skip
+#endif
 inline rewritten() { wpc = 4; wg = 0; wcopy = 0; wtouched = false }
 proctype Rewriter() {
   do
@@ -359,10 +403,10 @@ proctype Rewriter() {
 #define RW_READY (wpc == 2 && st[7] == UPLOADING)
 #endif
   :: d_step { RW_READY && st[wg] == LIVE && !LOCKED(B(wg)) && (W_RW_UNCHECKED || (!wtouched && (W_RW_STANDING || !HAS(PINS,wg)))) ->
-       st[7] = (W_RW_TWO -> st[7] : LIVE); st[wg] = CONDEMNED; moved = moved | B(wg);                           /* one transaction */
+       st[7] = (W_RW_TWO -> st[7] : LIVE); st[wg] = CONDEMNED; entomb(wg); moved = moved | B(wg);                           /* one transaction */
        for (i_ : 0 .. 6) { if :: idx[i_] == wg && HAS(wcopy,i_) -> idx[i_] = 7 :: idx[i_] == wg && !HAS(wcopy,i_) && TIDY_ROW -> idx[i_] = NIL :: else fi };
        for (v_ : 0 .. 2) { cnt[v_*8+7] = cnt[v_*8+7] + cnt[v_*8+wg]; cov[v_*8+7] = cov[v_*8+7] | cov[v_*8+wg]; cnt[v_*8+wg] = 0; cov[v_*8+wg] = 0 };
-       assert(PROBE != 7); printf("rewriter repoints pack %d to pack 7 and condemns it\n", wg); rewritten(); check() }
+       assert(PROBE != 7); printf("rewriter repoints pack %d to pack 7 and condemns it\n", wg); withdraw(); rewritten(); check(); wholes() }
   :: d_step { wpc > 0 && wpc < 3 && (st[wg] != LIVE || st[7] == DEAD) -> rewritten() }
   od }
 
@@ -410,7 +454,7 @@ inline expire(g,q) {
 #define HELD (waiting && !W_FALL_COLLECT)
 inline unindex(g) { for (x_ : 0 .. 6) { if :: idx[x_] == (g) || (W_UNINDEX_ALL && HAS(has[g],x_)) -> idx[x_] = NIL :: else fi }; skip }
 inline condemned(g) {
-  st[g] = CONDEMNED;
+  st[g] = CONDEMNED; entomb(g);
   if :: TIDY_ROW -> unindex(g) :: else fi;
   if :: TIDY_USE -> for (v_ : 0 .. 2) { cov[v_*8+(g)] = 0 } :: else fi; skip }
 #if W_CONDEMN_SPLIT
@@ -424,12 +468,28 @@ inline condemned(g) {
 /* two tombstones at once are independent of each other: one at a time, to merge equal orders */
 #define NOTOMB (st[0]!=CONDEMNED && st[1]!=CONDEMNED && st[2]!=CONDEMNED && st[3]!=CONDEMNED && st[4]!=CONDEMNED && st[5]!=CONDEMNED && st[6]!=CONDEMNED && st[7]!=CONDEMNED)
 #define AGAIN(g) (HAS(obj,g) && st[g] == DEAD && !W_SWEEP_ONCE && !HELD)
+#if COPIES
+#define AGAIN2(g) (HAS(obj2,g) && st[g] == DEAD && !W_COPY_SWEEP && !HELD)
+#define FLY2(g) HAS(fly2,g)
+#else
+#define AGAIN2(g) false
+#define FLY2(g) false
+#endif
 inline dead(g) { st[g] = DEAD; unindex(g); if :: TIDY_ROW -> has[g] = 0 :: else fi }
 #if FALL
 /* DELETE is sent when a checkpoint knows each expiry so far. It lands whenever it likes, also after the catalog fell back:
    the reconciliation waits until none is under way.                                                                        */
 #define DELETE(g) :: d_step { st[g] == CONDEMNED && (xp == ck_expired || W_FALL_DELETE) && !HELD && !HAS(dfly,g) -> dfly = dfly | B(g); printf("DELETE of pack %d sent\n", g) } \
                   :: d_step { HAS(dfly,g) -> dfly = dfly & ~B(g); obj = obj & ~B(g); printf("DELETE of pack %d lands\n", g); if :: st[g] == CONDEMNED -> dead(g) :: else fi; if :: !waiting -> check() :: else fi }
+#elif COPIES && W_COPY_SPLIT
+#define DELETE(g) :: d_step { st[g] == CONDEMNED && HAS(tb1,g) && !HAS(bs1,g) -> obj = obj & ~B(g); bs1 = bs1 | B(g); if :: !HAS(tb2,g) -> bl1 = bl1 | B(g) :: else fi; printf("pack %d deleted at the first store\n", g) } \
+                  :: d_step { st[g] == CONDEMNED && HAS(tb2,g) && !HAS(bs2,g) -> obj2 = obj2 & ~B(g); bs2 = bs2 | B(g); if :: !HAS(tb1,g) -> bl2 = bl2 | B(g) :: else fi; printf("pack %d deleted at the second store\n", g) } \
+                  :: d_step { HAS(bs1,g) && HAS(tb1,g) -> tb1 = tb1 & ~B(g); if :: HAS(bl1,g) -> dead(g) :: else -> assert(HAS(tb2,g)) fi; printf("pack %d buried at the first store\n", g) } \
+                  :: d_step { HAS(bs2,g) && HAS(tb2,g) -> tb2 = tb2 & ~B(g); cp2 = cp2 & ~B(g); if :: HAS(bl2,g) -> dead(g) :: else -> assert(HAS(tb1,g)) fi; printf("pack %d buried at the second store\n", g) }
+#elif COPIES
+/* each store's DELETE and its burial are one step, in either order of the stores, however far apart */
+#define DELETE(g) :: d_step { st[g] == CONDEMNED && HAS(tb1,g) -> obj = obj & ~B(g); tb1 = tb1 & ~B(g); if :: !HAS(tb2,g) || W_COPY_FIRST -> dead(g) :: else fi; printf("pack %d buried at the first store\n", g); check(); wholes() } \
+                  :: d_step { st[g] == CONDEMNED && HAS(tb2,g) -> obj2 = obj2 & ~B(g); cp2 = cp2 & ~B(g); tb2 = tb2 & ~B(g); if :: !HAS(tb1,g) || W_COPY_FIRST -> dead(g) :: else fi; printf("pack %d buried at the second store\n", g); check(); wholes() }
 #else
 /* the object's DELETE and `dead` are one step: between them the row is condemned, which every guard treats like dead */
 #define DELETE(g) :: d_step { st[g] == CONDEMNED -> obj = obj & ~B(g); dead(g); printf("pack %d deleted, dead\n", g); check() }
@@ -445,11 +505,17 @@ inline dead(g) { st[g] = DEAD; unindex(g); if :: TIDY_ROW -> has[g] = 0 :: else 
 #define UNKNOWN(g)
 #endif
 #define PACK(g) CONDEMN(g) DELETE(g) :: d_step { AGAIN(g) -> obj = obj & ~B(g); printf("dead pack %d deleted again\n", g); check() } SWEEP(g) UNKNOWN(g) \
-   :: d_step { HAS(fly,g) -> fly = fly & ~B(g); obj = obj | B(g); printf("late PUT of pack %d lands\n", g) }
+   :: d_step { HAS(fly,g) -> fly = fly & ~B(g); obj = obj | B(g); printf("late PUT of pack %d lands\n", g) } PACK2(g)
+#if COPIES
+#define PACK2(g) :: d_step { AGAIN2(g) -> obj2 = obj2 & ~B(g); printf("dead copy of pack %d swept\n", g) } \
+   :: d_step { HAS(fly2,g) -> fly2 = fly2 & ~B(g); obj2 = obj2 | B(g); printf("late PUT of a copy of pack %d lands\n", g) }
+#else
+#define PACK2(g)
+#endif
 #define REAP1(k,g) :: d_step { HAS(pin[k],g) -> pin[k] = pin[k] & ~B(g); printf("pin of attempt %d on pack %d reaped\n", k, g) }
 #define REAP(k) REAP1(k,0) REAP1(k,1) REAP1(k,2) REAP1(k,3) REAP1(k,4)
 /* nothing is left to do for housekeeping (nobody need expire anything) */
-#define IDLE(g) (!(FREE(g) && FOUND(g)) && !AGAIN(g) && !HAS(fly,g) && st[g] != CONDEMNED && st[g] != UPLOADING && !(st[g] == NONE && HAS(obj,g)))
+#define IDLE(g) (!(FREE(g) && FOUND(g)) && !AGAIN(g) && !AGAIN2(g) && !FLY2(g) && !HAS(fly,g) && st[g] != CONDEMNED && st[g] != UPLOADING && !(st[g] == NONE && HAS(obj,g)))
 #define QUIET (PINS == 0 && !ract && !waiting && sess[0] != OPEN && sess[1] != OPEN && sess[2] != OPEN && \
                IDLE(0) && IDLE(1) && IDLE(2) && IDLE(3) && IDLE(4) && IDLE(5) && IDLE(6) && IDLE(7))
 proctype Housekeeping() {
@@ -461,8 +527,39 @@ proctype Housekeeping() {
 #endif
   :: d_step { QUIET ->
        needed();
-       for (x_ : 0 .. 7) { if :: HAS(obj,x_) -> g_ = x_; assert((st[x_] == LIVE && (HERE(g_) & n_) != 0) || W_SWEEP_UNSAID) :: else fi }; skip }
+       for (x_ : 0 .. 7) { if :: HAS(obj,x_) -> g_ = x_; assert((st[x_] == LIVE && (HERE(g_) & n_) != 0) || W_SWEEP_UNSAID) :: else fi };
+#if COPIES
+       for (x_ : 0 .. 7) {                                                                    /* nor does the second store leak, nor the catalog's rows */
+         if :: HAS(obj2,x_) -> assert(st[x_] == LIVE) :: else fi;
+         assert(!HAS(cp2 | tb1 | tb2,x_) || (st[x_] == LIVE && !HAS(tb1 | tb2,x_))) };
+#endif
+       skip }
   od }
+
+#if COPIES
+/* ------------------------------------------------------------------ the replicator: copies live packs, and says which snapshots the second store has whole */
+#define COPY(g) :: d_step { rp == NIL && st[g] == LIVE && !HAS(cp2,g) -> rp = g; rs = 1; printf("replicator takes pack %d\n", g) }
+inline copied() { rp = NIL; rs = 0 }
+inline reviewed(g) {                                    /* review_snapshots: none that needs a pack without a copy, and each that does not */
+  for (q_ : 1 .. 3) {
+    if :: HAS(live[g],q_) ->
+          n_ = ((g) == 1 -> ITEMS(2,mp[8+q_]) : ITEMS(0,mp[q_]) | (GROUP2 -> ITEMS(1,mp[4+q_]) : 0)); t_ = 1;
+          for (x_ : 0 .. 6) { if :: HAS(n_,x_) && !HAS(cp2,idx[x_]) && !W_COPY_WHOLE -> t_ = 0 :: else fi };
+          wh[g] = (t_ == 1 -> wh[g] | B(q_) : wh[g] & ~B(q_))
+       :: else -> wh[g] = wh[g] & ~B(q_) fi }; skip }
+proctype Replicator() {
+  do
+  COPY(0) COPY(1) COPY(2) COPY(3) COPY(4) COPY(5) COPY(6) COPY(7)
+  :: d_step { rs == 1 -> if :: HAS(obj,rp) -> rs = 2 :: else -> copied() fi }            /* reads its source whole */
+  :: d_step { rs == 2 -> obj2 = obj2 | B(rp); rs = 3; printf("replicator PUTs a copy of pack %d\n", rp) }
+  :: d_step { rs == 2 && !HAS(fly2,rp) -> fly2 = fly2 | B(rp); printf("replicator sends pack %d, hears nothing\n", rp) }
+  :: d_step { rs == 2 -> copied() }                                                         /* it gives up: the next one begins anew */
+  :: d_step { rs == 3 && !LOCKED(B(rp)) ->                                                /* record_copies: under FOR SHARE */
+       if :: st[rp] == LIVE || W_COPY_LATE -> cp2 = cp2 | B(rp); assert(PROBE != 13) :: else -> assert(PROBE != 14) fi;
+       printf("replicator records a copy of pack %d\n", rp); copied() }
+  :: d_step { rp == NIL -> reviewed(0); reviewed(1); assert(PROBE != 15 || wh[0] != 4); wholes() }
+  od }
+#endif
 
 /* ------------------------------------------------------------------ the start, which is also yesterday's catalog */
 inline yesterday() {
@@ -549,5 +646,8 @@ init {
 #endif
 #if FALL
     ; run Catalog()
+#endif
+#if COPIES
+    ; run Replicator()
 #endif
   } }

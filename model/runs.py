@@ -28,6 +28,8 @@ CONFIGURATIONS: dict[str, Defines] = {
     "a session, rewriting": {"WORKERS": 1, "REWRITER": 1},
     "a session, reader": {"WORKERS": 1, "READER": 1},
     "a session, the catalog falls back": {"WORKERS": 1, "FALL": 1},
+    "a session, rewriting, two stores": {"WORKERS": 1, "REWRITER": 1, "COPIES": 1},
+    "a session, two stores": {"WORKERS": 1, "COPIES": 1},
 }
 
 
@@ -63,6 +65,7 @@ _TAKE = "take-over"
 _REWRITE = "a session, rewriting"
 _READ = "a session, rewriting, reader"
 _FALL = "a session, the catalog falls back"
+_COPIES = "a session, two stores"
 
 VARIANTS: tuple[Variant, ...] = (
     Variant((1, 2, 3), _TAKE, "1", "a stale attempt finishes; no pins, no `live`"),
@@ -103,6 +106,12 @@ VARIANTS: tuple[Variant, ...] = (
     Variant((43,), _FALL, "12", "the reconciliation does not wait for DELETEs"),
     Variant((42,), _FALL, "17", "expiry is not in the checkpoint"),
     Variant((34,), _FALL, "12", "sessions do not wait for the reconciliation"),
+    Variant((44,), _COPIES, "7, 28", "a copy is recorded of a pack that is not live"),
+    Variant((45,), _COPIES, "28", "a pack is dead when its first copy is buried"),
+    Variant((46,), _COPIES, "6", "burying looks for the other tombstone without a lock"),
+    Variant((47,), _COPIES, "28", "the second store is not swept"),
+    Variant((48,), _COPIES, "-", "said to be whole with one copy"),
+    Variant((49,), "a session, rewriting, two stores", "-", "a rewrite withdraws nothing"),
 )
 
 #: PROBE number, the event that must be reachable, where.
@@ -119,4 +128,7 @@ PROBES: tuple[tuple[int, str, str], ...] = (
     (10, "a session seals after a pack was rewritten", _REWRITE),
     (11, "a reconciliation brings two snapshots back", "catalog falls back"),
     (12, "a reconciliation leaves an expired snapshot expired", _FALL),
+    (13, "a copy is recorded", _COPIES),
+    (14, "a copy comes after its pack was condemned", _COPIES),
+    (15, "the second store has a new snapshot whole, and not the one before", _COPIES),
 )

@@ -11,7 +11,7 @@ from deploy.local.servers.minio import MinioServer
 from deploy.local.servers.postgres import PostgresServer
 from deploy.local.servers.s3 import S3Choice, choose_s3, s3_server
 from deploy.local.servers.server import LocalServer
-from deploy.local.services import BUCKET, LocalServices
+from deploy.local.services import BUCKET, SECOND_BUCKET, LocalServices
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class LocalCluster:
         *,
         s3: S3Choice = S3Choice.AUTO,
         servers_only: bool = False,
+        second_store: bool = False,
     ) -> None:
         """Start what does not run, and return when everything answers.
 
@@ -58,6 +59,9 @@ class LocalCluster:
         """
         with self.home.lock(progress), ExitStack() as undo:
             self.s3 = choose_s3(self.home, s3, progress)
+            if second_store and not self.home.has_second_store:
+                self.home.remember_second_store()
+                _stop(self._services(), progress)  # they learn of it when they start
             self.postgres.prepare(progress)
             self.kafka.prepare(progress)
             if _replace_taken_ports(self.home, self._servers()):
@@ -102,6 +106,7 @@ class LocalCluster:
             "BACKCAST_S3_BUCKET": BUCKET,
             "BACKCAST_S3_ACCESS_KEY": self.s3.access_key,
             "BACKCAST_S3_SECRET_KEY": self.s3.secret_key,
+            **({"BACKCAST_SECOND_S3_BUCKET": SECOND_BUCKET} if self.home.has_second_store else {}),
             **console,
             "BACKCAST_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "BACKCAST_POSTGRES_URL": self.postgres.dsn,

@@ -116,6 +116,15 @@ class BackcastHome:
             )
         self._save(self._state() | {"s3_server": name})
 
+    @property
+    def has_second_store(self) -> bool:
+        """Whether this home has a second bucket, which gets a copy of everything."""
+        return bool(self._state().get("second_store"))
+
+    def remember_second_store(self) -> None:
+        """Give this home a second bucket, for good."""
+        self._save(self._state() | {"second_store": True})
+
     def port(self, name: str) -> int:
         """The remembered port ``name`` on the loopback address; chosen the first time."""
         state = self._state()

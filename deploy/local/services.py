@@ -23,6 +23,8 @@ from deploy.local.servers.server import LocalServer
 from libs.errors import UnavailableError
 
 BUCKET = "backcast"
+#: Of homes that have a second store: another bucket of the same server.
+SECOND_BUCKET = "backcast-second"
 _SOURCE = Path(__file__).parents[2]
 _INIT_SECONDS_MAX = 120
 #: Byte buffers of megabytes come and go all the time. By default each is mapped and unmapped, which
@@ -49,7 +51,9 @@ class _Service:
 
 
 _SERVICES = (
-    _Service("catalog", "services.catalog", ("postgres", "kafka", "s3", "kek", "tokens")),
+    _Service(
+        "catalog", "services.catalog", ("postgres", "kafka", "s3", "second_s3", "kek", "tokens")
+    ),
     _Service(
         "coordinator",
         "services.change_capture.coordinator",
@@ -61,11 +65,16 @@ _SERVICES = (
         ("kafka", "coordinator", "announce", "tokens", "node"),
         _LARGE_BUFFERS,
     ),
-    _Service("chunker", "services.chunker", ("postgres", "kafka", "s3", "kek"), _LARGE_BUFFERS),
+    _Service(
+        "chunker",
+        "services.chunker",
+        ("postgres", "kafka", "s3", "second_s3", "kek"),
+        _LARGE_BUFFERS,
+    ),
     _Service(
         "restore",
         "services.restore",
-        ("postgres", "s3", "kek", "tokens", "coordinator", "links"),
+        ("postgres", "s3", "second_s3", "kek", "tokens", "coordinator", "links"),
         _LARGE_BUFFERS,
     ),
 )
@@ -117,7 +126,7 @@ class LocalServices:
         owner = self._home.write_secret("postgres.dsn", self._postgres.dsn)
         settings = {"POSTGRES_DSN_FILE": str(owner)}
         settings |= {f"{login.upper()}_DSN_FILE": str(self._dsn_file(login)) for login in _LOGINS}
-        for group in ("kafka", "s3", "kek"):
+        for group in ("kafka", "s3", "second_s3", "kek"):
             settings |= self._groups("init")[group]
         log_file = self._home.log_file("init")
         with log_file.open("wb") as log:
@@ -148,12 +157,10 @@ class LocalServices:
         return {
             "postgres": {"POSTGRES_DSN_FILE": str(self._dsn_file(service))},
             "kafka": {"KAFKA_BOOTSTRAP": self._kafka.bootstrap},
-            "s3": {
-                "S3_ENDPOINT": self._s3.endpoint,
-                "S3_BUCKET": BUCKET,
-                "S3_ACCESS_KEY_FILE": str(home.secret_file("s3-access-key")),
-                "S3_SECRET_KEY_FILE": str(home.secret_file("s3-secret-key")),
-            },
+            "s3": self._store_settings("S3", BUCKET),
+            "second_s3": (
+                self._store_settings("SECOND_S3", SECOND_BUCKET) if home.has_second_store else {}
+            ),
             "kek": {"KEK_FILE": str(home.secret_file("kek"))},
             "tokens": {"TOKENS_FILE": str(self._tokens_file())},
             "coordinator": {
@@ -167,6 +174,14 @@ class LocalServices:
                 "SPAN_LISTEN": f"{LOOPBACK}:{home.port('agent-spans')}",
                 "STATE_FOLDER": str(home.data("agent")),
             },
+        }
+
+    def _store_settings(self, prefix: str, bucket: str) -> dict[str, str]:
+        return {
+            f"{prefix}_ENDPOINT": self._s3.endpoint,
+            f"{prefix}_BUCKET": bucket,
+            f"{prefix}_ACCESS_KEY_FILE": str(self._home.secret_file("s3-access-key")),
+            f"{prefix}_SECRET_KEY_FILE": str(self._home.secret_file("s3-secret-key")),
         }
 
     def _dsn_file(self, login: str) -> Path:

@@ -39,17 +39,21 @@ class Volume:
     name: str
     group: str
     group_id: UUID
+    #: The source that is captured: its lead.
     node: str
     path: str
+    #: Mount point of the file system that is frozen while writes to the source are held, or None.
+    freeze: str | None
     head_sequence: int
 
 
 #: Any number that only the creation of tenants uses.
 _TENANTS_LOCK = 0x74656E61
 
-_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, v.path,
-                     g.head_sequence
-              FROM volume v JOIN volume_group g USING (group_no) JOIN node n USING (node_no)
+_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, o.path,
+                     o.freeze_mount, g.head_sequence
+              FROM volume v JOIN volume_group g USING (group_no)
+              JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
 
 
@@ -120,9 +124,24 @@ def find_node(catalog: Catalog, name: str) -> Node:
 
 
 def add_volume(  # noqa: PLR0913 -- the columns of a row
-    catalog: Catalog, tenant: str, name: str, group: str, node: str, path: str
+    catalog: Catalog,
+    tenant: str,
+    name: str,
+    group: str,
+    node: str,
+    path: str,
+    freeze: str | None = None,
 ) -> Volume:
     """Protect a volume, in a group that is made if need be; adding it again unchanged returns it.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: name of the volume.
+        group: name of its group.
+        node: name of the node that has its source.
+        path: path of the source on that node.
+        freeze: mount point of the file system to freeze while writes are held, or None.
 
     Raises:
         ConflictError: the name is taken by a volume or group with other properties. Volumes and
@@ -140,10 +159,12 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         ).fetchone()
         if found:
             volume = Volume(*found)
-            if (volume.group, volume.node, volume.path) == (group, node, path):
+            known = (volume.group, volume.node, volume.path, volume.freeze)
+            if known == (group, node, path, freeze):
                 return volume
+            frozen = f", frozen at {volume.freeze}" if volume.freeze else ""
             raise ConflictError(
-                f"volume {name}: already protects {volume.node}:{volume.path} in group "
+                f"volume {name}: already protects {volume.node}:{volume.path}{frozen} in group "
                 f"{volume.group}; choose another name"
             )
         _refuse_shared_name(tx, tenant, name, group)
@@ -153,13 +174,7 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
                ON CONFLICT (tenant_no, name) DO NOTHING""",
             [uuid7(), group, tenant],
         )
-        tx.execute(
-            """INSERT INTO volume (volume_id, tenant_no, group_no, name, node_no, path)
-               SELECT %s, t.tenant_no, g.group_no, %s, n.node_no, %s
-               FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
-               JOIN node n ON n.name = %s WHERE t.name = %s""",
-            [uuid7(), name, path, group, node, tenant],
-        )
+        _insert_volume(tx, tenant, name, group, node, path, freeze)
         row = tx.execute(_VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]).fetchone()
         if row is None:
             raise NotFoundError(f"node {node}: no agent has announced itself under this name")
@@ -201,6 +216,21 @@ def _tenant(tx: Tx, name: str) -> Tenant | None:
         [name],
     ).fetchone()
     return Tenant(*row) if row else None
+
+
+def _insert_volume(  # noqa: PLR0913 -- the columns of two rows
+    tx: Tx, tenant: str, name: str, group: str, node: str, path: str, freeze: str | None
+) -> None:
+    tx.execute(
+        """WITH made AS (
+               INSERT INTO volume (volume_id, tenant_no, group_no, name)
+               SELECT %s, t.tenant_no, g.group_no, %s
+               FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
+               WHERE t.name = %s RETURNING volume_no)
+           INSERT INTO source (volume_no, node_no, path, freeze_mount)
+           SELECT volume_no, node_no, %s, %s FROM made, node WHERE node.name = %s""",
+        [uuid7(), name, group, tenant, path, freeze, node],
+    )
 
 
 def _refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:

@@ -12,11 +12,13 @@ verification that begins again may skip them.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
+
+from psycopg import sql
 
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.copies import LOCATION_COLUMNS, CopyState, copies_of
 from libs.catalogdb.packs.index import (
     Domains,
     PackLocation,
@@ -58,9 +60,8 @@ class PackToCheck:
 
     pack: PackLocation
     domain_no: int
-    #: When its object was last found as it must be, and every byte of it; None: never.
-    checked_at: datetime | None
-    checked_in_full_at: datetime | None
+    #: In order of the stores.
+    copies: Sequence[CopyState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +146,17 @@ def packs_to_check(
     """Packs that the readers have pinned, by number, after ``after``."""
     with catalog.transaction() as tx:
         rows = tx.execute(
-            """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames,
-                      p.domain_no, p.checked_at, p.checked_in_full_at
-               FROM pack p JOIN domain d USING (domain_no)
-               WHERE p.pack_no IN (SELECT DISTINCT pack_no FROM pin
-                                   WHERE owner = ANY(%s) AND pack_no > %s
-                                   ORDER BY pack_no LIMIT %s)
-               ORDER BY p.pack_no""",
+            sql.SQL(
+                """SELECT p.domain_no, {} FROM pack p JOIN domain d USING (domain_no)
+                   WHERE p.pack_no IN (SELECT DISTINCT pack_no FROM pin
+                                       WHERE owner = ANY(%s) AND pack_no > %s
+                                       ORDER BY pack_no LIMIT %s)
+                   ORDER BY p.pack_no"""
+            ).format(LOCATION_COLUMNS),
             [list(readers), after, limit],
         ).fetchall()
-    return [PackToCheck(PackLocation(*row[:6]), *row[6:]) for row in rows]
+        copies = copies_of(tx, [row[1] for row in rows])
+    return [PackToCheck(PackLocation(*row[1:]), row[0], copies.get(row[1], [])) for row in rows]
 
 
 def measure_pinned(catalog: Catalog, readers: Sequence[UUID]) -> tuple[int, int]:
@@ -187,18 +189,6 @@ def misplaced_items(
     with catalog.transaction() as tx:
         found = find_items(tx, [domain_no], ids)
     return [ids[n] for n, (where, at) in found.items() if where == pack_no and at != places[n]]
-
-
-def mark_checked(catalog: Catalog, pack_no: int, *, in_full: bool) -> None:
-    """Record that a pack's object is as it must be, or every byte of it."""
-    with catalog.transaction() as tx:
-        tx.execute(
-            """UPDATE pack SET checked_at = now(),
-                               checked_in_full_at = CASE WHEN %s THEN now()
-                                                         ELSE checked_in_full_at END
-               WHERE pack_no = %s""",
-            [in_full, pack_no],
-        )
 
 
 def has_damage(catalog: Catalog, readers: Sequence[UUID]) -> bool:
@@ -386,8 +376,9 @@ def _entry(
 
 def _packs(tx: Tx, packs: set[int]) -> dict[int, PackLocation]:
     rows = tx.execute(
-        """SELECT p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames
-           FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)""",
+        sql.SQL(
+            "SELECT {} FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)"
+        ).format(LOCATION_COLUMNS),
         [list(packs)],
     )
     return {row[0]: PackLocation(*row) for row in rows}

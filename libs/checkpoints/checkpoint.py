@@ -25,9 +25,10 @@ from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionK
 from libs.store.layout import CheckpointName
 
 MAGIC = b"BCASTCP\x00"
-#: What is written. Version 2 added rows of grants and the groups' lists of domains.
-VERSION = 2
-_READABLE_VERSIONS = (1, VERSION)
+#: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
+#: rows of sources.
+VERSION = 3
+_READABLE_VERSIONS = (1, 2, VERSION)
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20

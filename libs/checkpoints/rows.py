@@ -52,7 +52,7 @@ class Retention(Struct, frozen=True, kw_only=True):
     keep_for_seconds: Count
 
 
-class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
+class GroupRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="group"):
     """A group and its head: what was acknowledged up to it is told by `SnapshotRow` alone."""
 
     group: UUID
@@ -66,16 +66,38 @@ class GroupRow(Struct, frozen=True, kw_only=True, tag="group"):
     #: What each domain tag of its block maps means, as manifests have it. Version 1 has none: tag 0
     #: is the tenant's own domain.
     domains: Annotated[tuple[UUID, ...], Meta(max_length=256)] = ()
+    #: Stores that should have each snapshot whole; checkpoints that do not say it mean 1.
+    copies: Annotated[int, Meta(ge=1)] = 1
 
 
-class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume"):
-    """A volume of a group."""
+class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume3"):
+    """A volume of a group; its sources follow in rows of their own. Since version 3."""
+
+    volume: UUID
+    group: UUID
+    name: Text
+
+
+class VolumeRowV2(Struct, frozen=True, kw_only=True, tag="volume"):
+    """A volume with its only source, as versions 1 and 2 have it; read and never written."""
 
     volume: UUID
     group: UUID
     name: Text
     node: Text
     path: Text
+
+
+class SourceRow(Struct, frozen=True, kw_only=True, tag="source"):
+    """Where a volume's bytes are: a node and a path on it. Since version 3."""
+
+    volume: UUID
+    node: Text
+    path: Text
+    driver: Text
+    epoch: Count
+    freeze: Text | None
+    lead: bool
 
 
 class VolumePart(Struct, frozen=True, kw_only=True):
@@ -143,8 +165,17 @@ Row = (
     | NodeRow
     | GroupRow
     | VolumeRow
+    | VolumeRowV2
+    | SourceRow
     | SnapshotRow
     | HoldRow
     | RejectedRow
     | CondemnedRow
 )
+
+
+def only_source(volume: UUID, node: str, path: str) -> SourceRow:
+    """The source of a volume of which nothing but node and path is known."""
+    return SourceRow(
+        volume=volume, node=node, path=path, driver="scan", epoch=0, freeze=None, lead=True
+    )

@@ -32,6 +32,10 @@ ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
 #: that other hosts may write).
 Consistency = Literal["frozen", "quiet", "fuzzy"]
 
+#: By what means a node held writes at a barrier: ``fsfreeze`` = it froze the file systems that were
+#: asked for; ``none`` = nothing could hold them.
+HoldMeans = Literal["none", "fsfreeze"]
+
 #: How much of a snapshot is looked at: ``structural`` = manifest, block maps, and each pack's size
 #: and self-description; ``sampled`` = also a random sample of frames; ``full`` = every byte.
 VerificationLevel = Literal["structural", "sampled", "full"]

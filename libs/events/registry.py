@@ -23,6 +23,7 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierReached,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
@@ -30,6 +31,7 @@ from libs.events.snapshots import (
     SnapshotExpired,
     SnapshotRecovered,
     SnapshotRejected,
+    SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
@@ -48,8 +50,10 @@ Event = (
     | PackCondemned
     | PackDeleted
     | SnapshotRequested
+    | BarrierReached
     | SnapshotSealed
     | SnapshotRejected
+    | SnapshotReplicated
     | SnapshotVerified
     | SnapshotDamaged
     | SnapshotExpired
@@ -104,8 +108,10 @@ EVENTS: tuple[EventType, ...] = (
     EventType(PACKS, "backcast.packs.pack_condemned", 1, PackCondemned),
     EventType(PACKS, "backcast.packs.pack_deleted", 1, PackDeleted),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
+    EventType(SNAPSHOTS, "backcast.snapshots.barrier_reached", 1, BarrierReached),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_replicated", 1, SnapshotReplicated),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_damaged", 1, SnapshotDamaged),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_expired", 1, SnapshotExpired),

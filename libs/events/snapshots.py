@@ -12,6 +12,7 @@ from libs.events.fields import (
     Consistency,
     Count,
     Digest,
+    HoldMeans,
     Message,
     Name,
     ObjectKey,
@@ -31,6 +32,34 @@ class SnapshotRequested:
     group: UUID
     #: Session of the base snapshot, which is pinned until the session ends.
     base: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarrierNode:
+    """What one node confirmed of a barrier. Times are microseconds since 1970 by its own clock."""
+
+    node: Name
+    means: HoldMeans
+    held_at_us: Count
+    cut_at_us: Count
+    released_at_us: Count
+    #: Whether its hold was unbroken when the release reached it.
+    unbroken: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarrierReached:
+    """Emitted when all nodes of a group have cut at one barrier, and the cut counts.
+
+    Stream key: group. Ordering: after its SnapshotRequested, before the end of its session. A
+    session without a barrier has none. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    #: The attempt at the barrier whose cut counts, from 1.
+    attempt: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    nodes: tuple[BarrierNode, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +96,21 @@ class SnapshotSealed:
     #: The weakest of its volumes.
     consistency: Consistency
     seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotReplicated:
+    """Emitted when another store has all of a snapshot: its manifest and a copy of each pack.
+
+    Stream key: group. Ordering: after its SnapshotSealed; again when a copy that was lost was made
+    anew. A duplicate is harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    #: Stores that have all of it now.
+    copies: Annotated[int, Meta(ge=2, le=100)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from libs.catalogdb.packs.index import PackLocation
+from libs.copies.stores import Copy, Stores
 from libs.errors import DamagedDataError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import split_place
 from libs.packs.trailer import FrameEntry, parse_frame_table
 from libs.ranges import ByteRange
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 
 
 class Tally:
@@ -40,15 +39,15 @@ class FrameReader:
     Two threads that want the same frame at once fetch it once.
 
     Args:
-        store: where packs lie.
+        stores: where packs have copies.
         vault: gives the keys of domains.
         frame_count_max: plain frames that are remembered, up to 1 MiB each.
     """
 
-    def __init__(self, store: ObjectStore, vault: KeyVault, frame_count_max: int = 32) -> None:
+    def __init__(self, stores: Stores, vault: KeyVault, frame_count_max: int = 32) -> None:
         #: All that was ever fetched.
         self.fetched = Tally()
-        self._store = store
+        self._stores = stores
         self._vault = vault
         self._frame_count_max = frame_count_max
         self._frames: OrderedDict[tuple[int, int], _Fetched] = OrderedDict()
@@ -82,15 +81,18 @@ class FrameReader:
 
     def _fetch(self, pack: PackLocation, number: int, tally: Tally | None) -> bytes:
         entry = frame_entry(pack, number)
-        sealed = self._store.get_range(
-            pack_object(pack.generation), ByteRange.at(entry.offset, entry.stored_size_bytes)
-        )
-        for counted in (self.fetched, tally):
-            if counted:
-                counted.add(len(sealed))
+        wanted = ByteRange.at(entry.offset, entry.stored_size_bytes)
         keys = self._vault.get(pack.domain, pack.key_id)
         cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
-        return cipher.open(number, sealed, entry.plain_size_bytes)
+
+        def fetch(copy: Copy) -> bytes:
+            sealed = copy.get_range(wanted)
+            for counted in (self.fetched, tally):
+                if counted:
+                    counted.add(len(sealed))
+            return cipher.open(number, sealed, entry.plain_size_bytes)
+
+        return self._stores.read(pack, fetch)
 
 
 def frame_entry(pack: PackLocation, number: int) -> FrameEntry:

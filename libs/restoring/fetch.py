@@ -5,14 +5,16 @@ time in each of its caller's threads: fetch into a reused buffer, decrypt, expan
 chunk with its id, write.
 """
 
+import logging
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from libs.errors import DamagedDataError, ForbiddenError, UnavailableError
+from libs.errors import DamagedDataError, ForbiddenError, NotFoundError, UnavailableError
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import (
@@ -27,6 +29,8 @@ from libs.packs.trailer import FrameEntry
 from libs.ranges import ByteRange, ChunkRun
 from libs.restoring.plan import PlannedFrame, PlannedPack, PlanWindow, no_plan
 from libs.restoring.target import RestoreTarget
+
+log = logging.getLogger(__name__)
 
 #: One GET reads so much at most: a whole pack's frames. With 8 MiB MinIO took 0.9 CPU seconds for
 #: 800 MB, with this 0.65; each of the restoring threads keeps a buffer of this size.
@@ -105,16 +109,23 @@ class Fetcher:
         label: what is restored, for messages.
         id_key: keys the ids of chunks in the volume's own domain.
         get_into: one GET; the errors of `libs.store.presigned.PresignedReader.get_into`.
+        get_once: the same without retries, for packs of which there is another copy; ``get_into``
+            if None.
     """
 
-    def __init__(self, label: str, id_key: bytes, get_into: GetInto) -> None:
+    def __init__(
+        self, label: str, id_key: bytes, get_into: GetInto, get_once: GetInto | None = None
+    ) -> None:
         self._label = label
         self._hasher = ChunkHasher(id_key)
         self._get_into = get_into
+        self._get_once = get_once or get_into
+        #: Hosts that did not answer; other copies are read first.
+        self._avoided: set[str] = set()
         self._buffers = threading.local()
 
     def fetch(self, fetch: Fetch, target: RestoreTarget) -> None:
-        """Fetch, verify, write.
+        """Fetch, verify, write; from another copy if one does not answer or is not intact.
 
         Raises:
             DamagedDataError: bytes are not what they must be; nothing of their frame is written.
@@ -122,9 +133,23 @@ class Fetcher:
             UnavailableError: the store does not answer, or the target does not take the bytes.
             OutOfSpaceError: the target is full.
         """
+        urls = [fetch.pack.url, *fetch.pack.other_urls]
+        urls.sort(key=lambda url: urlsplit(url).netloc in self._avoided)
+        for url in urls[:-1]:
+            try:
+                self._fetch_from(url, self._get_once, fetch, target)
+            except (UnavailableError, DamagedDataError, NotFoundError) as err:
+                if isinstance(err, UnavailableError):
+                    self._avoided.add(urlsplit(url).netloc)
+                log.warning("another copy is read", extra={"detail": str(err)})
+            else:
+                return
+        self._fetch_from(urls[-1], self._get_into, fetch, target)
+
+    def _fetch_from(self, url: str, get: GetInto, fetch: Fetch, target: RestoreTarget) -> None:
         wanted = fetch.byte_range
         sealed = self._buffer()[: wanted.length]
-        self._get(fetch, wanted, sealed)
+        self._get(url, get, wanted, sealed)
         cipher = FrameCipher(UUID(fetch.pack.generation), fetch.pack.key)
         for frame in fetch.frames:
             start = frame.entry.offset - wanted.start
@@ -135,9 +160,9 @@ class Fetcher:
                 raise DamagedDataError(f"{self._where(frame.chunks[0])}: {err}") from err
             self._write(fetch.pack, frame, memoryview(plain), target)
 
-    def _get(self, fetch: Fetch, wanted: ByteRange, buffer: memoryview) -> None:
+    def _get(self, url: str, get: GetInto, wanted: ByteRange, buffer: memoryview) -> None:
         try:
-            self._get_into(fetch.pack.url, wanted, buffer)
+            get(url, wanted, buffer)
         except ForbiddenError as err:
             raise ForbiddenError(
                 f"{err}; the plan's reads have expired (is the restore slow, or a clock wrong?): "

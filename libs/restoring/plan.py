@@ -30,6 +30,9 @@ from libs.ranges import RUN_SIZE_BYTES, ChunkRun, unpack_runs
 #: Chunks of one window: 2 GiB of volume. Pack ordinals are 16 bits wide.
 WINDOW_CHUNK_COUNT_MAX = 32_768
 
+#: More stores than anybody has.
+_COPIES_MAX = 16
+
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Key = Meta(min_length=KEY_SIZE_BYTES, max_length=KEY_SIZE_BYTES)
 
@@ -90,6 +93,14 @@ class PlannedPack(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     url: Annotated[str, Meta(description="Presigned GET; a secret until it expires")]
+    other_urls: Annotated[
+        list[str],
+        Meta(
+            max_length=_COPIES_MAX,
+            description="The same of its other copies, to be tried when that one does not answer "
+            "or gives other bytes",
+        ),
+    ] = []
     size_bytes: Annotated[int, Meta(ge=0, le=PACK_SIZE_BYTES_MAX)]
     key: Annotated[bytes, _Key, Meta(description="Opens this pack and no other")]
     id_key: (

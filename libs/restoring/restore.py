@@ -7,6 +7,7 @@ runs `sync`; a block device is, because it is likely to be used at once.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from libs.runtime.retries import retried
 from libs.store.presigned import PresignedReader
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 #: One more than the cores of a small machine: while one waits for the store, two work.
 _THREAD_COUNT = 3
@@ -131,7 +134,9 @@ class _Restore:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._store = PresignedReader()
-        self._fetcher = Fetcher(self._plan.point.label, self._plan.id_key, self._get_into)
+        self._fetcher = Fetcher(
+            self._plan.point.label, self._plan.id_key, self._get_into, self._store.get_into
+        )
 
     def run(self, target: RestoreTarget) -> None:
         """Restore every window; nothing is written any more when this returns or raises."""

@@ -111,8 +111,61 @@ class S3Settings:
         Raises:
             ValueError: not the URL of a server.
         """
-        url = urlsplit(self.endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/"):
+        _check_endpoint("S3_ENDPOINT", self.endpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondS3Settings:
+    """How to reach the second object store, which gets a copy of everything; if there is one."""
+
+    #: URL of the second store's S3 server; there is no second store if it is not set.
+    endpoint: str | None = None
+    #: Bucket of the second store.
+    bucket: str | None = None
+    #: Region that requests to it are signed for.
+    region: str = "us-east-1"
+    #: File with its access key.
+    access_key: Secret | None = None
+    #: File with its secret key.
+    secret_key: Secret | None = None
+    #: Certificate authorities in PEM that sign its server; the system's if not set.
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            ValueError: some of it is missing, or the endpoint is not the URL of a server.
+        """
+        given = (self.endpoint, self.bucket, self.access_key, self.secret_key)
+        if any(given) and not all(given):
             raise ValueError(
-                f"S3_ENDPOINT {self.endpoint!r}: expected http://HOST:PORT or https://HOST:PORT"
+                "SECOND_S3_ENDPOINT, SECOND_S3_BUCKET, SECOND_S3_ACCESS_KEY_FILE and "
+                "SECOND_S3_SECRET_KEY_FILE must be set together"
             )
+        if self.endpoint is not None:
+            _check_endpoint("SECOND_S3_ENDPOINT", self.endpoint)
+
+    @property
+    def store(self) -> S3Settings | None:
+        """The second store, if there is one."""
+        if not (self.endpoint and self.bucket and self.access_key and self.secret_key):
+            return None
+        return S3Settings(
+            endpoint=self.endpoint,
+            bucket=self.bucket,
+            region=self.region,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            ca_file=self.ca_file,
+        )
+
+
+#: The default of services.
+NO_SECOND_STORE = SecondS3Settings()
+
+
+def _check_endpoint(name: str, endpoint: str) -> None:
+    url = urlsplit(endpoint)
+    if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/"):
+        raise ValueError(f"{name} {endpoint!r}: expected http://HOST:PORT or https://HOST:PORT")

@@ -4,6 +4,7 @@
     manifests/<tenant>/<group>/<sequence, 10 digits>-<session>-<suffix of the attempt>
     keys/<domain>/<key id>
     checkpoints/<incarnation, 10 digits>/<number, 20 digits>[-<part, 6 digits>]
+    stores/<id of this store>
 
 Numbers are padded so that a listing of one folder is in their order. Every function pair is
 inverse: parsing accepts exactly what its writer writes, so a foreign object is never taken for one
@@ -21,6 +22,7 @@ PACKS_PREFIX = "packs/"
 MANIFESTS_PREFIX = "manifests/"
 KEYS_PREFIX = "keys/"
 CHECKPOINTS_PREFIX = "checkpoints/"
+STORES_PREFIX = "stores/"
 
 #: Snapshots of one group, ever: 10 digits.
 SEQUENCE_MAX = 10**10 - 1
@@ -32,6 +34,7 @@ _MANIFEST = re.compile(
 )
 _DOMAIN_KEY = re.compile(rf"keys/({_UUID})/({_UUID})")
 _CHECKPOINT = re.compile(r"checkpoints/([0-9]{10})/([0-9]{20})(?:-([0-9]{6}))?")
+_STORE = re.compile(rf"stores/({_UUID})")
 _SUFFIX = re.compile(r"[a-z0-9]{1,32}")
 
 
@@ -130,6 +133,16 @@ def parse_checkpoint_object(key: str) -> CheckpointName:
     """What the key of a checkpoint says."""
     match = _match(_CHECKPOINT, "checkpoint", key)
     return CheckpointName(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
+
+
+def store_object(store_id: uuid.UUID) -> str:
+    """Key of the object by which a bucket says which store it is."""
+    return f"{STORES_PREFIX}{store_id}"
+
+
+def parse_store_object(key: str) -> uuid.UUID:
+    """Which store the object's bucket is."""
+    return uuid.UUID(_match(_STORE, "store", key)[1])
 
 
 def _match(pattern: re.Pattern[str], kind: str, key: str) -> re.Match[str]:

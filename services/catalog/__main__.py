@@ -3,10 +3,16 @@
 import contextlib
 import functools
 import sys
+from collections.abc import Callable, Mapping
 
+from prometheus_client import CollectorRegistry
+
+from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.checkpoints.shelf import CheckpointShelf
+from libs.copies.opening import open_stores
+from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
@@ -16,8 +22,10 @@ from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from libs.store.opening import open_store
-from libs.store.port import ObjectStore
+from services.catalog.copies.identity import identify_stores
+from services.catalog.copies.maker import CopyMaker
+from services.catalog.copies.mirror import Mirror
+from services.catalog.copies.replicator import ReplicationMetrics, Replicator
 from services.catalog.deletion.collector import Collector
 from services.catalog.deletion.loop import Chore, CollectionLoop, CollectionMetrics
 from services.catalog.deletion.passes import Collection
@@ -55,22 +63,27 @@ def main(settings: Settings, stop: Stop) -> None:
     )
     catalog.open()
     with contextlib.closing(catalog):
-        store = open_store(settings.s3)
+        stores = _stores(settings, catalog)
+        store = stores.by_number[PRIMARY]
         kek = KeyEncryptionKey.parse(settings.kek.reveal())
-        vault = KeyVault(store, kek)
+        vault = KeyVault(stores.objects, kek)
         vault.check()
         checkpoints = Checkpoints(
             catalog, store, CheckpointShelf(store, kek), settings.checkpoint_count_max
         )
         witness = checkpoints.witness
-        tools = _recovery_tools(settings, catalog, store, vault, checkpoints, stop)
-        collector = Collector(catalog, store, vault, settings.tombstone_deadline_seconds, witness)
+        mirror = Mirror(catalog, stores, kek, settings.checkpoint_count_max)
+        tools = _recovery_tools(settings, catalog, stores, vault, checkpoints, mirror, stop)
+        witnesses = _witnesses(stores, witness, tools.mirror)
+        collector = Collector(
+            catalog, stores, vault, settings.tombstone_deadline_seconds, witness, witnesses
+        )
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
         chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
-        upkeep = _upkeep(settings, catalog, store, vault)
-        verifier, verifying = _verification(settings, catalog, store, vault, stop)
+        upkeep = _upkeep(settings, catalog, stores, vault, witnesses)
+        verifier, verifying = _verification(settings, catalog, stores, vault, stop)
         jobs = VerifyJobs(verifier, settings.verification_thread_count)
         relay = Relay(
             catalog, settings.kafka, settings.relay_batch_count_max, settings.relay_interval_seconds
@@ -78,10 +91,11 @@ def main(settings: Settings, stop: Stop) -> None:
         loops = [
             *_watching(settings, catalog, tools.loop, relay),
             *_background(settings, collecting, upkeep, verifying),
+            *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, store, vault, collection, upkeep, verifier, jobs, tools, witness)
+        add_routes(app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         with serving(app, settings):
             threads = start_loops(loops, health, stop)
@@ -120,6 +134,14 @@ def _watching(
     ]
 
 
+def _stores(settings: Settings, catalog: Catalog) -> Stores:
+    """The configured stores, which are those that the catalog knows."""
+    report = functools.partial(mark_copy_damaged, catalog)
+    stores = open_stores(settings.s3, settings.second_s3, report)
+    identify_stores(catalog, stores)
+    return stores
+
+
 def _background(
     settings: Settings, collecting: CollectionLoop, upkeep: Upkeep, verifying: VerifyLoop
 ) -> list[Loop]:
@@ -145,14 +167,15 @@ def _background(
 def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     settings: Settings,
     catalog: Catalog,
-    store: ObjectStore,
+    stores: Stores,
     vault: KeyVault,
     checkpoints: Checkpoints,
+    mirror: Mirror,
     stop: Stop,
 ) -> RecoveryTools:
     reconciler = Reconciler(
         catalog,
-        store,
+        stores,
         vault,
         checkpoints,
         settings.reconcile_settle_seconds,
@@ -162,26 +185,78 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     return RecoveryTools(
         loop=RecoveryLoop(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,
-        checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), store, vault, checkpoints),
+        mirror=mirror,
+        checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), stores, vault, checkpoints),
         kafka=settings.kafka,
     )
 
 
-def _upkeep(settings: Settings, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> Upkeep:
+def _upkeep(
+    settings: Settings,
+    catalog: Catalog,
+    stores: Stores,
+    vault: KeyVault,
+    witnesses: Mapping[int, Callable[[], None]],
+) -> Upkeep:
     deadline_seconds = settings.upkeep_deadline_seconds
     sweeping = SweepPolicy(settings.sweep_young_seconds, deadline_seconds)
     rewriting = RewritePolicy(
         settings.rewrite_live_share_max, settings.rewrite_again_seconds, deadline_seconds
     )
-    return Upkeep(Sweeper(catalog, store, sweeping), Rewriter(catalog, store, vault, rewriting))
+    return Upkeep(
+        Sweeper(catalog, stores.by_number[PRIMARY], sweeping),
+        Rewriter(catalog, stores, vault, rewriting),
+        [
+            Sweeper(catalog, stores.by_number[number], sweeping, store_no=number, witness=witness)
+            for number, witness in witnesses.items()
+        ],
+    )
+
+
+def _witnesses(
+    stores: Stores, witness: Callable[[], None], mirror: Mirror
+) -> dict[int, Callable[[], None]]:
+    """For each store but the primary: returns when it knows what was decided before the call."""
+
+    def make(store_no: int) -> Callable[[], None]:
+        def both() -> None:
+            witness()
+            mirror.copy_checkpoint(store_no)
+
+        return both
+
+    return {store_no: make(store_no) for store_no in stores.by_number if store_no != PRIMARY}
+
+
+def _replication(  # noqa: PLR0913 -- wired here and nowhere else
+    settings: Settings,
+    catalog: Catalog,
+    stores: Stores,
+    vault: KeyVault,
+    mirror: Mirror,
+    registry: CollectorRegistry,
+) -> list[Loop]:
+    """What copies to the second store, if there is one."""
+    if len(stores.by_number) == 1:
+        return []
+    replicator = Replicator(
+        catalog,
+        stores,
+        CopyMaker(catalog, stores, vault),
+        mirror,
+        ReplicationMetrics(registry),
+        settings.replication_thread_count,
+    )
+    interval_seconds = settings.replication_interval_seconds
+    return [Loop("replication", replicator.round, interval_seconds, background=True)]
 
 
 def _verification(
-    settings: Settings, catalog: Catalog, store: ObjectStore, vault: KeyVault, stop: Stop
+    settings: Settings, catalog: Catalog, stores: Stores, vault: KeyVault, stop: Stop
 ) -> tuple[Verifier, VerifyLoop]:
     deadline_seconds = settings.verification_deadline_seconds
     rate = settings.verification_bytes_per_second_max
-    verifier = Verifier(catalog, store, vault, deadline_seconds, rate, stop)
+    verifier = Verifier(catalog, stores, vault, deadline_seconds, rate, stop)
     sample = settings.verification_sample_percent / 100
     return verifier, VerifyLoop(verifier, settings.verification_period_seconds, sample)
 

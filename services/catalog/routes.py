@@ -5,8 +5,9 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Stores
 from libs.keys.vault import KeyVault
-from libs.store.port import ObjectStore
+from services.catalog.copies.endpoints import add_store_routes
 from services.catalog.deletion.collection_endpoints import add_collection_routes
 from services.catalog.deletion.expiry_endpoints import add_snapshot_routes
 from services.catalog.deletion.passes import Collection
@@ -23,7 +24,7 @@ from services.catalog.verification.verifier import Verifier
 def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __main__
     app: FastAPI,
     catalog: Catalog,
-    store: ObjectStore,
+    stores: Stores,
     vault: KeyVault,
     collection: Collection,
     upkeep: Upkeep,
@@ -37,7 +38,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     Args:
         app: the application.
         catalog: the catalog, in the catalog service's role.
-        store: the object store, with the right to delete.
+        stores: the object stores, with the right to delete.
         vault: the domains' keys.
         collection: what a pass of collection does.
         upkeep: sweeps and rewrites.
@@ -48,7 +49,8 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     """
     add_collection_routes(app, catalog, collection)
     add_upkeep_routes(app, upkeep)
-    add_explaining_routes(app, catalog, Explainer(catalog, store, vault))
+    add_explaining_routes(app, catalog, Explainer(catalog, stores, vault))
     add_snapshot_routes(app, catalog, witness)
     add_verify_routes(app, verifier, jobs)
     add_catalog_routes(app, tools)
+    add_store_routes(app, catalog, stores, tools)

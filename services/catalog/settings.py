@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from libs.runtime.groups import KafkaSettings, PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.groups import (
+    NO_SECOND_STORE,
+    KafkaSettings,
+    PostgresSettings,
+    S3Settings,
+    SecondS3Settings,
+    ServiceSettings,
+)
 from libs.runtime.settings import Secret
 
 
@@ -13,6 +20,7 @@ class Settings(ServiceSettings):
     postgres: PostgresSettings
     kafka: KafkaSettings
     s3: S3Settings
+    second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
     #: File with the tokens that the REST endpoints accept.
@@ -53,6 +61,10 @@ class Settings(ServiceSettings):
     rewrite_live_share_max: float = 0.5
     #: A pack that is not worth rewriting is not looked at again for so long.
     rewrite_again_seconds: float = 86_400.0
+    #: How often the log is followed to copy new packs and manifests to the second store.
+    replication_interval_seconds: float = 5.0
+    #: Packs that are copied to the second store at once, each in memory whole.
+    replication_thread_count: int = 2
     #: How often a checkpoint is written, if anything has changed.
     checkpoint_interval_seconds: float = 30.0
     #: So many checkpoints are kept, the newest ones.

@@ -15,6 +15,10 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
+#: By what means a node holds writes: ``fsfreeze`` freezes the file systems that were asked for;
+#: ``none``: nothing can hold them, and the node can only tell afterwards whether something wrote.
+HoldMeans = Literal["none", "fsfreeze"]
+
 
 class NodeAnnouncement(BaseModel):
     """An agent tells where it can be reached and which process it is."""
@@ -29,6 +33,7 @@ class ProbeRequest(BaseModel):
     """Look at a path that is to become a volume."""
 
     path: str
+    freeze: str | None = None
 
 
 class ProbeResponse(BaseModel):
@@ -49,6 +54,9 @@ class CaptureRequest(BaseModel):
     base: UUID | None
     token: Base64Bytes
     id_key: Base64Bytes
+    cut_attempt: int = Field(
+        0, ge=0, description="Attempt at the barrier whose views are read; 0: there is no barrier"
+    )
     driver: str = Field("scan", description="How the volume is read and its changes are known")
     is_trusted: bool = Field(
         True, description="False: what was tracked since this base was found untrue"
@@ -56,15 +64,75 @@ class CaptureRequest(BaseModel):
     hints: Hints | None = Field(None, description="Chunks that may have changed")
 
 
+class BarrierSource(BaseModel):
+    """One volume that a node is to cut."""
+
+    volume: UUID
+    path: str
+    freeze: str | None = Field(
+        None, description="Mount point of the file system to freeze while writes are held"
+    )
+
+
+class PrepareRequest(BaseModel):
+    """Open what a node needs for a session's barrier; an older attempt's is let go."""
+
+    attempt: int = Field(ge=1)
+    sources: list[BarrierSource]
+    hold_seconds: float = Field(gt=0, description="The node ends its hold by itself after so long")
+
+
+class BarrierStep(BaseModel):
+    """Hold, cut or release, for one attempt."""
+
+    attempt: int = Field(ge=1)
+    abandoned: bool = Field(False, description="Of a release: nobody will read the frozen views")
+
+
+class BarrierStatus(BaseModel):
+    """How far a node is with the barrier of a session's attempt. Times are seconds since 1970."""
+
+    attempt: int
+    means: HoldMeans
+    held_at: float | None = None
+    cut_at: float | None = None
+    released_at: float | None = None
+    unbroken: bool = Field(
+        False, description="Whether the hold was unbroken when the release reached the node"
+    )
+
+
 class CaptureStatus(BaseModel):
     """How far a capture is."""
 
+    session: UUID
     capture: UUID
     boot: UUID
     state: Literal["reading", "complete", "aborted"]
     read_bytes: int
     code: str | None = None
     message: str | None = None
+
+
+class NodeReport(BaseModel):
+    """All captures of an agent process, which it pushes when one changes and every few seconds."""
+
+    boot: UUID
+    captures: list[CaptureStatus]
+
+
+class EndedCapture(BaseModel):
+    """A capture whose session has ended."""
+
+    capture: UUID
+    sealed: bool
+    distrusted: bool = Field(False, description="What the tracker said was found untrue")
+
+
+class ReportAnswer(BaseModel):
+    """What a coordinator says to a report."""
+
+    ended: list[EndedCapture]
 
 
 class Outcome(BaseModel):

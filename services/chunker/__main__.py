@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
+from libs.copies.opening import open_stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -16,7 +19,6 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
-from libs.store.opening import open_store
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
@@ -40,21 +42,23 @@ def main(settings: Settings, stop: Stop) -> None:
     )
     catalog.open()
     with contextlib.closing(catalog), serving(app, settings):
-        store = open_store(settings.s3)
-        vault = KeyVault(store, KeyEncryptionKey.parse(settings.kek.reveal()))
+        stores = open_stores(
+            settings.s3, settings.second_s3, functools.partial(mark_copy_damaged, catalog)
+        )
+        vault = KeyVault(stores.objects, KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
-        packer = Packer(catalog, store, settings.pack_buffer_count_max)
+        packer = Packer(catalog, stores, settings.pack_buffer_count_max)
         start_thread("preallocate", packer.preallocate, daemon=True)
         lanes = Lanes(ThreadPoolExecutor(settings.lane_count, "lane"), settings.lane_count)
         around = Surroundings(
             catalog=catalog,
             vault=vault,
             packer=packer,
-            frames=FrameReader(store, vault),
+            frames=FrameReader(stores, vault),
             known_chunk_sample=settings.known_chunk_sample,
             share=lanes.submit_if_idle,
         )
-        positions, sealer = Positions(), Sealer(catalog, store, vault)
+        positions, sealer = Positions(), Sealer(catalog, stores.objects, vault)
         attempts = Attempts(around, sealer, lanes, positions, settings.span_queue_length_max)
         renewal = Renewal(catalog, attempts, positions, settings.session_deadline_seconds)
         intake = Intake(catalog, attempts, positions, settings.name, registry)

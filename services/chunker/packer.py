@@ -17,6 +17,7 @@ from libs.catalogdb.packs.index import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import Stale
 from libs.catalogdb.sessions.session import SessionView
+from libs.copies.stores import Stores
 from libs.ids import new_generation
 from libs.keys.keyring import DomainKeys
 from libs.keys.vault import KeyVault
@@ -27,8 +28,6 @@ from libs.packs.pack import FrameItem, PackBuilder
 from libs.packs.trailer import ItemKind
 from libs.runtime.buffers import BufferPool
 from libs.runtime.threads import end_with
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 from services.chunker.domains import OtherDomain
 from services.chunker.ledger import Ledger
 
@@ -112,15 +111,15 @@ class Packer:
 
     Args:
         catalog: the catalog.
-        store: where packs go.
+        stores: packs go to the primary one.
         buffer_count_max: packs under construction or upload at once, at least 1. When all buffers
             are taken, another attempt's pack is closed early and uploaded, so nobody waits for
             somebody who waits.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
+    def __init__(self, catalog: Catalog, stores: Stores, buffer_count_max: int) -> None:
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
         self._buffers = BufferPool(PACK_SIZE_BYTES_MAX, buffer_count_max)
         self._open: list[OpenPack] = []
         #: Packs that were open and whose buffers will be free, and threads that wait for a buffer.
@@ -260,7 +259,7 @@ class Packer:
         owner, builder = pack.owner, pack.builder
         body = builder.finish()
         generation = builder.header.generation
-        self._store.put(pack_object(generation), body)
+        self._stores.copy(generation).put(body)
         items = builder.items
         ids, places = [item.id for item in items], [item.place for item in items]
         record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())

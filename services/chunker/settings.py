@@ -3,7 +3,14 @@
 import socket
 from dataclasses import dataclass, field
 
-from libs.runtime.groups import KafkaSettings, PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.groups import (
+    NO_SECOND_STORE,
+    KafkaSettings,
+    PostgresSettings,
+    S3Settings,
+    SecondS3Settings,
+    ServiceSettings,
+)
 from libs.runtime.settings import Secret
 
 
@@ -14,6 +21,7 @@ class Settings(ServiceSettings):
     postgres: PostgresSettings
     kafka: KafkaSettings
     s3: S3Settings
+    second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
     #: Name of this process, for people who look at attempts.

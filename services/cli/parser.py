@@ -11,6 +11,7 @@ from services.cli.commands import (
     keys,
     restores,
     snapshots,
+    stores,
     volumes,
 )
 
@@ -35,6 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
-    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog):
+    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores):
         noun.add_parser(nouns, everywhere)
     return parser

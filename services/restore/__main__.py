@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import find_tenant
+from libs.copies.opening import open_stores
+from libs.copies.stores import PRIMARY, SECOND
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -17,7 +21,7 @@ from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from libs.store.opening import bucket_of, open_store
+from libs.store.opening import bucket_of
 from libs.store.s3 import S3Store
 from services.restore.metrics import FetchMetrics
 from services.restore.routes import add_routes
@@ -33,27 +37,38 @@ def main(settings: Settings, stop: Stop) -> None:
         contextlib.closing(catalog),
         ThreadPoolExecutor(settings.read_thread_count, "read") as threads,
     ):
-        store, kek = open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal())
-        vault = KeyVault(store, kek)
+        report = functools.partial(mark_copy_damaged, catalog)
+        stores = open_stores(settings.s3, settings.second_s3, report)
+        kek = KeyEncryptionKey.parse(settings.kek.reveal())
+        vault = KeyVault(stores.objects, kek)
         vault.check()
-        nodes = FrameReader(store, vault, settings.node_frame_count_max)
-        chunks = FrameReader(store, vault, settings.chunk_frame_count_max)
+        nodes = FrameReader(stores, vault, settings.node_frame_count_max)
+        chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.reader_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast restore", settings, health, registry, tokens)
-        add_routes(app, settings, readers, store, _client_store(settings), kek, threads)
+        presigners = _client_stores(settings)
+        add_routes(app, settings, readers, stores, presigners, kek, threads)
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
         with serving(app, settings):
             health.started()
             stop.wait()
 
 
-def _client_store(settings: Settings) -> S3Store:
-    """The bucket as clients reach it; it only signs."""
-    bucket = bucket_of(settings.s3)
-    endpoint = settings.client_s3_endpoint or bucket.endpoint
-    return S3Store(dataclasses.replace(bucket, endpoint=endpoint))
+def _client_stores(settings: Settings) -> dict[int, S3Store]:
+    """The buckets as clients reach them; they only sign."""
+    stores = {}
+    for store_no, store, endpoint in (
+        (PRIMARY, settings.s3, settings.client_s3_endpoint),
+        (SECOND, settings.second_s3.store, settings.client_second_s3_endpoint),
+    ):
+        if store is not None:
+            bucket = bucket_of(store)
+            stores[store_no] = S3Store(
+                dataclasses.replace(bucket, endpoint=endpoint or bucket.endpoint)
+            )
+    return stores
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.protected import find_tenant
+from libs.copies.stores import Stores
 from libs.errors import NotFoundError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import unwrap
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from libs.store.layout import KEYS_PREFIX, parse_domain_key_object
-from libs.store.port import ObjectStore
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -30,7 +30,7 @@ class KeyAnswer(BaseModel):
 
 
 def add_key_routes(
-    app: FastAPI, readers: VolumeReaders, store: ObjectStore, kek: KeyEncryptionKey
+    app: FastAPI, readers: VolumeReaders, stores: Stores, kek: KeyEncryptionKey
 ) -> None:
     """Add the endpoint to the application."""
 
@@ -40,6 +40,7 @@ def add_key_routes(
         if found is None:
             raise NotFoundError(f"tenant {tenant}: it has no volume yet, hence no keys")
         answers = []
+        store = stores.objects
         for stat in store.list(f"{KEYS_PREFIX}{found.domain}/"):
             name = parse_domain_key_object(stat.key)
             unwrap(store.get(stat.key), kek)  # proves that the key-encryption key at hand opens it

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.protected import list_volumes
+from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
     find_volume_at,
@@ -52,6 +53,8 @@ class PointAnswer(BaseModel):
     damaged: bool = Field(
         description="Whether its snapshot is known to contain what cannot be read"
     )
+    copies: int = Field(description="Stores that have all of its snapshot")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
 
 
 class SnapshotPage(BaseModel):
@@ -59,6 +62,17 @@ class SnapshotPage(BaseModel):
 
     snapshots: list[PointAnswer]
     next: UUID | None = Field(description="`before` of the next page; null on the last one")
+
+
+class BarrierAnswer(BaseModel):
+    """What one node said of the barrier of a snapshot; times are those of its clock."""
+
+    node: str
+    means: str = Field(description="How it held writes: `fsfreeze`, or `none`")
+    held_at: datetime
+    cut_at: datetime
+    released_at: datetime
+    unbroken: bool = Field(description="Whether its hold was unbroken when it was released")
 
 
 class SnapshotAnswer(BaseModel):
@@ -73,7 +87,12 @@ class SnapshotAnswer(BaseModel):
     verified_at: datetime | None
     verified_level: str | None
     damaged: bool
+    copies: int = Field(description="Stores that have all of it")
+    copies_wanted: int = Field(description="How many should, by the policy of its group")
     volumes: list[PointAnswer]
+    barrier: list[BarrierAnswer] = Field(
+        description="What its nodes said when they were cut together; empty if there was no need"
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -131,7 +150,10 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             verified_at=rows[0].verified_at,
             verified_level=rows[0].verified_level,
             damaged=rows[0].damaged,
+            copies=rows[0].copies,
+            copies_wanted=rows[0].copies_wanted,
             volumes=[point_answer(row) for row in rows],
+            barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
 
     @app.get(
@@ -141,6 +163,17 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
         return point_answer(find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point)))
+
+
+def _barrier_answer(node: BarrierEvidence) -> BarrierAnswer:
+    return BarrierAnswer(
+        node=node.node,
+        means=node.means,
+        held_at=node.held_at,
+        cut_at=node.cut_at,
+        released_at=node.released_at,
+        unbroken=node.unbroken,
+    )
 
 
 def point_answer(point: SnapshotVolume) -> PointAnswer:
@@ -165,4 +198,6 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         verified_at=point.verified_at,
         verified_level=point.verified_level,
         damaged=point.damaged,
+        copies=point.copies,
+        copies_wanted=point.copies_wanted,
     )

@@ -1,15 +1,17 @@
 """The restore service's REST endpoints, put together."""
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
+from libs.copies.stores import Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import authenticated
-from libs.store.port import ObjectStore, Presigner
+from libs.store.port import Presigner
 from services.restore.addresses.endpoints import add_address_routes
 from services.restore.downloads.endpoints import add_byte_routes
 from services.restore.events.endpoints import add_event_routes
@@ -30,8 +32,8 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     app: FastAPI,
     settings: Settings,
     readers: VolumeReaders,
-    store: ObjectStore,
-    presigner: Presigner,
+    stores: Stores,
+    presigners: Mapping[int, Presigner],
     kek: KeyEncryptionKey,
     threads: Executor,
 ) -> None:
@@ -41,8 +43,8 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         app: the application.
         settings: what clients are told, and for how long they may use it.
         readers: opens volumes for reading.
-        store: where packs and wrapped keys lie.
-        presigner: signs reads at the endpoint that clients use.
+        stores: where packs and wrapped keys lie.
+        presigners: sign reads at the endpoints that clients use, by the store's number.
         kek: the key-encryption key; only its fingerprint leaves the service.
         threads: read ahead for downloads.
     """
@@ -53,7 +55,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
 
     add_listing_routes(app, readers)
     add_event_routes(app, readers)
-    add_key_routes(app, readers, store, kek)
+    add_key_routes(app, readers, stores, kek)
     add_byte_routes(app, readers, threads)
-    add_restore_routes(app, settings, readers, presigner)
-    add_address_routes(app, readers, store)
+    add_restore_routes(app, settings, readers, presigners)
+    add_address_routes(app, readers, stores)

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.groups import (
+    NO_SECOND_STORE,
+    PostgresSettings,
+    S3Settings,
+    SecondS3Settings,
+    ServiceSettings,
+)
 from libs.runtime.settings import Secret
 
 
@@ -12,6 +18,7 @@ class Settings(ServiceSettings):
 
     postgres: PostgresSettings
     s3: S3Settings
+    second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
     #: File with the tokens that the REST endpoints accept.
@@ -23,6 +30,8 @@ class Settings(ServiceSettings):
     #: URL at which clients reach the S3 server with the presigned reads of a restore plan; the
     #: service's own endpoint if not set.
     client_s3_endpoint: str | None = None
+    #: The same of the second store.
+    client_second_s3_endpoint: str | None = None
     #: How long presigned reads of a plan hold: the time in which one window must be restored.
     plan_expiry_seconds: int = 3600
     #: A restore or a download that is not heard of for so long loses its pins.

@@ -30,6 +30,8 @@ from libs.events.restores import (
     RestoreRequested,
 )
 from libs.events.snapshots import (
+    BarrierNode,
+    BarrierReached,
     DamagedExtent,
     HoldPlaced,
     HoldReleased,
@@ -39,6 +41,7 @@ from libs.events.snapshots import (
     SnapshotExpired,
     SnapshotRecovered,
     SnapshotRejected,
+    SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
@@ -127,6 +130,21 @@ SAMPLES: tuple[Event, ...] = (
     PackCondemned(generation=_id(8), size_bytes=1 << 25, moved_to=_id(10)),
     PackDeleted(generation=_id(8)),
     SnapshotRequested(session=SESSION, group=GROUP, base=None),
+    BarrierReached(
+        session=SESSION,
+        group=GROUP,
+        attempt=2,
+        nodes=(
+            BarrierNode(
+                node="node-1",
+                means="fsfreeze",
+                held_at_us=1_795_000_000_000_000,
+                cut_at_us=1_795_000_000_010_000,
+                released_at_us=1_795_000_000_020_000,
+                unbroken=True,
+            ),
+        ),
+    ),
     SnapshotSealed(
         session=SESSION,
         group=GROUP,
@@ -138,6 +156,7 @@ SAMPLES: tuple[Event, ...] = (
         seconds=2.5,
     ),
     SnapshotRejected(session=SESSION, group=GROUP, code="deadline", message="no progress"),
+    SnapshotReplicated(session=SESSION, group=GROUP, sequence=12, copies=2),
     SnapshotVerified(
         session=SESSION,
         group=GROUP,

@@ -24,9 +24,11 @@ from libs.checkpoints.rows import (
     Retention,
     Row,
     SnapshotRow,
+    SourceRow,
     TenantRow,
     VolumePart,
     VolumeRow,
+    VolumeRowV2,
 )
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, wrap
@@ -105,12 +107,15 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         retention=Retention(keep_last=7, keep_for_seconds=86_400),
         domains=MANIFEST.domains,
     ),
-    VolumeRow(
+    VolumeRow(volume=uuid.UUID(int=7), group=MANIFEST.group, name="vm"),
+    SourceRow(
         volume=uuid.UUID(int=7),
-        group=MANIFEST.group,
-        name="vm",
         node="node-1",
         path="/images/vm.raw",
+        driver="scan",
+        epoch=1,
+        freeze="/mnt/vm",
+        lead=True,
     ),
     SnapshotRow(
         session=MANIFEST.session,
@@ -144,10 +149,24 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
     CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
+#: What the golden files of version 2 say; today's code reads them and never writes them.
+CHECKPOINT_ROWS_V2: tuple[Row, ...] = tuple(
+    VolumeRowV2(
+        volume=row.volume,
+        group=row.group,
+        name=row.name,
+        node="node-1",
+        path="/images/vm.raw",
+    )
+    if isinstance(row, VolumeRow)
+    else row
+    for row in CHECKPOINT_ROWS
+    if not isinstance(row, SourceRow)
+)
 #: What the golden files of version 1 say.
 CHECKPOINT_ROWS_V1 = tuple(
     msgspec.structs.replace(row, domains=()) if isinstance(row, GroupRow) else row
-    for row in CHECKPOINT_ROWS
+    for row in CHECKPOINT_ROWS_V2
     if not isinstance(row, GrantRow)
     and not (isinstance(row, DomainRow) and row.domain != KEYS.domain)
     and not (isinstance(row, TenantRow) and row.domain != KEYS.domain)
@@ -196,8 +215,8 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v1.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v2.bin": part,
-        FOLDER / "checkpoints" / "head-v2.bin": seal_head(
+        FOLDER / "checkpoints" / "part-v3.bin": part,
+        FOLDER / "checkpoints" / "head-v3.bin": seal_head(
             CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16
         ),
     }

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from typing import ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
@@ -25,6 +26,7 @@ from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, r
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
 from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.ids import new_generation, uuid7
@@ -49,11 +51,13 @@ _EMPTY = """
         FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
             IF name LIKE 'chunk%' THEN
                 EXECUTE format('DROP TABLE %I', name);
-            ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep',
+            ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep', 'store',
                                'retention_clock') THEN
                 EXECUTE format('DELETE FROM %I', name);
             END IF;
         END LOOP;
+        DELETE FROM sweep WHERE store_no > 1;
+        DELETE FROM store WHERE store_no > 1;
         UPDATE log_position SET last = 0, published = 0;
         UPDATE retention_clock SET trusted_at = now(), halted_since = NULL;
     END $$"""
@@ -186,7 +190,20 @@ def open_on(
     """A fresh session on a group's head."""
     view = open_session(site.coordinator, tenant, group, uuid7(), deadline_seconds, full=full)
     assert isinstance(view, SessionView)
+    cut(site, view)
     return view
+
+
+def cut(site: CatalogSite, view: SessionView) -> None:
+    """Record that the barrier of a session was reached, if it needs one."""
+    if not view.cut_attempt:
+        return
+    now = datetime.now(UTC)
+    evidence = [
+        BarrierEvidence(node, "none", now, now, now, unbroken=True)
+        for node in sorted({part.node for part in view.parts})
+    ]
+    assert record_cut(site.coordinator, view.session, view.cut_attempt, evidence, 60)
 
 
 class Worker:

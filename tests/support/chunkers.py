@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Stores
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.spans.connection import SpanConnection
@@ -48,8 +49,8 @@ def wire_chunker(
     around = Surroundings(
         catalog=catalog,
         vault=vault,
-        packer=packer or Packer(catalog, store, 2),
-        frames=FrameReader(store, vault),
+        packer=packer or Packer(catalog, Stores(store), 2),
+        frames=FrameReader(Stores(store), vault),
         known_chunk_sample=known_chunk_sample,
         share=lanes.submit_if_idle,
         dial=dial,

@@ -8,6 +8,7 @@ from libs.blockmap.tagged import OWN_TAG
 from libs.catalogdb.protected import Volume, add_volume, announce_node
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import PartView, SessionView, open_session, read_session
+from libs.copies.stores import Stores
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import CaptureCompleted, CaptureStarted, ExtentsChanged
 from libs.ids import uuid7
@@ -24,7 +25,7 @@ from services.chunker.packer import Packer, attempt_packs
 from services.chunker.parts.work import PartWork
 from services.chunker.sealer import Sealer
 from services.chunker.surroundings import Surroundings
-from tests.support.catalog import BOOT, NODE, CatalogSite, Worker
+from tests.support.catalog import BOOT, NODE, CatalogSite, Worker, cut
 
 #: Begins a step of a capture's work on another lane, or does not.
 Share = Callable[[Callable[[], None]], Future[None] | None]
@@ -54,8 +55,8 @@ class SnapshotTaker:
         self._site = site
         self._share = share
         self._vault = KeyVault(store, kek)
-        self._packer = Packer(site.chunker, store, buffer_count_max=2)
-        self._frames = FrameReader(store, self._vault)
+        self._packer = Packer(site.chunker, Stores(store), buffer_count_max=2)
+        self._frames = FrameReader(Stores(store), self._vault)
         self._sealer = Sealer(site.chunker, store, self._vault)
 
     def protect(self, tenant: str, group: str, *volumes: str) -> list[Volume]:
@@ -79,6 +80,7 @@ class SnapshotTaker:
             self._site.coordinator, tenant, group, uuid7(), _DEADLINE_SECONDS, full=False
         )
         assert isinstance(view, SessionView)
+        cut(self._site, view)
         self.fill(view, contents, tag_of)
         assert isinstance(self._sealer.seal(view.session), Sealed)
         return read_session(self._site.coordinator, view.session)

@@ -101,10 +101,13 @@ _BESIDE = frozenset(
 )
 BESIDE_ALLOWED = {
     "libs/runtime/threads.py": "the one way to start a thread",
+    "services/catalog/copies/replicator.py": "`map` hands errors to the caller, which waits",
     "services/catalog/deletion/collector.py": "`map` hands errors to the caller, which waits",
     "services/catalog/recovery/absence.py": "`map` hands errors to the caller, which waits",
     "services/catalog/verification/jobs.py": "a job keeps its error for whoever asked",
     "services/change_capture/agent/publishing.py": "`end_with` looks at the task",
+    "services/change_capture/barrier/hold.py": "`start_thread` watches the process",
+    "services/change_capture/coordinator/__main__.py": "`end_with`, or the caller waits for orders",
     "services/chunker/__main__.py": "lanes: `end_with` looks at each step",
     "services/chunker/packer.py": "uploads: `end_with` looks at each, its owner meets the error",
     "libs/restoring/restore.py": "whoever restores waits for each fetch",

@@ -15,10 +15,11 @@ Order of a pack's end, and what a crash after each step leaves:
 3. Its trailer is read and its rows of the chunk index go (`forget_items`). A crash leaves some of
    them; the next collector goes on. A registration may take rows over meanwhile; those stay.
 4. DELETE of the object, repeated until the store confirms it. A crash leaves a tombstone without
-   an object; the next collector finds that out.
-5. `bury` (one transaction): state `dead`, the tombstone goes, PackDeleted. The row stays for ever,
-   because a generation is never used twice: a late DELETE cannot hit anything, and a late PUT is
-   deleted by the sweep (scenario 28).
+   an object; the next collector finds that out. Each copy has a tombstone of its own, and goes at
+   its own time: a store that is away keeps its tombstones until it is back.
+5. `bury` (one transaction): the tombstone goes; with a pack's last one: state `dead`, PackDeleted.
+   The row stays for ever, because a generation is never used twice: a late DELETE cannot hit
+   anything, and a late PUT is deleted by the sweep (scenario 28).
 
 Which packs to look at is known without a scan: whoever makes a pack live, or takes a row of it
 away, adds it to the candidates in the same transaction. `list_unused` finds the same by looking at
@@ -29,17 +30,15 @@ Nothing is condemned or buried while the catalog has not been reconciled with th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import LiteralString
 from uuid import UUID
 
 from psycopg import sql
 
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import forget_damage
-from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
-from libs.events.packs import PackCondemned, PackDeleted
+from libs.events.packs import PackCondemned
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +49,6 @@ class Condemned:
     after: int | None
     packs: int
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tombstone:
-    """A condemned pack whose object may still exist."""
-
-    pack_no: int
-    generation: UUID
-    domain_no: int
-    domain: UUID
-    key_id: UUID
-    size_bytes: int
-    #: Whether its items are out of the index.
-    forgotten: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +143,16 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
                      (SELECT m.generation FROM pack m WHERE m.pack_no = p.moved_to)""",
         [list(packs)],
     ).fetchall()
-    tx.execute("INSERT INTO tombstone (pack_no) SELECT unnest(%s::int[])", [list(packs)])
+    # One for each copy, also for those that are only being made; none where a person has said that
+    # all is gone. FOR SHARE: who says so waits, and finds them.
+    tx.execute(
+        """WITH online AS (SELECT store_no FROM store WHERE state = 'o' OR store_no = 1 FOR SHARE)
+           INSERT INTO tombstone (pack_no, store_no)
+           SELECT pack_no, store_no FROM unnest(%s::int[]) AS pack_no, online
+           WHERE store_no = 1 OR EXISTS (SELECT FROM copy y WHERE y.pack_no = pack_no.pack_no
+                                         AND y.store_no = online.store_no)""",
+        [list(packs)],
+    )
     tx.execute("DELETE FROM candidate WHERE pack_no = ANY(%s)", [list(packs)])
     # What leaned on them is perhaps needed by nothing else.
     tx.execute(
@@ -177,107 +171,6 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
         )
         for generation, size_bytes, tenant, moved_to in rows
     ]
-
-
-def claim_tombstones(
-    catalog: Catalog, after: int, limit: int, deadline_seconds: float
-) -> list[Tombstone]:
-    """The next tombstones, which are this collector's until a deadline; then any other's again.
-
-    The deadline only saves work: to do the rest twice, or at the same time, is harmless.
-
-    Args:
-        catalog: the catalog.
-        after: number of the last pack that was claimed, 0 to begin.
-        limit: tombstones at most.
-        deadline_seconds: how long they are not given to others.
-    """
-    with catalog.transaction() as tx:
-        claimed = [
-            row[0]
-            for row in tx.execute(
-                """SELECT pack_no FROM tombstone WHERE pack_no > %s AND deadline <= now()
-                   ORDER BY pack_no LIMIT %s FOR UPDATE SKIP LOCKED""",
-                [after, limit],
-            )
-        ]
-        tx.execute(
-            """UPDATE tombstone SET deadline = now() + make_interval(secs => %s)
-               WHERE pack_no = ANY(%s)""",
-            [deadline_seconds, claimed],
-        )
-        rows = tx.execute(
-            """SELECT pack_no, generation, domain_no, domain, p.key_id, size_bytes, forgotten
-               FROM tombstone JOIN pack p USING (pack_no) JOIN domain USING (domain_no)
-               WHERE pack_no = ANY(%s) ORDER BY pack_no""",
-            [claimed],
-        ).fetchall()
-    return [Tombstone(*row) for row in rows]
-
-
-def is_condemned(catalog: Catalog, dead: Tombstone) -> bool:
-    """Whether the pack still is what the tombstone said; ask before each DELETE.
-
-    A collector may have slept while Postgres went back in time, and was reconciled with the store:
-    then the pack may be live, or its number another's.
-    """
-    with catalog.transaction() as tx:
-        return _lock_condemned(tx, dead)
-
-
-def forget_items(catalog: Catalog, dead: Tombstone, ids: Sequence[bytes]) -> bool:
-    """Take the items of a condemned pack out of the index; those that others store by now stay.
-
-    Args:
-        catalog: the catalog.
-        dead: the pack.
-        ids: everything that lies in it.
-
-    Returns:
-        Whether it still is condemned, see `is_condemned`; else nothing happened.
-    """
-    # In order of ids, as registrations lock them: neither can wait for the other for ever.
-    high, low = halves(sorted(ids))
-    return _forget(
-        catalog,
-        dead,
-        """USING unnest(%s::uuid[], %s::uuid[]) AS item (high, low)
-           WHERE c.id_high = item.high AND c.id_low = item.low AND c.pack_no = %s""",
-        [high, low, dead.pack_no],
-    )
-
-
-def forget_all_items(catalog: Catalog, dead: Tombstone) -> bool:
-    """The same for a pack that does not say what is in it: reads the whole index of its domain."""
-    return _forget(catalog, dead, "WHERE c.pack_no = %s", [dead.pack_no])
-
-
-def bury(catalog: Catalog, packs: Sequence[UUID]) -> int:
-    """Record that the objects of condemned packs are deleted; returns how many this call buried.
-
-    Args:
-        catalog: the catalog.
-        packs: generations, as a catalog that went back may have given a number to another pack.
-    """
-    with catalog.transaction() as tx:
-        require_reconciled(tx)
-        buried = tx.execute(
-            """DELETE FROM tombstone t USING pack p
-               WHERE p.generation = ANY(%s) AND p.pack_no = t.pack_no
-               RETURNING p.pack_no, p.generation,
-                         tenant_of_domain(p.domain_no)""",
-            [list(packs)],
-        ).fetchall()
-        tx.execute(
-            "UPDATE pack SET state = 'd', frames = '' WHERE pack_no = ANY(%s)",
-            [[pack_no for pack_no, _, _ in buried]],
-        )
-        events = [
-            Entry(PackDeleted(generation=generation), tenant, generation.hex)
-            for _, generation, tenant in buried
-        ]
-        append(tx, "catalog", events)
-        return len(buried)
 
 
 def list_unused(catalog: Catalog, after: int, limit: int) -> int | None:
@@ -346,32 +239,10 @@ def read_collection_state(catalog: Catalog) -> CollectionState:
                    FROM (SELECT count(*) AS packs, coalesce(sum(size_bytes), 0)::bigint AS bytes
                          FROM candidate JOIN pack p USING (pack_no)
                          WHERE state = 'l' AND {}) u,
-                        (SELECT count(*) AS packs, coalesce(sum(size_bytes), 0)::bigint AS bytes
+                        (SELECT count(DISTINCT pack_no) AS packs,
+                                coalesce(sum(size_bytes), 0)::bigint AS bytes
                          FROM tombstone JOIN pack USING (pack_no)) t"""
             ).format(IS_UNUSED)
         ).fetchone()
     assert row is not None
     return CollectionState(*row)
-
-
-def _forget(
-    catalog: Catalog, dead: Tombstone, condition: LiteralString, arguments: Sequence[object]
-) -> bool:
-    with catalog.transaction() as tx:
-        if not _lock_condemned(tx, dead):
-            return False
-        tx.execute(
-            sql.SQL("DELETE FROM {} c ").format(chunk_table(dead.domain_no)) + sql.SQL(condition),
-            arguments,
-        )
-        tx.execute("UPDATE tombstone SET forgotten = true WHERE pack_no = %s", [dead.pack_no])
-        return True
-
-
-def _lock_condemned(tx: Tx, dead: Tombstone) -> bool:
-    require_reconciled(tx)
-    row = tx.execute(
-        """SELECT FROM pack WHERE pack_no = %s AND generation = %s AND state = 'c' FOR SHARE""",
-        [dead.pack_no, dead.generation],
-    ).fetchone()
-    return row is not None

@@ -40,6 +40,7 @@ from psycopg import sql
 from libs.catalogdb.deletion.condemning import condemn
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.copies import INSERT_COPIES, LOCATION_COLUMNS, withdraw_whole
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import PackLocation, PackRecord
 from libs.catalogdb.pool import Catalog, Tx
@@ -83,7 +84,8 @@ def begin_marking(
             [list(packs)],
         ).fetchall()
         rows = tx.execute(
-            """WITH taken AS (
+            sql.SQL(
+                """WITH taken AS (
                    INSERT INTO marking AS m (pack_no, token, again_at)
                    SELECT pack_no, %(token)s, now() + make_interval(secs => %(deadline)s)
                    FROM unnest(%(packs)s::int[]) AS pack_no
@@ -94,9 +96,10 @@ def begin_marking(
                    SET token = excluded.token, again_at = excluded.again_at
                    WHERE m.again_at <= now()
                    RETURNING pack_no)
-               SELECT domain_no, pack_no, generation, domain, p.key_id, size_bytes, frames
-               FROM taken JOIN pack p USING (pack_no) JOIN domain USING (domain_no)
-               ORDER BY pack_no""",
+               SELECT p.domain_no, {}
+               FROM taken JOIN pack p USING (pack_no) JOIN domain d USING (domain_no)
+               ORDER BY p.pack_no"""
+            ).format(LOCATION_COLUMNS),
             {"token": token, "deadline": deadline_seconds, "packs": [row[0] for row in free]},
         ).fetchall()
     marked: dict[int, list[PackLocation]] = {}
@@ -215,14 +218,20 @@ def commit_rewrite(  # noqa: PLR0913 -- everything that changes at once
         if not _may_commit(tx, token, list(old)):
             return False
         row = tx.execute(
-            """UPDATE pack SET state = 'l', size_bytes = %s, frames = %s, items = %s
-               WHERE generation = %s AND attempt = %s AND state = 'u' RETURNING pack_no""",
+            sql.SQL(
+                """WITH live AS (
+                       UPDATE pack SET state = 'l', size_bytes = %s, frames = %s, items = %s
+                       WHERE generation = %s AND attempt = %s AND state = 'u' RETURNING pack_no),
+                   copies AS ({})
+                   SELECT pack_no FROM live"""
+            ).format(INSERT_COPIES),
             [new.size_bytes, new.frames, len(moved.ids), new.generation, token],
         ).fetchone()
         if row is None:
             return False
         _repoint(tx, domain_no, row[0], moved, old)
         _move_uses(tx, row[0], list(old))
+        withdraw_whole(tx, row[0])
         # Nothing may use it any more: expiry works beside us.
         tx.execute("INSERT INTO candidate VALUES (%s) ON CONFLICT DO NOTHING", [row[0]])
         entries = _condemn(tx, domain_no, row[0], new, moved, list(old))

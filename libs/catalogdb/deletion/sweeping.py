@@ -65,18 +65,21 @@ def begin_pass(catalog: Catalog) -> datetime:
         return begun
 
 
-def list_prefixes(catalog: Catalog) -> list[str]:
-    """All that sweepers divide among themselves, ascending; together they cover packs, manifests.
+def list_prefixes(catalog: Catalog, store_no: int) -> list[str]:
+    """What sweepers of a store divide among themselves, ascending: all packs and manifests.
 
     Raises:
         NotReconciledError: as `begin_pass`: what such a catalog says of objects means nothing.
     """
     with catalog.transaction() as tx:
         require_reconciled(tx)
-        return [row[0] for row in tx.execute("SELECT prefix FROM sweep ORDER BY prefix")]
+        rows = tx.execute(
+            "SELECT prefix FROM sweep WHERE store_no = %s ORDER BY prefix", [store_no]
+        )
+        return [row[0] for row in rows]
 
 
-def claim_prefix(catalog: Catalog, begun: datetime, seconds: float) -> Claim | None:
+def claim_prefix(catalog: Catalog, store_no: int, begun: datetime, seconds: float) -> Claim | None:
     """Claim a prefix that was not swept since, for so long; None if others have the rest.
 
     Raises:
@@ -86,32 +89,33 @@ def claim_prefix(catalog: Catalog, begun: datetime, seconds: float) -> Claim | N
         require_reconciled(tx)
         row = tx.execute(
             """UPDATE sweep SET claimed_until = now() + make_interval(secs => %s)
-               WHERE prefix = (SELECT prefix FROM sweep
-                               WHERE swept_at < %s AND claimed_until <= now()
-                               ORDER BY swept_at, prefix LIMIT 1 FOR UPDATE SKIP LOCKED)
+               WHERE (store_no, prefix) = (
+                   SELECT store_no, prefix FROM sweep
+                   WHERE store_no = %s AND swept_at < %s AND claimed_until <= now()
+                   ORDER BY swept_at, prefix LIMIT 1 FOR UPDATE SKIP LOCKED)
                RETURNING prefix, after""",
-            [seconds, begun],
+            [seconds, store_no, begun],
         ).fetchone()
     return Claim(*row) if row else None
 
 
-def advance(catalog: Catalog, prefix: str, after: str, seconds: float) -> None:
+def advance(catalog: Catalog, store_no: int, prefix: str, after: str, seconds: float) -> None:
     """Record how far a prefix is swept and renew the claim; 0 seconds give it back."""
     with catalog.transaction() as tx:
         tx.execute(
             """UPDATE sweep SET after = %s, claimed_until = now() + make_interval(secs => %s)
-               WHERE prefix = %s""",
-            [after, seconds, prefix],
+               WHERE store_no = %s AND prefix = %s""",
+            [after, seconds, store_no, prefix],
         )
 
 
-def finish_prefix(catalog: Catalog, prefix: str) -> None:
+def finish_prefix(catalog: Catalog, store_no: int, prefix: str) -> None:
     """Record that a prefix is swept to its end; the next pass begins it anew."""
     with catalog.transaction() as tx:
         tx.execute(
             """UPDATE sweep SET after = '', swept_at = now(), claimed_until = '-infinity'
-               WHERE prefix = %s""",
-            [prefix],
+               WHERE store_no = %s AND prefix = %s""",
+            [store_no, prefix],
         )
 
 

@@ -19,10 +19,12 @@ from psycopg import sql
 from libs.blockmap.tagged import id_text, positions_by_tag
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.copies import INSERT_COPIES, LOCATION_COLUMNS
 from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.sessions.attempts import Stale, require_open
+from libs.copies.stores import PRIMARY
 from libs.errors import DamagedDataError, InvariantViolation
 from libs.events.packs import PackStored
 
@@ -47,6 +49,8 @@ class PackLocation:
     key_id: UUID
     size_bytes: int
     frames: bytes
+    #: Numbers of the stores that have a copy, in the order in which they are to be asked.
+    copies: Sequence[int] = (PRIMARY,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +158,13 @@ def register(  # noqa: PLR0913 -- the record of a pack
         state = row[0] if row else None
         if state not in ("u", "l"):  # the sweep was first: the generation is dead for ever
             return Stale(attempt)
+        # Its copies in the same statement: a backup makes no more round trips for them.
         tx.execute(
-            """UPDATE pack SET state = 'l', size_bytes = %s, frames = %s, items = %s
-               WHERE pack_no = %s""",
+            sql.SQL(
+                """WITH live AS (
+                       UPDATE pack SET state = 'l', size_bytes = %s, frames = %s, items = %s
+                       WHERE pack_no = %s RETURNING pack_no) {}"""
+            ).format(INSERT_COPIES),
             [pack.size_bytes, pack.frames, len(ids), pack.pack_no],
         )
         tx.execute(
@@ -192,8 +200,9 @@ def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
             f"chunk {id_text(lost)}: not in the catalog's index; run a verification"
         )
     rows = tx.execute(
-        """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
-           FROM pack p JOIN domain USING (domain_no) WHERE pack_no = ANY(%s)""",
+        sql.SQL(
+            "SELECT {} FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)"
+        ).format(LOCATION_COLUMNS),
         [list({pack_no for pack_no, _ in found.values()})],
     ).fetchall()
     return Resolved(

@@ -24,9 +24,12 @@ from libs.checkpoints.rows import (
     RejectedRow,
     Row,
     SnapshotRow,
+    SourceRow,
     TenantRow,
     VolumePart,
     VolumeRow,
+    VolumeRowV2,
+    only_source,
 )
 from libs.errors import InvariantViolation
 from libs.events.snapshots import SnapshotRecovered
@@ -118,6 +121,7 @@ class Found:
     group: GroupRow
     nodes: tuple[NodeRow, ...]
     volumes: tuple[VolumeRow, ...]
+    sources: tuple[SourceRow, ...]
     snapshot: SnapshotRow
 
 
@@ -141,11 +145,19 @@ def recover_snapshot(catalog: Catalog, found: Found) -> None:
         continue_list(tx, group.group, group.domains)
         for node in found.nodes:
             _apply_node(tx, node, None)
+        known = {
+            row[0]
+            for row in tx.execute(
+                "SELECT volume_id FROM volume WHERE volume_id = ANY(%s)",
+                [[volume.volume for volume in found.volumes]],
+            )
+        }
         for volume in found.volumes:
-            if not tx.execute(
-                "SELECT 1 FROM volume WHERE volume_id = %s", [volume.volume]
-            ).fetchone():
+            if volume.volume not in known:
                 _apply_volume(tx, volume)
+        for source in found.sources:
+            if source.volume not in known:
+                _apply_source(tx, source)
         _apply_snapshot(tx, snapshot)
         _move_head(tx, group)
         event = SnapshotRecovered(
@@ -180,16 +192,12 @@ def _apply(tx: Tx, row: Row, made_at: datetime) -> None:
             _apply_node(tx, row, made_at)
         case GroupRow():
             _apply_group(tx, row)
-        case VolumeRow():
-            _apply_volume(tx, row)
+        case VolumeRow() | VolumeRowV2() | SourceRow():
+            _apply_protected(tx, row)
         case SnapshotRow():
             _apply_snapshot(tx, row)
         case HoldRow():
-            tx.execute(
-                """INSERT INTO hold (session, owner, reason, placed_at) VALUES (%s, %s, %s, %s)
-                   ON CONFLICT DO NOTHING""",
-                [row.session, row.owner, row.reason, row.placed_at],
-            )
+            _apply_hold(tx, row)
         case RejectedRow():
             _apply_rejected(tx, row)
         case CondemnedRow():
@@ -251,10 +259,19 @@ def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
 def _apply_group(tx: Tx, row: GroupRow) -> None:
     number = tx.execute(
         """INSERT INTO volume_group (group_id, tenant_no, name, head_sequence, head_session,
-                                     head_mac)
-           SELECT %s, tenant_no, %s, %s, %s, %s FROM tenant WHERE name = %s
-           ON CONFLICT (group_id) DO UPDATE SET name = excluded.name RETURNING group_no""",
-        [row.group, row.name, row.head_sequence, row.head_session, row.head_mac, row.tenant],
+                                     head_mac, copies)
+           SELECT %s, tenant_no, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
+           ON CONFLICT (group_id) DO UPDATE
+           SET name = excluded.name, copies = excluded.copies RETURNING group_no""",
+        [
+            row.group,
+            row.name,
+            row.head_sequence,
+            row.head_session,
+            row.head_mac,
+            row.copies,
+            row.tenant,
+        ],
     ).fetchone()
     if number is None:
         raise InvariantViolation(f"group {row.name}: its tenant {row.tenant} is nowhere named")
@@ -277,15 +294,44 @@ def _move_head(tx: Tx, row: GroupRow) -> None:
     )
 
 
+def _apply_hold(tx: Tx, row: HoldRow) -> None:
+    tx.execute(
+        """INSERT INTO hold (session, owner, reason, placed_at) VALUES (%s, %s, %s, %s)
+           ON CONFLICT DO NOTHING""",
+        [row.session, row.owner, row.reason, row.placed_at],
+    )
+
+
+def _apply_protected(tx: Tx, row: VolumeRow | VolumeRowV2 | SourceRow) -> None:
+    match row:
+        case VolumeRow():
+            _apply_volume(tx, row)
+        case VolumeRowV2():
+            _apply_volume(tx, VolumeRow(volume=row.volume, group=row.group, name=row.name))
+            _apply_source(tx, only_source(row.volume, row.node, row.path))
+        case SourceRow():
+            _apply_source(tx, row)
+
+
 def _apply_volume(tx: Tx, row: VolumeRow) -> None:
     tx.execute(
-        """INSERT INTO volume (volume_id, tenant_no, group_no, name, node_no, path)
-           SELECT %s, g.tenant_no, g.group_no, %s, n.node_no, %s
-           FROM volume_group g, node n WHERE g.group_id = %s AND n.name = %s
+        """INSERT INTO volume (volume_id, tenant_no, group_no, name)
+           SELECT %s, tenant_no, group_no, %s FROM volume_group WHERE group_id = %s
            ON CONFLICT (volume_id) DO UPDATE
-           SET group_no = excluded.group_no, name = excluded.name, node_no = excluded.node_no,
-               path = excluded.path""",
-        [row.volume, row.name, row.path, row.group, row.node],
+           SET group_no = excluded.group_no, name = excluded.name""",
+        [row.volume, row.name, row.group],
+    )
+
+
+def _apply_source(tx: Tx, row: SourceRow) -> None:
+    tx.execute(
+        """INSERT INTO source (volume_no, node_no, path, driver, epoch, freeze_mount, lead)
+           SELECT volume_no, node_no, %s, %s, %s, %s, %s FROM volume, node
+           WHERE volume_id = %s AND node.name = %s
+           ON CONFLICT (volume_no, node_no) DO UPDATE
+           SET path = excluded.path, driver = excluded.driver, epoch = excluded.epoch,
+               freeze_mount = excluded.freeze_mount, lead = excluded.lead""",
+        [row.path, row.driver, row.epoch, row.freeze, row.lead, row.volume, row.node],
     )
 
 

@@ -18,6 +18,7 @@ from libs.checkpoints.rows import (
     Retention,
     Row,
     SnapshotRow,
+    SourceRow,
     TenantRow,
     VolumePart,
     VolumeRow,
@@ -52,13 +53,7 @@ def read_rows(tx: Tx) -> Iterator[Row]:
     ):
         yield NodeRow(name=name, rpc_url=rpc_url, span_address=span_address, boot=boot)
     yield from _groups(tx)
-    for volume, group, name, node, path in _stream(
-        tx,
-        """SELECT v.volume_id, g.group_id, v.name, n.name, v.path
-           FROM volume v JOIN volume_group g USING (group_no) JOIN node n USING (node_no)
-           ORDER BY v.volume_id""",
-    ):
-        yield VolumeRow(volume=volume, group=group, name=name, node=node, path=path)
+    yield from _volumes(tx)
     yield from _snapshots(tx)
     for session, owner, reason, placed_at in _stream(
         tx,
@@ -73,22 +68,26 @@ def read_rows(tx: Tx) -> Iterator[Row]:
     ):
         yield RejectedRow(session=session, group=group, head_sequence=head_sequence, code=code)
     for (generation,) in _stream(
-        tx, "SELECT generation FROM pack JOIN tombstone USING (pack_no) ORDER BY generation"
+        tx,
+        """SELECT generation FROM pack p
+           WHERE EXISTS (SELECT FROM tombstone t WHERE t.pack_no = p.pack_no)
+           ORDER BY generation""",
     ):
         yield CondemnedRow(generation=generation)
 
 
 def _groups(tx: Tx) -> Iterator[GroupRow]:
-    for group, tenant, name, sequence, session, mac, keep_last, keep_for, domains in _stream(
+    for row in _stream(
         tx,
         """SELECT g.group_id, t.name, g.name, g.head_sequence, g.head_session, g.head_mac,
-                  r.keep_last, r.keep_for_seconds,
+                  r.keep_last, r.keep_for_seconds, g.copies,
                   ARRAY(SELECT d.domain FROM domain_tag l JOIN domain d USING (domain_no)
                         WHERE l.group_no = g.group_no ORDER BY l.tag)
            FROM volume_group g JOIN tenant t USING (tenant_no)
            LEFT JOIN retention r USING (group_no)
            ORDER BY g.group_id""",
     ):
+        group, tenant, name, sequence, session, mac, keep_last, keep_for, copies, domains = row
         yield GroupRow(
             group=group,
             tenant=tenant,
@@ -100,6 +99,31 @@ def _groups(tx: Tx) -> Iterator[GroupRow]:
             if keep_last is None
             else Retention(keep_last=keep_last, keep_for_seconds=keep_for),
             domains=tuple(domains),
+            copies=copies,
+        )
+
+
+def _volumes(tx: Tx) -> Iterator[VolumeRow | SourceRow]:
+    for volume, group, name in _stream(
+        tx,
+        """SELECT volume_id, group_id, v.name FROM volume v JOIN volume_group USING (group_no)
+           ORDER BY volume_id""",
+    ):
+        yield VolumeRow(volume=volume, group=group, name=name)
+    for volume, node, path, driver, epoch, freeze, lead in _stream(
+        tx,
+        """SELECT volume_id, n.name, path, driver, epoch, freeze_mount, lead
+           FROM source JOIN volume USING (volume_no) JOIN node n USING (node_no)
+           ORDER BY volume_id, n.name COLLATE "C\"""",
+    ):
+        yield SourceRow(
+            volume=volume,
+            node=node,
+            path=path,
+            driver=driver,
+            epoch=epoch,
+            freeze=freeze,
+            lead=lead,
         )
 
 

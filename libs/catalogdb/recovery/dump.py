@@ -30,6 +30,7 @@ TABLES = (
     "node",
     "group",
     "volume",
+    "source",
     "snapshot",
     "hold",
     "pack",
@@ -65,7 +66,8 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         if isinstance(row, RejectedRow | CondemnedRow):  # work under way, or without a trace
             continue
         values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
-        table = str(values.pop("type"))
+        table = _TABLE_OF.get(str(values["type"]), str(values["type"]))
+        del values["type"]
         if isinstance(row, SnapshotRow):
             # The time of the catalog's commit, against that of the manifest; and what only the
             # catalog knows of a snapshot that its manifest alone brought back.
@@ -79,6 +81,8 @@ def _rows(tx: Tx) -> Iterator[DumpLine]:
         yield DumpLine(table, key, _text(values))
 
 
+#: Rows whose word in a checkpoint is not that of their table.
+_TABLE_OF = {"volume3": "volume"}
 _KEYS = {
     "domain": ("domain",),
     "tenant": ("name",),
@@ -86,6 +90,7 @@ _KEYS = {
     "node": ("name",),
     "group": ("group",),
     "volume": ("volume",),
+    "source": ("volume", "node"),
     "hold": ("session", "owner"),
 }
 
@@ -94,15 +99,18 @@ def _packs(tx: Tx) -> Iterator[DumpLine]:
     with tx.cursor(name="packs") as cursor:
         cursor.itersize = _BATCH
         cursor.execute(
-            """SELECT generation, domain, p.key_id, size_bytes, frames
+            """SELECT generation, domain, p.key_id, size_bytes, frames,
+                      ARRAY(SELECT store_no FROM copy y WHERE y.pack_no = p.pack_no
+                              AND y.state IN ('p', 'x') ORDER BY store_no)
                FROM pack p JOIN domain USING (domain_no) WHERE state = 'l' ORDER BY generation"""
         )
-        for generation, domain, key_id, size_bytes, frames in cursor:
+        for generation, domain, key_id, size_bytes, frames, stores in cursor:
             values = {
                 "domain": domain,
                 "key_id": key_id,
                 "size_bytes": size_bytes,
                 "frames_sha256": hashlib.sha256(frames).digest(),
+                "stores": stores,
             }
             yield DumpLine("pack", generation.hex, _text(values))
 

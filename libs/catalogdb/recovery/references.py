@@ -63,7 +63,7 @@ def bury(tx: Tx, generations: Sequence[UUID]) -> int:
     ).fetchall()
     numbers = [row[0] for row in rows]
     tx.execute("UPDATE pack SET state = 'd', frames = '' WHERE pack_no = ANY(%s)", [numbers])
-    for table in ("candidate", "tombstone", "damage", "marking"):
+    for table in ("candidate", "tombstone", "copy", "damage", "marking"):
         tx.execute(
             sql.SQL("DELETE FROM {} WHERE pack_no = ANY(%s)").format(sql.Identifier(table)),
             [numbers],

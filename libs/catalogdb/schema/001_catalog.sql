@@ -71,6 +71,7 @@ CREATE TABLE volume_group (
     head_sequence int NOT NULL DEFAULT 0,
     head_session  uuid,                  -- the newest sealed snapshot, live or expired
     head_mac      bytea,                 -- chains the next manifest to the newest one
+    copies        int NOT NULL DEFAULT 1 CHECK (copies BETWEEN 1 AND 2), -- stores that should have it whole
     created_at    timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant_no, name)
 );
@@ -104,8 +105,6 @@ CREATE TABLE volume (
     tenant_no  int NOT NULL REFERENCES tenant,
     group_no   int NOT NULL REFERENCES volume_group,
     name       text NOT NULL,
-    node_no    int NOT NULL REFERENCES node,
-    path       text NOT NULL,
     -- The newest damage that was known when the lineage's references were last counted anew; -1: they
     -- must be. Damage beyond it on a pack that the lineage uses makes its counts doubtful.
     counted_damage int NOT NULL DEFAULT 0,
@@ -113,6 +112,20 @@ CREATE TABLE volume (
     UNIQUE (tenant_no, name)
 );
 CREATE INDEX ON volume (group_no);
+
+-- Where a volume's bytes are: one row for each node that writes it. The lead is the node that captures it.
+-- The nodes of a group's sources are the members of its barrier.
+CREATE TABLE source (
+    volume_no int NOT NULL REFERENCES volume,
+    node_no   int NOT NULL REFERENCES node,
+    path      text NOT NULL,
+    driver    text NOT NULL DEFAULT 'scan',
+    epoch     int NOT NULL DEFAULT 0,    -- a tracker's knowledge is of one epoch; raised when it is lost
+    freeze_mount text,                   -- mount point of the file system that is frozen while writes are held
+    lead      boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (volume_no, node_no)
+);
+CREATE UNIQUE INDEX source_lead ON source (volume_no) WHERE lead;
 
 -- ---------------------------------------------------------------- packs and what holds them
 
@@ -128,13 +141,40 @@ CREATE TABLE pack (
     items      int NOT NULL DEFAULT 0,   -- when it was registered; with pack_use, a hint at what is dead
     frames     bytea NOT NULL DEFAULT '',-- frame table, so that readers need no trailer
     moved_to   int REFERENCES pack,      -- set when a rewrite moved its live items
-    checked_at timestamptz,              -- when a verification last found its object as it must be
-    checked_in_full_at timestamptz,      -- when it last found every byte of it so
     created_at timestamptz NOT NULL DEFAULT now(),
     -- An object that the catalog never knew is dead with nothing but its name.
     CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt) = 0)
 );
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
+
+-- Where objects lie. Everything is written to the primary first; the other stores get a copy of it.
+-- state: 'o' online, 'l' lost: a person has said that what it held is gone.
+CREATE TABLE store (
+    store_no int PRIMARY KEY,            -- 1 is the primary
+    store_id uuid UNIQUE,                -- what the bucket says it is; null until somebody has looked
+    name     text NOT NULL UNIQUE,
+    state    "char" NOT NULL DEFAULT 'o',
+    position bigint NOT NULL DEFAULT 0,  -- the last event of the log of packs whose copies were made
+    refill   boolean NOT NULL DEFAULT false, -- it was added or came back: it may lack anything
+    lost_through int NOT NULL DEFAULT 0, -- copies of packs up to this number are gone
+    added_at timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO store (store_no, name) VALUES (1, 'primary');
+
+-- A pack's bytes at one store. state: 'm' making: it is wanted, and its object may be there or not; 'p'
+-- present; 'x' damaged or gone, though it should be present. Only the last two are read. A live pack
+-- becomes damaged (below) when what is wanted of it is intact in none of them.
+CREATE TABLE copy (
+    pack_no    int NOT NULL REFERENCES pack,
+    store_no   int NOT NULL REFERENCES store,
+    state      "char" NOT NULL,
+    checked_at timestamptz,              -- when a verification last found the object as it must be
+    checked_in_full_at timestamptz,      -- when it last found every byte of it so
+    damage     text,                     -- what is wrong with it
+    PRIMARY KEY (pack_no, store_no)
+);
+-- What is still to be made or repaired.
+CREATE INDEX copy_unfinished ON copy (store_no, pack_no) WHERE state <> 'p';
 
 -- What was found damaged in a live pack: an item, or the whole pack (item ''). Such an item is unknown to
 -- look-ups, and the next capture that has its bytes stores it anew (libs/catalogdb/packs/damage has the argument).
@@ -234,12 +274,16 @@ CREATE TABLE halt (
     message    text NOT NULL
 );
 
--- Condemned packs whose object may still exist. Whoever claims one has until the deadline to delete it.
+-- Copies of condemned packs whose objects may still exist: a pack is dead when its last tombstone goes.
+-- Whoever claims one has until the deadline to delete the object.
 CREATE TABLE tombstone (
-    pack_no  int PRIMARY KEY,
+    pack_no  int NOT NULL REFERENCES pack,
+    store_no int NOT NULL REFERENCES store,
     deadline timestamptz NOT NULL DEFAULT '-infinity',
-    forgotten boolean NOT NULL DEFAULT false  -- its items are out of the index
+    forgotten boolean NOT NULL DEFAULT false, -- its pack's items are out of the index
+    PRIMARY KEY (store_no, pack_no)
 );
+CREATE INDEX ON tombstone (pack_no);
 
 -- Where each stored chunk and map node lies: one table per domain, chunk_<domain_no>.
 -- A 256-bit id is two uuid columns with a B-tree on the first half: 108 bytes a row where a bytea key needs
@@ -262,14 +306,19 @@ REVOKE EXECUTE ON FUNCTION create_chunk_table FROM PUBLIC;
 
 -- What sweepers divide among themselves and where each of them stands: prefixes of object keys.
 CREATE TABLE sweep (
-    prefix        text PRIMARY KEY,
+    store_no      int NOT NULL REFERENCES store,
+    prefix        text NOT NULL,
     after         text NOT NULL DEFAULT '',  -- last key that is done
     swept_at      timestamptz NOT NULL DEFAULT '-infinity',  -- when it was done to the end
-    claimed_until timestamptz NOT NULL DEFAULT '-infinity'
+    claimed_until timestamptz NOT NULL DEFAULT '-infinity',
+    PRIMARY KEY (store_no, prefix)
 );
-INSERT INTO sweep (prefix)
-    SELECT 'packs/' || to_hex(n) FROM generate_series(0, 15) n;
-INSERT INTO sweep (prefix) VALUES ('manifests/');
+CREATE FUNCTION begin_sweeping(number int) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO sweep (store_no, prefix)
+    SELECT number, 'packs/' || to_hex(n) FROM generate_series(0, 15) n
+    UNION ALL SELECT number, 'manifests/' ON CONFLICT DO NOTHING
+$$;
+SELECT begin_sweeping(1);
 
 -- ---------------------------------------------------------------- sessions: the making of one snapshot
 
@@ -281,6 +330,9 @@ CREATE TABLE session (
     base           uuid,                 -- session of the base snapshot: pinned against expiry while open
     head_sequence  int NOT NULL,         -- the group's head when the session opened
     damage_seen    int NOT NULL DEFAULT 0, -- the newest damage that was known then
+    cut_attempt    int NOT NULL DEFAULT 0, -- the current attempt at the barrier; 0: it needs none
+    cut_until      timestamptz,          -- from then on another coordinator may begin a newer attempt
+    cut_at         timestamptz,          -- the cut of the current attempt counts: captures may be ordered
     deadline       timestamptz NOT NULL, -- renewed by progress
     opened_at      timestamptz NOT NULL DEFAULT now(),
     ended_at       timestamptz,
@@ -318,6 +370,18 @@ CREATE TABLE part (
     consistency     text NOT NULL DEFAULT 'fuzzy',
     tracking        text NOT NULL DEFAULT 'unknown',
     PRIMARY KEY (session, volume_no)
+);
+
+-- What a node said of the barrier whose cut counts: evidence for people, written with session.cut_at.
+CREATE TABLE barrier_node (
+    session     uuid NOT NULL REFERENCES session,
+    node_no     int NOT NULL REFERENCES node,
+    means       text NOT NULL,           -- how it held writes: 'fsfreeze', or 'none'
+    held_at     timestamptz NOT NULL,    -- by the node's clock, as are the others
+    cut_at      timestamptz NOT NULL,
+    released_at timestamptz NOT NULL,
+    unbroken    boolean NOT NULL,
+    PRIMARY KEY (session, node_no)
 );
 
 -- One try at a part. Closing it and dropping all its pins is one transaction; single pins are never dropped.
@@ -360,8 +424,12 @@ CREATE TABLE snapshot (
     recovered    boolean NOT NULL DEFAULT false,  -- complete in the store, which cannot prove that it was acknowledged
     expired_at   timestamptz,
     manifest_deleted boolean NOT NULL DEFAULT false,
+    manifest_copied  boolean NOT NULL DEFAULT false, -- the second store has the manifest
+    replicated_at    timestamptz,        -- since when the second store has all of it
     UNIQUE (group_no, sequence)
 );
+-- What the second store, if there is one, does not have whole.
+CREATE INDEX snapshot_unreplicated ON snapshot (session) WHERE state = 'l' AND replicated_at IS NULL;
 -- Manifests that are still to be deleted.
 CREATE INDEX snapshot_leftover ON snapshot (session) WHERE state = 'x' AND NOT manifest_deleted;
 

@@ -9,7 +9,8 @@ GRANT SELECT, INSERT ON event_log
 GRANT SELECT, UPDATE ON log_position
     TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
 
-GRANT SELECT, INSERT ON domain, tenant, volume TO backcast_coordinator;
+GRANT SELECT, INSERT ON domain, tenant, volume, source TO backcast_coordinator;
+GRANT SELECT, INSERT ON barrier_node TO backcast_coordinator;
 GRANT SELECT, INSERT, UPDATE ON node, volume_group, session, part TO backcast_coordinator;
 GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
@@ -19,12 +20,14 @@ GRANT SELECT, INSERT ON domain_grant, group_domain TO backcast_coordinator;
 GRANT SELECT ON domain_tag TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
 
-GRANT SELECT ON domain, tenant, node, volume, incarnation TO backcast_chunker;
+GRANT SELECT ON domain, tenant, node, volume, source, incarnation TO backcast_chunker;
 GRANT SELECT ON domain_grant TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
 GRANT SELECT, UPDATE ON marking TO backcast_chunker;
+GRANT SELECT ON store TO backcast_chunker;
+GRANT SELECT, INSERT, UPDATE ON copy TO backcast_chunker;
 GRANT SELECT, INSERT ON snapshot, snapshot_volume, candidate TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON damage TO backcast_chunker;
 GRANT SELECT, INSERT ON leans TO backcast_chunker;
@@ -40,14 +43,16 @@ GRANT UPDATE ON session, attempt, reader, incarnation TO backcast_catalog;
 GRANT INSERT ON pack, reader, pin TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;
-GRANT UPDATE ON sweep TO backcast_catalog;
+GRANT INSERT, UPDATE ON sweep TO backcast_catalog;
+GRANT INSERT, UPDATE ON store TO backcast_catalog;
+GRANT INSERT, UPDATE, DELETE ON copy TO backcast_catalog;
 
 GRANT INSERT, UPDATE, DELETE ON damage, verification TO backcast_catalog;
 GRANT DELETE ON leans TO backcast_catalog;
 GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
 -- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
-GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, session, snapshot TO backcast_catalog;
+GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, source, session, snapshot TO backcast_catalog;
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
@@ -57,8 +62,10 @@ CREATE SCHEMA IF NOT EXISTS backcast_check;
 GRANT USAGE, CREATE ON SCHEMA backcast_check TO backcast_catalog;
 
 -- Not `part`: its tokens open span connections.
-GRANT SELECT ON domain, tenant, node, volume_group, volume, incarnation TO backcast_restore;
-GRANT SELECT ON pack, snapshot, snapshot_volume TO backcast_restore;
+GRANT SELECT ON domain, tenant, node, volume_group, volume, source, incarnation TO backcast_restore;
+GRANT SELECT ON barrier_node TO backcast_restore;
+GRANT SELECT ON pack, copy, store, snapshot, snapshot_volume TO backcast_restore;
+GRANT UPDATE (state, damage) ON copy TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;

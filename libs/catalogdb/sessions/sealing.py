@@ -81,17 +81,19 @@ def seal(
 def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes, domains: Sequence[UUID]) -> Sealed:
     require_reconciled(tx)
     row = tx.execute(
-        """SELECT state::text, group_no, base, head_sequence FROM session
-           WHERE session = %s FOR UPDATE""",
+        """SELECT state::text, group_no, base, head_sequence, cut_attempt = 0 OR cut_at IS NOT NULL
+           FROM session WHERE session = %s FOR UPDATE""",
         [session],
     ).fetchone()
     if row is None:
         raise _Refusal("there is no such session")
-    state, group_no, base, head_sequence = row
+    state, group_no, base, head_sequence, is_cut = row
     if state == "s":
         return Sealed(session, _sequence_of(tx, session))
     if state != "o":
         raise _Refusal("the session was rejected")
+    if not is_cut:
+        raise _Refusal("the group's volumes were not cut at one barrier")
     _check_head(tx, group_no, base, head_sequence)
     _check_domains(tx, group_no, domains)
     _check_parts(tx, session)

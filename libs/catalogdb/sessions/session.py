@@ -15,6 +15,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.sessions.sources import needs_barrier
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
@@ -37,8 +38,11 @@ class PartView:
     volume: UUID
     volume_name: str
     path: str
+    #: Mount point of the file system to freeze while writes are held, or None.
+    freeze: str | None
     capture: UUID
     token: bytes
+    #: The node that captures: that of the volume's lead source.
     node: str
     rpc_url: str
     span_address: str
@@ -79,6 +83,10 @@ class SessionView:
     reject_code: str | None
     reject_message: str | None
     seconds: float
+    #: The current attempt at its barrier, from 1; 0 if it needs none.
+    cut_attempt: int
+    #: Whether the cut of that attempt counts.
+    cut: bool
     #: Time since its deadline, negative before; of no meaning once it has ended.
     overdue_seconds: float
     #: False: in a session on the same base a tracker was found to have overlooked changes.
@@ -114,6 +122,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
     group: str,
     session: UUID,
     deadline_seconds: float,
+    barrier_seconds: float = 30.0,
     *,
     full: bool = False,
 ) -> SessionView | GroupBusy:
@@ -125,11 +134,13 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         group: name of the group.
         session: chosen by the client, so that a request that is sent twice makes one snapshot.
         deadline_seconds: without progress for so long, the session is rejected.
+        barrier_seconds: for so long the first attempt at its barrier is the caller's alone.
         full: take no base: everything is looked up and counted anew. So it is, too, when what the
             head needs was found damaged since it was last counted (`libs.catalogdb.packs.damage`).
 
     Raises:
         NotFoundError: no such group.
+        ConflictError: several nodes write one of its volumes, which no driver can capture yet.
         NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
     with catalog.transaction() as tx:
@@ -152,13 +163,11 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
             return GroupBusy(busy[0])
         damage_seen, must_recount = newest_damage(tx, group_no)
         base = None if full or must_recount else _lock_live(tx, head)
-        opened = tx.execute(
-            """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, deadline)
-               VALUES (%s, %s, %s, %s, %s, now() + make_interval(secs => %s))
-               ON CONFLICT (session) DO NOTHING""",
-            [session, group_no, base, head_sequence, damage_seen, deadline_seconds],
-        )
-        if not opened.rowcount:  # the same id was given to another group at the same time
+        opened = _insert_session(
+            tx, session, group_no, base, head_sequence, damage_seen, barrier_seconds,
+            deadline_seconds,
+        )  # fmt: skip
+        if not opened:  # the same id was given to another group at the same time
             return session_view(tx, session)
         append_granted(tx, group_no)
         _open_parts(tx, session, group_no, base)
@@ -187,17 +196,6 @@ def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
         return session_view(tx, row[0]) if row else None
 
 
-def open_sessions(catalog: Catalog) -> list[UUID]:
-    """Ids of all open sessions, oldest first: what a coordinator that starts must look after."""
-    with catalog.transaction() as tx:
-        return [
-            row[0]
-            for row in tx.execute(
-                "SELECT session FROM session WHERE state = 'o' ORDER BY opened_at"
-            )
-        ]
-
-
 @idempotent
 def reject_session(catalog: Catalog, source: str, session: UUID, code: str, message: str) -> bool:
     """End an open session without a snapshot; its attempts close and lose all their pins at once.
@@ -210,25 +208,6 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         rejected = reject(tx, session, code, message)
         append(tx, source, [rejected] if rejected else [])
         return rejected is not None
-
-
-def report_read(
-    catalog: Catalog, session: UUID, capture: UUID, read_bytes: int, deadline_seconds: float
-) -> None:
-    """Move the deadline: an agent has read on, though it may have found nothing to publish."""
-    with catalog.transaction() as tx:
-        advanced = tx.execute(
-            """UPDATE part SET read_bytes = %s
-               WHERE capture = %s AND state <> 'f' AND read_bytes < %s""",
-            [read_bytes, capture, read_bytes],
-        )
-        if advanced.rowcount:
-            tx.execute(
-                """UPDATE session SET deadline = now() + make_interval(secs => %s)
-                   WHERE session = %s AND state = 'o'""",
-                [deadline_seconds, session],
-            )
-            notify_session(tx, session)
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
@@ -296,10 +275,43 @@ def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
     return Entry(event, tenant, str(group), session)
 
 
+def _insert_session(  # noqa: PLR0913 -- the columns of a row
+    tx: Tx,
+    session: UUID,
+    group_no: int,
+    base: UUID | None,
+    head_sequence: int,
+    damage_seen: int,
+    barrier_seconds: float,
+    deadline_seconds: float,
+) -> bool:
+    """Whether this made the row; False if the id was given to another group's session."""
+    opened = tx.execute(
+        """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, cut_attempt,
+                                cut_until, deadline)
+           VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s),
+                   now() + make_interval(secs => %s))
+           ON CONFLICT (session) DO NOTHING""",
+        [
+            session,
+            group_no,
+            base,
+            head_sequence,
+            damage_seen,
+            int(needs_barrier(tx, group_no)),
+            barrier_seconds,
+            deadline_seconds,
+        ],
+    )
+    return opened.rowcount == 1
+
+
 def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
     """A part for each volume that the group has now; it has at least the one that made it."""
     volumes = tx.execute(
-        "SELECT volume_no, node_no FROM volume WHERE group_no = %s", [group_no]
+        """SELECT volume_no, node_no FROM volume JOIN source USING (volume_no)
+           WHERE group_no = %s AND lead""",
+        [group_no],
     ).fetchall()
     for volume_no, node_no in volumes:
         token = os.urandom(TOKEN_SIZE_BYTES)
@@ -340,6 +352,7 @@ _SESSION = """
            s.reject_code, s.reject_message,
            -- A clock that was set back must not make a duration that no event can carry.
            greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
+           s.cut_attempt, s.cut_at IS NOT NULL,
            extract(epoch FROM now() - s.deadline)::float8,
            NOT EXISTS (SELECT FROM session r
                        WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
@@ -348,11 +361,12 @@ _SESSION = """
     WHERE s.session = %s"""
 
 _PARTS = """
-    SELECT p.volume_no, v.volume_id, v.name, v.path, p.capture, p.token, n.name, n.rpc_url,
-           n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root, p.base_level,
-           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
-           p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
+    SELECT p.volume_no, v.volume_id, v.name, o.path, o.freeze_mount, p.capture, p.token, n.name,
+           n.rpc_url, n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root,
+           p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
+           p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
+    JOIN source o ON o.volume_no = p.volume_no AND o.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 
 

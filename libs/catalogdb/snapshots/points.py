@@ -49,6 +49,9 @@ class SnapshotVolume:
     #: How its changes were known (`libs.catalogdb.sessions.attempts.Tracking`); ``unknown`` if it
     #: came back from the store, which does not say.
     tracking: str
+    #: Stores that have all of its snapshot, and how many should by the group's policy.
+    copies: int
+    copies_wanted: int
 
     @property
     def domain_no(self) -> int:
@@ -87,14 +90,15 @@ _SNAPSHOT_VOLUMES: LiteralString = """
                  WHERE l.group_no = g.group_no ORDER BY l.tag),
            d.key_id, s.session, s.sequence, s.sealed_at,
            s.consistency, s.base, g.name, g.group_id, v.volume_no, v.volume_id, v.name, n.name,
-           v.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes, sv.changed_bytes,
+           o.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes, sv.changed_bytes,
            sv.sent_bytes, sv.stored_bytes,
            CASE WHEN c.level <> '' THEN c.verified_at END, nullif(c.level, ''),
-           coalesce(c.damaged, false), sv.tracking
+           coalesce(c.damaged, false), sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int, g.copies
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'
     JOIN snapshot_volume sv USING (session) LEFT JOIN verification c USING (session)
-    JOIN volume v USING (volume_no) JOIN node n USING (node_no)
+    JOIN volume v USING (volume_no) JOIN source o ON o.volume_no = v.volume_no AND o.lead
+    JOIN node n USING (node_no)
     WHERE t.name = %(tenant)s """
 
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from psycopg import sql
+
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.packs.copies import LOCATION_COLUMNS
 from libs.catalogdb.packs.index import Domains, PackLocation, Resolved, locate, pin_packs
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
@@ -166,9 +169,10 @@ def resolve_pack(
     with catalog.transaction() as tx:
         renew_reader(tx, reader, deadline_seconds)
         row = tx.execute(
-            """SELECT pack_no, generation, domain, p.key_id, size_bytes, frames
-               FROM pack p JOIN domain USING (domain_no)
-               WHERE generation = %s AND domain_no = ANY(%s) AND state = 'l'""",
+            sql.SQL(
+                """SELECT {} FROM pack p JOIN domain d USING (domain_no)
+                   WHERE generation = %s AND domain_no = ANY(%s) AND state = 'l'"""
+            ).format(LOCATION_COLUMNS),
             [generation, list(domains)],
         ).fetchone()
         if row is None:

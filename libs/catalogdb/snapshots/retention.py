@@ -155,6 +155,39 @@ def read_retention(catalog: Catalog, tenant: str, group: str) -> RetentionPolicy
     return RetentionPolicy(*row) if row else None
 
 
+def set_copies(catalog: Catalog, tenant: str, group: str, copies: int) -> None:
+    """Change how many stores should have each snapshot of a group whole.
+
+    Raises:
+        NotFoundError: no such group.
+    """
+    with catalog.transaction() as tx:
+        changed = tx.execute(
+            """UPDATE volume_group g SET copies = %s FROM tenant t
+               WHERE t.tenant_no = g.tenant_no AND t.name = %s AND g.name = %s""",
+            [copies, tenant, group],
+        )
+        if changed.rowcount == 0:
+            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
+
+
+def read_copies(catalog: Catalog, tenant: str, group: str) -> int:
+    """How many stores should have each snapshot of a group whole.
+
+    Raises:
+        NotFoundError: no such group.
+    """
+    with catalog.transaction() as tx:
+        row = tx.execute(
+            """SELECT g.copies FROM volume_group g JOIN tenant t USING (tenant_no)
+               WHERE t.name = %s AND g.name = %s""",
+            [tenant, group],
+        ).fetchone()
+    if row is None:
+        raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
+    return int(row[0])
+
+
 def overdue_snapshots(
     catalog: Catalog, limit: int, after: OverdueSnapshot | None = None
 ) -> list[OverdueSnapshot]:

@@ -6,33 +6,41 @@ Memory: a batch of packs and the trailers of those that are deleted at the same 
 whatever the size of the repository.
 """
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from libs.catalogdb.deletion.condemning import (
-    Tombstone,
-    bury,
-    claim_tombstones,
     condemn_unused,
-    forget_all_items,
-    forget_items,
-    is_condemned,
     leftover_manifests,
     list_unused,
     record_manifests_deleted,
 )
 from libs.catalogdb.deletion.suspects import hold_back_unclaimed
+from libs.catalogdb.deletion.tombstones import (
+    Tombstone,
+    bury,
+    claim_tombstones,
+    forget_all_items,
+    forget_items,
+    is_condemned,
+)
 from libs.catalogdb.pool import Catalog
-from libs.errors import BackcastError, BadInputError, DamagedDataError, NotFoundError
+from libs.copies.stores import PRIMARY, SECOND, STORE_NAMES, Copy, Stores
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    DamagedDataError,
+    NotFoundError,
+    UnavailableError,
+)
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import PACK_HEADER
-from libs.packs.trailer import PackHeader, read_pack_index
+from libs.packs.trailer import PackHeader, PackIndex, read_pack_index
 from libs.ranges import ByteRange
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 from services.catalog.deletion.passes import Freed, Stage
 
 log = logging.getLogger(__name__)
@@ -47,6 +55,8 @@ _DELETE_COUNT, _THREAD_COUNT = 64, 4
 _LISTED_COUNT = 20_000
 #: The end of a pack that is fetched at once; nearly every trailer fits.
 _TAIL_SIZE_BYTES = 128 << 10
+#: Names are parts of cursors.
+_STAGE_OF_STORE = {PRIMARY: "delete", SECOND: "delete-second"}
 
 
 class Collector:
@@ -54,30 +64,37 @@ class Collector:
 
     Args:
         catalog: the catalog, in the catalog service's role.
-        store: where the objects lie.
+        stores: where the objects lie.
         vault: opens trailers, which say what lies in a pack.
         tombstone_deadline_seconds: for how long this collector has a tombstone for itself.
-        witness: returns when the store knows every decision that was made before the call. Nothing
-            is deleted before: a catalog that fell back, or was rebuilt, would need it again.
+        witness: returns when the primary store knows every decision that was made before the call.
+            Nothing is deleted there before: a catalog that fell back, or was rebuilt from this
+            store alone, would need it again.
+        other_witnesses: the same of the other stores, by their numbers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a collector's surroundings
         self,
         catalog: Catalog,
-        store: ObjectStore,
+        stores: Stores,
         vault: KeyVault,
         tombstone_deadline_seconds: float,
         witness: Callable[[], None],
+        other_witnesses: Mapping[int, Callable[[], None]] | None = None,
     ) -> None:
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
         self._vault = vault
         self._tombstone_deadline_seconds = tombstone_deadline_seconds
-        self._witness = witness
+        self._witnesses = {PRIMARY: witness, **(other_witnesses or {})}
 
     def stages(self) -> dict[str, Stage]:
         """What a pass does, in order, by name."""
-        return {"condemn": self._condemn, "delete": self._delete, "manifests": self._manifests}
+        deleting = {
+            _STAGE_OF_STORE[store_no]: functools.partial(self._delete, store_no)
+            for store_no in sorted(self._stores.by_number.keys() & self._witnesses.keys())
+        }
+        return {"condemn": self._condemn, **deleting, "manifests": self._manifests}
 
     def list_unused(self, progressed: Callable[[], None]) -> None:
         """Make candidates of unused packs that nobody knows of, by looking at all packs."""
@@ -93,16 +110,27 @@ class Collector:
         after = None if condemned.after is None else str(condemned.after)
         return Freed(packs_condemned=condemned.packs), after
 
-    def _delete(self, position: str) -> tuple[Freed, str | None]:
+    def _delete(self, store_no: int, position: str) -> tuple[Freed, str | None]:
         claimed = claim_tombstones(
-            self._catalog, _number(position), _DELETE_COUNT, self._tombstone_deadline_seconds
+            self._catalog,
+            store_no,
+            _number(position),
+            _DELETE_COUNT,
+            self._tombstone_deadline_seconds,
         )
         if not claimed:
             return Freed(), None
-        self._witness()
+        try:
+            self._witnesses[store_no]()
+        except UnavailableError as err:
+            if store_no == PRIMARY:
+                raise
+            # One that is away keeps its tombstones, and holds nothing else back.
+            log.warning("store is away", extra={"store": STORE_NAMES[store_no], "detail": str(err)})
+            return Freed(failures=len(claimed)), None
         with ThreadPoolExecutor(_THREAD_COUNT, "collect") as threads:
             deleted = [dead for dead in threads.map(self._delete_pack, claimed) if dead]
-        bury(self._catalog, [dead.generation for dead in deleted])
+        bury(self._catalog, store_no, [dead.generation for dead in deleted])
         freed = Freed(
             packs_deleted=len(deleted),
             freed_bytes=sum(dead.size_bytes for dead in deleted),
@@ -116,7 +144,7 @@ class Collector:
             if not (is_condemned(self._catalog, dead) if dead.forgotten else self._forget(dead)):
                 log.warning("pack is not condemned", extra={"pack": dead.generation.hex})
                 return None
-            self._store.delete(pack_object(dead.generation))
+            self._stores.copy(dead.generation, dead.store_no).delete()
         except BackcastError as err:  # one that resists keeps no other from being deleted
             log.warning("pack not deleted", extra={"pack": dead.generation.hex, "detail": str(err)})
             return None
@@ -135,33 +163,37 @@ class Collector:
 
     def _items(self, dead: Tombstone) -> list[bytes]:
         """Ids of all that lies in a pack, by one request."""
-        key, keys = pack_object(dead.generation), self._vault.get(dead.domain, dead.key_id)
+        keys = self._vault.get(dead.domain, dead.key_id)
         header = PackHeader(dead.domain, dead.generation, dead.key_id)
         tail = ByteRange(max(0, dead.size_bytes - _TAIL_SIZE_BYTES), dead.size_bytes)
-        content = memoryview(self._store.get_range(key, tail))
-
-        def read(wanted: ByteRange) -> bytes:
-            if wanted == ByteRange(0, PACK_HEADER.size):  # the trailer is sealed with it
-                return header.encode()
-            if wanted.start >= tail.start:
-                return bytes(content[wanted.start - tail.start : wanted.end - tail.start])
-            return self._store.get_range(key, wanted)
 
         def cipher_of(_: PackHeader) -> FrameCipher:
             return FrameCipher(dead.generation, keys.pack_key(dead.generation))
 
-        return [item.id for item in read_pack_index(dead.size_bytes, read, cipher_of).items]
+        def read_index(copy: Copy) -> PackIndex:
+            content = memoryview(copy.get_range(tail))
+
+            def read(wanted: ByteRange) -> bytes:
+                if wanted == ByteRange(0, PACK_HEADER.size):  # the trailer is sealed with it
+                    return header.encode()
+                if wanted.start >= tail.start:
+                    return bytes(content[wanted.start - tail.start : wanted.end - tail.start])
+                return copy.get_range(wanted)
+
+            return read_pack_index(dead.size_bytes, read, cipher_of)
+
+        return [item.id for item in self._stores.read(dead, read_index).items]
 
     def _manifests(self, position: str) -> tuple[Freed, str | None]:
         after = UUID(int=_number(position, 2**128 - 1))
         leftovers = leftover_manifests(self._catalog, after, _DELETE_COUNT)
         if not leftovers:
             return Freed(), None
-        self._witness()
+        self._witnesses[PRIMARY]()
         deleted = []
         for session, key in leftovers:
             try:
-                self._store.delete(key)
+                self._stores.objects.delete(key)
             except BackcastError as err:
                 log.warning("manifest not deleted", extra={"key": key, "detail": str(err)})
             else:

@@ -12,7 +12,13 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import group_of
 from libs.catalogdb.snapshots.expiry import Refused, expire, list_expired
 from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
-from libs.catalogdb.snapshots.retention import RetentionPolicy, read_retention, set_retention
+from libs.catalogdb.snapshots.retention import (
+    RetentionPolicy,
+    read_copies,
+    read_retention,
+    set_copies,
+    set_retention,
+)
 from libs.errors import ConflictError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX, NAME_LENGTH_MAX
 from libs.rest.auth import Caller, Role, require
@@ -79,6 +85,12 @@ class RetentionDocument(BaseModel):
     )
     keep_for_seconds: int | None = Field(
         None, ge=0, le=2**40, description="Age up to which older ones stay"
+    )
+    copies: int | None = Field(
+        None,
+        ge=1,
+        le=2,
+        description="Stores that should have each recovery point whole; null changes nothing",
     )
 
 
@@ -157,22 +169,29 @@ def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get(path, tags=["retention"], summary="What is kept of a volume's or group's snapshots")
     def retention(tenant: str, name: str, _: Reader) -> RetentionDocument:
-        return _document(read_retention(catalog, tenant, group_of(catalog, tenant, name)))
+        group = group_of(catalog, tenant, name)
+        return _document(
+            read_retention(catalog, tenant, group), read_copies(catalog, tenant, group)
+        )
 
     @app.post(path, tags=["retention"], summary="Change what is kept")
     def retain(tenant: str, name: str, _: Admin, document: RetentionDocument) -> RetentionDocument:
-        policy = None
+        policy, group = None, group_of(catalog, tenant, name)
         if document.keep_last is not None or document.keep_for_seconds is not None:
             policy = RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
-        set_retention(catalog, tenant, group_of(catalog, tenant, name), policy)
-        return _document(policy)
+        set_retention(catalog, tenant, group, policy)
+        if document.copies is not None:
+            set_copies(catalog, tenant, group, document.copies)
+        return _document(policy, read_copies(catalog, tenant, group))
 
 
 def _name_of(caller: Caller) -> str:
     return caller.name[:NAME_LENGTH_MAX]
 
 
-def _document(policy: RetentionPolicy | None) -> RetentionDocument:
-    if policy is None:
-        return RetentionDocument(keep_last=None, keep_for_seconds=None)
-    return RetentionDocument(keep_last=policy.keep_last, keep_for_seconds=policy.keep_for_seconds)
+def _document(policy: RetentionPolicy | None, copies: int) -> RetentionDocument:
+    return RetentionDocument(
+        keep_last=policy.keep_last if policy else None,
+        keep_for_seconds=policy.keep_for_seconds if policy else None,
+        copies=copies,
+    )

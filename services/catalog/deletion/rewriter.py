@@ -29,6 +29,7 @@ from libs.catalogdb.deletion.rewriting import (
 )
 from libs.catalogdb.packs.index import PackLocation, PackRecord
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Copy, Stores
 from libs.errors import DamagedDataError, NotFoundError
 from libs.ids import new_generation, uuid7
 from libs.keys.vault import KeyVault
@@ -38,8 +39,6 @@ from libs.packs.pack import PackBuilder
 from libs.packs.trailer import Item, ItemKind, PackHeader, read_pack_index
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 from services.catalog.deletion.repacker import PackedFrame, Repacker
 
 log = logging.getLogger(__name__)
@@ -106,19 +105,19 @@ class Rewriter:
 
     Args:
         catalog: the catalog, in the catalog service's role.
-        store: where packs lie.
+        stores: where packs have copies.
         vault: the domains' keys.
         policy: when a pack is worth it.
     """
 
     def __init__(
-        self, catalog: Catalog, store: ObjectStore, vault: KeyVault, policy: RewritePolicy
+        self, catalog: Catalog, stores: Stores, vault: KeyVault, policy: RewritePolicy
     ) -> None:
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
         self._vault = vault
         self._policy = policy
-        frames = FrameReader(store, vault, _FRAME_COUNT_MAX)
+        frames = FrameReader(stores, vault, _FRAME_COUNT_MAX)
         self._readers = VolumeReaders(catalog, vault, frames, frames, policy.deadline_seconds)
         self._repacker = Repacker(frames, vault)
         self._buffer = bytearray(0)
@@ -207,8 +206,6 @@ class Rewriter:
             yield _Old(pack, list(items), [item for id_, item in items.items() if id_ in here])
 
     def _read_items(self, pack: PackLocation) -> Sequence[Item]:
-        key = pack_object(pack.generation)
-
         def cipher_of(header: PackHeader) -> FrameCipher:
             if header.generation != pack.generation:
                 raise DamagedDataError(
@@ -217,9 +214,10 @@ class Rewriter:
             keys = self._vault.get(pack.domain, pack.key_id)
             return FrameCipher(pack.generation, keys.pack_key(pack.generation))
 
-        return read_pack_index(
-            pack.size_bytes, lambda wanted: self._store.get_range(key, wanted), cipher_of
-        ).items
+        def read(copy: Copy) -> Sequence[Item]:
+            return read_pack_index(pack.size_bytes, copy.get_range, cipher_of).items
+
+        return self._stores.read(pack, read)
 
     def _mark(
         self,
@@ -313,7 +311,7 @@ class Rewriter:
         builder.close()
         body = builder.finish()
         generation = builder.header.generation
-        self._store.put(pack_object(generation), body)
+        self._stores.copy(generation).put(body)
         record = PackRecord(0, generation, len(body), builder.frame_table())
         items = builder.items
         moved = Moved(

@@ -39,11 +39,11 @@ from libs.catalogdb.deletion.sweeping import (
     list_prefixes,
 )
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import PRIMARY, STORE_NAMES
 from libs.errors import BadInputError
 from libs.store.layout import (
     MANIFESTS_PREFIX,
     PACKS_PREFIX,
-    pack_object,
     parse_manifest_object,
     parse_pack_object,
 )
@@ -113,21 +113,28 @@ class Sweeper:
         policy: what to leave alone.
         leftovers: the same store, if it keeps files of unfinished puts.
         now: the time, to tell an object's age.
+        store_no: the number of the store.
+        witness: returns when the store knows what was decided before the call; asked before
+            anything is deleted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a sweep's surroundings
         self,
         catalog: Catalog,
         store: ObjectStore,
         policy: SweepPolicy,
         leftovers: Leftovers | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        store_no: int = PRIMARY,
+        witness: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._policy = policy
         self._leftovers = leftovers
         self._now = now
+        self.store_no = store_no
+        self._witness = witness
 
     def run(
         self,
@@ -151,15 +158,16 @@ class Sweeper:
         while bury_abandoned(self._catalog, _PAGE_COUNT) == _PAGE_COUNT:
             progressed()
         seconds = self._policy.claim_seconds
-        while claim := claim_prefix(self._catalog, begun, seconds):
+        while claim := claim_prefix(self._catalog, self.store_no, begun, seconds):
             for page in _pages(self._store.list(claim.prefix, claim.after)):
                 self._sweep(page, tally)
                 stop = stopping()
-                advance(self._catalog, claim.prefix, page[-1].key, 0 if stop else seconds)
+                after = page[-1].key
+                advance(self._catalog, self.store_no, claim.prefix, after, 0 if stop else seconds)
                 progressed()
                 if stop:
                     return tally
-            finish_prefix(self._catalog, claim.prefix)
+            finish_prefix(self._catalog, self.store_no, claim.prefix)
         self._settle(tally, progressed)
         if self._leftovers:
             tally.leftovers = self._leftovers.delete_leftovers(self._old())
@@ -182,7 +190,7 @@ class Sweeper:
             BadInputError: no such cursor.
             NotReconciledError, BackcastError: as `run`.
         """
-        prefixes = list_prefixes(self._catalog)
+        prefixes = list_prefixes(self._catalog, self.store_no)
         prefix, _, after = (cursor or f"{prefixes[0]}:").partition(":")
         if prefix not in prefixes or not (after or prefix).startswith(prefix):
             raise BadInputError(f"cursor {prefix[:40]!r}: expected what the step before answered")
@@ -199,13 +207,15 @@ class Sweeper:
 
     def _sweep(self, page: Sequence[ObjectStat], tally: SweepTally) -> None:
         """Delete what is dead of a page, and write down what no row names."""
-        unknown = []
-        for one, verdict in self._strays(page, tally):
+        unknown, strays = [], list(self._strays(page, tally))
+        if any(verdict is Verdict.DEAD for _, verdict in strays):
+            self._witness()
+        for one, verdict in strays:
             if verdict is Verdict.DEAD:
                 self._store.delete(one.key)
                 tally.count(one.key, one.size_bytes, verdict)
             elif verdict is Verdict.UNKNOWN:
-                unknown.append((one.key, one.size_bytes))
+                unknown.append((self._item(one.key), one.size_bytes))
         if unknown:
             note_unknown(self._catalog, unknown)
 
@@ -215,14 +225,14 @@ class Sweeper:
             verdicts = self._judge([key for key, _, _ in page])
             clear_unknown(
                 self._catalog,
-                [key for key, _, _ in page if verdicts.get(key) is not Verdict.UNKNOWN],
+                [self._item(key) for key, _, _ in page if verdicts.get(key) is not Verdict.UNKNOWN],
             )
             progressed()
         halted = hold_back_unknown(self._catalog)
         for page in self._unknown_pages():
             held = [(key, size) for key, size, accepted in page if halted and not accepted]
             gone = [key for key, _ in held if self._store.stat(key) is None]
-            clear_unknown(self._catalog, gone)
+            clear_unknown(self._catalog, [self._item(key) for key in gone])
             tally.held_back += len(held) - len(gone)
             tally.held_back_bytes += sum(size for key, size in held if key not in gone)
             self._delete_unknown(
@@ -235,18 +245,30 @@ class Sweeper:
     def _delete_unknown(self, objects: Sequence[tuple[str, int]], tally: SweepTally) -> None:
         """Write them down as dead, then delete them; what somebody has claimed since stays."""
         packs = [parse_pack_object(key) for key, _ in objects if key.startswith(PACKS_PREFIX)]
-        buried = {pack_object(generation) for generation in bury_unknown(self._catalog, packs)}
+        buried = bury_unknown(self._catalog, packs)
+        if objects:
+            self._witness()
         for key, size_bytes in objects:
-            if key in buried or key.startswith(MANIFESTS_PREFIX):
+            if key.startswith(MANIFESTS_PREFIX) or parse_pack_object(key) in buried:
                 self._store.delete(key)
                 tally.count(key, size_bytes, Verdict.UNKNOWN)
-        clear_unknown(self._catalog, [key for key, _ in objects])
+        clear_unknown(self._catalog, [self._item(key) for key, _ in objects])
 
     def _unknown_pages(self) -> Iterator[list[tuple[str, int, bool]]]:
-        after = ""
+        after, prefix = "", self._item("")
         while page := list_unknown(self._catalog, after, _PAGE_COUNT):
-            yield page
+            own = [
+                (item.removeprefix(prefix), size, accepted)
+                for item, size, accepted in page
+                if item.startswith(prefix) and (":" in item) == bool(prefix)
+            ]
+            if own:
+                yield own
             after = page[-1][0]
+
+    def _item(self, key: str) -> str:
+        """How a suspect of this store is written down; no key has a colon."""
+        return key if self.store_no == PRIMARY else f"{STORE_NAMES[self.store_no]}:{key}"
 
     def _strays(
         self, page: Sequence[ObjectStat], tally: SweepTally

@@ -1,9 +1,10 @@
 """The loop that keeps the store small beyond collection: it sweeps orphans and rewrites packs."""
 
+import functools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -44,10 +45,14 @@ class Upkeep:
     Args:
         sweeper: deletes what the catalog does not need.
         rewriter: moves what mostly dead packs still hold.
+        other_sweepers: sweep the other stores; surveys leave them out.
     """
 
-    def __init__(self, sweeper: Sweeper, rewriter: Rewriter) -> None:
+    def __init__(
+        self, sweeper: Sweeper, rewriter: Rewriter, other_sweepers: Sequence[Sweeper] = ()
+    ) -> None:
         self.sweeper = sweeper
+        self._sweepers = [sweeper, *other_sweepers]
         self.rewriter = rewriter
         self._lock = threading.Lock()
         #: Set when somebody has asked for a pass.
@@ -84,14 +89,16 @@ class Upkeep:
         self._pass(current, stop, progressed)
 
     def _pass(self, current: UpkeepPass, stop: Stop, progressed: Callable[[], None]) -> None:
-        def sweep() -> SweepTally:
-            return self.sweeper.run(lambda: stop.requested, progressed, current.swept)
+        def sweep(sweeper: Sweeper) -> SweepTally:
+            return sweeper.run(lambda: stop.requested, progressed, current.swept)
 
         def rewrite() -> RewriteTally:
             return self.rewriter.run(lambda: stop.requested, progressed, current.rewritten)
 
         current.state = "sweeping"
-        broken = self._tried(sweep, current)
+        broken = None
+        for sweeper in self._sweepers:
+            broken = self._tried(functools.partial(sweep, sweeper), current) or broken
         current.state = "rewriting"
         broken = self._tried(rewrite, current) or broken
         if not stop.requested:

@@ -8,13 +8,13 @@ from libs.blockmap.tagged import tagged_ids, with_tag
 from libs.catalogdb.deletion.rewriting import next_point
 from libs.catalogdb.packs.explanation import packs_of_item
 from libs.catalogdb.pool import Catalog
+from libs.copies.stores import Stores
 from libs.errors import NotFoundError
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
-from libs.store.port import ObjectStore
 
 _FRAME_COUNT_MAX = 8
 _DEADLINE_SECONDS = 300.0
@@ -35,13 +35,13 @@ class Explainer:
 
     Args:
         catalog: the catalog, in the catalog service's role.
-        store: where block maps lie.
+        stores: where block maps lie.
         vault: the domains' keys.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, vault: KeyVault) -> None:
+    def __init__(self, catalog: Catalog, stores: Stores, vault: KeyVault) -> None:
         self._catalog = catalog
-        frames = FrameReader(store, vault, _FRAME_COUNT_MAX)
+        frames = FrameReader(stores, vault, _FRAME_COUNT_MAX)
         self._readers = VolumeReaders(catalog, vault, frames, frames, _DEADLINE_SECONDS)
 
     def places(self, chunk_id: bytes, snapshot_count_max: int, count_max: int) -> list[Place]:

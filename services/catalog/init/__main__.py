@@ -5,6 +5,7 @@ crash after any step leaves a set-up that the next run completes.
 """
 
 import asyncio
+import functools
 import logging
 import sys
 
@@ -40,8 +41,11 @@ def main(settings: Settings, _: Stop) -> None:
     report = asyncio.run(ensure_topics(settings.kafka, TOPICS, settings.topic_replication_factor))
     for difference in report.differences:
         log.warning("topic is not as it should be", extra={"detail": difference})
-    abilities = retried(lambda: probe_s3(bucket_of(settings.s3), create=True))
-    log.info("store is usable", extra={"abilities": str(abilities), "kek": kek.fingerprint.hex()})
+    for store in filter(None, (settings.s3, settings.second_s3.store)):
+        bucket = bucket_of(store)
+        abilities = retried(functools.partial(probe_s3, bucket, create=True))
+        about = {"endpoint": store.endpoint, "bucket": store.bucket, "abilities": str(abilities)}
+        log.info("store is usable", extra=about | {"kek": kek.fingerprint.hex()})
 
 
 def _create_login(owner: str, service: str, dsn: Secret) -> None:

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from libs.runtime.groups import KafkaSettings, PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.groups import (
+    NO_SECOND_STORE,
+    KafkaSettings,
+    PostgresSettings,
+    S3Settings,
+    SecondS3Settings,
+    ServiceSettings,
+)
 from libs.runtime.settings import Secret
 
 
@@ -14,6 +21,7 @@ class Settings(ServiceSettings):
     postgres: PostgresSettings
     kafka: KafkaSettings
     s3: S3Settings
+    second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters; only checked.
     kek: Secret
     #: File with the connection string whose user and password the coordinator gets; others alike.

@@ -19,11 +19,12 @@ from libs.catalogdb.deletion.suspects import (
     hold_back_missing,
     note_missing,
 )
+from libs.catalogdb.packs.copies import note_listed
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.references import packs_between
+from libs.copies.stores import Stores
 from libs.errors import HaltedError, UnavailableError
-from libs.store.layout import PACKS_PREFIX, pack_object, parse_pack_object
-from libs.store.port import ObjectStore
+from libs.store.layout import PACKS_PREFIX, parse_pack_object
 
 #: Trailers that are read, and objects that are asked for, at once.
 _THREADS = 8
@@ -37,9 +38,9 @@ class PackComparison:
 
     Args:
         catalog: what may have forgotten some packs, and knows others that are gone.
-        store: the bucket.
-        register: makes a pack, given by generation and size, live as its trailer says; whether it
-            could.
+        stores: where the objects lie; a pack is there if one of them has it.
+        register: makes a pack, given by generation, store and size, live as its trailer says;
+            whether it could.
         apart_seconds: time between the two looks at an object that is missing.
         wait: waits so long, or until the process is to stop.
     """
@@ -47,8 +48,8 @@ class PackComparison:
     def __init__(
         self,
         catalog: Catalog,
-        store: ObjectStore,
-        register: Callable[[tuple[UUID, int]], bool],
+        stores: Stores,
+        register: Callable[[tuple[UUID, int, int]], bool],
         apart_seconds: float,
         wait: Callable[[float], object],
     ) -> None:
@@ -57,7 +58,7 @@ class PackComparison:
         #: Packs that are missing and not written down, in this pass.
         self._beyond = 0
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
         self._register = register
         self._apart_seconds = apart_seconds
         self._wait = wait
@@ -107,8 +108,16 @@ class PackComparison:
         any_missing = count_missing(self._catalog)[0] > 0
         for folder in range(256):
             prefix = f"{PACKS_PREFIX}{folder:02x}/"
+            listed = {
+                store_no: {
+                    parse_pack_object(stat.key): stat.size_bytes for stat in store.list(prefix)
+                }
+                for store_no, store in self._stores.by_number.items()
+            }
             stored = {
-                parse_pack_object(stat.key): stat.size_bytes for stat in self._store.list(prefix)
+                name: (store_no, size)
+                for store_no in sorted(listed, reverse=True)
+                for name, size in listed[store_no].items()
             }
             first = UUID(bytes=bytes([folder]) + bytes(15))
             last = UUID(bytes=bytes([folder]) + b"\xff" * 15)
@@ -120,8 +129,12 @@ class PackComparison:
                 prefix,
                 [name for name, state in known.items() if state != "d" and name not in stored],
             )
-            unknown = [(name, size) for name, size in stored.items() if known.get(name, "u") == "u"]
+            unknown = [
+                (name, *where) for name, where in stored.items() if known.get(name, "u") == "u"
+            ]
             registered += sum(threads.map(self._register, unknown))
+            for store_no, objects in listed.items():
+                note_listed(self._catalog, store_no, first, last, objects)
         self.found += registered
         return registered
 
@@ -129,19 +142,20 @@ class PackComparison:
         """Ask for each pack that was not listed."""
         if not unlisted:
             return
-        stats = dict(
-            zip(
-                unlisted,
-                threads.map(self._store.stat, map(pack_object, unlisted)),
-                strict=True,
-            )
-        )
-        there = [name for name, stat in stats.items() if stat]
+        answers = threads.map(self._is_there, unlisted)
+        there = [name for name, found in zip(unlisted, answers, strict=True) if found]
         clear_missing(self._catalog, there)
         if there:
+            key = self._stores.copy(there[0]).key
             raise UnavailableError(
                 f"LIST {prefix}: expected all objects that there are; it leaves out {len(there)}, "
-                f"among them {pack_object(there[0])}, which HEAD shows; nothing is concluded"
+                f"among them {key}, which HEAD shows; nothing is concluded"
             )
         noted = note_missing(self._catalog, unlisted, self._apart_seconds)
         self._beyond += len(unlisted) - noted
+
+    def _is_there(self, generation: UUID) -> bool:
+        """Whether some store has the pack's object, each asked by itself."""
+        return any(
+            self._stores.copy(generation, store_no).stat() for store_no in self._stores.by_number
+        )

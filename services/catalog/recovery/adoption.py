@@ -33,6 +33,7 @@ from libs.catalogdb.recovery.references import (
     register_found,
 )
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
+from libs.copies.stores import Stores
 from libs.errors import DamagedDataError, UnavailableError, WrongKeyError
 from libs.keys.vault import KeyVault
 from libs.packs.frame import FrameCipher
@@ -44,11 +45,10 @@ from libs.store.layout import (
     MANIFESTS_PREFIX,
     ManifestName,
     manifest_folder,
-    pack_object,
     parse_domain_key_object,
     parse_manifest_object,
 )
-from libs.store.port import ObjectStat, ObjectStore
+from libs.store.port import ObjectStat
 from services.catalog.recovery.absence import PackComparison
 from services.catalog.recovery.found import found_snapshot
 from services.catalog.recovery.manifests import Candidate, Decisions, continuation
@@ -82,7 +82,7 @@ class Adoption:
 
     Args:
         catalog: what has forgotten it.
-        store: the bucket.
+        stores: where the objects lie.
         vault: the domains' keys.
         shelf: the checkpoints in the bucket.
         report: told what was found, and which step is being done.
@@ -95,7 +95,7 @@ class Adoption:
     def __init__(  # noqa: PLR0913 -- a recovery's surroundings
         self,
         catalog: Catalog,
-        store: ObjectStore,
+        stores: Stores,
         vault: KeyVault,
         shelf: CheckpointShelf,
         report: Report,
@@ -106,7 +106,8 @@ class Adoption:
     ) -> None:
         self.report = report
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
+        self._store = stores.objects
         self._vault = vault
         self._shelf = shelf
         self._apart_seconds = apart_seconds
@@ -244,29 +245,27 @@ class Adoption:
 
     def _compare_packs(self) -> None:
         comparison = PackComparison(
-            self._catalog, self._store, self._register, self._apart_seconds, self._wait
+            self._catalog, self._stores, self._register, self._apart_seconds, self._wait
         )
         try:
             self.report.packs_lost += comparison.run(once=not self._alone)
         finally:
             self.report.packs_found += comparison.found
 
-    def _register(self, pack: tuple[UUID, int]) -> bool:
-        generation, size_bytes = pack
-        key = pack_object(generation)
+    def _register(self, pack: tuple[UUID, int, int]) -> bool:
+        generation, store_no, size_bytes = pack
+        copy = self._stores.copy(generation, store_no)
 
         def cipher_of(header: PackHeader) -> FrameCipher:
             if header.generation != generation:
-                raise DamagedDataError(f"{key}: says to be pack {header.generation.hex}")
+                raise DamagedDataError(f"{copy.key}: says to be pack {header.generation.hex}")
             keys = self._vault.get(header.domain, header.key_id)
             return FrameCipher(generation, keys.pack_key(generation))
 
         try:
-            index = read_pack_index(
-                size_bytes, lambda wanted: self._store.get_range(key, wanted), cipher_of
-            )
+            index = read_pack_index(size_bytes, copy.get_range, cipher_of)
         except DamagedDataError as err:
-            self._unreadable(key, err)
+            self._unreadable(copy.key, err)
             return False
         found = FoundPack(
             domain=index.header.domain,
@@ -288,7 +287,7 @@ class Adoption:
     def _count(self, lineages: Sequence[Lineage], *, replace_damaged: bool) -> list[Lineage]:
         """Count lineages anew; those of which something is missing."""
         recounter = ReferenceCounter(
-            self._catalog, self._vault, FrameReader(self._store, self._vault)
+            self._catalog, self._vault, FrameReader(self._stores, self._vault)
         )
         doubtful = []
         for lineage in lineages:

@@ -13,11 +13,11 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.dump import TABLES, DumpLine, dump
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.recovery.scratch import scratch_catalog
+from libs.copies.stores import Stores
 from libs.errors import BackcastError, ConflictError, InvariantViolation
 from libs.events.topics import PACKS, SNAPSHOTS
 from libs.keys.vault import KeyVault
 from libs.runtime.threads import start_thread
-from libs.store.port import ObjectStore
 from services.catalog.recovery.adoption import Adoption, Report
 from services.catalog.recovery.checkpoints import Checkpoints
 from services.catalog.recovery.manifests import Decisions
@@ -58,7 +58,7 @@ class CatalogCheck:
     Args:
         catalog: the live catalog.
         dsn: how to reach it, to make the other one beside it.
-        store: the bucket.
+        stores: where the objects lie.
         vault: the domains' keys.
         checkpoints: the catalog's checkpoints.
     """
@@ -67,14 +67,14 @@ class CatalogCheck:
         self,
         catalog: Catalog,
         dsn: str,
-        store: ObjectStore,
+        stores: Stores,
         vault: KeyVault,
         checkpoints: Checkpoints,
     ) -> None:
         self.result: CheckResult | None = None
         self._catalog = catalog
         self._dsn = dsn
-        self._store = store
+        self._stores = stores
         self._vault = vault
         self._checkpoints = checkpoints
         self._lock = threading.Lock()
@@ -120,7 +120,7 @@ class CatalogCheck:
         with scratch_catalog(self._dsn) as rebuilt:
             # The other catalog knows nothing that could be missing, and sessions go on meanwhile.
             recovery = Adoption(
-                rebuilt, self._store, self._vault, shelf, Report(), 0, lambda _: None, alone=False
+                rebuilt, self._stores, self._vault, shelf, Report(), 0, lambda _: None, alone=False
             )
             recovery.run(shelf.newest_state(), Decisions())
             result.step = "comparing"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from libs.errors import NotFoundError
 from libs.rest.auth import Caller, Role, require
 from libs.runtime.groups import KafkaSettings
+from services.catalog.copies.mirror import Mirror
 from services.catalog.recovery.check import CatalogCheck
 from services.catalog.recovery.checkpoints import Checkpoints
 from services.catalog.recovery.loop import Order, RecoveryLoop
@@ -97,6 +98,8 @@ class RecoveryTools:
 
     loop: RecoveryLoop
     checkpoints: Checkpoints
+    #: Copies what is no pack between the stores.
+    mirror: Mirror
     checking: CatalogCheck
     kafka: KafkaSettings
 

@@ -12,6 +12,7 @@ from libs.checkpoints.rows import (
     TenantRow,
     VolumePart,
     VolumeRow,
+    only_source,
 )
 from libs.packs.manifest import Manifest, VolumeEntry
 from services.catalog.recovery.manifests import Candidate
@@ -54,10 +55,11 @@ def found_snapshot(
                 volume=volume.volume,
                 group=manifest.group,
                 name=volume.name,
-                node=volume.node,
-                path=volume.source,
             )
             for volume in manifest.volumes
+        ),
+        sources=tuple(
+            only_source(volume.volume, volume.node, volume.source) for volume in manifest.volumes
         ),
         snapshot=SnapshotRow(
             session=manifest.session,

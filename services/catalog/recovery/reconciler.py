@@ -29,13 +29,13 @@ from libs.catalogdb.recovery.beginning import (
 from libs.catalogdb.recovery.incarnation import Incarnation, read_incarnation
 from libs.checkpoints.checkpoint import Head
 from libs.checkpoints.shelf import Checkpoint
+from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.notifications import NotificationRaised
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from libs.store.layout import CheckpointName
-from libs.store.port import ObjectStore
 from services.catalog.recovery.adoption import Adoption, Report
 from services.catalog.recovery.checkpoints import Checkpoints
 from services.catalog.recovery.manifests import Decisions
@@ -48,7 +48,7 @@ class Reconciler:
 
     Args:
         catalog: the catalog, in the catalog service's role.
-        store: the bucket.
+        stores: where the objects lie.
         vault: the domains' keys.
         checkpoints: the catalog's checkpoints.
         settle_seconds: how long deletions of a collector of the forgotten time may still arrive:
@@ -60,7 +60,7 @@ class Reconciler:
     def __init__(  # noqa: PLR0913 -- wired in __main__
         self,
         catalog: Catalog,
-        store: ObjectStore,
+        stores: Stores,
         vault: KeyVault,
         checkpoints: Checkpoints,
         settle_seconds: float,
@@ -69,7 +69,7 @@ class Reconciler:
     ) -> None:
         self.report = Report()
         self._catalog = catalog
-        self._store = store
+        self._stores = stores
         self._vault = vault
         self._checkpoints = checkpoints
         self._settle_seconds = settle_seconds
@@ -94,7 +94,7 @@ class Reconciler:
             self._stop.wait(self._settle_seconds)
         recovery = Adoption(
             self._catalog,
-            self._store,
+            self._stores,
             self._vault,
             self._checkpoints.shelf,
             self.report,

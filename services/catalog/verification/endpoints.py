@@ -61,6 +61,10 @@ class VerificationAnswer(BaseModel):
     pack_bytes_total: int
     frames: int
     fetched_bytes: int
+    copies_damaged: int = Field(
+        description="Copies of packs that were damaged while another one was intact"
+    )
+    copies_repaired: int = Field(description="Those of them that were made anew from it")
     damaged_bytes: int
     extent_count: int = Field(
         description=f"All damaged extents; at most {DAMAGED_EXTENTS_MAX} are listed"
@@ -124,6 +128,8 @@ def _answer(id_: UUID, job: Job, points: list[SnapshotVolume]) -> VerificationAn
         pack_bytes_total=job.progress.pack_bytes_total,
         frames=job.progress.frames,
         fetched_bytes=job.progress.fetched_bytes,
+        copies_damaged=job.progress.copies_damaged,
+        copies_repaired=job.progress.copies_repaired,
         damaged_bytes=found.damaged_bytes if found else 0,
         extent_count=found.extent_count if found else 0,
         extents=[

@@ -1,4 +1,4 @@
-"""Checking one pack's object: its size, what it says about itself, and its frames.
+"""Checking one copy of a pack: its size, what it says about itself, and its frames.
 
 Byte code: synchronous, one pack in memory at a time, at most 34 MiB.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from libs.blockmap.node import NodeHasher
 from libs.catalogdb.packs.damage import WHOLE_PACK
 from libs.catalogdb.packs.index import PackLocation
+from libs.copies.stores import Copy
 from libs.errors import DamagedDataError, NotFoundError
 from libs.events.fields import VerificationLevel
 from libs.keys.vault import KeyVault
@@ -26,8 +27,6 @@ from libs.packs.trailer import (
     read_pack_index,
 )
 from libs.ranges import ByteRange
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 
 
 @dataclass(slots=True)
@@ -44,17 +43,17 @@ class PackFindings:
     fetched_bytes: int = 0
 
 
-def check_pack(
-    store: ObjectStore,
+def check_copy(
+    copy: Copy,
     vault: KeyVault,
     pack: PackLocation,
     level: VerificationLevel,
     sample: float,
 ) -> PackFindings:
-    """Check a pack that is pinned.
+    """Check one copy of a pack that is pinned.
 
     Args:
-        store: where its object lies.
+        copy: its object at one store.
         vault: gives the domain's keys.
         pack: what the catalog knows of it.
         level: "full" reads the object once, whole; the others read its ends, and frames of the
@@ -65,19 +64,32 @@ def check_pack(
         WrongKeyError: the keys at hand are not those of the domain.
         UnavailableError: the store does not answer.
     """
-    return _PackCheck(store, vault, pack).run(level, sample)
+    return _CopyCheck(copy, vault, pack).run(level, sample)
 
 
-class _PackCheck:
-    def __init__(self, store: ObjectStore, vault: KeyVault, pack: PackLocation) -> None:
-        self._store = store
+def read_intact(copy: Copy, vault: KeyVault, pack: PackLocation) -> memoryview:
+    """Every byte of a copy, if all of it is as it must be.
+
+    Raises:
+        DamagedDataError: something is not.
+        NotFoundError: its object is gone.
+    """
+    check = _CopyCheck(copy, vault, pack)
+    found = check.run("full", 1.0)
+    for reason in found.damaged.values():
+        raise DamagedDataError(reason)
+    return check.body
+
+
+class _CopyCheck:
+    def __init__(self, copy: Copy, vault: KeyVault, pack: PackLocation) -> None:
+        self._copy = copy
         self._pack = pack
-        self._key = pack_object(pack.generation)
         keys = vault.get(pack.domain, pack.key_id)
         self._cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
         self._chunks = ChunkHasher(keys.id_key)
         self._nodes = NodeHasher(keys.id_key)
-        self._body = memoryview(b"")
+        self.body = memoryview(b"")
         self._found = PackFindings()
 
     def run(self, level: VerificationLevel, sample: float) -> PackFindings:
@@ -97,19 +109,19 @@ class _PackCheck:
 
     def _read_index(self, *, whole: bool) -> PackIndex:
         expected = self._pack.size_bytes
-        stat = self._store.stat(self._key)
+        stat = self._copy.stat()
         if stat is None:
-            raise NotFoundError(f"object {self._key} is gone")
+            raise NotFoundError(f"object {self._copy.key} is gone")
         if stat.size_bytes != expected:
             raise DamagedDataError(
-                f"object {self._key}: expected {expected} bytes, it has {stat.size_bytes}"
+                f"object {self._copy.key}: expected {expected} bytes, it has {stat.size_bytes}"
             )
         if whole:
-            self._body = memoryview(self._read(ByteRange(0, expected)))
+            self.body = memoryview(self._read(ByteRange(0, expected)))
         index = read_pack_index(expected, self._read, self._cipher_of)
         if encode_frame_table(index.frames) != self._pack.frames:
             raise DamagedDataError(
-                f"object {self._key}: its frames are not those that the catalog has"
+                f"object {self._copy.key}: its frames are not those that the catalog has"
             )
         return index
 
@@ -117,7 +129,7 @@ class _PackCheck:
         expected = PackHeader(self._pack.domain, self._pack.generation, self._pack.key_id)
         if header != expected:
             raise DamagedDataError(
-                f"object {self._key}: expected {expected}, its header says {header}"
+                f"object {self._copy.key}: expected {expected}, its header says {header}"
             )
         return self._cipher
 
@@ -145,7 +157,7 @@ class _PackCheck:
                 )
 
     def _read(self, wanted: ByteRange) -> memoryview:
-        if self._body:
-            return self._body[wanted.start : wanted.end]
+        if self.body:
+            return self.body[wanted.start : wanted.end]
         self._found.fetched_bytes += wanted.length
-        return memoryview(self._store.get_range(self._key, wanted))
+        return memoryview(self._copy.get_range(wanted))

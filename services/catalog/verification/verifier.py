@@ -29,7 +29,6 @@ from libs.catalogdb.verification import (
     has_damage,
     keep_readers,
     mark_assessed,
-    mark_checked,
     measure_pinned,
     misplaced_items,
     new_damage,
@@ -39,6 +38,7 @@ from libs.catalogdb.verification import (
     snapshots_with,
     verified_before,
 )
+from libs.copies.stores import Stores
 from libs.errors import ConflictError, DamagedDataError, NotFoundError
 from libs.events.fields import VerificationLevel
 from libs.ids import uuid7
@@ -47,9 +47,8 @@ from libs.packs.manifest import Manifest, manifest_mac, open_manifest
 from libs.reading.frames import FrameReader
 from libs.runtime.retries import retried
 from libs.runtime.signals import Stop
-from libs.store.port import ObjectStore
+from services.catalog.verification.copies import CopiesCheck, CopiesFindings
 from services.catalog.verification.maps import CleanSubtrees, DamagedExtents, MapWalk
-from services.catalog.verification.packs import PackFindings, check_pack
 
 log = logging.getLogger(__name__)
 #: Packs that are asked for at a time.
@@ -89,6 +88,9 @@ class Progress:
     pack_bytes_total: int = 0
     frames: int = 0
     fetched_bytes: int = 0
+    #: Copies that were damaged while another one was intact, and those of them that were mended.
+    copies_damaged: int = 0
+    copies_repaired: int = 0
 
     @property
     def packs_checked(self) -> int:
@@ -128,7 +130,7 @@ class Verifier:
 
     Args:
         catalog: the catalog, in the catalog service's role.
-        store: where packs and manifests lie.
+        stores: where packs and manifests lie.
         vault: gives the keys of domains.
         deadline_seconds: a verification that is stuck for so long loses its pins.
         bytes_per_second_max: fetched by one verification; 0: as fast as it goes.
@@ -138,7 +140,7 @@ class Verifier:
     def __init__(  # noqa: PLR0913 -- a verification's surroundings
         self,
         catalog: Catalog,
-        store: ObjectStore,
+        stores: Stores,
         vault: KeyVault,
         deadline_seconds: float,
         bytes_per_second_max: float,
@@ -146,7 +148,8 @@ class Verifier:
     ) -> None:
         self.catalog = catalog
         self.stop = stop
-        self._store = store
+        self._stores = stores
+        self._copies = CopiesCheck(catalog, stores, vault)
         self._vault = vault
         self._deadline_seconds = deadline_seconds
         self._bytes_per_second_max = bytes_per_second_max
@@ -216,7 +219,7 @@ class Verifier:
         record = read_manifest_record(self.catalog, point.session)
         keys = self._vault.get(point.domain, point.key_id)  # a wrong one is no damage
         try:
-            body = retried(lambda: self._store.get(record.key))
+            body = retried(lambda: self._stores.objects.get(record.key))
             manifest = open_manifest(body, point.key_id, keys.manifest_key())
         except (DamagedDataError, NotFoundError) as err:
             return str(err)
@@ -245,7 +248,7 @@ class Verifier:
         extents: DamagedExtents,
         progress: Progress,
     ) -> MapWalk:
-        frames = FrameReader(self._store, self._vault, _NODE_FRAMES_MAX)
+        frames = FrameReader(self._stores, self._vault, _NODE_FRAMES_MAX)
         pace, fetched_bytes = self._pace(), 0
 
         def looked_at(chunks: int) -> None:
@@ -295,20 +298,16 @@ class Verifier:
                     found = self._check_pack(one, how)
                     progress.frames += found.frames
                     progress.fetched_bytes += found.fetched_bytes
+                    progress.copies_damaged += found.copies_damaged
+                    progress.copies_repaired += found.copies_repaired
                     pace.spent(found.fetched_bytes)
                 progress.packs_done += 1
                 progress.pack_bytes_done += one.pack.size_bytes
                 progress.moved()
             after = batch[-1].pack.pack_no
 
-    def _check_pack(self, one: PackToCheck, how: Thoroughness) -> PackFindings:
-        def check() -> PackFindings:
-            return check_pack(self._store, self._vault, one.pack, how.level, how.sample)
-
-        found = retried(check)
-        if found.damaged:
-            # A second look: what the network damaged is not damaged in the store.
-            found = retried(check)
+    def _check_pack(self, one: PackToCheck, how: Thoroughness) -> CopiesFindings:
+        found = self._copies.check(one.pack, one.copies, how.level, how.sample)
         number, ids = one.pack.pack_no, [item.id for item in found.items]
         places = [item.place for item in found.items]
         if ids:
@@ -321,7 +320,7 @@ class Verifier:
             intact = [id_ for id_ in found.intact if id_ not in found.damaged]
             withdraw_damage(self.catalog, number, [WHOLE_PACK, *intact])
         if not found.damaged:
-            mark_checked(self.catalog, number, in_full=how.level == "full")
+            self._copies.record_intact(one.pack, found)
         return found
 
     def _pace(self) -> Pace:
@@ -329,9 +328,14 @@ class Verifier:
 
 
 def _is_fresh(one: PackToCheck, how: Thoroughness) -> bool:
-    checked_at = one.checked_in_full_at if how.level == "full" else one.checked_at
     oldest = datetime.now(UTC) - timedelta(seconds=how.skip_checked_seconds)
-    return checked_at is not None and checked_at > oldest
+    checked = [
+        copy.checked_in_full_at if how.level == "full" else copy.checked_at for copy in one.copies
+    ]
+    return bool(checked) and all(
+        at is not None and at > oldest and not copy.is_damaged
+        for at, copy in zip(checked, one.copies, strict=True)
+    )
 
 
 def _damaged(

@@ -16,10 +16,13 @@ from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.publishing import EventSender
+from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
 from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
+from services.change_capture.barrier.barrier import Barriers
+from services.change_capture.barrier.hold import thaw_leftovers
 from services.change_capture.drivers.table import drivers
 
 
@@ -30,10 +33,15 @@ def main(settings: Settings, stop: Stop) -> None:
     window = Window(settings.window_span_count_max)
     start_thread("preallocate", window.preallocate, daemon=True)
     sender = EventSender(settings.kafka, check_name("node", settings.node))
+    holds_folder = settings.state_folder / "holds"
+    thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
+    known = drivers(settings.state_folder)
+    barriers = Barriers(known["scan"].view, holds_folder, settings.outcome_timeout_seconds)
     captures = AgentCaptures(
         boot,
         settings.node,
-        drivers(settings.state_folder),
+        known,
+        barriers,
         window,
         sender,
         settings.scan_thread_count,
@@ -52,13 +60,20 @@ def main(settings: Settings, stop: Stop) -> None:
             "span_address": settings.span_advertised or spans.address,
             "boot": str(boot),
         }
+        coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
+        reporter = Reporter(captures, coordinator, settings.node)
         announce_seconds = settings.announce_interval_seconds
         loops = [
             Loop(
                 "announce",
-                _announcing(settings, announcement, health),
+                _announcing(coordinator, announcement, health),
                 announce_seconds,
                 again_seconds=min(1.0, announce_seconds),
+            ),
+            Loop(
+                "report",
+                lambda _stop, _progressed: reporter.report(),
+                settings.report_interval_seconds,
             ),
             Loop("let go", lambda _stop, _progressed: captures.drop_forgotten(), announce_seconds),
         ]
@@ -69,9 +84,8 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
 
 
-def _announcing(settings: Settings, announcement: dict[str, str], health: Health) -> Round:
+def _announcing(coordinator: RestClient, announcement: dict[str, str], health: Health) -> Round:
     """Tells the coordinator where we are, again and again; ready once it has heard us."""
-    coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
 
     def announce(_stop: Stop, _progressed: Callable[[], None]) -> None:
         coordinator.post("/v1/nodes", announcement)

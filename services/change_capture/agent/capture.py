@@ -20,7 +20,7 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Publication, Sender
 from services.change_capture.agent.reading import Reading, as_error
 from services.change_capture.agent.window import Window
-from services.change_capture.drivers.port import Driver
+from services.change_capture.drivers.port import Driver, FrozenView
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Capture:
 
     Args:
         order: what to capture.
-        driver: opens the volume and knows its changes.
+        driver: knows the volume's changes.
+        view: of the volume; the capture closes it, whatever becomes of it.
         boot: identifies this agent process.
         node: name of this node.
         window: keeps offered spans.
@@ -40,7 +41,7 @@ class Capture:
         rng: picks the sample of what is believed unchanged.
 
     Raises:
-        SourceError: the volume cannot be opened.
+        SourceError: the volume fails.
         BadInputError: the order's hints are not for this volume.
     """
 
@@ -48,6 +49,7 @@ class Capture:
         self,
         order: CaptureOrder,
         driver: Driver,
+        view: FrozenView,
         boot: UUID,
         node: str,
         window: Window,
@@ -55,7 +57,7 @@ class Capture:
         rng: random.Random,
     ) -> None:
         self.order = order
-        self.view = driver.view(order.path)
+        self.view = view
         try:
             self._tracker = driver.tracker(order.source(), self.view)
         except BaseException:

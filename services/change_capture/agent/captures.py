@@ -12,7 +12,8 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Sender
 from services.change_capture.agent.window import Window
-from services.change_capture.drivers.port import Driver
+from services.change_capture.barrier.barrier import Barriers
+from services.change_capture.drivers.port import Driver, FrozenView
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class AgentCaptures:
         boot: identifies this agent process.
         node: name of this node.
         drivers: name → driver.
+        barriers: has the frozen views of sessions with a barrier.
         window: keeps offered spans.
         sender: publishes the events of captures.
         scan_thread_count: threads per capture.
@@ -35,6 +37,7 @@ class AgentCaptures:
         boot: UUID,
         node: str,
         drivers: Mapping[str, Driver],
+        barriers: Barriers,
         window: Window,
         sender: Sender,
         scan_thread_count: int,
@@ -43,6 +46,7 @@ class AgentCaptures:
         self.boot = boot
         self._node = node
         self.drivers = drivers
+        self.barriers = barriers
         self._window = window
         self._sender = sender
         self._scan_thread_count = scan_thread_count
@@ -70,8 +74,16 @@ class AgentCaptures:
             if running:
                 return running
             # First, as it may fail: what it supersedes must then be known, to be stopped later.
-            rng = random.Random()  # noqa: S311 -- a sample, no secret
-            capture = Capture(order, driver, self.boot, self._node, self._window, self._sender, rng)
+            capture = Capture(
+                order,
+                driver,
+                self._view(order, driver),
+                self.boot,
+                self._node,
+                self._window,
+                self._sender,
+                random.Random(),  # noqa: S311 -- a sample, no secret
+            )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:
                 del self._captures[old.order.capture]
@@ -80,6 +92,12 @@ class AgentCaptures:
         for old in outdated:
             old.stop()
         return capture
+
+    def _view(self, order: CaptureOrder, driver: Driver) -> FrozenView:
+        """The volume as it was cut, or, without a barrier, as it is now."""
+        if order.cut_attempt:
+            return self.barriers.take_view(order.session, order.cut_attempt, order.volume)
+        return driver.view(order.path)
 
     def find(self, capture: UUID) -> Capture | None:
         """The capture, if this process has it."""
@@ -111,6 +129,7 @@ class AgentCaptures:
             settled = self._captures.pop(capture, None)
         if settled is None:
             return
+        self.barriers.forget(settled.order.session)
         settled.stop()
         with self._lock:
             # The next capture of the volume may have begun: its files are not ours to judge.
@@ -124,12 +143,18 @@ class AgentCaptures:
             if distrusted or (sealed and name != settled.order.driver):
                 driver.forget(settled.order.volume)
 
+    def all(self) -> list[Capture]:
+        """All captures that this process has now."""
+        with self._lock:
+            return list(self._captures.values())
+
     def drop_forgotten(self) -> None:
         """Let go of captures that nobody asks for, or they would fill the window for ever.
 
         While its session is open, a capture is asked for every few seconds. Fingerprint files stay:
         the next order says which session became the base.
         """
+        self.barriers.drop_forgotten()
         now = time.monotonic()
         with self._lock:
             forgotten = [
@@ -152,3 +177,4 @@ class AgentCaptures:
                 capture.stop()
             except BackcastError as err:
                 log.warning("capture not stopped cleanly", extra={"detail": str(err)})
+        self.barriers.close()

@@ -24,6 +24,8 @@ class CaptureOrder:
     token: bytes = field(repr=False)
     #: The domain's identity key, for chunk ids and change fingerprints.
     id_key: bytes = field(repr=False)
+    #: Attempt at the session's barrier whose frozen view is read; 0: there is no barrier.
+    cut_attempt: int = 0
     #: By which driver.
     driver: str = "scan"
     #: False: what was tracked since this base was found untrue.

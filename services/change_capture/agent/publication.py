@@ -106,6 +106,7 @@ class Publication:
                 batch=batch,
                 runs=pack_runs(runs_of(span.indexes)),
                 ids=b"".join(span.ids),
+                tags=b"",  # all of the tenant's own domain
                 zero_runs=pack_runs(runs_of(span.zeros)),
                 settled_below=settled_below,
             )

@@ -11,10 +11,15 @@ from libs.rest.auth import Caller, Role, require
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.barrier.barrier import Member
+from services.change_capture.barrier.hold import require_mount
 from services.change_capture.rpc import (
+    BarrierStatus,
+    BarrierStep,
     CaptureRequest,
     CaptureStatus,
     Outcome,
+    PrepareRequest,
     ProbeRequest,
     ProbeResponse,
 )
@@ -28,7 +33,26 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
         with contextlib.closing(captures.drivers["scan"].view(Path(request.path))) as view:
+            if request.freeze is not None:
+                require_mount(request.freeze)
             return ProbeResponse(size_bytes=view.size_bytes)
+
+    @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
+    def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
+        members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
+        return captures.barriers.prepare(session, request.attempt, members, request.hold_seconds)
+
+    @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
+    def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.hold(session, step.attempt)
+
+    @app.post("/v1/sessions/{session}/cut", summary="Begin the frozen views")
+    def cut(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.cut(session, step.attempt)
+
+    @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
+    def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
 
     @app.post("/v1/captures", status_code=202, summary="Begin a capture; repeating it is harmless")
     def begin(_: Coordinator, request: CaptureRequest) -> CaptureStatus:
@@ -42,28 +66,31 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
             base=request.base,
             token=request.token,
             id_key=request.id_key,
+            cut_attempt=request.cut_attempt,
             driver=request.driver,
             is_trusted=request.is_trusted,
             hints=request.hints,
         )
-        return _status(captures.begin(order), captures.boot)
+        return status_of(captures.begin(order))
 
     @app.get("/v1/captures/{capture}", summary="How far a capture is")
     def status(_: Coordinator, capture: UUID) -> CaptureStatus:
         found = captures.get(capture)
         found.touch()
-        return _status(found, captures.boot)
+        return status_of(found)
 
     @app.post("/v1/captures/{capture}/outcome", status_code=204, summary="How the session ended")
     def settle(_: Coordinator, capture: UUID, outcome: Outcome) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
 
 
-def _status(capture: Capture, boot: UUID) -> CaptureStatus:
+def status_of(capture: Capture) -> CaptureStatus:
+    """How far a capture is."""
     reason = capture.reason
     return CaptureStatus(
+        session=capture.order.session,
         capture=capture.order.capture,
-        boot=boot,
+        boot=capture.boot,
         state=capture.state,
         read_bytes=capture.read_bytes,
         code=reason.code if reason else None,

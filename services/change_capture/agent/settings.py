@@ -38,5 +38,7 @@ class Settings(ServiceSettings):
     window_span_count_max: int = 6
     #: How often the agent tells the coordinator where it is.
     announce_interval_seconds: float = 15.0
+    #: How often the agent tells the coordinator how far its captures are.
+    report_interval_seconds: float = 2.0
     #: A capture that nobody asked for in so long is let go; longer than a session's deadline.
     outcome_timeout_seconds: float = 300.0

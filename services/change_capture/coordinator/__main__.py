@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
@@ -16,9 +17,15 @@ from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import open_store
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.settings import Settings
+
+#: Orders to agents that are under way at once, and sessions that wait for theirs. A thread that
+#: waits costs little; what is more waits for a free one.
+_ORDER_THREAD_COUNT = 64
+_SESSION_THREAD_COUNT = 32
 
 
 def main(settings: Settings, stop: Stop) -> None:
@@ -32,7 +39,19 @@ def main(settings: Settings, stop: Stop) -> None:
         vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
         agents = Agents(settings.agent_token.reveal())
-        conductor = Conductor(catalog, vault, agents, settings.session_deadline_seconds)
+        orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
+        sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
+        barriers = Barriers(
+            catalog,
+            agents,
+            orders,
+            settings.hold_seconds_max,
+            settings.barrier_seconds_max,
+            settings.session_deadline_seconds,
+        )
+        conductor = Conductor(
+            catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
+        )
         app = create_app(
             "Backcast coordinator", settings, health, registry, Tokens(settings.tokens.reveal())
         )
@@ -55,6 +74,8 @@ def main(settings: Settings, stop: Stop) -> None:
             stop.wait()
         for thread in threads:
             thread.join()
+        sessions.shutdown(wait=False, cancel_futures=True)
+        orders.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import base64
 import threading
+from collections.abc import Sequence
 from typing import TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,7 +13,7 @@ from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
 from libs.rest.client import Json, RestClient
 from libs.rest.connections import Timeouts
-from services.change_capture.rpc import CaptureStatus, ProbeResponse
+from services.change_capture.rpc import BarrierStatus, CaptureStatus, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -31,14 +33,19 @@ class Agents:
         self._clients: dict[str, RestClient] = {}
         self._lock = threading.Lock()
 
-    def probe(self, node: Node, path: str) -> int:
+    def probe(self, node: Node, path: str, freeze: str | None = None) -> int:
         """Size in bytes of what lies at a path of a node.
+
+        Args:
+            node: the node.
+            path: of what is to become a volume.
+            freeze: mount point that is to be frozen while it is cut, or None.
 
         Raises:
             SourceError: it cannot be captured.
             UnavailableError: the agent does not answer.
         """
-        answer = self._client(node.rpc_url).post("/v1/probe", {"path": path})
+        answer = self._client(node.rpc_url).post("/v1/probe", {"path": path, "freeze": freeze})
         return _read(ProbeResponse, answer).size_bytes
 
     def begin(
@@ -62,20 +69,61 @@ class Agents:
             "base": str(session.base) if session.base else None,
             "token": base64.b64encode(part.token).decode(),
             "id_key": base64.b64encode(id_key).decode(),
+            "cut_attempt": session.cut_attempt,
             "is_trusted": session.is_trusted,
             "driver": "scan" if hints is None else "hints",
             "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
         return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
 
-    def status(self, part: PartView) -> CaptureStatus:
+    def prepare(
+        self,
+        url: str,
+        session: UUID,
+        attempt: int,
+        parts: Sequence[PartView],
+        hold_seconds: float,
+    ) -> BarrierStatus:
+        """Let a node open what it needs to cut its volumes of a session; repeating it is harmless.
+
+        This and the next three raise:
+            ConflictError: the node knows a newer attempt.
+            NotFoundError: the agent process does not know the attempt: it was restarted.
+            HoldBrokenError: the node's hold has ended by itself.
+            SourceError: it cannot do that.
+            UnavailableError: the agent does not answer.
+        """
+        sources = [
+            {"volume": str(part.volume), "path": part.path, "freeze": part.freeze} for part in parts
+        ]
+        body = {"attempt": attempt, "sources": sources, "hold_seconds": hold_seconds}
+        return self._barrier(url, session, "prepare", body)
+
+    def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+        """Let a node hold writes."""
+        return self._barrier(url, session, "hold", {"attempt": attempt})
+
+    def cut(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+        """Let a node begin its frozen views."""
+        return self._barrier(url, session, "cut", {"attempt": attempt})
+
+    def release(self, url: str, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+        """Let a node's writes go on; its answer says whether the hold was unbroken until then."""
+        body = {"attempt": attempt, "abandoned": abandoned}
+        return self._barrier(url, session, "release", body)
+
+    def _barrier(self, url: str, session: UUID, step: str, body: Json) -> BarrierStatus:
+        answer = self._client(url).post(f"/v1/sessions/{session}/{step}", body)
+        return _read(BarrierStatus, answer)
+
+    def status(self, url: str, capture: UUID) -> CaptureStatus:
         """How far a capture is.
 
         Raises:
             NotFoundError: the agent process does not know it: it was restarted.
             UnavailableError: the agent does not answer.
         """
-        answer = self._client(part.rpc_url).get(f"/v1/captures/{part.capture}")
+        answer = self._client(url).get(f"/v1/captures/{capture}")
         return _read(CaptureStatus, answer)
 
     def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:

@@ -1,84 +1,116 @@
 """The conductor: takes sessions from their request to their end, and tells the agents.
 
-It holds no state that matters: sessions are in the catalog, captures in the agents. A coordinator
-that is killed at any moment leaves sessions that its successor looks after, or that their deadline
-rejects.
+It is the shell around the decisions of `session`. It holds no state that matters: sessions are in
+the catalog, captures and frozen views in the agents. A coordinator that is killed at any moment
+leaves sessions that its successor looks after, or that their deadline rejects.
+
+Agents push how far their captures are. The conductor asks only about those that nobody has heard of
+for a while, so its work grows with the number of open sessions and not with its square.
 """
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.barrier import claim_cut
 from libs.catalogdb.sessions.session import (
     SESSION_CHANNEL,
     GroupBusy,
     PartView,
     SessionView,
     open_session,
-    open_sessions,
     read_session,
     reject_overdue,
     reject_session,
-    report_read,
+)
+from libs.catalogdb.sessions.watching import (
+    OpenPart,
+    capture_outcomes,
+    ended_sessions,
+    open_parts,
+    report_reads,
 )
 from libs.errors import (
     BackcastError,
-    BadInputError,
-    ConflictError,
     NotFoundError,
     TrackingLostError,
     UnavailableError,
 )
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
+from libs.runtime.threads import end_with, is_expected
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.barriers import Barriers, parts_of
+from services.change_capture.coordinator.bells import Bells
+from services.change_capture.coordinator.commands import (
+    CaptureVolume,
+    Command,
+    Reject,
+)
+from services.change_capture.coordinator.facts import (
+    CaptureRefused,
+    CaptureUnknown,
+    Fact,
+)
+from services.change_capture.coordinator.hints import HintedVolume, hinted_part
+from services.change_capture.coordinator.session import (
+    decide,
+    outstanding,
+    without_barrier,
+)
+from services.change_capture.rpc import CaptureStatus, EndedCapture
 
 log = logging.getLogger(__name__)
 
 #: The catalog service ends a session within some seconds of its deadline. Where it has not by then,
 #: it is down, or Postgres takes no writes.
 _OVERDUE_SECONDS_MAX = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class HintedVolume:
-    """What a client says has changed of one volume of the group."""
-
-    #: Name of the volume, or of its group if that has no other.
-    name: str
-    #: Snapshot since which it has changed.
-    base: UUID
-    #: Runs of chunks, as `libs.ranges.pack_runs`.
-    runs: bytes
+#: An agent that was silent for so many reports is asked about its captures.
+_SILENT_REPORTS = 3
 
 
 class Conductor:
-    """Opens sessions, orders captures, and looks after both. Thread-safe.
+    """Opens sessions, cuts them, orders captures, and looks after all of them. Thread-safe.
 
     Args:
         catalog: the catalog, in the coordinator's role.
         vault: gives the id keys that agents need.
         agents: the agents' RPC.
+        barriers: cuts the volumes of sessions that need it.
+        sessions: runs what is done for one session and nobody waits for.
+        orders: runs orders to several agents side by side. Another executor than ``sessions``,
+            whose work waits for it.
         session_deadline_seconds: time without progress after which a session is rejected.
     """
 
-    def __init__(
-        self, catalog: Catalog, vault: KeyVault, agents: Agents, session_deadline_seconds: float
+    def __init__(  # noqa: PLR0913 -- the coordinator's surroundings
+        self,
+        catalog: Catalog,
+        vault: KeyVault,
+        agents: Agents,
+        barriers: Barriers,
+        sessions: Executor,
+        orders: Executor,
+        session_deadline_seconds: float,
     ) -> None:
         self._catalog = catalog
         self._vault = vault
         self._agents = agents
+        self._barriers = barriers
+        self._sessions = sessions
+        self._orders = orders
         self._session_deadline_seconds = session_deadline_seconds
-        self._unsettled: set[UUID] = set()
+        #: Sessions whose agents were not told the outcome yet.
+        self.unsettled: set[UUID] = set()
+        self.bells = Bells()
+        #: When each capture was last heard of, and how far it was.
+        self._heard: dict[UUID, tuple[float, int]] = {}
         #: By capture. Who takes over does without: then the volume is scanned.
         self._hints: dict[UUID, bytes] = {}
-        self._bell = threading.Condition()
-        self._rings = 0
         self._looked_after_at = -math.inf
 
     def request(
@@ -90,19 +122,31 @@ class Conductor:
         full: bool,
         hinted: HintedVolume | None = None,
     ) -> SessionView | GroupBusy:
-        """Open a session and order its captures. The same session again returns it as it is now.
+        """Open a session and set it going. The same session again returns it as it is now.
 
         Hints that do not fit the session's base or volumes end it.
         """
         view = open_session(
-            self._catalog, tenant, group, session, self._session_deadline_seconds, full=full
+            self._catalog,
+            tenant,
+            group,
+            session,
+            self._session_deadline_seconds,
+            self._barriers.barrier_seconds,
+            full=full,
         )
         if isinstance(view, SessionView) and view.state == "open":
-            refused = self._take_hints(view, hinted) if hinted else None
-            if refused:
-                self._reject(view, refused.code, str(refused))
-                return read_session(self._catalog, session)
-            self._order(view)
+            if hinted:
+                part = hinted_part(view, hinted)
+                if isinstance(part, BackcastError):
+                    reject_session(self._catalog, "coordinator", session, part.code, str(part))
+                    return read_session(self._catalog, session)
+                self._hints[part.capture] = hinted.runs
+            self.unsettled.add(session)
+            if view.cut_attempt and not view.cut:
+                self._begin_barrier(view)
+            else:
+                self._capture(view)
         return view
 
     def wait(self, session: UUID, timeout_seconds: float) -> SessionView:
@@ -115,13 +159,11 @@ class Conductor:
             NotFoundError: there is none of this id.
             OutOfSpaceError: the disk of Postgres is full, so that it cannot end.
         """
-        with self._bell:
-            rings = self._rings
-        view = read_session(self._catalog, session)
-        if view.state != "open":
-            return view
-        with self._bell:
-            self._bell.wait_for(lambda: self._rings != rings, timeout_seconds)
+        with self.bells.waiting_for(session) as bell:
+            view = read_session(self._catalog, session)
+            if view.state != "open":
+                return view
+            bell.wait(timeout_seconds)
         view = read_session(self._catalog, session)
         if view.state == "open" and view.overdue_seconds > _OVERDUE_SECONDS_MAX:
             reject_overdue(self._catalog, "coordinator")
@@ -129,13 +171,41 @@ class Conductor:
         return view
 
     def listen(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        """A round of a loop: wakes waiting requests when a session changes."""
+        """A round of a loop: wakes waiting requests when their session changes."""
         with self._catalog.listen(SESSION_CHANNEL) as connection:
-            self._ring()  # nobody told of what changed before
+            self.bells.ring_all()  # nobody told of what changed before
             while not stop.requested:
-                for _ in connection.notifies(timeout=1, stop_after=1):
-                    self._ring()
+                for notice in connection.notifies(timeout=1, stop_after=1):
+                    self.bells.ring(UUID(notice.payload))
                 progressed()
+
+    def hear(self, captures: Iterable[CaptureStatus]) -> list[EndedCapture]:
+        """Take in how far an agent's captures are; returns those whose session has ended."""
+        captures = list(captures)
+        if not captures:
+            return []
+        outcomes = capture_outcomes(self._catalog, [one.capture for one in captures])
+        reads = {}
+        for one in captures:
+            if one.capture in outcomes:
+                continue
+            if one.state == "aborted":
+                self._act_on(one.session, _refused(one))
+                continue
+            _, known_bytes = self._heard.get(one.capture, (0.0, 0))
+            if one.read_bytes > known_bytes:
+                reads[one.capture] = one.read_bytes
+            self._heard[one.capture] = (time.monotonic(), one.read_bytes)
+        if reads:
+            report_reads(self._catalog, reads, self._session_deadline_seconds)
+        return [
+            EndedCapture(
+                capture=capture,
+                sealed=outcome.sealed,
+                distrusted=outcome.reject_code == TrackingLostError.code,
+            )
+            for capture, outcome in outcomes.items()
+        ]
 
     def watch(self, interval_seconds: float) -> None:
         """A round of a loop: reports outcomes to agents, and looks after open sessions.
@@ -143,118 +213,124 @@ class Conductor:
         Args:
             interval_seconds: open sessions are looked after so often; outcomes as they come.
         """
-        self._wait_for_ring(min(interval_seconds, 1))
-        self._settle_ended()
+        rung = self.bells.rung(min(interval_seconds, 1))
+        news = rung & self.unsettled
+        if news:
+            self._settle(ended_sessions(self._catalog, news))
         if time.monotonic() - self._looked_after_at < interval_seconds:
             return
         self._looked_after_at = time.monotonic()
-        silent: set[str] = set()
-        for session in open_sessions(self._catalog):
-            self._unsettled.add(session)
-            self._look_after(read_session(self._catalog, session), silent)
+        sessions, parts = open_parts(self._catalog)
+        self._settle(self.unsettled - sessions)  # of whose end no news has come
+        self.unsettled |= sessions
+        captures = {part.capture for part in parts}
+        self._heard = {one: heard for one, heard in self._heard.items() if one in captures}
+        for session in {part.session for part in parts if part.barrier_left}:
+            self._take_over(session)
+        silent = time.monotonic() - _SILENT_REPORTS * interval_seconds
+        self._look_at(
+            part
+            for part in parts
+            if not part.before_cut and self._heard.get(part.capture, (-math.inf, 0))[0] <= silent
+        )
 
-    def _take_hints(self, view: SessionView, hinted: HintedVolume) -> BackcastError | None:
-        """Keep hints for the order, or say why they cannot be used.
+    def _take_over(self, session: UUID) -> None:
+        """Begin a newer attempt at a barrier that somebody has left."""
+        attempt = claim_cut(self._catalog, session, self._barriers.barrier_seconds)
+        if attempt is None:
+            return
+        view = read_session(self._catalog, session)
+        if view.state == "open" and view.cut_attempt == attempt:
+            self._begin_barrier(view)
 
-        A session without a base, because the head's data was found damaged, compares everything.
-        """
-        parts = [part for part in view.parts if part.volume_name == hinted.name]
-        parts = parts or [*view.parts]
-        if len(parts) != 1:
-            names = ", ".join(part.volume_name for part in parts)
-            return BadInputError(f"hints: name the volume that they are for, one of {names}")
-        if view.base not in (None, hinted.base):
-            return ConflictError(
-                f"hints: they say what changed since snapshot {hinted.base}, but the newest "
-                f"snapshot of group {view.group} is {view.base}; get the changes since that one, "
-                f"or take the snapshot without hints"
-            )
-        self._hints[parts[0].capture] = hinted.runs
-        return None
+    def _begin_barrier(self, view: SessionView) -> None:
+        """Set a barrier going that nobody waits for; `watch` finds what it has left undone."""
+        end_with("barrier", self._sessions.submit(self._cut_and_capture, view))
 
-    def _order(self, view: SessionView) -> None:
-        """Order what is not captured yet; where that fails for good, the session is rejected."""
-        self._unsettled.add(view.session)
+    def _cut_and_capture(self, view: SessionView) -> None:
         try:
-            keys = self._vault.get(view.domain, view.key_id)
+            if self._barriers.cut(view):
+                self._capture(view)
+        except BackcastError as err:
+            if not is_expected(err):
+                raise
+            about = {"session": str(view.session), "detail": str(err)}
+            log.warning("session not set going", extra=about)
+
+    def _capture(self, view: SessionView) -> None:
+        """Order what is not captured yet; where that fails for good, the session is rejected."""
+        self._carry_out(view, outstanding(without_barrier(view.session, 0, parts_of(view))))
+
+    def _act_on(self, session: UUID, fact: Fact) -> None:
+        """Decide about something that was heard of a session's capture."""
+        view = read_session(self._catalog, session)
+        if view.state == "open":
+            state = without_barrier(view.session, view.cut_attempt, parts_of(view))
+            self._carry_out(view, decide(state, fact))
+
+    def _carry_out(self, view: SessionView, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Reject):
+                reject_session(
+                    self._catalog, "coordinator", view.session, command.code, command.message
+                )
+        captures = {one.capture for one in commands if isinstance(one, CaptureVolume)}
+        parts = [part for part in view.parts if part.capture in captures]
+        if parts:
+            self._order(view, parts)
+
+    def _order(self, view: SessionView, parts: list[PartView]) -> None:
+        """Order captures from their agents side by side."""
+        try:
+            id_key = self._vault.get(view.domain, view.key_id).id_key
         except UnavailableError as err:  # `watch` orders it again
             log.warning("not ordered yet", extra={"session": str(view.session), "detail": str(err)})
             return
         except BackcastError as err:
-            self._reject(view, err.code, str(err))
+            reject_session(self._catalog, "coordinator", view.session, err.code, str(err))
             return
-        for part in view.parts:
-            if part.finished:
-                continue
-            try:
-                self._agents.begin(view, part, keys.id_key, self._hints.get(part.capture))
-            except BackcastError as err:
-                message = f"volume {part.volume_name} on node {part.node}: {err}"
-                self._reject(view, err.code, message)
-                return
+        futures = [self._orders.submit(self._begin, view, part, id_key) for part in parts]
+        refusals = [fact for future in futures if (fact := future.result()) is not None]
+        if refusals:
+            state = without_barrier(view.session, view.cut_attempt, parts_of(view))
+            self._carry_out(view, decide(state, refusals[0]))
 
-    def _look_after(self, view: SessionView, silent: set[str]) -> None:
-        """Look after one session; an agent that does not answer is asked once in a round."""
-        for part in view.parts:
-            if part.finished or view.state != "open" or part.rpc_url in silent:
+    def _begin(self, view: SessionView, part: PartView, id_key: bytes) -> CaptureRefused | None:
+        try:
+            self._agents.begin(view, part, id_key, self._hints.get(part.capture))
+        except BackcastError as err:
+            return CaptureRefused(part.capture, err.code, str(err))
+        return None
+
+    def _look_at(self, parts: Iterable[OpenPart]) -> None:
+        """Ask about captures that nobody has heard of; a silent agent is asked once in a round."""
+        silent: set[str] = set()
+        found = []
+        for part in parts:
+            if part.rpc_url in silent:
                 continue
             try:
-                status = self._agents.status(part)
+                status = self._agents.status(part.rpc_url, part.capture)
             except NotFoundError:
-                self._look_after_unknown(view, part)
-                return
+                self._act_on(part.session, CaptureUnknown(part.capture))
+                continue
             except BackcastError as err:  # its deadline decides
                 silent.add(part.rpc_url)
-                detail = {"session": str(view.session), "detail": str(err)}
+                detail = {"session": str(part.session), "detail": str(err)}
                 log.warning("agent does not answer", extra=detail)
                 continue
-            if status.state == "aborted":
-                message = f"volume {part.volume_name}: {status.message}"
-                self._reject(view, status.code or "aborted", message)
-                return
-            report_read(
-                self._catalog,
-                view.session,
-                part.capture,
-                status.read_bytes,
-                self._session_deadline_seconds,
-            )
+            found.append(status)
+        self.hear(found)
 
-    def _look_after_unknown(self, view: SessionView, part: PartView) -> None:
-        """The agent does not know a capture: it was never ordered, or the agent was restarted.
-
-        Until a chunker has taken the part, the order may be repeated: if an earlier process of the
-        agent did begin, the chunker sees two of them and rejects the session.
-        """
-        if part.boot is None:
-            self._order(view)
-            return
-        message = (
-            f"volume {part.volume_name}: the agent on node {part.node} was restarted; "
-            f"take the snapshot again"
-        )
-        self._reject(view, "agent-restarted", message)
-
-    def _reject(self, view: SessionView, code: str, message: str) -> None:
-        reject_session(self._catalog, "coordinator", view.session, code, message)
-
-    def _wait_for_ring(self, timeout_seconds: float) -> None:
-        with self._bell:
-            rings = self._rings
-            self._bell.wait_for(lambda: self._rings != rings, timeout_seconds)
-
-    def _ring(self) -> None:
-        with self._bell:
-            self._rings += 1
-            self._bell.notify_all()
-
-    def _settle_ended(self) -> None:
-        for session in list(self._unsettled):
+    def _settle(self, sessions: Iterable[UUID]) -> None:
+        """Tell the agents of sessions that have ended what became of them."""
+        for session in list(sessions):
             view = read_session(self._catalog, session)
             if view.state == "open":
                 continue
-            self._unsettled.discard(session)
+            self.unsettled.discard(session)
             for part in view.parts:
+                self._heard.pop(part.capture, None)
                 self._hints.pop(part.capture, None)
                 try:
                     self._agents.settle(
@@ -262,6 +338,12 @@ class Conductor:
                         sealed=view.state == "sealed",
                         distrusted=view.reject_code == TrackingLostError.code,
                     )
-                except BackcastError as err:  # the agent lets go by itself, later
+                except BackcastError as err:  # the agent's next report gets it, or it lets go later
                     detail = {"session": str(session), "detail": str(err)}
                     log.info("outcome not reported", extra=detail)
+
+
+def _refused(status: CaptureStatus) -> CaptureRefused:
+    return CaptureRefused(
+        status.capture, status.code or "aborted", status.message or "the agent gave it up"
+    )

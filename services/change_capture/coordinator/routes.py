@@ -22,9 +22,10 @@ from libs.keys.vault import KeyVault
 from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
 from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.conductor import Conductor, HintedVolume
+from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.hints import HintedVolume
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.rpc import Hints, NodeAnnouncement
+from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -44,6 +45,10 @@ class VolumeRequest(BaseModel):
         None, description="Node that the path is on; may be left out if there is only one"
     )
     group: str | None = Field(None, description="Group to cut it with; by default one of its own")
+    freeze: str | None = Field(
+        None,
+        description="Mount point on the node of the file system to freeze while it is cut",
+    )
 
 
 class VolumeAnswer(BaseModel):
@@ -54,6 +59,7 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    freeze: str | None
     size_bytes: int
 
 
@@ -113,12 +119,7 @@ def add_routes(
     app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
 ) -> None:
     """Add the endpoints to the application."""
-
-    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Operator, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
+    _add_node_routes(app, catalog, conductor)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
@@ -126,15 +127,16 @@ def add_routes(
         name = check_name("volume", request.name)
         group = check_name("group", request.group or name)
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
-        size_bytes = agents.probe(node, request.path)
+        size_bytes = agents.probe(node, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
-        volume = add_volume(catalog, tenant, name, group, node.name, request.path)
+        volume = add_volume(catalog, tenant, name, group, node.name, request.path, request.freeze)
         return VolumeAnswer(
             volume=volume.volume,
             name=volume.name,
             group=volume.group,
             node=volume.node,
             path=volume.path,
+            freeze=volume.freeze,
             size_bytes=size_bytes,
         )
 
@@ -144,16 +146,7 @@ def add_routes(
         view = conductor.request(
             tenant, group, request.session, full=request.full, hinted=_hinted(request)
         )
-        if isinstance(view, GroupBusy):
-            raise ConflictError(
-                f"group {group}: session {view.session} is taking a snapshot of it now; "
-                f"wait for it, then try again"
-            )
-        if (view.tenant, view.group) != (tenant, group):
-            raise ConflictError(
-                f"session {request.session}: it belongs to another group; choose another id"
-            )
-        return _answer(view)
+        return _answer(_taken(view, tenant, group, request.session))
 
     @app.get(
         "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
@@ -168,6 +161,31 @@ def add_routes(
         if view.tenant != tenant:
             raise NotFoundError(f"session {session}: there is none of this id")
         return _answer(view)
+
+
+def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID) -> SessionView:
+    """The session that was asked for, unless there is another one in its way."""
+    if isinstance(view, GroupBusy):
+        raise ConflictError(
+            f"group {group}: session {view.session} is taking a snapshot of it now; "
+            f"wait for it, then try again"
+        )
+    if (view.tenant, view.group) != (tenant, group):
+        raise ConflictError(f"session {session}: it belongs to another group; choose another id")
+    return view
+
+
+def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
+    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
+    def announce(_: Operator, node: NodeAnnouncement) -> None:
+        announce_node(
+            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
+        )
+
+    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
+    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
+        check_name("node", node)
+        return ReportAnswer(ended=conductor.hear(report.captures))
 
 
 def _hinted(request: SnapshotRequest) -> HintedVolume | None:

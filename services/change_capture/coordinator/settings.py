@@ -23,5 +23,9 @@ class Settings(ServiceSettings):
     request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: A session that makes no progress for so long is rejected.
     session_deadline_seconds: float = 120.0
+    #: A node that holds writes at a barrier lets them go on by itself after so long.
+    hold_seconds_max: float = 10.0
+    #: A barrier that takes longer has failed, or was left by a coordinator that is gone.
+    barrier_seconds_max: float = 30.0
     #: How often open sessions and their agents are looked after.
     watch_interval_seconds: float = 2.0

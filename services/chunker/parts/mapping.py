@@ -50,11 +50,10 @@ class PartMap:
         self._nodes = OpenFrame()
         self._watermarks = Watermarks()
         self._hasher = NodeHasher(packs.keys.id_key)
-        base_id = NodeId(part.base_root) if part.base_root else None
-        self._base = MapRoot(base_id, part.base_level)
+        self._base = MapRoot(NodeId(part.base_root), part.base_level) if part.base_root else None
         self._writer = MapWriter(
             self._hasher,
-            base=self._base if base_id else None,
+            base=self._base,
             base_size_chunks=-(-part.base_size_bytes // CHUNK_SIZE_BYTES),
             size_chunks=self.size_chunks,
             complete=started.complete,
@@ -77,17 +76,23 @@ class PartMap:
             settled = self._watermarks.through(event.batch, event.settled_below)
             if not self._writer.would_settle(settled):
                 return
-        with self._settling:
-            with self._lock:
-                steps = self._writer.settle_below(self._watermarks.settled_below)
-            self._perform(steps)
+        self._settle()
+
+    def pass_by(self, batch: int) -> None:
+        """Note a batch that changes nothing; later ones may have waited for it."""
+        with self._lock:
+            if not self._writer.would_settle(self._watermarks.through(batch, 0)):
+                return
+        self._settle()
 
     def overlooked(self, event: UnchangedSampled) -> list[int]:
-        """Chunks of a sample that are not as the base has them; the batch is through then."""
-        wrong = overlooked(event, self.size_chunks, self._base, self._hasher, self._read)
-        with self._lock:
-            self._watermarks.through(event.batch, 0)
-        return wrong
+        """Sampled chunks that are not as the base has them.
+
+        Raises:
+            BadInputError: the event contradicts itself or the volume's size.
+        """
+        base = self._base or MapRoot(None, 0)
+        return overlooked(event, self.size_chunks, base, self._hasher, self._read)
 
     def finish(self) -> MapRoot:
         """Store the rest of the map; its root. Called once, after every batch was entered."""
@@ -102,6 +107,12 @@ class PartMap:
         if ids:
             counts = count_by_pack(self._around.catalog, self._packs.domains, ids)
             self._packs.ledger.departed(counts)
+
+    def _settle(self) -> None:
+        with self._settling:
+            with self._lock:
+                steps = self._writer.settle_below(self._watermarks.settled_below)
+            self._perform(steps)
 
     def _perform(self, steps: Steps[T]) -> T:
         """Do the steps one after the other; the caller has its turn to settle."""

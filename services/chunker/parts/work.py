@@ -82,7 +82,7 @@ class PartWork:
         )
 
     def take(self, event: Batch) -> None:
-        """Take a span, or check a sample; see both."""
+        """Take a span, or check a sample."""
         if isinstance(event, ExtentsChanged):
             self.take_span(event)
         else:
@@ -116,6 +116,7 @@ class PartWork:
         """
         if wrong := self._map.overlooked(event):
             report_overlooked(self._around.catalog, self.packs.tenant, self.part, wrong)
+        self._map.pass_by(event.batch)
 
     def finish(self) -> MapRoot:
         """Write the rest of the block map and of the packs; all is registered when it returns."""

@@ -58,12 +58,13 @@ def _downwards(found: Document) -> str:
     if storage is None:
         return "\n".join([*lines, "storage  none: zeros are stored nowhere"])
     first = storage["frame_offset_bytes"]
+    copies = " and ".join(storage["copies"])
     last = first + storage["frame_size_bytes"] - 1
     return "\n".join(
         [
             *lines,
             f"storage  {storage['generation']}:{storage['frame']}:{storage['position']}",
-            f"object   {storage['object_key']}, its frame is bytes {first}-{last}",
+            f"object   {storage['object_key']}, its frame is bytes {first}-{last}, at {copies}",
         ]
     )
 

@@ -41,6 +41,11 @@ def add_parser(
         help="S3 server of a new home: auto = MinIO if it is built or can be (once, 5 to 8 min), "
         "soonest = MinIO if it is built; else SeaweedFS (default: auto)",
     )
+    up.add_argument(
+        "--second-store",
+        action="store_true",
+        help="give this home a second bucket, which gets a copy of everything",
+    )
     up.add_argument("--servers-only", action="store_true", help="PostgreSQL, Kafka and S3 only")
     commands.add_parser("status", parents=parents, help="what runs, and where")
     commands.add_parser(
@@ -64,7 +69,12 @@ def run(args: argparse.Namespace) -> int:
     cluster = LocalCluster(BackcastHome.from_environment())
     as_json = bool(getattr(args, "json", False))
     if args.dev_command == "up":
-        cluster.up(_progress, s3=S3Choice(args.s3), servers_only=args.servers_only)
+        cluster.up(
+            _progress,
+            s3=S3Choice(args.s3),
+            servers_only=args.servers_only,
+            second_store=args.second_store,
+        )
         _show_status(cluster, cluster.status(), as_json=as_json)
         return 0
     if args.dev_command == "down":

@@ -46,6 +46,9 @@ def add_volume_verbs(
     retain.add_argument(
         "--for", dest="duration", metavar="AGE", help="all that are younger, such as 30d (s, m, h)"
     )
+    retain.add_argument(
+        "--copies", type=int, choices=(1, 2), help="stores that should have each one whole"
+    )
     retain.add_argument("--forever", action="store_true", help="all: nothing expires by itself")
     retain.set_defaults(run=_retain)
 
@@ -107,22 +110,26 @@ def _retain(args: argparse.Namespace) -> int:
     path = services.path(f"/volumes/{quote(args.name)}/retention")
     if args.forever and (args.last is not None or args.duration):
         raise BadInputError("--forever: keeps everything, so it goes with neither --last nor --for")
+    copies = {} if args.copies is None else {"copies": args.copies}
     if args.forever or args.last is not None or args.duration:
         seconds = _seconds(args.duration) if args.duration else None
-        body = {"keep_last": args.last, "keep_for_seconds": seconds}
+        body = {"keep_last": args.last, "keep_for_seconds": seconds, **copies}
         kept = services.catalog.post(path, body)
     else:
         kept = services.catalog.get(path)
+        if copies:
+            kept = services.catalog.post(path, kept | copies)
     Output(as_json=args.json).show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
     return 0
 
 
 def _rule(kept: dict[str, Any]) -> str:
+    where = "" if kept["copies"] == 1 else f"; each is to be whole at {kept['copies']} stores"
     if kept["keep_last"] is None:
-        return "every recovery point stays"
+        return f"every recovery point stays{where}"
     rule = f"the newest {kept['keep_last']} good recovery points stay"
     seconds = kept["keep_for_seconds"]
-    return f"{rule}, and all up to {_age(seconds)} old" if seconds else rule
+    return f"{rule}, and all up to {_age(seconds)} old{where}" if seconds else f"{rule}{where}"
 
 
 def _age(seconds: int) -> str:

@@ -163,6 +163,7 @@ def _list(args: argparse.Namespace) -> int:
             Column("stored", lambda one: human_bytes(one["stored_bytes"]), right=True),
             Column("consistency", lambda one: one["consistency"]),
             Column("verified", _verified),
+            Column("copies", _copies),
             *columns,
             Column("snapshot", lambda one: one["session"]),
         ],
@@ -174,6 +175,12 @@ def _verified(point: Document) -> str:
     if point["damaged"]:
         return "DAMAGED"
     return point["verified_level"] or "-"
+
+
+def _copies(point: Document) -> str:
+    """How many stores have all of it, and whether that is enough."""
+    count, wanted = point["copies"], point["copies_wanted"]
+    return str(count) if count >= wanted else f"{count} of {wanted}"
 
 
 def _points(services: Services, name: str | None) -> Iterator[Document]:
@@ -195,16 +202,17 @@ def _show(args: argparse.Namespace) -> int:
         found = services.get(f"/snapshots/{session}")
     else:
         found = services.get(RecoveryPoint.parse(args.point, otherwise=LATEST).path)
+        found["barrier"] = services.get(f"/snapshots/{found['session']}")["barrier"]
     out.show(found, "\n".join(_lines(found)))
     return 0
 
 
 def _lines(found: Document) -> Iterator[str]:
     for name, value in found.items():
-        if name == "volumes":
-            for volume in value:
+        if name in ("volumes", "barrier"):
+            for one in value:
                 yield ""
-                yield from _lines(volume)
+                yield from _lines(one)
         else:
             yield f"{name:<14} {'-' if value is None else value}"
 

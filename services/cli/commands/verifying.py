@@ -90,6 +90,11 @@ def _end(
 def _lines(result: Verification) -> Iterator[str]:
     fetched = human_bytes(result["fetched_bytes"])
     checked = f"{result['packs_done']} packs, {result['frames']} frames, fetched {fetched}"
+    if result["copies_damaged"]:
+        yield (
+            f"{result['copies_damaged']} copies of packs were damaged, and another one is intact: "
+            f"{result['copies_repaired']} of them were made anew from that"
+        )
     if result["state"] == "intact":
         yield f"{result['point']}: intact ({result['level']}: {checked})"
         return

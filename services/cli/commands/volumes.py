@@ -21,6 +21,11 @@ def add_parser(
     add.add_argument("path", metavar="PATH", help="file or block device on its node")
     add.add_argument("--node", help="node that the path is on (needless if there is one node)")
     add.add_argument("--group", help="volumes of a group are cut together (default: its own)")
+    add.add_argument(
+        "--freeze",
+        metavar="MOUNTPOINT",
+        help="freeze the file system that is mounted there on the node while the volume is cut",
+    )
     add.set_defaults(run=_add)
     text = "list the tenant's volumes"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
@@ -32,7 +37,7 @@ def _add(args: argparse.Namespace) -> int:
     services = connect(args)
     # A relative path means the caller's folder, if it means anything on the node.
     body = {"name": args.name, "path": str(Path(args.path).absolute())}
-    body |= {key: value for key in ("node", "group") if (value := getattr(args, key))}
+    body |= {key: value for key in ("node", "group", "freeze") if (value := getattr(args, key))}
     volume = services.coordinator.post(services.path("/volumes"), body)
     size = human_bytes(volume["size_bytes"])
     Output(as_json=args.json).show(

@@ -7,12 +7,12 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.snapshots.points import find_volume_at
+from libs.copies.stores import Stores
 from libs.errors import BadInputError
 from libs.packs.layout import FRAME_COUNT_MAX, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
-from libs.store.port import ObjectStore
 from services.restore.addresses.differences import find_differences
 from services.restore.addresses.translation import Addresses, Translation, find_addresses, translate
 
@@ -39,7 +39,7 @@ class DiffAnswer(BaseModel):
     next: int | None = Field(description="`start` of the next page; null on the last one")
 
 
-def add_address_routes(app: FastAPI, readers: VolumeReaders, store: ObjectStore) -> None:
+def add_address_routes(app: FastAPI, readers: VolumeReaders, stores: Stores) -> None:
     """Add the endpoints to the application."""
 
     @app.get(
@@ -65,7 +65,7 @@ def add_address_routes(app: FastAPI, readers: VolumeReaders, store: ObjectStore)
             if offset is None and None not in (generation, frame, position):
                 assert generation is not None
                 address = (generation, frame or 0, position or 0)
-                return find_addresses(readers, store, volume, address, first_chunk)
+                return find_addresses(readers, stores, volume, address, first_chunk)
         raise BadInputError("translate: expected offset, or generation, frame and position")
 
     @app.get(

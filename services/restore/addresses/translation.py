@@ -7,6 +7,7 @@ from uuid import UUID
 from libs.blockmap.node import ID_SIZE_BYTES, MapRun
 from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.snapshots.readers import resolve_pack
+from libs.copies.stores import STORE_NAMES, Copy, Stores, object_key
 from libs.errors import BadInputError, DamagedDataError, NotFoundError
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import CHUNK_SIZE_BYTES, split_place
@@ -14,8 +15,6 @@ from libs.packs.trailer import Item, ItemKind, PackHeader, read_pack_index
 from libs.ranges import ChunkRun, runs_of
 from libs.reading.frames import frame_entry
 from libs.reading.volume import VolumeReader, VolumeReaders
-from libs.store.layout import pack_object
-from libs.store.port import ObjectStore
 
 #: Chunks that one call of `find_addresses` looks through: 64 GiB of volume, 36 MiB of map.
 _SCAN_CHUNK_COUNT_MAX = 1 << 20
@@ -48,7 +47,10 @@ class StorageAddress:
     frame: int
     #: Byte offset in the plain frame.
     position: int
+    #: The same in every store.
     object_key: str
+    #: Names of the stores that have a copy of it, in the order in which they are read.
+    copies: tuple[str, ...]
     frame_offset_bytes: int
     frame_size_bytes: int
 
@@ -118,7 +120,7 @@ def translate(volume: VolumeReader, offset_bytes: int) -> Translation:
 
 def find_addresses(
     readers: VolumeReaders,
-    store: ObjectStore,
+    stores: Stores,
     volume: VolumeReader,
     address: tuple[UUID, int, int],
     first_chunk: int,
@@ -127,7 +129,7 @@ def find_addresses(
 
     Args:
         readers: gives the catalog and the keys.
-        store: holds the pack, whose trailer says what lies at the address.
+        stores: hold the pack, whose trailer says what lies at the address.
         volume: where to look for it.
         address: generation, frame number, byte offset in the plain frame.
         first_chunk: where to begin looking.
@@ -143,7 +145,7 @@ def find_addresses(
         generation,
         readers.deadline_seconds,
     )
-    item = _item_at(_items_of(pack, readers, store), pack, frame, position)
+    item = _item_at(_items_of(pack, readers, stores), pack, frame, position)
     end_of_volume = -(-volume.point.size_bytes // CHUNK_SIZE_BYTES)
     end = min(end_of_volume, first_chunk + _SCAN_CHUNK_COUNT_MAX)
     runs: list[ChunkRun] = []
@@ -171,26 +173,28 @@ def _storage_address(pack: PackLocation, place: int, within: int) -> StorageAddr
         generation=pack.generation.hex,
         frame=number,
         position=position + within,
-        object_key=pack_object(pack.generation),
+        object_key=object_key(pack),
+        copies=tuple(STORE_NAMES[store_no] for store_no in pack.copies),
         frame_offset_bytes=entry.offset,
         frame_size_bytes=entry.stored_size_bytes,
     )
 
 
-def _items_of(pack: PackLocation, readers: VolumeReaders, store: ObjectStore) -> tuple[Item, ...]:
-    key = pack_object(pack.generation)
-
+def _items_of(pack: PackLocation, readers: VolumeReaders, stores: Stores) -> tuple[Item, ...]:
     def cipher_of(header: PackHeader) -> FrameCipher:
         expected = PackHeader(pack.domain, pack.generation, pack.key_id)
         if header != expected:
-            raise DamagedDataError(f"object {key}: expected {expected}, its header says {header}")
+            raise DamagedDataError(
+                f"pack {pack.generation.hex}: expected {expected}, its header says {header}"
+            )
         keys = readers.vault.get(pack.domain, pack.key_id)
         return FrameCipher(pack.generation, keys.pack_key(pack.generation))
 
+    def read(copy: Copy) -> tuple[Item, ...]:
+        return read_pack_index(pack.size_bytes, copy.get_range, cipher_of).items
+
     try:
-        return read_pack_index(
-            pack.size_bytes, lambda wanted: store.get_range(key, wanted), cipher_of
-        ).items
+        return stores.read(pack, read)
     except NotFoundError as err:  # pinned, so the store has lost it
         raise DamagedDataError(f"pack {pack.generation.hex}: {err}") from err
 

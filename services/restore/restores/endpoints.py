@@ -1,5 +1,6 @@
 """Endpoints of whole restores, which run where the bytes land: plan, progress, outcome."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query, Response
 from pydantic import BaseModel, Field
 
+from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.catalogdb.snapshots.readers import (
     RestoreOutcome,
@@ -18,6 +20,7 @@ from libs.catalogdb.snapshots.readers import (
     report_progress,
 )
 from libs.catalogdb.verification import demand_verification
+from libs.copies.stores import presigned_urls
 from libs.errors import BadInputError, DamagedDataError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -69,12 +72,12 @@ class OutcomeRequest(ProgressRequest):
 
 
 def add_restore_routes(
-    app: FastAPI, settings: Settings, readers: VolumeReaders, presigner: Presigner
+    app: FastAPI, settings: Settings, readers: VolumeReaders, presigners: Mapping[int, Presigner]
 ) -> None:
     """Add the endpoints to the application."""
 
-    def presign(key: str) -> str:
-        return presigner.presign_get(key, settings.plan_expiry_seconds)
+    def presign(pack: PackLocation) -> list[str]:
+        return presigned_urls(presigners, pack, settings.plan_expiry_seconds)
 
     @app.post(
         "/v1/tenants/{tenant}/volumes/{name}/points/{point}/restores",

@@ -14,7 +14,6 @@ from libs.ranges import ChunkRun, pack_runs, runs_of
 from libs.reading.frames import frame_entry
 from libs.reading.volume import VolumeReader
 from libs.restoring.plan import PlannedFrame, PlannedPack, PlanWindow
-from libs.store.layout import pack_object
 
 
 @dataclass(slots=True)
@@ -26,7 +25,10 @@ class _NeededPack:
 
 
 def plan_window(
-    volume: VolumeReader, vault: KeyVault, presign: Callable[[str], str], wanted: ChunkRun
+    volume: VolumeReader,
+    vault: KeyVault,
+    presign: Callable[[PackLocation], list[str]],
+    wanted: ChunkRun,
 ) -> PlanWindow:
     """Resolve and pin one window.
 
@@ -36,7 +38,7 @@ def plan_window(
     Args:
         volume: read under the restore's own reader, so that the pins last until the restore ends.
         vault: derives the packs' keys.
-        presign: gives the URL that reads an object.
+        presign: gives the URLs that read a pack, at least one.
         wanted: at most `libs.restoring.plan.WINDOW_CHUNK_COUNT_MAX` chunks.
     """
     placed = volume.locate(wanted)
@@ -76,13 +78,18 @@ def figures_of(window: PlanWindow) -> PlannedWindow:
 
 
 def _planned(
-    needed: _NeededPack, own: UUID, vault: KeyVault, presign: Callable[[str], str]
+    needed: _NeededPack,
+    own: UUID,
+    vault: KeyVault,
+    presign: Callable[[PackLocation], list[str]],
 ) -> PlannedPack:
     pack = needed.pack
     keys = vault.get(pack.domain, pack.key_id)
+    url, *other_urls = presign(pack)
     return PlannedPack(
         generation=pack.generation.hex,
-        url=presign(pack_object(pack.generation)),
+        url=url,
+        other_urls=other_urls,
         size_bytes=pack.size_bytes,
         key=keys.pack_key(pack.generation),
         id_key=None if pack.domain == own else keys.id_key,

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.faults.crash_points.effects import Fault
-from tests.faults.crash_points.guests import Collector, Expirer, Sweep
+from tests.faults.crash_points.guests import Collector, Expirer, Replicate, Sweep
 from tests.faults.crash_points.oracle import Oracle, WatchedBucket
+from tests.faults.crash_points.saved import Saved
 from tests.faults.crash_points.scenarios import Scenario, Take, Write
-from tests.faults.crash_points.world import Saved, World
+from tests.faults.crash_points.world import World
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Outcome:
 
 def prepare(world: World, scenario: Scenario, seed: int) -> Saved:
     """Let happen what happens before faults, once for all cases of a scenario and seed."""
-    world.reset(seed, scenario.chunkers, WatchedBucket(world.site))
+    world.reset(seed, scenario.chunkers, *_buckets(world, scenario))
     for group, sizes in scenario.groups.items():
         world.protect(group, sizes)
     for step in scenario.before:
@@ -38,7 +39,7 @@ def run_case(
     Raises:
         AssertionError: an invariant does not hold, or something hangs.
     """
-    world.resume(saved, seed, WatchedBucket(world.site))
+    world.resume(saved, seed, *_buckets(world, scenario))
     world.arm(list(faults))
     for step in scenario.under_fault:
         step.do(world)
@@ -61,6 +62,8 @@ def run_case(
     _clean_up(world, scenario)
     oracle.check_rows()
     oracle.space()
+    if scenario.second:
+        oracle.second_store()
     return Outcome(trace, struck, oracle.restored, rejected)
 
 
@@ -69,5 +72,14 @@ def _clean_up(world: World, scenario: Scenario) -> None:
     world.let_time_pass()
     for group in scenario.groups:
         Expirer(world, "expirer", group).finish()
+    if scenario.second:
+        Replicate(world, "replicate").finish()
     Sweep(world, "sweep").finish()
     Collector(world, "collector").finish()
+    if scenario.second:
+        Replicate(world, "replicate").finish()
+        Sweep(world, "sweep").finish()  # manifests there, once the collector has deleted them here
+
+
+def _buckets(world: World, scenario: Scenario) -> list[WatchedBucket]:
+    return [WatchedBucket(world.site) for _ in range(1 + scenario.second)]

@@ -192,17 +192,18 @@ class Pause:
 class WatchedStore:
     """The object store as one process reaches it."""
 
-    def __init__(self, store: ObjectStore, life: Life, effects: Effects) -> None:
+    def __init__(self, store: ObjectStore, life: Life, effects: Effects, which: str = "") -> None:
         self._store = store
+        self._which = which
         self._life = life
         self._effects = effects
 
     def put(self, key: str, body: Body) -> None:
         content = bytes(body)  # borrowed: it must not change before it lands
-        self._perform(f"PUT {_kind(key)}", lambda: self._store.put(key, content))
+        self._perform(f"PUT {self._which}{_kind(key)}", lambda: self._store.put(key, content))
 
     def delete(self, key: str) -> None:
-        self._perform(f"DELETE {_kind(key)}", lambda: self._store.delete(key))
+        self._perform(f"DELETE {self._which}{_kind(key)}", lambda: self._store.delete(key))
 
     def get(self, key: str) -> bytes:
         self._effects.enter(self._life)

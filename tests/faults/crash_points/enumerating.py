@@ -37,8 +37,9 @@ from tests.faults.crash_points.guests import patched_catalog
 from tests.faults.crash_points.inline import VirtualClock
 from tests.faults.crash_points.oracle import install_watches
 from tests.faults.crash_points.process import patched_agent
+from tests.faults.crash_points.saved import Saved
 from tests.faults.crash_points.scenarios import SCENARIOS, Scenario
-from tests.faults.crash_points.world import Saved, World
+from tests.faults.crash_points.world import World
 from tests.support.catalog import CatalogSite
 
 KINDS: dict[str, type[Fault]] = {

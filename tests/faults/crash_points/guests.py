@@ -8,6 +8,8 @@ import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
+from prometheus_client import CollectorRegistry
+
 from libs.catalogdb.sessions.session import GroupBusy
 from libs.catalogdb.snapshots.expiry import Refused, expire
 from libs.catalogdb.snapshots.points import find_volume_at
@@ -21,6 +23,7 @@ from libs.catalogdb.snapshots.readers import (
     report_progress,
 )
 from libs.checkpoints.shelf import CheckpointShelf
+from libs.copies.stores import SECOND
 from libs.errors import NotFoundError
 from libs.ids import uuid7
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
@@ -29,6 +32,9 @@ from libs.ranges import ByteRange, ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
 from libs.runtime.signals import Stop
+from services.catalog.copies import replicator as catalog_replicator
+from services.catalog.copies.maker import CopyMaker
+from services.catalog.copies.mirror import Mirror
 from services.catalog.deletion import collector as catalog_collector
 from services.catalog.deletion.passes import Collection, Step
 from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
@@ -138,10 +144,40 @@ class Collector(Worker):
     def pieces(self) -> Iterator[Step]:
         catalog, store = self.catalog(self.world.site.catalog), self.store()
         checkpoints = Checkpoints(catalog, store, CheckpointShelf(store, self.world.kek), 2)
+        stores = self.stores()
+        mirror = Mirror(catalog, stores, self.world.kek, 2)
+
+        def witness() -> None:
+            checkpoints.witness()
+            mirror.copy_checkpoint(SECOND)
+
         collector = catalog_collector.Collector(
-            catalog, store, self.vault(), DEADLINE_SECONDS, checkpoints.witness
+            catalog,
+            stores,
+            self.vault(),
+            DEADLINE_SECONDS,
+            checkpoints.witness,
+            {SECOND: witness},
         )
         return Collection(collector.stages()).steps()
+
+
+class Replicate(Worker):
+    """A round of replication."""
+
+    def pieces(self) -> Iterator[object]:
+        catalog, stores, vault = (
+            self.catalog(self.world.site.catalog),
+            self.stores(),
+            self.vault(),
+        )
+        yield catalog_replicator.Replicator(
+            catalog,
+            stores,
+            CopyMaker(catalog, stores, vault),
+            Mirror(catalog, stores, self.world.kek, 2),
+            catalog_replicator.ReplicationMetrics(CollectorRegistry()),
+        ).replicate()
 
 
 class Sweep(Worker):
@@ -149,7 +185,9 @@ class Sweep(Worker):
 
     def pieces(self) -> Iterator[object]:
         policy = SweepPolicy(young_seconds=0, claim_seconds=DEADLINE_SECONDS)
-        yield Sweeper(self.catalog(self.world.site.catalog), self.store(), policy).run()
+        for store_no, store in self.stores().by_number.items():
+            catalog = self.catalog(self.world.site.catalog)
+            yield Sweeper(catalog, store, policy, store_no=store_no).run()
 
 
 class Rewrite(Worker):
@@ -157,8 +195,8 @@ class Rewrite(Worker):
 
     def pieces(self) -> Iterator[object]:
         policy = RewritePolicy(0.5, DEADLINE_SECONDS, DEADLINE_SECONDS)
-        catalog, store, vault = self.catalog(self.world.site.catalog), self.store(), self.vault()
-        rewriter = Rewriter(catalog, store, vault, policy)
+        catalog, vault = self.catalog(self.world.site.catalog), self.vault()
+        rewriter = Rewriter(catalog, self.stores(), vault, policy)
         # Pages that are never touched: 36 MiB of zeros take 10 ms.
         buffer = memoryview(mmap.mmap(-1, PACK_SIZE_BYTES_MAX))
         rewriter._buffer = buffer  # type: ignore[assignment]  # a bytearray in earnest
@@ -173,7 +211,7 @@ class Restore(Worker):
     def pieces(self) -> Iterator[object]:
         (volume,) = self.arguments
         catalog, vault, reader_id = self.catalog(self.world.site.restore), self.vault(), uuid7()
-        frames = FrameReader(self.store(), vault)
+        frames = FrameReader(self.stores(), vault)
         readers = VolumeReaders(catalog, vault, frames, frames, DEADLINE_SECONDS)
         point = find_volume_at(catalog, self.world.tenant.name, RecoveryPoint(volume, "latest"))
         size, expected = point.size_bytes, self.world.expected(point.session, volume)
@@ -203,7 +241,7 @@ class Verify(Worker):
     def pieces(self) -> Iterator[object]:
         (volume,) = self.arguments
         catalog = self.catalog(self.world.site.catalog)
-        verifier = Verifier(catalog, self.store(), self.vault(), DEADLINE_SECONDS, 0, Stop())
+        verifier = Verifier(catalog, self.stores(), self.vault(), DEADLINE_SECONDS, 0, Stop())
         point = find_volume_at(catalog, self.world.tenant.name, RecoveryPoint(volume, "latest"))
         how = Thoroughness("full")
         verdict = verifier.verify(self.world.tenant.name, point.session, how)
@@ -213,4 +251,7 @@ class Verify(Worker):
 
 def patched_catalog() -> dict[tuple[object, str], object]:
     """What must be replaced in the catalog service's modules: threads."""
-    return {(catalog_collector, "ThreadPoolExecutor"): InlineExecutor}
+    return {
+        (catalog_collector, "ThreadPoolExecutor"): InlineExecutor,
+        (catalog_replicator, "ThreadPoolExecutor"): InlineExecutor,
+    }

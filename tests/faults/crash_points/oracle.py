@@ -12,6 +12,7 @@ from typing import Any
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
+from libs.copies.stores import Stores
 from libs.errors import BadInputError
 from libs.events.envelope import from_headers
 from libs.events.topics import RELAYED_TOPICS
@@ -113,7 +114,7 @@ class Oracle:
         self._world = world
         self._sql: Callable[..., list[tuple[Any, ...]]] = world.site.sql
         vault = KeyVault(world.store, world.kek)
-        frames = FrameReader(world.store, vault, 1000)
+        frames = FrameReader(Stores(world.store), vault, 1000)
         self._readers = VolumeReaders(world.site.restore, vault, frames, frames, 600)
         #: Snapshots restored and compared, byte for byte.
         self.restored = 0
@@ -223,6 +224,33 @@ class Oracle:
                 LEFT JOIN pack USING (pack_no) WHERE state IS DISTINCT FROM 'l'"""
         )
         assert lost == [(0,)], f"Space: {lost[0][0]} rows of the index lead nowhere"
+
+    def second_store(self) -> None:
+        """The second store has what the first one has, and alone gives back every snapshot."""
+        world = self._world
+        assert world.second is not None
+        for prefix in ("packs/", "manifests/", "keys/"):
+            one, two = (
+                {stat.key: store.get(stat.key) for stat in store.list(prefix)}
+                for store in (world.store, world.second)
+            )
+            assert one == two, f"Copies: {prefix} differ: {sorted(one.keys() ^ two.keys())}"
+        left = self._sql(
+            """SELECT y.pack_no, y.store_no, y.state::text FROM copy y JOIN pack USING (pack_no)
+               WHERE y.state <> 'p' OR pack.state <> 'l'"""
+        )
+        assert not left, f"Copies: rows that are not of a present copy of a live pack: {left}"
+        said = self._sql(
+            "SELECT count(*) FROM snapshot WHERE state = 'l' AND replicated_at IS NULL"
+        )
+        assert said == [(0,)], f"Copies: {said[0][0]} snapshots are not said to be whole"
+        vault = KeyVault(world.second, world.kek)
+        stores = Stores(MemoryStore(), world.second)
+        frames = FrameReader(stores, vault, 1000)
+        alone = VolumeReaders(world.site.restore, vault, frames, frames, 600)
+        self._readers, before = alone, self._readers
+        self.acked_durable()
+        self._readers = before
 
     def _check_uses(self, reader: VolumeReader, point: SnapshotVolume, *, is_head: bool) -> None:
         """NoDangling: packs that a snapshot needs are live and covered; the head's are counted."""

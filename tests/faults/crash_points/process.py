@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions.session import PartView, SessionView
+from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.record import from_record
 from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
@@ -29,20 +29,24 @@ from services.change_capture.agent import captures as agent_captures
 from services.change_capture.agent import scanner as agent_scanner
 from services.change_capture.agent import window as agent_window
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.routes import status_of
 from services.change_capture.agent.window import Window
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.barrier.barrier import Barriers as NodeBarriers
+from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.drivers.scan import tracker as scan_tracker
 from services.change_capture.drivers.scan.fingerprints import FingerprintWriter, keep_only
 from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import CaptureStatus
 from services.chunker.packer import AttemptPacks, Packer
-from tests.faults.crash_points.effects import Killed, Life, WatchedCatalog, WatchedStore
+from tests.faults.crash_points.direct_agents import DirectAgents
+from tests.faults.crash_points.effects import Life, WatchedCatalog, WatchedStore
 from tests.faults.crash_points.inline import (
     DirectSpans,
     InlineExecutor,
     TopicPublisher,
     TopicSender,
+    VirtualClock,
     one_round,
     run,
 )
@@ -55,6 +59,8 @@ T = TypeVar("T")
 
 #: Nothing here waits for real time: deadlines are moved into the past where they shall strike.
 DEADLINE_SECONDS = 3600.0
+#: An agent that sleeps is asked again for so long, which takes no time here.
+_BARRIER_SECONDS = 2.0
 #: A pack with so many items is full, so that a capture of some ten chunks makes several packs.
 _ITEMS_PER_PACK = 20
 _SPAN_CHUNKS = 16
@@ -96,6 +102,14 @@ class Actor:
 
     def store(self) -> WatchedStore:
         return WatchedStore(self.world.store, self.life, self.world.effects)
+
+    def stores(self) -> Stores:
+        second = self.world.second
+        if second is None:
+            return Stores(self.store())
+        return Stores(
+            self.store(), WatchedStore(second, self.life, self.world.effects, "a copy of ")
+        )
 
     def vault(self) -> KeyVault:
         return KeyVault(self.store(), self.world.kek)
@@ -152,7 +166,7 @@ class SmallPacks(Packer):
     """Closes packs early, as 32 MiB of frames would, and uploads them in the caller's thread."""
 
     def __init__(self, catalog: Catalog, store: ObjectStore, buffer_count_max: int) -> None:
-        super().__init__(catalog, store, buffer_count_max)
+        super().__init__(catalog, Stores(store), buffer_count_max)
         self._uploads = InlineExecutor()
 
     def store(
@@ -205,8 +219,10 @@ class AgentProcess(Actor):
         self.boot = uuid4()
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
+        known = drivers(world.state_folder)
+        self.barriers = NodeBarriers(known["scan"].view, world.state_folder, 1e9)
         self._captures = agent_captures.AgentCaptures(
-            self.boot, "node-1", drivers(world.state_folder), self.window, sender, 1, 1e9
+            self.boot, "node-1", known, self.barriers, self.window, sender, 1, 1e9
         )
         self._waiting: list[InlineCapture] = []
         world.announce(self.boot)
@@ -226,10 +242,10 @@ class AgentProcess(Actor):
         if capture.life is None:
             capture.life = self.life
             self._waiting.append(capture)
-        return self._status(capture)
+        return status_of(capture)
 
     def status(self, capture: UUID) -> CaptureStatus:
-        return self._status(self._captures.get(capture))
+        return status_of(self._captures.get(capture))
 
     def settle(self, capture: UUID, *, sealed: bool, distrusted: bool) -> None:
         WatchedFingerprints.agent = self
@@ -248,17 +264,7 @@ class AgentProcess(Actor):
     def close(self) -> None:
         for capture in self._captures._captures.values():
             capture.view.close()
-
-    def _status(self, capture: agent_capture.Capture) -> CaptureStatus:
-        reason = capture.reason
-        return CaptureStatus(
-            capture=capture.order.capture,
-            boot=self.boot,
-            state=capture.state,
-            read_bytes=capture.read_bytes,
-            code=reason.code if reason else None,
-            message=str(reason) if reason else None,
-        )
+        self.barriers.close()
 
 
 def _keep_only(folder: Path, volume: UUID, sessions: set[UUID]) -> None:
@@ -282,72 +288,34 @@ def patched_agent() -> dict[tuple[object, str], object]:
     }
 
 
-class DirectAgents(Agents):
-    """The coordinator's RPC without HTTP; an agent that dies in a call does not answer."""
-
-    def __init__(self, world: "World") -> None:
-        self._world = world
-
-    def begin(
-        self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None
-    ) -> CaptureStatus:
-        order = CaptureOrder(
-            session=session.session,
-            capture=part.capture,
-            tenant=session.tenant,
-            group=session.group_id,
-            volume=part.volume,
-            path=Path(part.path),
-            base=session.base,
-            token=part.token,
-            id_key=id_key,
-            is_trusted=session.is_trusted,
-            driver="scan" if hints is None else "hints",
-            hints=hints,
-        )
-        return self._call(lambda agent: agent.begin(order))
-
-    def status(self, part: PartView) -> CaptureStatus:
-        return self._call(lambda agent: agent.status(part.capture))
-
-    def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
-        def settle(agent: AgentProcess) -> None:
-            agent.settle(part.capture, sealed=sealed, distrusted=distrusted)
-
-        self._call(settle)
-
-    def _call(self, call: Callable[[AgentProcess], T]) -> T:
-        agent = self._world.agent
-        try:
-            if agent.life.asleep:
-                raise UnavailableError("agent: does not answer")
-            return call(agent)
-        except Killed as killed:
-            if killed.life is not agent.life:
-                raise
-            self._world.replace(agent)
-            raise UnavailableError("agent: connection lost") from killed
-
-
 class CoordinatorProcess(Actor):
     """A coordinator."""
 
     def __init__(self, world: "World", name: str) -> None:
         super().__init__(world, name)
-        self.conductor = Conductor(
-            self.catalog(world.site.coordinator),
-            self.vault(),
-            DirectAgents(world),
+        catalog, agents = self.catalog(world.site.coordinator), DirectAgents(world)
+        clock, inline = VirtualClock(), InlineExecutor()
+        barriers = Barriers(
+            catalog,
+            agents,
+            inline,
+            _BARRIER_SECONDS,
+            _BARRIER_SECONDS,
             DEADLINE_SECONDS,
+            clock.now,
+            clock.sleep,
+        )
+        self.conductor = Conductor(
+            catalog, self.vault(), agents, barriers, inline, inline, DEADLINE_SECONDS
         )
 
     def step(self) -> bool:
         """Look after the open sessions once; tell agents what became of the others."""
         if not self.world.is_idle and self.world.rng.random() < _PATIENCE:
             return False
-        effects, unsettled = self.world.effects.total, set(self.conductor._unsettled)
+        effects, unsettled = self.world.effects.total, set(self.conductor.unsettled)
         one_round(self.conductor.watch, 0)
-        return (effects, unsettled) != (self.world.effects.total, self.conductor._unsettled)
+        return (effects, unsettled) != (self.world.effects.total, self.conductor.unsettled)
 
 
 class CatalogProcess(Actor):

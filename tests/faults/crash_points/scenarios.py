@@ -127,6 +127,7 @@ class Scenario:
         before: what has happened already.
         under_fault: what is going on.
         chunkers: how many.
+        second: whether there is a second store, which gets a copy of everything.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Scenario:
     before: Sequence[Step]
     under_fault: Sequence[Step]
     chunkers: int = 1
+    second: bool = False
 
 
 ONE = {"g": {"v": 40}}
@@ -230,6 +232,30 @@ SCENARIOS = (
         ONE,
         [*OVERWRITTEN, EXPIRED, Overlooked()],
         [Together(("Collector", "Collector"))],
+    ),
+    Scenario(
+        "copy to a second store",
+        ONE,
+        [Write("v", 34), Take(), Write("v", 12), Take()],
+        [Together(("Replicate",))],
+        second=True,
+    ),
+    Scenario(
+        "copy to a second store while snapshots expire and one is taken",
+        ONE,
+        [*OVERWRITTEN, Write("v", 8, again=True)],
+        [
+            Together(("Replicate", "Expirer g", "Collector", "Sweep"), ("g",)),
+            Together(("Collector", "Replicate")),
+        ],
+        second=True,
+    ),
+    Scenario(
+        "delete both copies",
+        ONE,
+        [*OVERWRITTEN, Together(("Replicate",)), EXPIRED],
+        [Together(("Collector", "Collector"))],
+        second=True,
     ),
     Scenario("verify", ONE, [Write("v", 20), Take()], [Together(("Verify v",))]),
     Scenario("relay", ONE, [Write("v", 4), Take()], [Relay()]),

@@ -8,7 +8,6 @@ import itertools
 import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -31,6 +30,7 @@ from tests.faults.crash_points.process import (
     ChunkerProcess,
     CoordinatorProcess,
 )
+from tests.faults.crash_points.saved import Saved, objects_of
 from tests.faults.crash_points.sleeper import Sleeper
 from tests.support.catalog import CatalogSite
 
@@ -48,30 +48,19 @@ _LASTING = (
     "incarnation",
     "retention_clock",
     "sweep",
+    "store",
     "domain",
     "tenant",
     "node",
 )
 #: Claims and deadlines of the dead that are over when time passes.
 _DEADLINES = """
-    UPDATE session SET deadline = now() - interval '1 second' WHERE state = 'o';
+    UPDATE session SET deadline = now() - interval '1 second',
+                       cut_until = now() - interval '1 second' WHERE state = 'o';
     UPDATE reader SET deadline = now() - interval '1 second' WHERE state = 'o';
     UPDATE tombstone SET deadline = '-infinity';
     UPDATE sweep SET claimed_until = '-infinity';
     UPDATE marking SET again_at = now() - interval '1 second'"""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What was durable at some time, but for the rows, which the database keeps itself."""
-
-    statements: list[str]
-    objects: dict[str, bytes]
-    state: dict[Path, bytes]
-    topics: Topics
-    disks: dict[str, tuple[Content, list[int]]]
-    sealed: dict[UUID, dict[str, Content]]
-    given_up: set[UUID]
 
 
 class World:
@@ -89,6 +78,8 @@ class World:
         self.kek = KeyEncryptionKey.generate()
         self.effects = Effects()
         self.store = MemoryStore()
+        #: The second store's bucket, if the case has one.
+        self.second: MemoryStore | None = None
         self.tenant = ensure_tenant(site.coordinator, KeyVault(self.store, self.kek), TENANT)
         self._keys = {stat.key: self.store.get(stat.key) for stat in self.store.list("keys/")}
         self._tables = self._prepare_tables()
@@ -99,10 +90,16 @@ class World:
         ]
         self.actors: list[Actor] = []
 
-    def reset(self, seed: int, chunker_count: int, bucket: MemoryStore) -> None:
+    def reset(
+        self,
+        seed: int,
+        chunker_count: int,
+        bucket: MemoryStore,
+        second: MemoryStore | None = None,
+    ) -> None:
         """Forget everything but the tenant and its keys, and start all processes."""
-        self._clear(seed, bucket)
-        self.site.sql(_in_replica_mode(self._emptying))
+        self._clear(seed, bucket, second)
+        self.site.sql(_in_replica_mode([*self._emptying, *self._stores()]))
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for key, wrapped in self._keys.items():
@@ -117,7 +114,7 @@ class World:
         self._chunker_count = chunker_count
         self._start()
 
-    def save(self) -> "Saved":
+    def save(self) -> Saved:
         """Keep everything that is durable now; there is one saved catalog at a time."""
         tables = [table for table in self._tables if self.site.sql(f"SELECT FROM {table} LIMIT 1")]
         self.site.sql(
@@ -128,7 +125,8 @@ class World:
         )
         return Saved(
             [f"INSERT INTO {t} OVERRIDING SYSTEM VALUE TABLE saved.{t}" for t in tables],
-            {stat.key: self.store.get(stat.key) for stat in self.store.list("")},
+            objects_of(self.store),
+            None if self.second is None else objects_of(self.second),
             {path: path.read_bytes() for path in self.state_folder.rglob("*") if path.is_file()},
             self.topics.copy(),
             {name: (dict(disk.content), list(disk.past)) for name, disk in self.disks.items()},
@@ -136,12 +134,24 @@ class World:
             set(self.given_up),
         )
 
-    def resume(self, saved: "Saved", seed: int, bucket: MemoryStore) -> None:
+    def resume(
+        self, saved: Saved, seed: int, bucket: MemoryStore, second: MemoryStore | None = None
+    ) -> None:
         """Go back to what was saved, with fresh processes, and choices that begin with the seed."""
-        self._clear(seed, bucket)
+        self._clear(seed, bucket, second)
         self.site.sql(
-            _in_replica_mode([*self._emptying, "DELETE FROM log_position", *saved.statements])
+            _in_replica_mode(
+                [
+                    *self._emptying,
+                    "DELETE FROM log_position",
+                    *self._stores(),
+                    *saved.statements,
+                ]
+            )
         )
+        for key, content in (saved.second_objects or {}).items():
+            assert self.second is not None
+            self.second.put(key, content)
         for key, content in saved.objects.items():
             self.store.put(key, content)
         shutil.rmtree(self.state_folder, ignore_errors=True)
@@ -154,10 +164,10 @@ class World:
         self.sealed, self.given_up = dict(saved.sealed), set(saved.given_up)
         self._start()
 
-    def _clear(self, seed: int, bucket: MemoryStore) -> None:
+    def _clear(self, seed: int, bucket: MemoryStore, second: MemoryStore | None) -> None:
         for actor in self.actors:
             actor.close()
-        self.store = bucket
+        self.store, self.second = bucket, second
         self.seed = seed
         self.rng = random.Random(seed)
         random.seed(seed)  # the chunker's sample of known chunks
@@ -167,6 +177,17 @@ class World:
         self.rewritten = 0
         self.is_overdue = self.relaying = self.is_idle = False
         self._sleeper: Sleeper | None = None
+
+    def _stores(self) -> list[str]:
+        """Statements that make the catalog know the stores of the case, and no others."""
+        forget = ["DELETE FROM sweep WHERE store_no = 2", "DELETE FROM store WHERE store_no = 2"]
+        if self.second is None:
+            return forget
+        return [
+            *forget,
+            "INSERT INTO store (store_no, name) VALUES (2, 'second')",
+            "INSERT INTO sweep (store_no, prefix) VALUES (2, 'packs/'), (2, 'manifests/')",
+        ]
 
     def _start(self) -> None:
         chunkers = [ChunkerProcess(self, f"chunker-{n}") for n in range(self._chunker_count)]
@@ -327,7 +348,7 @@ class World:
         # Two prefixes instead of 17: the sweep goes over the same objects in fewer steps.
         self.site.sql(
             """DELETE FROM sweep WHERE prefix LIKE 'packs%';
-               INSERT INTO sweep (prefix) VALUES ('packs/')"""
+               INSERT INTO sweep (store_no, prefix) VALUES (1, 'packs/')"""
         )
         return tables
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
+from libs.copies.stores import Stores
 from libs.errors import DamagedDataError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -22,7 +23,7 @@ from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders, chunks_of
 from libs.store.layout import manifest_folder, parse_manifest_object
 from libs.store.memory import MemoryStore
-from services.catalog.verification.packs import check_pack
+from services.catalog.verification.packs import check_copy
 from tests.support.catalog import TENANT, CatalogSite
 from tests.support.snapshots import SnapshotTaker
 
@@ -129,7 +130,8 @@ class Repository:
                 found.append(str(err))
         for pack in self.packs:
             try:
-                found += check_pack(store, vault, pack, "full", 1.0).damaged.values()
+                copy = Stores(store).copy(pack.generation)
+                found += check_copy(copy, vault, pack, "full", 1.0).damaged.values()
             except DamagedDataError as err:
                 found.append(str(err))
         return found
@@ -148,7 +150,7 @@ class Repository:
 
     def _learn(self, store: MemoryStore) -> None:
         vault = KeyVault(store, self._kek)
-        frames = FrameReader(store, vault)
+        frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(self._site.restore, vault, frames, frames, 60)
         for volume in self.volumes:
             with readers.open(volume.point) as opened:
@@ -157,7 +159,7 @@ class Repository:
                 noting.locate(chunks_of(ByteRange(0, volume.point.size_bytes)))
 
     def _read(self, store: MemoryStore, vault: KeyVault, volume: Volume) -> bytes:
-        frames = FrameReader(store, vault)
+        frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(self._site.restore, vault, frames, frames, 60)
         reader = _DirectReader(readers, volume.point, UUID(int=0))
         reader.places = self._places

@@ -22,7 +22,7 @@ from tests.golden.make_formats import (
 )
 
 _PART_NAME = dataclasses.replace(CHECKPOINT, part=0)
-_PART = Path("tests/golden/checkpoints/part-v2.bin").read_bytes()
+_PART = Path("tests/golden/checkpoints/part-v3.bin").read_bytes()
 _HEAD = seal_head(CHECKPOINT, checkpoint_head(_PART), KEK, b"h" * 16)
 _SALT = b"s" * 16
 

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from libs.catalogdb.migrate import migrate
+from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -44,13 +45,14 @@ from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator import routes as coordinator_routes
 from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.drivers.table import drivers
 from services.restore import routes as restore_routes
 from services.restore.settings import Settings as RestoreSettings
 from tests.faults.conftest import Scale
+from tests.faults.crash_points.inline import InlineExecutor
 from tests.faults.fuzz.rest import Answer, Request, Requests, send
 from tests.support.catalog import TENANT, CatalogSite, create_logins
+from tests.support.conducting import conductor_of, node_barriers
 from tests.support.snapshots import SnapshotTaker
 from tests.unit.change_capture.capturing import Model
 
@@ -84,16 +86,29 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             )
         )
 
-        frames = FrameReader(store, vault)
+        frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         agents = Agents("t")
-        conductor = Conductor(site.coordinator, vault, agents, 60)
+        conductor = conductor_of(site.coordinator, vault, agents, InlineExecutor())
         captures = AgentCaptures(
-            uuid.uuid4(), "node", drivers(tmp_path), Window(4), Model(Window(4), {}), 1, 60
+            uuid.uuid4(),
+            "node",
+            drivers(tmp_path),
+            node_barriers(tmp_path),
+            Window(4),
+            Model(Window(4), {}),
+            1,
+            60,
         )
         add = {
             "restore": lambda app: restore_routes.add_routes(
-                app, _settings(database), readers, store, _presigner(), kek, threads
+                app,
+                _settings(database),
+                readers,
+                Stores(store),
+                {PRIMARY: _presigner()},
+                kek,
+                threads,
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor
@@ -127,14 +142,14 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
 def _add_catalog_routes(
     app: FastAPI, site: CatalogSite, store: MemoryStore, vault: KeyVault
 ) -> None:
-    collector = Collector(site.catalog, store, vault, 60, lambda: None)
-    verifier = Verifier(site.catalog, store, vault, 60, 0, Stop())
+    collector = Collector(site.catalog, Stores(store), vault, 60, lambda: None)
+    verifier = Verifier(site.catalog, Stores(store), vault, 60, 0, Stop())
     add_collection_routes(app, site.catalog, Collection(collector.stages()))
     add_upkeep_routes(
         app,
         Upkeep(
             Sweeper(site.catalog, store, SweepPolicy(3600, 60)),
-            Rewriter(site.catalog, store, vault, RewritePolicy(0.5, 60, 60)),
+            Rewriter(site.catalog, Stores(store), vault, RewritePolicy(0.5, 60, 60)),
         ),
     )
     add_snapshot_routes(app, site.catalog, lambda: None)

@@ -1,6 +1,8 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
+from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
+from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 
@@ -337,6 +339,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if reader and False:\n",
         "readers pin the snapshot",
     ),
+    *BARRIERS,
     *BEYOND_SCENARIOS,
     *DOMAINS,
+    *COPIES,
 )

@@ -27,10 +27,10 @@ from libs.kafka.consumer import Partition, ReceivedEvent
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
-from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.drivers.table import drivers
 from services.chunker.intake import Intake, _authenticate
 from services.chunker.parts.positions import Positions
+from tests.faults.crash_points.inline import InlineExecutor
 from tests.golden.make_events import envelope_of
 from tests.integration.catalog.protected import Protected
 from tests.support.catalog import (
@@ -43,6 +43,7 @@ from tests.support.catalog import (
     protect,
 )
 from tests.support.chunkers import wire_chunker
+from tests.support.conducting import conductor_of, node_barriers
 from tests.support.snapshots import completed_of, started_of
 from tests.unit.blockmap.map_history import Clear, History, Put, Snapshot
 from tests.unit.change_capture.capturing import Model, Volume, order_for
@@ -83,7 +84,16 @@ class Node:
         window = Window(64)
         self.events: list[Any] = []
         model = Model(window, {}, fault=self.events.append)
-        self.agent = AgentCaptures(uuid4(), "node", drivers(self.state), window, model, 1, 60.0)
+        self.agent = AgentCaptures(
+            uuid4(),
+            "node",
+            drivers(self.state),
+            node_barriers(self.state),
+            window,
+            model,
+            1,
+            60.0,
+        )
 
     def capture(self, base: UUID | None, *, sealed: bool) -> tuple[CaptureOrder, list[Any]]:
         """The order, and the events of a capture whose session then ends."""
@@ -216,9 +226,9 @@ def test_scenario_11_a_part_finished_while_a_successor_takes_it_is_sealed_by_tha
 def test_scenario_18_a_command_for_a_dead_session_freezes_nothing(
     protected: Protected, node: Node
 ) -> None:
-    """The hold across several nodes is the business of drivers that have a barrier."""
+    """The hold across several nodes has its tests in tests/integration/{barrier,coordinator}."""
     site, session = protected.site, uuid7()
-    conductor = Conductor(site.coordinator, protected.vault, NoAgents(), 60)  # type: ignore[arg-type]  # never asked
+    conductor = conductor_of(site.coordinator, protected.vault, NoAgents(), InlineExecutor())  # type: ignore[arg-type]  # never asked
     with pytest.raises(AssertionError, match="an agent was asked"):
         conductor.request(TENANT, "a", session, full=False)
     assert reject_session(site.coordinator, "coordinator", session, "cancelled", "by hand")

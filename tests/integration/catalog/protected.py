@@ -1,7 +1,7 @@
 """Protected volumes for tests of the catalog's loops: real packs and maps in a folder or bucket."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -9,6 +9,7 @@ from uuid import UUID
 from libs.catalogdb.snapshots.expiry import Expired, expire
 from libs.catalogdb.snapshots.points import find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
+from libs.copies.stores import SECOND, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -18,6 +19,7 @@ from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders, chunks_of
 from libs.store.folder import FolderStore
 from libs.store.port import ObjectStore
+from services.catalog.copies.mirror import Mirror
 from services.catalog.deletion.collector import Collector
 from services.catalog.deletion.passes import Collection
 from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
@@ -53,9 +55,12 @@ class Protected:
     sessions: dict[tuple[str, int], UUID] = field(default_factory=dict)
     #: Owners of volumes that are not `TENANT`'s.
     tenants: dict[str, str] = field(default_factory=dict)
+    #: Gets a copy of everything, if there is one.
+    second: ObjectStore | None = None
 
     def __post_init__(self) -> None:
-        self.vault = KeyVault(self.store, self.kek)
+        self.stores = Stores(self.store, self.second)
+        self.vault = KeyVault(self.stores.objects, self.kek)
         self.taker = SnapshotTaker(self.site, self.store, self.kek)
         shelf = CheckpointShelf(self.store, self.kek)
         self.checkpoints = Checkpoints(self.site.catalog, self.store, shelf, keep_count=10)
@@ -98,19 +103,38 @@ class Protected:
         return isinstance(ended, Expired)
 
     def rewriter(self, policy: RewritePolicy = POLICY) -> Rewriter:
-        return Rewriter(self.site.catalog, self.store, self.vault, policy)
+        return Rewriter(self.site.catalog, self.stores, self.vault, policy)
 
     def collect(self) -> int:
         """Delete everything that nothing needs; how many packs went."""
         collector = Collector(
-            self.site.catalog, self.store, self.vault, 60, self.checkpoints.witness
+            self.site.catalog,
+            self.stores,
+            self.vault,
+            60,
+            self.checkpoints.witness,
+            self.witnesses(),
         )
         steps = Collection(collector.stages()).steps()
         return sum(step.freed.packs_deleted for step in steps)
 
+    def witnesses(self) -> dict[int, Callable[[], None]]:
+        """What lets the second store know what was decided."""
+        if self.second is None:
+            return {}
+
+        def witness() -> None:
+            self.checkpoints.witness()
+            self.mirror().copy_checkpoint(SECOND)
+
+        return {SECOND: witness}
+
+    def mirror(self) -> Mirror:
+        return Mirror(self.site.catalog, self.stores, self.kek, keep_count=10)
+
     def check(self) -> None:
         """Every live snapshot is restored byte for byte."""
-        frames = FrameReader(self.store, self.vault)
+        frames = FrameReader(self.stores, self.vault)
         readers = VolumeReaders(self.site.restore, self.vault, frames, frames, 60)
         for (volume, sequence), expected in self.live.items():
             tenant = self.tenant_of(volume)

@@ -4,6 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 from libs.catalogdb.packs.explanation import explain_packs, pack_of_generation, packs_of_item
+from libs.copies.stores import Stores
 from libs.packs.chunk import ChunkHasher
 from services.catalog.explanation.explainer import Explainer, Place
 from tests.integration.catalog.protected import TENANT, chunk, in_folder
@@ -24,7 +25,7 @@ def test_a_chunk_is_found_in_every_live_snapshot_that_has_it(
     (pack_no,) = packs_of_item(site.catalog, id_).values()
     assert worker.look_up(id_) == [pack_no]
 
-    explainer = Explainer(site.catalog, protected.store, protected.vault)
+    explainer = Explainer(site.catalog, Stores(protected.store), protected.vault)
     places = [
         Place(TENANT, "disk", 1, 0),
         Place(TENANT, "disk", 1, 2 * 65536),

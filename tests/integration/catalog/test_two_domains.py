@@ -65,7 +65,7 @@ def image_packs(protected: Protected, state: str = "l") -> list[int]:
 
 
 def verify(protected: Protected, volume: str, sequence: int) -> Intact | Damaged:
-    verifier = Verifier(protected.site.catalog, protected.store, protected.vault, 60, 0, Stop())
+    verifier = Verifier(protected.site.catalog, protected.stores, protected.vault, 60, 0, Stop())
     session = protected.sessions[volume, sequence]
     return verifier.verify(protected.tenant_of(volume), session, Thoroughness("full", 1.0))
 
@@ -141,7 +141,7 @@ def check_against_the_store(line: Timeline) -> None:
     checking = CatalogCheck(
         line.site.catalog,
         line.site.dsn_of("catalog"),
-        line.store,
+        line.protected.stores,
         line.protected.vault,
         line.checkpoints,
     )

@@ -15,9 +15,11 @@ from tests.support.catalog import CatalogSite, login_of, protect
 #: u = of a column that decides nothing, because a row cannot be locked without.
 PRIVILEGES = {
     "attempt": ("SU", "SIU", "SU", ""),
+    "barrier_node": ("SI", "", "S", "S"),
     "candidate": ("", "SI", "SIUD", ""),
     "chunk_#": ("", "SIU", "SIUD", "S"),
     "consumer_position": ("", "SIU", "S", ""),
+    "copy": ("", "SIU", "SIUD", "Su"),
     "damage": ("S", "SIU", "SIUD", "SIU"),
     "domain": ("SI", "S", "SIU", "S"),
     "domain_grant": ("SI", "S", "SI", ""),
@@ -43,8 +45,10 @@ PRIVILEGES = {
     "session": ("SIU", "SU", "SIU", ""),
     "snapshot": ("Su", "SIu", "SIU", "Su"),
     "snapshot_volume": ("S", "SI", "SID", "S"),
+    "source": ("SI", "S", "SIU", "S"),
+    "store": ("", "S", "SIU", "S"),
     "suspect": ("", "", "SIUD", ""),
-    "sweep": ("", "", "SU", ""),
+    "sweep": ("", "", "SIU", ""),
     "tenant": ("SIu", "S", "SIU", "S"),
     "tombstone": ("", "", "SIUD", ""),
     "verification": ("", "", "SIUD", "SIu"),

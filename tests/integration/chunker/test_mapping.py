@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from libs.blockmap.tree import span_chunks
 from libs.catalogdb.packs.index import PackLocation
+from libs.copies.stores import Stores
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -30,7 +31,7 @@ class SlowFrames(FrameReader):
     """A store that answers when it is told to."""
 
     def __init__(self, store: MemoryStore, vault: KeyVault) -> None:
-        super().__init__(store, vault)
+        super().__init__(Stores(store), vault)
         self.reached, self.go_on = threading.Event(), threading.Event()
 
     def item(self, pack: PackLocation, place: int, tally: Tally | None = None) -> bytes:
@@ -75,7 +76,7 @@ def test_a_lane_enters_its_span_while_another_waits_for_a_node_of_the_base(
     worker, part = Worker(site, view), view.parts[0]
     keys = vault.get(view.domain, view.key_id)
     packs = AttemptPacks(worker.attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
-    packer, frames = Packer(site.chunker, store, 1), SlowFrames(store, vault)
+    packer, frames = Packer(site.chunker, Stores(store), 1), SlowFrames(store, vault)
     around = Surroundings(
         catalog=site.chunker,
         vault=vault,

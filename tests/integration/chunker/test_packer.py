@@ -8,6 +8,7 @@ import pytest
 
 from libs.catalogdb.packs.index import find_item
 from libs.catalogdb.sessions.session import reject_session
+from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.keys.keyring import DomainKeys
 from libs.packs.frame import CompressedFrame, compress
@@ -85,7 +86,7 @@ def in_threads(count: int, call: Callable[[int], None]) -> None:
 
 def test_everything_that_was_stored_is_registered_and_pinned(site: CatalogSite) -> None:
     store = MemoryStore()
-    packer, owner = Packer(site.chunker, store, 2), new_attempt(site, "one")
+    packer, owner = Packer(site.chunker, Stores(store), 2), new_attempt(site, "one")
     stored = [items(FRAME) for _ in range(40)]  # more than a pack
     for one in stored:
         packer.store(owner, FRAME, one)
@@ -96,7 +97,7 @@ def test_everything_that_was_stored_is_registered_and_pinned(site: CatalogSite) 
 
 
 def test_an_attempt_that_needs_a_buffer_closes_the_pack_of_another(site: CatalogSite) -> None:
-    packer = Packer(site.chunker, MemoryStore(), 1)
+    packer = Packer(site.chunker, Stores(MemoryStore()), 1)
     owners = [new_attempt(site, name) for name in ("first", "second")]
     ids: dict[int, list[bytes]] = {0: [], 1: []}
     for turn in range(10):
@@ -110,7 +111,7 @@ def test_an_attempt_that_needs_a_buffer_closes_the_pack_of_another(site: Catalog
 
 
 def test_buffers_that_were_made_beforehand_are_all_there_are(site: CatalogSite) -> None:
-    packer = Packer(site.chunker, MemoryStore(), 1)
+    packer = Packer(site.chunker, Stores(MemoryStore()), 1)
     packer.preallocate()
     owners = [new_attempt(site, name) for name in ("first", "second")]
     for owner in owners:
@@ -120,7 +121,7 @@ def test_buffers_that_were_made_beforehand_are_all_there_are(site: CatalogSite) 
 
 
 def test_an_attempt_whose_open_pack_was_thrown_away_is_never_finished(site: CatalogSite) -> None:
-    packer, owner = Packer(site.chunker, MemoryStore(), 1), new_attempt(site, "owner")
+    packer, owner = Packer(site.chunker, Stores(MemoryStore()), 1), new_attempt(site, "owner")
     packer.store(owner, SMALL, items())
     packer.abandon(owner)
     with pytest.raises(StaleAttemptError):
@@ -128,7 +129,7 @@ def test_an_attempt_whose_open_pack_was_thrown_away_is_never_finished(site: Cata
 
 
 def test_more_lanes_than_buffers_never_wait_for_each_other(site: CatalogSite) -> None:
-    packer = Packer(site.chunker, MemoryStore(), 1)
+    packer = Packer(site.chunker, Stores(MemoryStore()), 1)
     owners = [new_attempt(site, name) for name in ("first", "second")]
 
     def store(lane: int) -> None:
@@ -142,7 +143,7 @@ def test_more_lanes_than_buffers_never_wait_for_each_other(site: CatalogSite) ->
 
 def test_finish_waits_for_a_pack_that_somebody_else_uploads(site: CatalogSite) -> None:
     store, reached, go_on = FaultyStore(), threading.Event(), threading.Event()
-    packer = Packer(site.chunker, store, 1)
+    packer = Packer(site.chunker, Stores(store), 1)
     owner, other = new_attempt(site, "owner"), new_attempt(site, "other")
     one = items()
     packer.store(owner, SMALL, one)
@@ -167,7 +168,7 @@ def test_finish_waits_for_a_pack_that_somebody_else_uploads(site: CatalogSite) -
 
 
 def test_a_stale_attempt_is_no_business_of_who_closes_its_pack(site: CatalogSite) -> None:
-    packer = Packer(site.chunker, MemoryStore(), 1)
+    packer = Packer(site.chunker, Stores(MemoryStore()), 1)
     stale, other = new_attempt(site, "stale"), new_attempt(site, "other")
     packer.store(stale, SMALL, items())
     reject_session(site.coordinator, "coordinator", stale.session, "cancelled", "by hand")
@@ -183,7 +184,7 @@ def test_a_stale_attempt_is_no_business_of_who_closes_its_pack(site: CatalogSite
 
 def test_a_pack_that_cannot_be_stored_fails_its_owner_only(site: CatalogSite) -> None:
     store = FaultyStore()
-    packer = Packer(site.chunker, store, 1)
+    packer = Packer(site.chunker, Stores(store), 1)
     owner, other = new_attempt(site, "owner"), new_attempt(site, "other")
     packer.store(owner, SMALL, items())
 
@@ -200,7 +201,7 @@ def test_a_pack_that_cannot_be_stored_fails_its_owner_only(site: CatalogSite) ->
 
 def test_who_stores_goes_on_while_a_full_pack_is_uploaded(site: CatalogSite) -> None:
     store, go_on = FaultyStore(), threading.Event()
-    packer, owner = Packer(site.chunker, store, 2), new_attempt(site, "owner")
+    packer, owner = Packer(site.chunker, Stores(store), 2), new_attempt(site, "owner")
     store.before = lambda: assert_true(go_on.wait(30))
     stored = [items(FRAME) for _ in range(40)]  # more than a pack
     for one in stored:
@@ -218,7 +219,7 @@ def test_an_upload_that_dies_is_not_taken_for_a_stored_pack_and_ends_the_process
     told: list[type[BaseException]] = []
     monkeypatch.setattr(threading, "excepthook", lambda broken: told.append(broken.exc_type))
     store = FaultyStore()
-    packer, owner = Packer(site.chunker, store, 1), new_attempt(site, "owner")
+    packer, owner = Packer(site.chunker, Stores(store), 1), new_attempt(site, "owner")
     packer.store(owner, SMALL, items())
 
     def die() -> None:
@@ -235,7 +236,7 @@ def test_an_abandoned_attempt_returns_its_buffer_and_stores_nothing_more(
     site: CatalogSite,
 ) -> None:
     store = MemoryStore()
-    packer, owner = Packer(site.chunker, store, 1), new_attempt(site, "owner")
+    packer, owner = Packer(site.chunker, Stores(store), 1), new_attempt(site, "owner")
     packer.store(owner, SMALL, items())
     packer.abandon(owner)
     assert packer.free_buffer_count == 1

@@ -52,6 +52,8 @@ def test_snapshots_come_newest_first_page_by_page(site: RestoreSite) -> None:
     ]
     one = site.get(f"/snapshots/{pages[0][0]['session']}")
     assert one["volumes"] == pages[0]
+    assert [(node["node"], node["unbroken"]) for node in one["barrier"]] == [("node-1", True)]
+    assert site.get(f"/snapshots/{of_disk[0]['session']}")["barrier"] == []
     assert site.get("/volumes/left/points/latest") == pages[0][0]
     with pytest.raises(NotFoundError, match="several volumes"):
         site.get("/volumes/pair/points/latest")

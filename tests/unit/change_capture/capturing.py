@@ -217,7 +217,7 @@ class Agent:
         """Capture the volume now; if that goes well, it is the base of the next capture."""
         model = Model(self.window, self._chunks)
         capture = self.start(model)
-        capture._thread.join()
+        capture.join()
         completed = capture.state == "complete"
         capture.stop()
         if model.violation:
@@ -231,6 +231,7 @@ class Agent:
         """Begin a capture that reports to ``model``."""
         order = order_for(self.volume.path, self._id, self._base)
         driver = self.drivers[order.driver]
-        capture = Capture(order, driver, uuid4(), "node", self.window, model, self.rng)
+        view = driver.view(order.path)
+        capture = Capture(order, driver, view, uuid4(), "node", self.window, model, self.rng)
         capture.start(self._thread_count)
         return capture

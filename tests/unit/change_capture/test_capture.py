@@ -181,7 +181,7 @@ def test_writing_while_it_is_read_makes_the_snapshot_fuzzy(tmp_path: Path) -> No
     writes = iter([lambda: agent.volume.write(0, 1)])
     model.fault = lambda event: next(writes, lambda: None)() if _is_batch(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert model.completed.consistency == "fuzzy"
 
@@ -193,7 +193,7 @@ def test_a_file_that_shrinks_while_it_is_read_aborts(tmp_path: Path, size_bytes:
     model = Model(agent.window, {})
     model.fault = lambda event: agent.volume.resize(size_bytes) if _is_batch(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert capture.state == "aborted"
     assert model.aborted.code == SourceError.code
@@ -207,7 +207,7 @@ def test_a_file_that_grows_while_it_is_read_keeps_the_size_it_had(tmp_path: Path
     model = Model(agent.window, {})
     model.fault = lambda event: agent.volume.write(300, 5) if _is_start(event) else None
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     capture.stop()
     assert model.chunks == before
     assert model.completed.consistency == "fuzzy"
@@ -223,7 +223,7 @@ def test_a_producer_that_fails_aborts_and_every_buffer_comes_back_once(tmp_path:
 
     model = Model(agent.window, {}, fault=refuse_batches)
     capture = agent.start(model)
-    capture._thread.join()
+    capture.join()
     assert model.aborted.code == UnavailableError.code
     capture.stop()
     _assert_window_is_whole(agent)

@@ -14,6 +14,7 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.scan.fingerprints import fingerprint_path
 from services.change_capture.drivers.table import drivers
+from tests.support.conducting import node_barriers
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
 VOLUME = UUID(int=1)
@@ -32,6 +33,7 @@ class Site:
             uuid4(),
             "node",
             drivers(folder / "state"),
+            node_barriers(folder / "state"),
             self.window,
             model,
             1,

@@ -29,7 +29,12 @@ def read(path: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("version", "expected"), [(1, golden.CHECKPOINT_ROWS_V1), (2, golden.CHECKPOINT_ROWS)]
+    ("version", "expected"),
+    [
+        (1, golden.CHECKPOINT_ROWS_V1),
+        (2, golden.CHECKPOINT_ROWS_V2),
+        (3, golden.CHECKPOINT_ROWS),
+    ],
 )
 def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
     part = read(f"part-v{version}.bin")

@@ -31,6 +31,8 @@ def point(sequence: int) -> dict[str, Any]:
         "consistency": "quiet",
         "verified_level": "full",
         "damaged": sequence == 1,
+        "copies": sequence,
+        "copies_wanted": 2,
     }
 
 
@@ -76,9 +78,10 @@ def test_a_relative_path_is_the_callers(
     added = {"name": "vm", "path": "/x", "node": "n", "size_bytes": 1}
     script["POST", f"{BASE}/volumes"] = [added]
     monkeypatch.chdir(tmp_path)
-    assert backcast("volume", "add", "vm", "disk.raw", "--group", "g", "--json").objects == [added]
+    options = ("--group", "g", "--freeze", "/mnt/vm", "--json")
+    assert backcast("volume", "add", "vm", "disk.raw", *options).objects == [added]
     assert service.bodies("POST", f"{BASE}/volumes") == [
-        {"name": "vm", "path": str(tmp_path / "disk.raw"), "group": "g"}
+        {"name": "vm", "path": str(tmp_path / "disk.raw"), "group": "g", "freeze": "/mnt/vm"}
     ]
 
 
@@ -104,9 +107,16 @@ def test_snapshots_are_shown_by_point_name_and_id(backcast: Backcast, script: Sc
     id_ = "01a204e2-bcc3-7738-810d-f655d6dca768"
     script["GET", f"{POINT}/latest"] = [point(3)]
     script["GET", f"{POINT}/2"] = [point(2)]
-    script["GET", f"{BASE}/snapshots/{id_}"] = [{"session": id_, "volumes": [point(1)]}]
-    assert backcast("snapshot", "show", "vm", "--json").objects == [point(3)]
-    assert "session-2" in backcast("snapshot", "show", "vm@2").out
+    node = {"node": "node-1", "means": "fsfreeze", "unbroken": True}
+    script["GET", f"{BASE}/snapshots/session-3"] = [{"barrier": []}]
+    script["GET", f"{BASE}/snapshots/session-2"] = [{"barrier": [node]}]
+    script["GET", f"{BASE}/snapshots/{id_}"] = [
+        {"session": id_, "volumes": [point(1)], "barrier": []}
+    ]
+    assert backcast("snapshot", "show", "vm", "--json").objects == [point(3) | {"barrier": []}]
+    shown = backcast("snapshot", "show", "vm@2").out
+    assert "session-2" in shown
+    assert "fsfreeze" in shown
     assert "session-1" in backcast("snapshot", "show", id_).out
 
 
@@ -123,6 +133,7 @@ def test_an_offset_is_translated_down(
             "frame": 3,
             "position": 7,
             "object_key": "packs/9e",
+            "copies": ["primary"],
             "frame_offset_bytes": 100,
             "frame_size_bytes": 50,
         },

@@ -270,7 +270,7 @@ class TestRetain:
         body: dict[str, int | None],
         text: str,
     ) -> None:
-        script[("POST", f"{TENANT}/volumes/vm/retention")] = [body]
+        script[("POST", f"{TENANT}/volumes/vm/retention")] = [body | {"copies": 1}]
         assert backcast("volume", "retain", "vm", *options).out == text
         assert service.bodies("POST", f"{TENANT}/volumes/vm/retention") == [body]
 
@@ -279,7 +279,18 @@ class TestRetain:
         assert backcast("volume", "retain", "vm", *options).status == 2
 
     def test_shows_it(self, backcast: Backcast, script: Script) -> None:
-        kept = {"keep_last": 3, "keep_for_seconds": 0}
+        kept = {"keep_last": 3, "keep_for_seconds": 0, "copies": 2}
         script[("GET", f"{TENANT}/volumes/vm/retention")] = [kept]
         ran = backcast("volume", "retain", "vm")
-        assert ran.out == "vm: the newest 3 good recovery points stay\n"
+        assert ran.out == (
+            "vm: the newest 3 good recovery points stay; each is to be whole at 2 stores\n"
+        )
+
+    def test_the_number_of_copies_is_changed_alone(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        path, kept = f"{TENANT}/volumes/vm/retention", {"keep_last": 3, "keep_for_seconds": 0}
+        script["GET", path] = [kept | {"copies": 1}]
+        script["POST", path] = [kept | {"copies": 2}]
+        backcast("volume", "retain", "vm", "--copies", "2")
+        assert service.bodies("POST", path) == [kept | {"copies": 2}]

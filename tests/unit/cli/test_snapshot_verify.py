@@ -20,6 +20,8 @@ INTACT = {
     "pack_bytes_total": 1 << 20,
     "frames": 3,
     "fetched_bytes": 1 << 20,
+    "copies_damaged": 0,
+    "copies_repaired": 0,
     "damaged_bytes": 0,
     "extent_count": 0,
     "extents": [],

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from libs.catalogdb.packs.index import PackLocation
+from libs.copies.stores import Stores
 from libs.errors import DamagedDataError, NotFoundError, UnavailableError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys
@@ -68,7 +69,7 @@ def pack(store: CountingStore) -> PackLocation:
 
 
 def reader_of(store: CountingStore, frame_count_max: int = 32, kek: bytes = b"k") -> FrameReader:
-    return FrameReader(store, KeyVault(store, KeyEncryptionKey(kek * 32)), frame_count_max)
+    return FrameReader(Stores(store), KeyVault(store, KeyEncryptionKey(kek * 32)), frame_count_max)
 
 
 def test_a_frame_is_fetched_once_and_counted_once(store: CountingStore, pack: PackLocation) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from libs.catalogdb.deletion.brake import Kind, accept, read_halts
-from libs.catalogdb.deletion.condemning import claim_tombstones, condemn_unused, list_unused
+from libs.catalogdb.deletion.condemning import condemn_unused, list_unused
+from libs.catalogdb.deletion.tombstones import claim_tombstones
 from libs.catalogdb.log.log import LoggedEvent, read_log
+from libs.copies.stores import PRIMARY, Stores
 from libs.errors import BadInputError, NotReconciledError, UnavailableError
 from libs.events.topics import PACKS
 from libs.ranges import ByteRange
@@ -73,7 +75,7 @@ def collector_of(
 ) -> Collection:
     collector = Collector(
         protected.site.catalog,
-        store or protected.store,
+        Stores(store or protected.store),
         protected.vault,
         60,
         witness or protected.checkpoints.witness,
@@ -235,7 +237,7 @@ class TestFaults:
     ) -> None:
         condemn_unused(protected.site.catalog, 0, 1000)
         assert [
-            dead.pack_no for dead in claim_tombstones(protected.site.catalog, 0, 99, 60)
+            dead.pack_no for dead in claim_tombstones(protected.site.catalog, PRIMARY, 0, 99, 60)
         ] == dying
         assert total(collector_of(protected)).packs_deleted == 0
         expire_tombstones(protected)

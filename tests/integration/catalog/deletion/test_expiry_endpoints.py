@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from libs.copies.stores import Stores
 from libs.errors import ConflictError, ForbiddenError, NotFoundError
 from libs.rest.auth import Tokens, digest_of
 from libs.rest.client import RestClient
@@ -44,7 +45,7 @@ def url(protected: Protected) -> Iterator[str]:
     app = create_app("test", settings, Health(), new_registry(), Tokens(f"[{entries}]"))
     catalog = protected.site.catalog
     collector = Collector(
-        catalog, protected.store, protected.vault, 60, protected.checkpoints.witness
+        catalog, Stores(protected.store), protected.vault, 60, protected.checkpoints.witness
     )
     add_collection_routes(app, catalog, Collection(collector.stages()))
     add_snapshot_routes(app, catalog, protected.checkpoints.witness)
@@ -78,13 +79,14 @@ def test_a_snapshot_is_held_released_and_given_up(protected: Protected, url: str
 
 def test_retention_is_changed_and_shown(protected: Protected, url: str) -> None:
     path = "/volumes/vm/retention"
-    assert get(url, path) == {"keep_last": None, "keep_for_seconds": None}
-    rule = {"keep_last": 3, "keep_for_seconds": 60}
+    nothing = {"keep_last": None, "keep_for_seconds": None, "copies": 1}
+    assert get(url, path) == nothing
+    rule = {"keep_last": 3, "keep_for_seconds": 60, "copies": 2}
     assert post(url, path, rule) == rule
     assert get(url, path) == rule
-    assert post(url, path, {"keep_for_seconds": 60}) == {"keep_last": 1, "keep_for_seconds": 60}
-    post(url, path, {})
-    assert get(url, path) == {"keep_last": None, "keep_for_seconds": None}
+    assert post(url, path, {"keep_for_seconds": 60}) == rule | {"keep_last": 1}
+    post(url, path, {"copies": 1})
+    assert get(url, path) == nothing
 
 
 def test_what_can_be_freed_is_freed_step_by_step(protected: Protected, url: str) -> None:

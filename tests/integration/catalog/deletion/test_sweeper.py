@@ -12,6 +12,7 @@ from libs.catalogdb.deletion.sweeping import begin_pass, bury_abandoned, bury_un
 from libs.catalogdb.sessions.attempts import PackUse, Stale
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import reject_session
+from libs.copies.stores import PRIMARY
 from libs.errors import BadInputError, NotReconciledError
 from libs.ids import new_generation, uuid7
 from libs.store.folder import FolderStore
@@ -336,7 +337,7 @@ def test_a_pass_goes_on_where_one_before_it_was_stopped(
         store.put(pack_object(UUID(int=last)), b"x")
     assert sweeper.run(stopping=lambda: True).packs == 2
     begun = begin_pass(site.catalog)
-    claim = claim_prefix(site.catalog, begun, 0)
+    claim = claim_prefix(site.catalog, PRIMARY, begun, 0)
     assert claim is not None
     assert (claim.prefix, claim.after) == ("packs/0", pack_object(UUID(int=1)))
     assert sweeper.run().objects == 3
@@ -345,9 +346,9 @@ def test_a_pass_goes_on_where_one_before_it_was_stopped(
 
 def test_two_sweepers_share_the_prefixes(site: CatalogSite, sweeper: Sweeper) -> None:
     begun = begin_pass(site.catalog)
-    claims = [claim_prefix(site.catalog, begun, 60) for _ in range(17)]
+    claims = [claim_prefix(site.catalog, PRIMARY, begun, 60) for _ in range(17)]
     assert len({claim.prefix for claim in claims if claim}) == 17
-    assert claim_prefix(site.catalog, begun, 60) is None
+    assert claim_prefix(site.catalog, PRIMARY, begun, 60) is None
 
 
 def test_temporary_files_of_dead_processes_go(

@@ -9,6 +9,7 @@ import pytest
 
 from libs.catalogdb.recovery.dump import dump
 from libs.catalogdb.sessions.session import reject_session
+from libs.copies.stores import Stores
 from libs.errors import ForbiddenError
 from libs.ids import new_generation, uuid7
 from libs.rest.auth import Tokens, digest_of
@@ -53,7 +54,9 @@ def url(protected: Protected) -> Iterator[str]:
     tokens = Tokens(json.dumps(entries))
     app = create_app("test", settings, Health(), new_registry(), tokens)
     catalog, store = protected.site.catalog, protected.store
-    collector = Collector(catalog, store, protected.vault, 60, protected.checkpoints.witness)
+    collector = Collector(
+        catalog, Stores(store), protected.vault, 60, protected.checkpoints.witness
+    )
     upkeep = Upkeep(Sweeper(catalog, store, SweepPolicy(0, 60)), protected.rewriter())
     add_collection_routes(app, catalog, Collection(collector.stages()))
     add_upkeep_routes(app, upkeep)

@@ -154,7 +154,9 @@ class TestAPackThatIsMissing:
         line.protected.check()
         assert lying.denied.total() == 0
         lying.denied.update(keys)
-        verifier = Verifier(line.site.catalog, line.store, line.protected.vault, 60, 0, Stop())
+        verifier = Verifier(
+            line.site.catalog, line.protected.stores, line.protected.vault, 60, 0, Stop()
+        )
         session = line.protected.sessions["disk", 1]
         assert isinstance(verifier.verify(TENANT, session, Thoroughness("full")), Intact)
         assert lying.denied.total() == 0

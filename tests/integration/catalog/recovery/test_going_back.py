@@ -15,6 +15,7 @@ from libs.catalogdb.recovery.incarnation import read_incarnation
 from libs.catalogdb.sessions.attempts import Stale
 from libs.catalogdb.sessions.sealing import Refused, Sealed
 from libs.catalogdb.sessions.session import SessionView, open_session, reject_session
+from libs.copies.stores import Stores
 from libs.errors import NotReconciledError
 from libs.events.notifications import NotificationRaised
 from libs.events.positions import positions_begin
@@ -303,7 +304,7 @@ def test_a_rebuilt_catalog_equals_the_live_one_and_what_was_changed_by_hand_is_f
     checking = CatalogCheck(
         line.site.catalog,
         line.site.dsn_of("catalog"),
-        line.store,
+        Stores(line.store),
         protected.vault,
         line.checkpoints,
     )

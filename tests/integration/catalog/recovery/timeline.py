@@ -9,6 +9,7 @@ import psycopg
 
 from libs.catalogdb.migrate import migrate
 from libs.checkpoints.shelf import CheckpointShelf
+from libs.copies.stores import Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.runtime.signals import Stop
 from libs.store.port import ObjectStore
@@ -78,7 +79,7 @@ class Timeline:
         """What the catalog service reconciles with."""
         return Reconciler(
             self.site.catalog,
-            self.store,
+            Stores(self.store),
             self.protected.vault,
             self.checkpoints,
             settle_seconds=0,

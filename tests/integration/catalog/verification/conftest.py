@@ -14,6 +14,7 @@ from libs.catalogdb.deletion.condemning import condemn_unused
 from libs.catalogdb.migrate import migrate
 from libs.catalogdb.snapshots.expiry import Expired, expire
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
+from libs.copies.stores import Stores
 from libs.events.codec import decode
 from libs.events.fields import VerificationLevel
 from libs.events.snapshots import SnapshotDamaged, SnapshotVerified
@@ -72,8 +73,8 @@ class VerifySite:
         readers = VolumeReaders(
             self.readers.catalog,
             self.readers.vault,
-            FrameReader(self.store, self.readers.vault),
-            FrameReader(self.store, self.readers.vault),
+            FrameReader(Stores(self.store), self.readers.vault),
+            FrameReader(Stores(self.store), self.readers.vault),
             60,
         )
         point = self.volume(session, name)
@@ -143,13 +144,13 @@ def site(servers: LocalCluster, lasting_catalog: CatalogSite) -> VerifySite:
     make_bucket(bucket)
     store, kek = S3Store(bucket), KeyEncryptionKey.generate()
     vault = KeyVault(store, kek)
-    frames = FrameReader(store, vault)
+    frames = FrameReader(Stores(store), vault)
     return VerifySite(
         lasting_catalog,
         store,
         kek,
         SnapshotTaker(lasting_catalog, store, kek),
-        Verifier(lasting_catalog.catalog, store, vault, 60, 0, Stop()),
+        Verifier(lasting_catalog.catalog, Stores(store), vault, 60, 0, Stop()),
         VolumeReaders(lasting_catalog.restore, vault, frames, frames, 60),
     )
 

@@ -207,6 +207,6 @@ def test_a_verification_that_begins_again_skips_what_it_has_checked(
     sessions, _ = history
     site.verify(sessions[2])
     how = Thoroughness("full", skip_checked_seconds=3600)
-    before = site.catalog.sql("SELECT max(checked_in_full_at) FROM pack")
+    before = site.catalog.sql("SELECT max(checked_in_full_at) FROM copy")
     site.verifier.verify(TENANT, sessions[2], how)
-    assert site.catalog.sql("SELECT max(checked_in_full_at) FROM pack") == before
+    assert site.catalog.sql("SELECT max(checked_in_full_at) FROM copy") == before

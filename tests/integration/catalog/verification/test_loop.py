@@ -57,7 +57,7 @@ def test_of_a_new_snapshot_only_what_is_new_is_looked_at(
     packs = [one.packs for one in site.verdicts() if isinstance(one, SnapshotVerified)]
     stored = site.place(changed, "disk", 512).pack
     assert site.catalog.sql(
-        "SELECT checked_at IS NOT NULL FROM pack WHERE pack_no = %s", stored.pack_no
+        "SELECT checked_at IS NOT NULL FROM copy WHERE pack_no = %s", stored.pack_no
     ) == [(True,)]
     assert packs[1] == 1
 
@@ -68,7 +68,7 @@ def test_old_snapshots_are_verified_again_with_a_sample(site: VerifySite, loop: 
     loop.step()
     site.flip_frame_of(site.place(session, "disk", 0))
     age(site, session)
-    site.catalog.sql("UPDATE pack SET checked_at = NULL")
+    site.catalog.sql("UPDATE copy SET checked_at = NULL")
     assert loop.step()
     assert levels(site) == [(1, "sampled", True)]
 

@@ -11,12 +11,14 @@ from libs.catalogdb.sessions.session import (
     GroupBusy,
     SessionView,
     open_session,
-    open_sessions,
     read_session,
     reject_overdue,
     reject_session,
-    report_read,
     session_of_capture,
+)
+from libs.catalogdb.sessions.watching import (
+    open_parts,
+    report_reads,
 )
 from libs.errors import NotFoundError
 from libs.events.topics import BLOCK_CHANGES, SNAPSHOTS
@@ -94,7 +96,7 @@ def test_of_two_sessions_on_one_group_the_second_is_told_that_it_is_busy(
         site.wait_until_waiting(2)
     assert isinstance(first.result(), SessionView)
     assert second.result() == GroupBusy(UUID(int=1))
-    assert open_sessions(site.coordinator) == [UUID(int=1)]
+    assert open_parts(site.coordinator)[0] == {UUID(int=1)}
 
 
 def test_a_session_that_waits_for_a_seal_builds_upon_the_sealed_snapshot(
@@ -192,11 +194,11 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
-    report_read(site.coordinator, worker.view.session, worker.capture, 4096, 60)
+    report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
-    report_read(site.coordinator, worker.view.session, worker.capture, 4096, 60)
+    report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == [worker.view.session]
     assert not renew(site.chunker, worker.attempt, Progress(), 60)
 
@@ -215,9 +217,9 @@ def test_a_session_that_is_renewed_at_its_deadline_is_not_rejected(site: Catalog
 def test_read_bytes_never_go_backwards(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
-    report_read(site.coordinator, worker.view.session, worker.capture, 8192, 60)
+    report_reads(site.coordinator, {worker.capture: 8192}, 60)
     renew(site.chunker, worker.attempt, Progress(read_bytes=4096), 60)
-    report_read(site.coordinator, worker.view.session, worker.capture, 100, 60)
+    report_reads(site.coordinator, {worker.capture: 100}, 60)
     assert read_session(site.coordinator, worker.view.session).parts[0].read_bytes == 8192
 
 

@@ -1,0 +1,102 @@
+"""What coordinators look after: which parts are open, how far agents have read, what has ended.
+
+Each function is one transaction for many sessions, so that the work of a round does not grow with
+the number of sessions times the number of their news.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.session import notify_session
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPart:
+    """A volume of an open session that is not finished: what a coordinator must look after."""
+
+    session: UUID
+    capture: UUID
+    rpc_url: str
+    #: Its barrier was left by whoever worked at it: somebody must begin a newer attempt.
+    barrier_left: bool
+    #: Its barrier has not come to a cut that counts: there is no capture yet.
+    before_cut: bool
+
+
+def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
+    """All open sessions, and their volumes that are not finished, oldest session first."""
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            """SELECT s.session, p.capture, n.rpc_url, s.cut_until < now(),
+                      s.cut_attempt > 0 AND s.cut_at IS NULL
+               FROM session s LEFT JOIN part p ON p.session = s.session AND p.state <> 'f'
+               LEFT JOIN node n USING (node_no) WHERE s.state = 'o' ORDER BY s.opened_at"""
+        ).fetchall()
+    parts = [
+        OpenPart(session, capture, rpc_url, before_cut and late, before_cut)
+        for session, capture, rpc_url, late, before_cut in rows
+        if capture
+    ]
+    return {row[0] for row in rows}, parts
+
+
+def ended_sessions(catalog: Catalog, sessions: Collection[UUID]) -> set[UUID]:
+    """Of these sessions, those that have ended."""
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            "SELECT session FROM session WHERE session = ANY(%s) AND state <> 'o'",
+            [list(sessions)],
+        ).fetchall()
+    return {row[0] for row in rows}
+
+
+def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seconds: float) -> None:
+    """Move deadlines: an agent has read on, though it may have found nothing to publish.
+
+    Args:
+        catalog: the catalog.
+        read_bytes: how far each capture is; one that has not advanced changes nothing.
+        deadline_seconds: time that progress gives a session.
+    """
+    captures = sorted(read_bytes)  # one order, so that two of these never wait for each other
+    with catalog.transaction() as tx:
+        advanced = tx.execute(
+            """UPDATE part p SET read_bytes = r.read_bytes
+               FROM unnest(%s::uuid[], %s::bigint[]) AS r (capture, read_bytes)
+               WHERE p.capture = r.capture AND p.state <> 'f' AND p.read_bytes < r.read_bytes
+               RETURNING p.session""",
+            [captures, [read_bytes[capture] for capture in captures]],
+        ).fetchall()
+        sessions = sorted({row[0] for row in advanced})
+        if sessions:
+            tx.execute(
+                """UPDATE session SET deadline = now() + make_interval(secs => %s)
+                   WHERE session = ANY(%s) AND state = 'o'""",
+                [deadline_seconds, sessions],
+            )
+        for session in sessions:
+            notify_session(tx, session)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOutcome:
+    """How the session of a capture has ended."""
+
+    sealed: bool
+    #: Why it was rejected; None if it was sealed or is not known.
+    reject_code: str | None
+
+
+def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, CaptureOutcome]:
+    """Of these captures, those whose session has ended; one that nobody knows was not sealed."""
+    with catalog.reading() as tx:
+        rows = tx.execute(
+            """SELECT c.capture, coalesce(s.state = 's', false), s.reject_code
+               FROM unnest(%s::uuid[]) AS c (capture)
+               LEFT JOIN part p USING (capture) LEFT JOIN session s USING (session)
+               WHERE s.state IS DISTINCT FROM 'o'""",
+            [list(captures)],
+        ).fetchall()
+    return {capture: CaptureOutcome(sealed, code) for capture, sealed, code in rows}

@@ -1,0 +1,1 @@
+"""The stores of a repository and the copies of packs in them."""

@@ -1,0 +1,1 @@
+"""Copies of everything at another store: making them, mending them, counting them."""

@@ -1,0 +1,131 @@
+"""Copies of what is no pack: wrapped keys, manifests, checkpoints.
+
+With them the second store is enough to rebuild everything. Each object is copied as it is: keys are
+written with one content only, so copying one twice changes nothing.
+
+Order at a store: wrapped keys → packs → manifests → checkpoint. Of a checkpoint the parts come
+before the head. A crash after any step leaves objects that the next round finds there.
+"""
+
+import hmac
+import itertools
+import logging
+from collections.abc import Callable
+from uuid import UUID
+
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.stores import (
+    SealedManifest,
+    manifests_to_copy,
+    record_manifests_copied,
+)
+from libs.checkpoints.shelf import CheckpointShelf
+from libs.copies.stores import PRIMARY, SECOND, Stores
+from libs.errors import DamagedDataError, NotFoundError
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.keyring import unwrap
+from libs.packs.manifest import manifest_mac
+from libs.store.layout import (
+    KEYS_PREFIX,
+    CheckpointName,
+    checkpoint_object,
+)
+from libs.store.port import ObjectStore
+
+log = logging.getLogger(__name__)
+
+_MANIFESTS_AT_ONCE = 100
+
+
+class Mirror:
+    """Copies keys, manifests and checkpoints between the stores. For one thread.
+
+    Args:
+        catalog: the catalog, in the catalog service's role.
+        stores: both of them.
+        kek: opens wrapped keys and checkpoints, which are verified before they are copied.
+        keep_count: so many checkpoints are kept.
+    """
+
+    def __init__(
+        self, catalog: Catalog, stores: Stores, kek: KeyEncryptionKey, keep_count: int
+    ) -> None:
+        self._catalog = catalog
+        self._stores = stores
+        self._kek = kek
+        self._keep_count = keep_count
+        self._shelves = {
+            store_no: CheckpointShelf(store, kek) for store_no, store in stores.by_number.items()
+        }
+
+    def copy_keys(self, target: int) -> int:
+        """Copy the wrapped keys that a store lacks; how many."""
+        source, there = self._sides(target)
+        known = {stat.key for stat in there.list(KEYS_PREFIX)}
+        copied = 0
+        for stat in source.list(KEYS_PREFIX):
+            if stat.key not in known:
+                wrapped = source.get(stat.key)
+                unwrap(wrapped, self._kek)
+                there.put(stat.key, wrapped)
+                copied += 1
+        return copied
+
+    def copy_manifests(self, progressed: Callable[[], None]) -> int:
+        """Copy the manifests of live snapshots that the second store lacks; how many."""
+        copied, after = 0, UUID(int=0)
+        while page := manifests_to_copy(self._catalog, after, _MANIFESTS_AT_ONCE):
+            done = [one.session for one in page if self._copy_manifest(one, SECOND)]
+            record_manifests_copied(self._catalog, done)
+            copied += len(done)
+            after = page[-1].session
+            progressed()
+        return copied
+
+    def restore_manifests(self, progressed: Callable[[], None]) -> int:
+        """Copy the manifests of live snapshots that the primary store lacks; how many."""
+        copied, after, primary = 0, UUID(int=0), self._stores.by_number[PRIMARY]
+        while page := manifests_to_copy(self._catalog, after, _MANIFESTS_AT_ONCE, everything=True):
+            lacking = [one for one in page if primary.stat(one.key) is None]
+            copied += sum(self._copy_manifest(one, PRIMARY) for one in lacking)
+            after = page[-1].session
+            progressed()
+        return copied
+
+    def copy_checkpoint(self, target: int) -> CheckpointName | None:
+        """Copy the newest checkpoint to a store, if that has none as new; its name if it was."""
+        source = SECOND if target == PRIMARY else PRIMARY
+        newest, there = self._shelves[source].newest_state(), self._shelves[target].newest_state()
+        if newest is None or (there and _order(there.name) >= _order(newest.name)):
+            return None
+        name = newest.name
+        parts = range(len(newest.head.parts))
+        names = [CheckpointName(name.incarnation, name.number, part) for part in parts]
+        for one in itertools.chain(names, [name]):
+            key = checkpoint_object(one)
+            self._stores.by_number[target].put(key, self._stores.by_number[source].get(key))
+        self._shelves[target].thin_out(self._keep_count)
+        return name
+
+    def _sides(self, target: int) -> tuple[ObjectStore, ObjectStore]:
+        """Where to read from, and the store that is written to."""
+        source = SECOND if target == PRIMARY else PRIMARY
+        return self._stores.by_number[source], self._stores.by_number[target]
+
+    def _copy_manifest(self, manifest: SealedManifest, target: int) -> bool:
+        source, there = self._sides(target)
+        try:
+            body = source.get(manifest.key)
+            if not hmac.compare_digest(manifest_mac(body), manifest.mac):
+                raise DamagedDataError(
+                    f"object {manifest.key}: is not the manifest that was sealed"
+                )
+        except (DamagedDataError, NotFoundError) as err:
+            log.warning("manifest not copied", extra={"key": manifest.key, "detail": str(err)})
+            return False
+        there.put(manifest.key, body)
+        return True
+
+
+def _order(name: CheckpointName) -> tuple[int, int]:
+    return name.incarnation, name.number

@@ -1,0 +1,1 @@
+"""A node's side of a barrier: holding writes, cutting frozen views, releasing."""

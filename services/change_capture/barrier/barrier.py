@@ -1,0 +1,275 @@
+"""What this agent process holds and has cut: its side of the barriers of sessions.
+
+Steps of an attempt: prepared → held → cut → released → views taken by captures. Each happens once;
+an order that comes again is answered with what it did the first time. An order of an older attempt
+is refused, and a newer attempt begins anew (scenario 18). Nothing of it survives the process.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from libs.errors import BackcastError, ConflictError, HoldBrokenError, NotFoundError, SourceError
+from services.change_capture.barrier.hold import Hold, journal_path
+from services.change_capture.barrier.view import CutView, Open, lies_on
+from services.change_capture.drivers.port import FrozenView
+from services.change_capture.rpc import BarrierStatus, HoldMeans
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One volume that this node cuts."""
+
+    volume: UUID
+    path: Path
+    #: Mount point of the file system to freeze while writes are held, or None.
+    freeze: str | None
+
+
+class Barriers:
+    """The barriers of this process, one attempt per session. Thread-safe.
+
+    Args:
+        opened: opens a volume.
+        folder: for journals of holds.
+        outcome_timeout_seconds: views that no capture took are let go after so long.
+    """
+
+    def __init__(self, opened: Open, folder: Path, outcome_timeout_seconds: float) -> None:
+        self._opened = opened
+        self._folder = folder
+        self._outcome_timeout_seconds = outcome_timeout_seconds
+        self._attempts: dict[UUID, _Attempt] = {}
+        self._lock = threading.Lock()
+
+    def prepare(
+        self, session: UUID, attempt: int, members: Sequence[Member], hold_seconds: float
+    ) -> BarrierStatus:
+        """Open what is needed to cut these volumes; what an older attempt has is let go.
+
+        Raises:
+            ConflictError: a newer attempt is known.
+            SourceError: a volume cannot be read, or its mount point cannot be frozen.
+        """
+        with self._lock:
+            known = self._attempts.get(session)
+            if known and known.number > attempt:
+                raise _outdated(session, attempt, known.number)
+            if known is None or known.number < attempt:
+                fresh = _Attempt(session, attempt, members, hold_seconds, self._opened)
+                self._attempts[session] = fresh
+            else:
+                fresh, known = known, None
+        if known:
+            known.let_go()
+        return fresh.prepare(journal_path(self._folder, f"{session}-{attempt}"))
+
+    def hold(self, session: UUID, attempt: int) -> BarrierStatus:
+        """Hold writes.
+
+        Raises:
+            ConflictError: a newer attempt is known.
+            NotFoundError: this process has not prepared the attempt.
+            SourceError: writes cannot be held.
+            HoldBrokenError: the hold has ended by itself.
+        """
+        return self._get(session, attempt).hold()
+
+    def cut(self, session: UUID, attempt: int) -> BarrierStatus:
+        """Begin the frozen views. Errors as of `hold`."""
+        return self._get(session, attempt).cut()
+
+    def release(self, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+        """Let writes go on, and say whether the hold was unbroken until now. Errors as of `hold`.
+
+        Args:
+            session: the session.
+            attempt: its attempt.
+            abandoned: nobody will read the views.
+        """
+        found = self._get(session, attempt)
+        status = found.release()
+        if abandoned:
+            found.let_go()
+        return status
+
+    def take_view(self, session: UUID, attempt: int, volume: UUID) -> FrozenView:
+        """The view of a volume that was cut; from here on it is the caller's, who closes it.
+
+        Raises:
+            SourceError: it is gone: the agent was restarted, or another attempt has begun.
+        """
+        with self._lock:
+            found = self._attempts.get(session)
+        view = found.take_view(volume) if found and found.number == attempt else None
+        if view is None:
+            raise SourceError(
+                f"volume {volume}: the frozen view of its cut is gone; was the agent restarted? "
+                f"Take the snapshot again"
+            )
+        return view
+
+    def forget(self, session: UUID) -> None:
+        """A session has ended: let go of what is left of it."""
+        with self._lock:
+            found = self._attempts.pop(session, None)
+        if found:
+            found.let_go()
+
+    def drop_forgotten(self) -> None:
+        """Let go of what nobody has asked for in a long time."""
+        oldest = time.monotonic() - self._outcome_timeout_seconds
+        with self._lock:
+            forgotten = [s for s, one in self._attempts.items() if one.last_used < oldest]
+        for session in forgotten:
+            log.info("barrier let go", extra={"session": str(session)})
+            self.forget(session)
+
+    def close(self) -> None:
+        """Let go of everything, when the process ends."""
+        with self._lock:
+            sessions = list(self._attempts)
+        for session in sessions:
+            self.forget(session)
+
+    def _get(self, session: UUID, attempt: int) -> "_Attempt":
+        with self._lock:
+            known = self._attempts.get(session)
+        if known and known.number > attempt:
+            raise _outdated(session, attempt, known.number)
+        if known is None or known.number < attempt:
+            raise NotFoundError(
+                f"session {session}: attempt {attempt} at its barrier was not prepared by this "
+                f"agent process; was the agent restarted? Take the snapshot again"
+            )
+        known.last_used = time.monotonic()
+        return known
+
+
+class _Attempt:
+    """One attempt; its lock lets one order at a time change it."""
+
+    def __init__(
+        self,
+        session: UUID,
+        number: int,
+        members: Sequence[Member],
+        hold_seconds: float,
+        opened: Open,
+    ) -> None:
+        self.number = number
+        self.last_used = time.monotonic()
+        self._session = session
+        self._members = members
+        self._hold_seconds = hold_seconds
+        self._opened = opened
+        self._mounts = sorted({one.freeze for one in members if one.freeze})
+        self._lock = threading.Lock()
+        self._prepared = self._over = False
+        self._hold: Hold | None = None
+        self._sources: dict[UUID, FrozenView] = {}
+        self._views: dict[UUID, CutView] = {}
+        means: HoldMeans = "fsfreeze" if self._mounts else "none"
+        self._status = BarrierStatus(attempt=number, means=means, unbroken=False)
+
+    def prepare(self, journal: Path) -> BarrierStatus:
+        with self._lock:
+            if self._prepared or self._over:
+                return self._status
+            for one in self._members:  # who cannot be read shall not hold anybody up
+                self._opened(one.path).close()
+            if self._mounts:
+                self._hold = Hold(self._mounts, self._hold_seconds, journal)
+            self._prepared = True
+            return self._status
+
+    def hold(self) -> BarrierStatus:
+        with self._lock:
+            if self._status.held_at is None:
+                self._require(self._prepared, "held")
+                if self._hold:
+                    self._hold.freeze()
+                for one in self._members:  # what writes from here on is seen
+                    self._sources[one.volume] = self._opened(one.path)
+                self._note(held_at=time.time())
+            self._require_unbroken()
+            return self._status
+
+    def cut(self) -> BarrierStatus:
+        with self._lock:
+            if self._status.cut_at is None:
+                self._require(self._status.held_at is not None, "cut")
+                self._require_unbroken()
+                self._note(cut_at=time.time())
+                for one in self._members:
+                    self._views[one.volume] = self._view(one)
+                    del self._sources[one.volume]  # it is the view's
+            self._require_unbroken()
+            return self._status
+
+    def release(self) -> BarrierStatus:
+        with self._lock:
+            if self._status.released_at is None:
+                hold, self._hold = self._hold, None
+                held = self._status.held_at is not None and not self._over
+                unbroken = hold.release() if hold else held
+                self._note(released_at=time.time(), unbroken=unbroken and held)
+                for view in self._views.values():
+                    view.released(unbroken=self._status.unbroken)
+            return self._status
+
+    def take_view(self, volume: UUID) -> FrozenView | None:
+        with self._lock:
+            return self._views.pop(volume, None) if self._status.unbroken else None
+
+    def let_go(self) -> None:
+        """Release, and close the views that nobody took."""
+        with self._lock:
+            self._over = True
+            if self._hold:
+                self._hold.end()
+            self._hold = None
+            for view in (*self._sources.values(), *self._views.values()):
+                _close(view)
+            self._sources, self._views = {}, {}
+
+    def _view(self, member: Member) -> CutView:
+        may_clone = not any(lies_on(member.path, mount) for mount in self._mounts)
+        source = self._sources[member.volume]
+        held = member.freeze is not None
+        return CutView(member.path, self._opened, source, held=held, may_clone=may_clone)
+
+    def _require(self, condition: bool, step: str) -> None:
+        if self._over or not condition or self._status.released_at is not None:
+            raise HoldBrokenError(
+                f"session {self._session}: attempt {self.number} at its barrier cannot be {step} "
+                f"any more; take the snapshot again"
+            )
+
+    def _require_unbroken(self) -> None:
+        if self._hold and not self._hold.is_unbroken:
+            raise HoldBrokenError(
+                f"session {self._session}: the hold of {', '.join(self._mounts)} ended by itself "
+                f"after {self._hold_seconds:g} s; take the snapshot again"
+            )
+
+    def _note(self, **changes: float | bool) -> None:
+        self._status = self._status.model_copy(update=changes)
+
+
+def _close(view: FrozenView) -> None:
+    with contextlib.suppress(BackcastError, OSError):
+        view.close()
+
+
+def _outdated(session: UUID, attempt: int, newer: int) -> ConflictError:
+    return ConflictError(
+        f"session {session}: attempt {attempt} at its barrier is over, attempt {newer} has begun"
+    )

@@ -1,0 +1,130 @@
+"""What can become known about a session: the facts that its decisions are made of."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.change_capture.rpc import HoldMeans
+
+
+@dataclass(frozen=True, slots=True)
+class NodePrepared:
+    """A node has opened what it needs, and says by what means it can hold writes."""
+
+    node: str
+    attempt: int
+    means: HoldMeans
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHeld:
+    """A node holds: new writes wait, earlier ones are flushed."""
+
+    node: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCut:
+    """A node's frozen views begin."""
+
+    node: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReleased:
+    """The release has reached a node, which says whether its hold was unbroken until then."""
+
+    node: str
+    attempt: int
+    at: float
+    unbroken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefused:
+    """A node cannot do its next step, or its hold ended by its own deadline."""
+
+    node: str
+    attempt: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSuperseded:
+    """The catalog says that this attempt is no longer the session's."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CutRecorded:
+    """The catalog has the cut of this attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureUnknown:
+    """The agent's present process does not know a capture."""
+
+    capture: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRefused:
+    """The agent aborted a capture or refuses to begin it."""
+
+    capture: UUID
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartFinished:
+    """All of a volume is stored."""
+
+    capture: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSealed:
+    """The catalog has acknowledged the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRejected:
+    """The catalog has rejected the session."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """The time, in seconds of the driver's monotonic clock."""
+
+    now: float
+
+
+Fact = (
+    NodePrepared
+    | NodeHeld
+    | NodeCut
+    | NodeReleased
+    | NodeRefused
+    | AttemptSuperseded
+    | CutRecorded
+    | CaptureUnknown
+    | CaptureRefused
+    | PartFinished
+    | SessionSealed
+    | SessionRejected
+    | Ticked
+)
+
+NodeFact = NodePrepared | NodeHeld | NodeCut | NodeReleased | NodeRefused
+CaptureFact = CaptureUnknown | CaptureRefused | PartFinished

@@ -1,0 +1,151 @@
+"""What open sessions cost a coordinator: it grows with their number, not with its square."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from uuid import UUID
+
+import pytest
+
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.protected import Node, add_volume, announce_node
+from libs.catalogdb.sessions.session import SessionView
+from libs.ids import uuid7
+from libs.keys.kek import KeyEncryptionKey
+from libs.keys.vault import KeyVault
+from libs.runtime.signals import Stop
+from libs.store.memory import MemoryStore
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.tenants import ensure_tenant
+from services.change_capture.rpc import CaptureStatus
+from tests.support.catalog import TENANT, CatalogSite
+from tests.support.conducting import conductor_of
+from tests.support.running import eventually
+
+#: Rounds of the coordinator, each after a push of its agent.
+ROUNDS = 3
+NODE = Node("node-1", "http://node-1:1", "node-1:2", UUID(int=7))
+
+
+class CountingCatalog(Catalog):
+    """Counts transactions, over the connections of another pool."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def _note(self) -> None:
+        with self._lock:
+            self.count += 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        self._note()
+        with self._catalog.transaction() as tx:
+            yield tx
+
+    @contextmanager
+    def reading(self) -> Iterator[Tx]:
+        self._note()
+        with self._catalog.reading() as tx:
+            yield tx
+
+    @contextmanager
+    def listen(self, channel: str) -> Iterator[Tx]:
+        with self._catalog.listen(channel) as connection:
+            yield connection
+
+
+class QuietAgents(Agents):
+    """An agent that begins whatever is ordered, and reports by itself."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def begin(self, *_: object) -> CaptureStatus:
+        return CaptureStatus(
+            session=UUID(int=0), capture=UUID(int=0), boot=NODE.boot, state="reading", read_bytes=0
+        )
+
+    def status(self, *_: object) -> CaptureStatus:
+        self.asked += 1
+        raise AssertionError("an agent that reports is not asked")
+
+
+class Crowd:
+    """A coordinator with open sessions, each of which somebody waits for."""
+
+    def __init__(self, site: CatalogSite, count: int) -> None:
+        self.catalog, self.agents = CountingCatalog(site.coordinator), QuietAgents()
+        vault = KeyVault(MemoryStore(), KeyEncryptionKey.generate())
+        ensure_tenant(site.coordinator, vault, TENANT)
+        announce_node(site.coordinator, NODE)
+        self.threads = ThreadPoolExecutor(count + 4)
+        self.conductor: Conductor = conductor_of(
+            self.catalog, vault, self.agents, self.threads, orders=ThreadPoolExecutor(4)
+        )
+        self.views = []
+        for number in range(count):
+            add_volume(site.coordinator, TENANT, f"v{number}", f"v{number}", NODE.name, "/dev/v")
+            view = self.conductor.request(TENANT, f"v{number}", uuid7(), full=False)
+            assert isinstance(view, SessionView)
+            self.views.append(view)
+
+    def report(self, read_bytes: int) -> None:
+        """The agent pushes how far all captures are."""
+        self.conductor.hear(
+            CaptureStatus(
+                session=view.session,
+                capture=view.parts[0].capture,
+                boot=NODE.boot,
+                state="reading",
+                read_bytes=read_bytes,
+            )
+            for view in self.views
+        )
+
+
+def cost(site: CatalogSite, count: int) -> tuple[int, int, int]:
+    """Of open sessions: waiters woken and transactions when all have news, and of a round."""
+    site.empty()
+    crowd, stop = Crowd(site, count), Stop()
+    bells = crowd.conductor.bells
+    listening = threading.Event()
+    crowd.threads.submit(crowd.conductor.listen, stop, listening.set)
+    try:
+        crowd.report(1)
+        crowd.conductor.watch(1)  # takes in what is open
+        assert listening.wait(20)
+        waiting = [
+            crowd.threads.submit(crowd.conductor.wait, view.session, 60) for view in crowd.views
+        ]
+        eventually("all wait", lambda: bells.waiting_count == count)
+        woken, transactions = bells.wake_count, crowd.catalog.count
+        crowd.report(2)
+        for one in waiting:
+            one.result(60)
+        news = crowd.catalog.count - transactions
+        before, rounds = crowd.catalog.count, 0
+        crowd.report(3)
+        while rounds < ROUNDS:  # each waits for news, or a second
+            crowd.conductor.watch(1)
+            crowd.report(4 + rounds)
+            rounds += 1
+        assert crowd.agents.asked == 0
+        return bells.wake_count - woken, news, crowd.catalog.count - before
+    finally:
+        stop.request()
+        crowd.threads.shutdown()
+
+
+@pytest.mark.parametrize("count", [50, 100, 200])
+def test_news_wakes_who_waits_for_it_and_a_round_asks_once(site: CatalogSite, count: int) -> None:
+    woken, news, round_ = cost(site, count)
+    assert woken == count
+    #: One push of the agent, and each waiter reads its session once more.
+    assert news <= count + 3
+    #: A push is two transactions; a round looks at what is open, and at those with news.
+    assert round_ <= 2 * (ROUNDS + 1) + 2 * ROUNDS

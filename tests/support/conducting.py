@@ -1,0 +1,45 @@
+"""Coordinators and the nodes' side of barriers, wired as their `__main__` does."""
+
+from concurrent.futures import Executor
+from pathlib import Path
+
+from libs.catalogdb.pool import Catalog
+from libs.keys.vault import KeyVault
+from services.change_capture.barrier.barrier import Barriers as NodeBarriers
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.barriers import Barriers
+from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.local.view import LocalView
+
+
+def node_barriers(state_folder: Path, outcome_timeout_seconds: float = 60) -> NodeBarriers:
+    """What an agent process holds and has cut."""
+    return NodeBarriers(LocalView, state_folder / "holds", outcome_timeout_seconds)
+
+
+def conductor_of(
+    catalog: Catalog,
+    vault: KeyVault,
+    agents: Agents,
+    executor: Executor,
+    *,
+    orders: Executor | None = None,
+    hold_seconds: float = 10,
+    barrier_seconds: float = 30,
+    deadline_seconds: float = 60,
+) -> Conductor:
+    """A coordinator without its loops.
+
+    Args:
+        catalog: in the coordinator's role.
+        vault: gives keys.
+        agents: the agents' RPC.
+        executor: runs what is done for one session.
+        orders: runs orders to agents; the same one where that runs everything at once.
+        hold_seconds: see `Barriers`.
+        barrier_seconds: see `Barriers`.
+        deadline_seconds: of sessions.
+    """
+    orders = orders or executor
+    barriers = Barriers(catalog, agents, orders, hold_seconds, barrier_seconds, deadline_seconds)
+    return Conductor(catalog, vault, agents, barriers, executor, orders, deadline_seconds)

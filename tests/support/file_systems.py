@@ -1,0 +1,37 @@
+"""Real file systems in image files, mounted by loop devices: for tests that freeze and clone."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+#: Run as root, with loop devices and mkfs.xfs; CI has them.
+CAN_MOUNT = os.geteuid() == 0 and Path("/dev/loop-control").exists() and shutil.which("mkfs.xfs")
+needs_mounts = pytest.mark.skipif(
+    not CAN_MOUNT, reason="needs root, loop devices and mkfs.xfs (apt-get install xfsprogs)"
+)
+
+
+@contextlib.contextmanager
+def mounted(image: Path, mount: Path, kind: str = "ext4", size_mib: int = 64) -> Iterator[Path]:
+    """A fresh file system in an image file; whatever froze it, it is unmounted in the end."""
+    mount.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(size_mib << 20)
+    run(f"mkfs.{kind}", "-q", str(image))
+    run("mount", "-o", "loop", str(image), str(mount))
+    try:
+        yield mount
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run("fsfreeze", "--unfreeze", str(mount))
+        run("umount", str(mount))
+
+
+def run(*command: str) -> None:
+    """Run a program that must succeed."""
+    subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,151 @@
+"""The barrier and the report over real HTTP, as coordinator and agent call each other."""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from deploy.local.process import wait_until
+from libs.catalogdb.sessions.session import PartView
+from libs.errors import ConflictError, NotFoundError, SourceError
+from libs.rest.auth import Tokens, digest_of
+from libs.rest.client import RestClient
+from libs.rest.server import create_app, serving
+from libs.runtime.groups import ServiceSettings
+from libs.runtime.health import Health
+from libs.runtime.metrics import new_registry
+from services.change_capture.agent.captures import AgentCaptures
+from services.change_capture.agent.reporting import Reporter
+from services.change_capture.agent.routes import add_routes
+from services.change_capture.agent.window import Window
+from services.change_capture.coordinator.agents import Agents
+from services.change_capture.drivers.table import drivers
+from services.change_capture.rpc import EndedCapture, NodeReport, ReportAnswer
+from tests.support.conducting import node_barriers
+from tests.unit.change_capture.capturing import Model, Volume, order_for
+
+SESSION, VOLUME = UUID(int=1), UUID(int=2)
+SETTINGS = ServiceSettings()
+
+
+class Site:
+    """An agent with one volume, and what a coordinator reaches it by."""
+
+    def __init__(self, folder: Path) -> None:
+        self.volume = Volume(folder / "volume", random.Random(3))
+        self.volume.write(0, 3)
+        window = Window(4)
+        self.captures = AgentCaptures(
+            uuid4(),
+            "node-1",
+            drivers(folder / "state"),
+            node_barriers(folder / "state"),
+            window,
+            Model(window, {}),
+            1,
+            60.0,
+        )
+        tokens = [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": False}]
+        self.app = create_app(
+            "Agent", SETTINGS, Health(), new_registry(), Tokens(json.dumps(tokens))
+        )
+        self.agents = Agents("t")
+        self.url = ""
+        #: What the coordinator answers to a report, and the reports that it got.
+        self.ended: list[EndedCapture] = []
+        self.reports: list[NodeReport] = []
+
+    def part(self) -> PartView:
+        return PartView(
+            volume_no=1,
+            volume=VOLUME,
+            volume_name="vm",
+            path=str(self.volume.path),
+            freeze=None,
+            capture=uuid4(),
+            token=b"t" * 32,
+            node="node-1",
+            rpc_url=self.url,
+            span_address="",
+            boot=None,
+            finished=False,
+            attempt_number=0,
+            base_root=None,
+            base_level=0,
+            base_size_bytes=0,
+            root=None,
+            root_level=0,
+            size_bytes=0,
+            read_bytes=0,
+            changed_bytes=0,
+            sent_bytes=0,
+            stored_bytes=0,
+            consistency="fuzzy",
+            tracking="",
+        )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    add_routes(made.app, made.captures)
+
+    @made.app.post("/v1/nodes/node-1/report")
+    def report(report: NodeReport) -> ReportAnswer:
+        made.reports.append(report)
+        return ReportAnswer(ended=made.ended)
+
+    with serving(made.app, SETTINGS) as url:
+        made.url = url
+        yield made
+    made.captures.stop_all()
+
+
+def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) -> None:
+    agents, url = site.agents, site.url
+    assert agents.prepare(url, SESSION, 1, [site.part()], 10).means == "none"
+    held = agents.hold(url, SESSION, 1).held_at
+    cut = agents.cut(url, SESSION, 1).cut_at
+    released = agents.release(url, SESSION, 1, abandoned=False)
+    assert released.unbroken
+    assert held is not None
+    assert cut is not None
+    assert released.released_at is not None
+    assert held <= cut <= released.released_at
+    order = replace(order_for(site.volume.path, VOLUME, None), session=SESSION, cut_attempt=1)
+    capture = site.captures.begin(order)
+    assert wait_until(lambda: capture.state == "complete", 10)
+    with pytest.raises(SourceError, match="is gone"):  # its view has been taken
+        site.captures.begin(replace(order, capture=uuid4()))
+
+
+def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
+    agents, url = site.agents, site.url
+    with pytest.raises(NotFoundError, match="restarted"):
+        agents.hold(url, SESSION, 1)
+    agents.prepare(url, SESSION, 2, [site.part()], 10)
+    with pytest.raises(ConflictError, match="attempt 2 has begun"):
+        agents.hold(url, SESSION, 1)
+    unmounted = replace(site.part(), freeze="/nowhere")
+    with pytest.raises(SourceError, match="/nowhere"):
+        agents.prepare(url, UUID(int=9), 1, [unmounted], 10)
+
+
+def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) -> None:
+    reporter = Reporter(site.captures, RestClient(site.url, "t"), "node-1")
+    reporter.report()
+    assert site.reports == []  # there is nothing to tell
+    order = order_for(site.volume.path, VOLUME, None)
+    capture = site.captures.begin(order)
+    assert wait_until(lambda: capture.state == "complete", 10)
+    reporter.report()
+    (status,) = site.reports[-1].captures
+    assert (status.session, status.capture) == (order.session, order.capture)
+    assert (status.state, status.boot) == ("complete", site.captures.boot)
+    site.ended = [EndedCapture(capture=order.capture, sealed=True, distrusted=False)]
+    reporter.report()
+    assert site.captures.find(order.capture) is None
