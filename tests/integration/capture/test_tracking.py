@@ -111,7 +111,7 @@ def test_hints_beyond_the_volume_are_refused(site: RunningSite) -> None:
 def test_hints_that_are_no_runs_or_too_many_are_refused(site: RunningSite) -> None:
     site.volume("odd", MIB)
     first = site.take("odd")
-    for runs in (b"12345", bytes(7 << 20)):
+    for runs in (b"12345", bytes((6 << 20) + 12)):
         hints = {"base": first["session"], "runs": base64.b64encode(runs).decode()}
         body = {"session": str(uuid7()), "name": "odd", "hints": hints}
         with pytest.raises(BadInputError):
