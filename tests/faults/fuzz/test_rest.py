@@ -122,21 +122,24 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             add[name](app)
             return app
 
-        restore = str(uuid.uuid4())
-        known = {
-            "tenant": [TENANT],
-            "name": ["disk"],
-            "volume": ["disk"],
-            "group": ["disk"],
-            "point": ["latest", "1", "-0s", "0001-01-01T00:00:00+14:00"],
-            "session": [str(session)],
-            "restore": [restore],
-            "path": ["/nonexistent", "/", str(tmp_path)],
-            "wait_seconds": ["0"],
-            "chunk_id": ["0" * 64],
-        }
-        yield Site(make, known)
+        yield Site(make, _known(session, tmp_path))
         captures.stop_all()
+
+
+def _known(session: uuid.UUID, folder: Path) -> dict[str, list[str]]:
+    """Values that lead somewhere, by the name of the parameter."""
+    return {
+        "tenant": [TENANT],
+        "name": ["disk"],
+        "volume": ["disk"],
+        "group": ["disk"],
+        "point": ["latest", "1", "-0s", "0001-01-01T00:00:00+14:00"],
+        "session": [str(session)],
+        "restore": [str(uuid.uuid4())],
+        "path": ["/nonexistent", "/", str(folder)],
+        "wait_seconds": ["0"],
+        "chunk_id": ["0" * 64],
+    }
 
 
 def _add_catalog_routes(
