@@ -312,6 +312,8 @@ def _settings_seeds() -> list[bytes]:
         "S3_ENDPOINT": "http://a:1",
         "LISTEN": "127.0.0.1:0",
         "S3_BUCKET": "b",
+        "SECOND_S3_ENDPOINT": "http://b:1",
+        "SECOND_S3_BUCKET": "c",
     }
     return ["\n".join(f"BACKCAST_CHUNKER_{name}={values[name]}" for name in values).encode()]
 
