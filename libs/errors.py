@@ -3,6 +3,7 @@
     BackcastError
     ├── BadInputError            the caller's input is wrong; nothing was done
     │   ├── NotFoundError        the named object does not exist
+    │   ├── EventsFoldedError    events that are asked for are older than the catalog keeps them
     │   ├── ConflictError        the named object exists or is busy
     │   └── ForbiddenError       the credentials do not allow this
     │       └── UnauthenticatedError   there are no credentials, or unknown ones
@@ -55,6 +56,14 @@ class NotFoundError(BadInputError):
 
     code = "not-found"
     http_status = 404
+    exit_code = 3
+
+
+class EventsFoldedError(BadInputError):
+    """Events that are asked for are older than the catalog keeps them; Kafka may have them."""
+
+    code = "events-expired"
+    http_status = 410
     exit_code = 3
 
 

@@ -106,8 +106,9 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
     """
     with catalog.transaction() as tx:
         row = tx.execute(
-            """SELECT s.manifest_key, s.mac, p.mac FROM snapshot s
+            """SELECT s.manifest_key, s.mac, coalesce(p.mac, f.mac) FROM snapshot s
                LEFT JOIN snapshot p ON p.group_no = s.group_no AND p.sequence = s.sequence - 1
+               LEFT JOIN past f ON f.group_no = s.group_no AND f.sequence = s.sequence - 1
                WHERE s.session = %s AND s.state = 'l'""",
             [session],
         ).fetchone()

@@ -19,21 +19,23 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from libs.checkpoints.rows import Digest, Row
+from libs.checkpoints.rows import Digest, GoneRow, Row
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionKey
 from libs.store.layout import CheckpointName
 
 MAGIC = b"BCASTCP\x00"
 #: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
-#: rows of sources.
-VERSION = 3
-_READABLE_VERSIONS = (1, 2, VERSION)
+#: rows of sources, version 4 chains of deltas with `GoneRow`, and `PastRow`.
+VERSION = 4
+_READABLE_VERSIONS = (1, 2, 3, VERSION)
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20
 #: No row is longer, so no part is longer than this and PART_PLAIN_SIZE_BYTES together.
 ROW_SIZE_BYTES_MAX = 4 << 20
+#: Links of a delta at most; `libs.checkpoints.chain` keeps them below 32.
+CHAIN_LENGTH_MAX = 64
 
 #: magic, version, zeros, fingerprint of the KEK, incarnation, number, part, salt, stored and plain
 #: length of the body.
@@ -50,6 +52,14 @@ PLAIN_SIZE_BYTES_MAX = PART_PLAIN_SIZE_BYTES + _ROW_LENGTH.size + ROW_SIZE_BYTES
 T = TypeVar("T")
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint of the same incarnation that a delta builds on."""
+
+    number: Annotated[int, msgspec.Meta(ge=0)]
+    #: BLAKE3 of its head's object.
+    digest: Digest
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What is written last: with it, and not before, the checkpoint exists."""
 
@@ -60,6 +70,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
     #: BLAKE3 of each part's object, in order.
     parts: tuple[Digest, ...]
+    #: What a delta builds on: a base, then other deltas, ascending. Empty in a base, which has all
+    #: rows in its own parts.
+    chain: Annotated[tuple[Link, ...], msgspec.Meta(max_length=CHAIN_LENGTH_MAX)] = ()
 
 
 def seal_head(name: CheckpointName, head: Head, kek: KeyEncryptionKey, salt: bytes) -> bytes:
@@ -81,7 +94,11 @@ def open_head(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> Head:
         WrongKeyError: it was sealed under another key-encryption key.
         DamagedDataError: bytes were changed, cut, or are those of another object.
     """
-    return _decoded(_head_decoder, _open(data, name, kek), name)
+    head = _decoded(_head_decoder, _open(data, name, kek), name)
+    numbers = [*(link.number for link in head.chain), name.number]
+    if numbers != sorted(set(numbers)):
+        raise DamagedDataError(f"{_label(name)}: builds on checkpoints {numbers[:-1]}")
+    return head
 
 
 def seal_part(name: CheckpointName, plain: bytes, kek: KeyEncryptionKey, salt: bytes) -> bytes:
@@ -91,7 +108,7 @@ def seal_part(name: CheckpointName, plain: bytes, kek: KeyEncryptionKey, salt: b
 
 def open_part(
     data: bytes, name: CheckpointName, digest: bytes, kek: KeyEncryptionKey
-) -> Iterator[Row]:
+) -> Iterator[Row | GoneRow]:
     """Verify a part and read its rows.
 
     Args:
@@ -104,7 +121,7 @@ def open_part(
         WrongKeyError: it was sealed under another key-encryption key.
         DamagedDataError: bytes were changed, cut, or are those of another object.
     """
-    if part_digest(data) != digest:
+    if object_digest(data) != digest:
         raise DamagedDataError(f"{_label(name)}: not the bytes that its head names")
     plain = _open(data, name, kek)
     at = 0
@@ -117,12 +134,12 @@ def open_part(
         at += length
 
 
-def part_digest(data: bytes) -> bytes:
-    """What a head names a part by."""
+def object_digest(data: bytes) -> bytes:
+    """What a head names a part by, and a link a head."""
     return blake3(data).digest()
 
 
-def parts_of(rows: Iterable[Row]) -> Iterator[bytes]:
+def parts_of(rows: Iterable[Row | GoneRow]) -> Iterator[bytes]:
     """Rows as the plain bytes of parts, one in memory at a time.
 
     Raises:
@@ -145,7 +162,7 @@ def parts_of(rows: Iterable[Row]) -> Iterator[bytes]:
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 _head_decoder = msgspec.msgpack.Decoder(Head)
-_row_decoder: msgspec.msgpack.Decoder[Row] = msgspec.msgpack.Decoder(Row)
+_row_decoder: msgspec.msgpack.Decoder[Row | GoneRow] = msgspec.msgpack.Decoder(Row | GoneRow)
 
 
 def _seal(name: CheckpointName, plain: bytes, kek: KeyEncryptionKey, salt: bytes) -> bytes:

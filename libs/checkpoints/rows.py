@@ -2,10 +2,14 @@
 
 Numbers that are internal to one catalog (`*_no`) never appear. Rows come in the order of `Row`, so
 whoever applies them finds what a row refers to.
+
+A kind of row is a class of `Row`. To add one: the class here with its entry in `_KEY_FIELDS`, how
+it is read in `libs.catalogdb.recovery.checkpoint_rows`, and a trigger in the schema that notes what
+changed.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -114,7 +118,7 @@ class VolumePart(Struct, frozen=True, kw_only=True):
 
 
 class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
-    """An acknowledged snapshot; of an expired one the stub of sequence and MAC is left."""
+    """An acknowledged snapshot, live, or expired and not yet folded."""
 
     session: UUID
     group: UUID
@@ -131,6 +135,18 @@ class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
     volumes: tuple[VolumePart, ...]
 
 
+class PastRow(Struct, frozen=True, kw_only=True, tag="past"):
+    """What is left of an expired snapshot that was folded. Since version 4."""
+
+    session: UUID
+    group: UUID
+    sequence: Count
+    #: A link of the chain of the group's manifests.
+    mac: bytes
+    sealed_at: datetime
+    expired_at: datetime | None
+
+
 class HoldRow(Struct, frozen=True, kw_only=True, tag="hold"):
     """A hold on a snapshot."""
 
@@ -141,9 +157,10 @@ class HoldRow(Struct, frozen=True, kw_only=True, tag="hold"):
 
 
 class RejectedRow(Struct, frozen=True, kw_only=True, tag="rejected"):
-    """A session that was rejected on its group's present head: it may have left a manifest.
+    """A session that was rejected and is not yet folded: it may have left a manifest.
 
-    Sessions on earlier heads need no row: their sequence is another snapshot's for ever.
+    A session is folded only when its group's head has moved on. From then on it needs no row: its
+    sequence is another snapshot's for ever.
     """
 
     session: UUID
@@ -168,10 +185,56 @@ Row = (
     | VolumeRowV2
     | SourceRow
     | SnapshotRow
+    | PastRow
     | HoldRow
     | RejectedRow
     | CondemnedRow
 )
+
+
+class GoneRow(Struct, frozen=True, kw_only=True, tag="gone"):
+    """In a delta: a row that the checkpoints before it had is no more. Since version 4."""
+
+    #: Tag of the row's class.
+    kind: Text
+    #: As `key_of` gives it. An owner or tenant is at most 4096 characters, a UUID 36.
+    key: Annotated[str, Meta(max_length=4200)]
+
+
+#: A kind and a key: what names a row within one catalog.
+RowKey = tuple[str, str]
+
+_KEY_FIELDS: dict[type[Row], tuple[str, ...]] = {
+    DomainRow: ("domain",),
+    TenantRow: ("name",),
+    GrantRow: ("domain", "tenant"),
+    NodeRow: ("name",),
+    GroupRow: ("group",),
+    VolumeRow: ("volume",),
+    VolumeRowV2: ("volume",),
+    SourceRow: ("volume", "node"),
+    SnapshotRow: ("session",),
+    PastRow: ("session",),
+    HoldRow: ("session", "owner"),
+    RejectedRow: ("session",),
+    CondemnedRow: ("generation",),
+}
+
+
+def kind_of(row: Row | GoneRow) -> str:
+    """The kind that a row is of, or that a removal is about."""
+    return row.kind if isinstance(row, GoneRow) else str(row.__struct_config__.tag)
+
+
+def key_of(row: Row | GoneRow) -> str:
+    """What names a row within its kind, as the schema's triggers write it."""
+    if isinstance(row, GoneRow):
+        return row.key
+    return "/".join(str(getattr(row, field)) for field in _KEY_FIELDS[type(row)])
+
+
+#: All kinds, in the order in which rows of a checkpoint come.
+KINDS: tuple[str, ...] = tuple(str(row.__struct_config__.tag) for row in get_args(Row))
 
 
 def only_source(volume: UUID, node: str, path: str) -> SourceRow:

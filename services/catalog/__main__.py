@@ -33,6 +33,7 @@ from services.catalog.deletion.retention import Retention
 from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
 from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from services.catalog.deletion.upkeep import Upkeep
+from services.catalog.folding import Folding, FoldPolicy
 from services.catalog.overdue import end_overdue
 from services.catalog.recovery.check import CatalogCheck
 from services.catalog.recovery.checkpoints import Checkpoints
@@ -80,7 +81,14 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
-        chores = [Chore("list-unused", slow_seconds, collector.list_unused)]
+        fold_policy = FoldPolicy(
+            settings.fold_session_grace_seconds, settings.fold_event_keep_seconds
+        )
+        folding = Folding(catalog, fold_policy, witness)
+        chores = [
+            Chore("list-unused", slow_seconds, collector.list_unused),
+            Chore("fold", settings.fold_interval_seconds, folding.run),
+        ]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
         upkeep = _upkeep(settings, catalog, stores, vault, witnesses)
         verifier, verifying = _verification(settings, catalog, stores, vault, stop)
@@ -201,7 +209,10 @@ def _upkeep(
     deadline_seconds = settings.upkeep_deadline_seconds
     sweeping = SweepPolicy(settings.sweep_young_seconds, deadline_seconds)
     rewriting = RewritePolicy(
-        settings.rewrite_live_share_max, settings.rewrite_again_seconds, deadline_seconds
+        settings.rewrite_live_share_max,
+        settings.rewrite_again_seconds,
+        deadline_seconds,
+        settings.merge_young_seconds,
     )
     return Upkeep(
         Sweeper(catalog, stores.by_number[PRIMARY], sweeping),

@@ -65,6 +65,15 @@ class Settings(ServiceSettings):
     replication_interval_seconds: float = 5.0
     #: Packs that are copied to the second store at once, each in memory whole.
     replication_thread_count: int = 2
+    #: Small packs are merged when they are so old: most are given up or joined by others before.
+    merge_young_seconds: float = 86_400.0
+    #: How often ended sessions and old events are folded.
+    fold_interval_seconds: float = 600.0
+    #: Details of a rejected session or an expired snapshot are kept for so long.
+    fold_session_grace_seconds: float = 86_400.0
+    #: Events are kept in the catalog for so long; later only Kafka has them. Longer than whoever
+    #: reads the log over REST may be away.
+    fold_event_keep_seconds: float = 30 * 86_400.0
     #: How often a checkpoint is written, if anything has changed.
     checkpoint_interval_seconds: float = 30.0
     #: So many checkpoints are kept, the newest ones.

@@ -24,6 +24,7 @@ from libs.catalogdb.sessions.attempts import (
     WrongBoot,
     take_part,
 )
+from libs.catalogdb.sessions.folding import has_ended
 from libs.catalogdb.sessions.positions import start_offset
 from libs.catalogdb.sessions.session import (
     PartView,
@@ -227,6 +228,8 @@ class Intake:
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
         view = session_of_capture(self._catalog, event.capture)
         if view is None:
+            if has_ended(self._catalog, event.session):
+                return  # a late event; nothing is left that it could be authenticated by
             raise MalformedEventError(f"capture {event.capture}: nobody asked for it")
         part = next(part for part in view.parts if part.capture == event.capture)
         _authenticate(received, view.tenant, part)

@@ -12,14 +12,23 @@ from pathlib import Path
 import msgspec
 
 from libs.blockmap.node import NodeHasher, encode_node
-from libs.checkpoints.checkpoint import Head, part_digest, parts_of, seal_head, seal_part
+from libs.checkpoints.checkpoint import (
+    Head,
+    Link,
+    object_digest,
+    parts_of,
+    seal_head,
+    seal_part,
+)
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
+    GoneRow,
     GrantRow,
     GroupRow,
     HoldRow,
     NodeRow,
+    PastRow,
     RejectedRow,
     Retention,
     Row,
@@ -171,6 +180,21 @@ CHECKPOINT_ROWS_V1 = tuple(
     and not (isinstance(row, DomainRow) and row.domain != KEYS.domain)
     and not (isinstance(row, TenantRow) and row.domain != KEYS.domain)
 )
+#: A delta on top of it, with which its snapshot has expired and was folded.
+DELTA = CheckpointName(2, 31)
+DELTA_ROWS: tuple[Row | GoneRow, ...] = (
+    GoneRow(kind="snapshot", key=str(MANIFEST.session)),
+    PastRow(
+        session=MANIFEST.session,
+        group=MANIFEST.group,
+        sequence=2,
+        mac=b"m" * 32,
+        sealed_at=MANIFEST.created_at,
+        expired_at=MANIFEST.created_at,
+    ),
+    GoneRow(kind="hold", key=f"{MANIFEST.session}/legal"),
+)
+DELTA_PART = b"".join(parts_of(DELTA_ROWS))
 
 
 def checkpoint_head(part: bytes) -> Head:
@@ -179,7 +203,18 @@ def checkpoint_head(part: bytes) -> Head:
         kind="state",
         made_at=MANIFEST.created_at,
         positions={"backcast.snapshots": 12},
-        parts=(part_digest(part),),
+        parts=(object_digest(part),),
+    )
+
+
+def delta_head(part: bytes, base: bytes) -> Head:
+    """The head of the golden delta, given the objects of its only part and of its base's head."""
+    return Head(
+        kind="state",
+        made_at=MANIFEST.created_at,
+        positions={"backcast.snapshots": 13},
+        parts=(object_digest(part),),
+        chain=(Link(number=CHECKPOINT.number, digest=object_digest(base)),),
     )
 
 
@@ -209,15 +244,19 @@ def golden_files() -> dict[Path, bytes]:
     """Path of each golden file and the bytes that today's code gives."""
     manifest = seal_manifest(MANIFEST, KEYS.key_id, KEYS.manifest_key(), b"s" * 16)
     part = seal_part(dataclasses.replace(CHECKPOINT, part=0), CHECKPOINT_PART, KEK, b"p" * 16)
+    delta = seal_part(dataclasses.replace(DELTA, part=0), DELTA_PART, KEK, b"p" * 16)
+    head = seal_head(CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16)
     return {
         FOLDER / "packs" / "pack-v1.bin": golden_pack(),
         FOLDER / "nodes" / "leaf-v1.bin": LEAF,
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v1.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v3.bin": part,
-        FOLDER / "checkpoints" / "head-v3.bin": seal_head(
-            CHECKPOINT, checkpoint_head(part), KEK, b"h" * 16
+        FOLDER / "checkpoints" / "part-v4.bin": part,
+        FOLDER / "checkpoints" / "head-v4.bin": head,
+        FOLDER / "checkpoints" / "delta-part-v4.bin": delta,
+        FOLDER / "checkpoints" / "delta-head-v4.bin": seal_head(
+            DELTA, delta_head(delta, head), KEK, b"h" * 16
         ),
     }
 

@@ -58,7 +58,7 @@ _EMPTY = """
         END LOOP;
         DELETE FROM sweep WHERE store_no > 1;
         DELETE FROM store WHERE store_no > 1;
-        UPDATE log_position SET last = 0, published = 0;
+        UPDATE log_position SET last = 0, published = 0, folded = 0;
         UPDATE retention_clock SET trusted_at = now(), halted_since = NULL;
     END $$"""
 
@@ -124,6 +124,12 @@ class CatalogSite:
         cursor = self._admin.execute(query.encode(), arguments or None)
         # A statement without columns has an empty description, and rows nevertheless.
         return cursor.fetchall() if cursor.description is not None else []
+
+    def run(self, query: str, values: Mapping[str, object]) -> None:
+        """A statement with named values that the superuser runs and commits, however long."""
+        self._admin.execute("SET statement_timeout = 0")
+        self._admin.execute(query.encode(), values)
+        self._admin.execute(f"SET statement_timeout = '{SECONDS_MAX}s'".encode())
 
     @contextmanager
     def holding(self, query: str, *arguments: object) -> Iterator[Connection[TupleRow]]:

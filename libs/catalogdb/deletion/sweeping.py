@@ -193,12 +193,14 @@ def judge_manifests(catalog: Catalog, sessions: Mapping[str, UUID]) -> dict[str,
     with catalog.transaction() as tx:
         require_reconciled(tx)
         rows = tx.execute(
-            """SELECT key, CASE WHEN s.session IS NULL THEN 'unknown'
+            """SELECT key, CASE WHEN f.session IS NOT NULL THEN 'dead'
+                                WHEN s.session IS NULL THEN 'unknown'
                                 WHEN s.state = 'o' THEN 'keep'
                                 WHEN n.manifest_key = key AND NOT n.manifest_deleted THEN 'keep'
                                 ELSE 'dead' END
                FROM unnest(%s::text[], %s::uuid[]) AS manifest (key, session)
-               LEFT JOIN session s USING (session) LEFT JOIN snapshot n USING (session)""",
+               LEFT JOIN session s USING (session) LEFT JOIN snapshot n USING (session)
+               LEFT JOIN past f USING (session)""",
             [list(sessions), list(sessions.values())],
         ).fetchall()
     return {key: Verdict(verdict) for key, verdict in rows}

@@ -148,8 +148,12 @@ def bury_copies(tx: Tx, store_no: int, packs: Sequence[int]) -> int:
     ).fetchall()
     numbers = [row[0] for row in buried]
     tx.execute("DELETE FROM copy WHERE store_no = %s AND pack_no = ANY(%s)", [store_no, numbers])
+    # A dead pack keeps its name, because a generation is never used twice, and what its items moved
+    # to, because a session may have counted them before. A look-up that was slow may still find the
+    # row, and then that it is not live.
     dead = tx.execute(
-        """UPDATE pack p SET state = 'd', frames = ''
+        """UPDATE pack p SET state = 'd', frames = '', key_id = NULL, attempt = NULL,
+                  size_bytes = NULL, items = NULL, created_at = NULL
            WHERE pack_no = ANY(%s)
              AND NOT EXISTS (SELECT FROM tombstone t WHERE t.pack_no = p.pack_no)
            RETURNING p.pack_no, p.generation,

@@ -17,9 +17,9 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.recovery.incarnation import require_compared
+from libs.catalogdb.recovery.incarnation import require_compared, require_reconciled
 from libs.catalogdb.rows import all_rows
-from libs.errors import InvariantViolation
+from libs.errors import EventsFoldedError, InvariantViolation
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
 from libs.events.positions import follows
@@ -106,7 +106,10 @@ def _advance(tx: Tx, topic: str, count: int) -> int | None:
 def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[LoggedEvent]:
     """Events of a topic with positions above ``after``, in order, at most ``limit``.
 
+    From the beginning, which is ``after`` 0, events that were folded are passed over.
+
     Raises:
+        EventsFoldedError: events after ``after`` were folded: they are in Kafka's copy alone.
         InvariantViolation: a position is missing; a reader never moves past a hole it cannot
             explain.
     """
@@ -119,6 +122,16 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
                FROM event_log WHERE topic = %s AND position > %s ORDER BY position LIMIT %s""",
             [topic, after, limit],
         )
+        # Asked afterwards: what the rows show was not folded before they were read.
+        folded = tx.execute("SELECT folded FROM log_position WHERE topic = %s", [topic]).fetchone()
+    first = events[0].envelope.position if events else None
+    if folded and after < folded[0] and not (first is not None and first <= folded[0]):
+        if after:
+            raise EventsFoldedError(
+                f"topic {topic}: events after position {after} up to {folded[0]} are older than "
+                f"the catalog keeps them; read them from Kafka, or go on after {folded[0]}"
+            )
+        after = folded[0]
     for event in events:
         position = event.envelope.position
         assert position is not None
@@ -128,6 +141,28 @@ def read_log(catalog: Catalog, topic: str, after: int, limit: int) -> list[Logge
             )
         after = position
     return events
+
+
+def fold_events(catalog: Catalog, topic: str, keep_seconds: float, limit: int) -> int:
+    """Forget the oldest events of a topic that Kafka has; how many, at most ``limit``.
+
+    Their age is measured against the trusted time of retention, so that a clock that jumps does not
+    make all of them old.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        row = tx.execute(
+            """SELECT fold_events(%s, trusted_at - make_interval(secs => %s), %s)
+               FROM retention_clock""",
+            [topic, keep_seconds, limit],
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def folded_positions(catalog: Catalog) -> dict[str, int]:
+    """Topic → the position up to which its events were folded; 0: none was."""
+    with catalog.reading() as tx:
+        return dict(tx.execute("SELECT topic, folded FROM log_position").fetchall())
 
 
 def last_position(catalog: Catalog, topic: str) -> int:

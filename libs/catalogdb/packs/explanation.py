@@ -45,6 +45,7 @@ class PackExplanation:
     generation: UUID
     #: "uploading", "live", "condemned" or "dead".
     state: str
+    #: Of a dead pack 0, as are its items.
     size_bytes: int
     items: int
     moved_to: UUID | None
@@ -84,7 +85,7 @@ def explain_packs(catalog: Catalog, packs: Sequence[int]) -> list[PackExplanatio
             """SELECT p.pack_no, p.generation,
                       CASE p.state WHEN 'u' THEN 'uploading' WHEN 'l' THEN 'live'
                                    WHEN 'c' THEN 'condemned' ELSE 'dead' END,
-                      p.size_bytes, p.items, m.generation
+                      coalesce(p.size_bytes, 0), coalesce(p.items, 0), m.generation
                FROM pack p LEFT JOIN pack m ON m.pack_no = p.moved_to
                WHERE p.pack_no = ANY(%s) ORDER BY p.pack_no""",
             [list(packs)],

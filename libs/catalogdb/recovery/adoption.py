@@ -14,6 +14,7 @@ from libs.catalogdb.domains import add_grant, continue_list
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.references import bury_condemned
+from libs.catalogdb.sessions.folding import are_past, fold_known, is_past
 from libs.checkpoints.rows import (
     CondemnedRow,
     DomainRow,
@@ -21,6 +22,7 @@ from libs.checkpoints.rows import (
     GroupRow,
     HoldRow,
     NodeRow,
+    PastRow,
     RejectedRow,
     Row,
     SnapshotRow,
@@ -68,7 +70,7 @@ def live_manifests(catalog: Catalog, group: UUID) -> list[str]:
 
 
 def undecided_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
-    """Of these sessions, those that the catalog has not rejected."""
+    """Of these sessions, those that the catalog has neither rejected nor folded."""
     with catalog.transaction() as tx:
         rejected = {
             row[0]
@@ -77,6 +79,7 @@ def undecided_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]
                 [list(sessions)],
             )
         }
+        rejected |= are_past(tx, sessions)
     return [session for session in sessions if session not in rejected]
 
 
@@ -89,6 +92,7 @@ def unknown_sessions(catalog: Catalog, sessions: Sequence[UUID]) -> list[UUID]:
                 "SELECT session FROM session WHERE session = ANY(%s)", [list(sessions)]
             )
         }
+        known |= are_past(tx, sessions)
     return [session for session in sessions if session not in known]
 
 
@@ -107,8 +111,14 @@ def apply_rows(catalog: Catalog, rows: Iterable[Row], made_at: datetime) -> None
         made_at: when the checkpoint was made; a node that announced itself later is left alone.
     """
     with catalog.transaction() as tx:
+        past: list[PastRow] = []
         for row in rows:
-            _apply(tx, row, made_at)
+            if isinstance(row, PastRow):  # nothing refers to it; most rows are of this kind
+                past.append(row)
+            else:
+                _apply(tx, row, made_at)
+        if past:
+            fold_known(tx, past)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +346,8 @@ def _apply_source(tx: Tx, row: SourceRow) -> None:
 
 
 def _apply_rejected(tx: Tx, row: RejectedRow) -> None:
+    if is_past(tx, row.session):
+        return
     tx.execute(
         """INSERT INTO session (session, group_no, state, head_sequence, deadline, ended_at,
                                 reject_code)
@@ -351,8 +363,8 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     known = tx.execute(
         "SELECT state = 'l' FROM snapshot WHERE session = %s", [row.session]
     ).fetchone()
-    if known and (row.live or not known[0]):  # what has expired stays so
-        return
+    if (known and (row.live or not known[0])) or is_past(tx, row.session):
+        return  # what has expired stays so
     tx.execute(
         """INSERT INTO session (session, group_no, state, base, head_sequence, deadline, opened_at,
                                 ended_at)

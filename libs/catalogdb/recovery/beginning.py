@@ -4,6 +4,7 @@ from uuid import UUID
 
 from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.recovery.changes import forget_chain
 from libs.catalogdb.sessions.session import reject
 from libs.events.positions import positions_begin
 
@@ -25,6 +26,7 @@ def begin_incarnation(catalog: Catalog, number: int) -> None:
         if not begun.rowcount:  # this life of the server is a later one of the same incarnation
             tx.execute("UPDATE incarnation SET life = catalog_life()")
             return
+        forget_chain(tx)
         tx.execute(
             """WITH closed AS (UPDATE attempt SET open = false WHERE open RETURNING attempt)
                DELETE FROM pin WHERE owner IN (SELECT attempt FROM closed)"""

@@ -6,6 +6,7 @@ compared line by line. What is left out, and why, is in docs/architecture.md.
 """
 
 import hashlib
+import heapq
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from psycopg import sql
 
 from libs.catalogdb.packs.ids import chunk_table
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.recovery.checkpoint_rows import read_rows
-from libs.checkpoints.rows import CondemnedRow, RejectedRow, SnapshotRow
+from libs.catalogdb.recovery.checkpoint_rows import WRITTEN_KINDS, rows_of_kind
+from libs.checkpoints.rows import PastRow, Row, SnapshotRow, key_of
 
 _BATCH = 1000
 #: In the order in which they are dumped.
@@ -62,37 +63,34 @@ def dump(catalog: Catalog) -> Iterator[DumpLine]:
 
 
 def _rows(tx: Tx) -> Iterator[DumpLine]:
-    for row in read_rows(tx):
-        if isinstance(row, RejectedRow | CondemnedRow):  # work under way, or without a trace
-            continue
-        values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
-        table = _TABLE_OF.get(str(values["type"]), str(values["type"]))
-        del values["type"]
-        if isinstance(row, SnapshotRow):
-            # The time of the catalog's commit, against that of the manifest; and what only the
-            # catalog knows of a snapshot that its manifest alone brought back.
-            for name in ("sealed_at", "expired_at", "recovered"):
-                del values[name]
-            for part in values["volumes"]:
-                del part["sent_bytes"], part["stored_bytes"]
-            key = f"{row.group}/{row.sequence:010d}"
-        else:
-            key = "/".join(str(values[name]) for name in _KEYS[table])
-        yield DumpLine(table, key, _text(values))
+    for kind in WRITTEN_KINDS:
+        if kind == "snapshot":  # whether one that has expired was folded yet makes no difference
+            both = [map(_line, rows_of_kind(tx, one)) for one in (kind, "past")]
+            yield from heapq.merge(*both)
+        elif kind not in ("past", "rejected", "condemned"):  # work under way, or without a trace
+            yield from map(_line, rows_of_kind(tx, kind))
+
+
+def _line(row: Row) -> DumpLine:
+    values = msgspec.to_builtins(row, builtin_types=(UUID, datetime, bytes))
+    table = _TABLE_OF.get(str(values["type"]), str(values["type"]))
+    del values["type"]
+    if isinstance(row, PastRow) or (isinstance(row, SnapshotRow) and not row.live):
+        link = {"session": row.session, "group": row.group, "mac": row.mac, "live": False}
+        return DumpLine("snapshot", f"{row.group}/{row.sequence:010d}", _text(link))
+    if isinstance(row, SnapshotRow):
+        # The time of the catalog's commit, against that of the manifest; and what only the
+        # catalog knows of a snapshot that its manifest alone brought back.
+        for name in ("sealed_at", "expired_at", "recovered"):
+            del values[name]
+        for part in values["volumes"]:
+            del part["sent_bytes"], part["stored_bytes"]
+        return DumpLine(table, f"{row.group}/{row.sequence:010d}", _text(values))
+    return DumpLine(table, key_of(row), _text(values))
 
 
 #: Rows whose word in a checkpoint is not that of their table.
 _TABLE_OF = {"volume3": "volume"}
-_KEYS = {
-    "domain": ("domain",),
-    "tenant": ("name",),
-    "grant": ("domain", "tenant"),
-    "node": ("name",),
-    "group": ("group",),
-    "volume": ("volume",),
-    "source": ("volume", "node"),
-    "hold": ("session", "owner"),
-}
 
 
 def _packs(tx: Tx) -> Iterator[DumpLine]:

@@ -21,8 +21,14 @@ from dataclasses import dataclass
 
 from libs.catalogdb.connecting import connect
 from libs.catalogdb.pool import Catalog, Tx, translated
+from libs.catalogdb.recovery.changes import (
+    RecordedLink,
+    count_dirty,
+    read_chain,
+    read_changes_after,
+)
 from libs.catalogdb.recovery.checkpoint_rows import read_rows
-from libs.checkpoints.rows import Row
+from libs.checkpoints.rows import GoneRow, Row
 from libs.errors import NotReconciledError
 
 _NOT_COMPARED = (
@@ -108,12 +114,30 @@ class CatalogState:
     number: int
     #: Last position per topic.
     positions: dict[str, int]
-    rows: Iterator[Row]
+    #: The chain that this checkpoint may build on; empty: it must be a base.
+    chain: tuple[RecordedLink, ...]
+    #: How many rows changed since the chain's last link.
+    dirty: int
+    #: `pg_snapshot` of the moment.
+    moment: str
+    tx: Tx
+
+    def rows_after(self, kept: int) -> Iterator[Row | GoneRow]:
+        """What changed after so many links of the chain; 0: all rows."""
+        if not kept:
+            return read_rows(self.tx)
+        return read_changes_after(self.tx, self.chain[kept - 1].link.number)
 
 
 def begin_checkpoint(catalog: Catalog) -> int:
-    """Take the number of a new checkpoint; a crash after it leaves a number that is never used."""
+    """Take the number of a new checkpoint; a crash after it leaves a number that is never used.
+
+    Raises:
+        NotReconciledError: this life of the server was not compared with the store. Its state may
+            be an earlier one than that of the newest checkpoint.
+    """
     with catalog.transaction() as tx:
+        require_compared(tx)
         row = tx.execute(
             "UPDATE incarnation SET checkpoint = checkpoint + 1 RETURNING checkpoint"
         ).fetchone()
@@ -136,15 +160,10 @@ def reading_state(catalog: Catalog, number: int) -> Iterator[CatalogState | None
             yield None
             return
         positions = dict(tx.execute("SELECT topic, last FROM log_position").fetchall())
-        yield CatalogState(row[0], number, positions, read_rows(tx))
-
-
-def record_durable(catalog: Catalog, incarnation: int, number: int) -> None:
-    """A checkpoint is durable in the store."""
-    with catalog.transaction() as tx:
-        tx.execute(
-            "UPDATE incarnation SET durable = greatest(durable, %s) WHERE number = %s",
-            [number, incarnation],
+        moment = tx.execute("SELECT pg_current_snapshot()::text").fetchone()
+        assert moment is not None
+        yield CatalogState(
+            row[0], number, positions, read_chain(tx), count_dirty(tx), moment[0], tx
         )
 
 

@@ -137,15 +137,17 @@ CREATE TABLE pack (
     key_id     uuid,
     attempt    uuid,                     -- who uploads it: an attempt or rewriter; only that may register it
     state      "char" NOT NULL,
-    size_bytes bigint NOT NULL DEFAULT 0,
-    items      int NOT NULL DEFAULT 0,   -- when it was registered; with pack_use, a hint at what is dead
+    size_bytes bigint DEFAULT 0,
+    items      int DEFAULT 0,            -- when it was registered; with pack_use, a hint at what is dead
     frames     bytea NOT NULL DEFAULT '',-- frame table, so that readers need no trailer
     moved_to   int REFERENCES pack,      -- set when a rewrite moved its live items
-    created_at timestamptz NOT NULL DEFAULT now(),
-    -- An object that the catalog never knew is dead with nothing but its name.
-    CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt) = 0)
+    created_at timestamptz DEFAULT now(),
+    -- A dead pack keeps its name, and where its items went: every snapshot leaves some.
+    CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt, size_bytes, items, created_at) = 0)
 );
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
+-- Small packs, which are merged (libs/catalogdb/deletion/small_packs).
+CREATE INDEX pack_small ON pack (domain_no, pack_no) WHERE state = 'l' AND size_bytes <= 16777216;
 
 -- Where objects lie. Everything is written to the primary first; the other stores get a copy of it.
 -- state: 'o' online, 'l' lost: a person has said that what it held is gone.
@@ -322,7 +324,8 @@ SELECT begin_sweeping(1);
 
 -- ---------------------------------------------------------------- sessions: the making of one snapshot
 
--- state: 'o' open, 's' sealed, 'r' rejected. Terminal rows are kept for ever: a late event must find them.
+-- state: 'o' open, 's' sealed, 'r' rejected, for ever: a late event must find that the session ended. Rows of ended
+-- sessions stay until they are folded into `past`.
 CREATE TABLE session (
     session        uuid PRIMARY KEY,     -- chosen by the client, so that asking twice is safe
     group_no       int NOT NULL REFERENCES volume_group,
@@ -343,6 +346,7 @@ CREATE TABLE session (
 CREATE UNIQUE INDEX session_open ON session (group_no) WHERE state = 'o';
 -- Bases of which a tracker said what was not true: nothing that was tracked since them is believed.
 CREATE INDEX session_untrue ON session (base) WHERE reject_code = 'tracking-lost';
+CREATE INDEX session_rejected ON session (ended_at) WHERE state = 'r';
 
 -- One volume of a session. state: 'w' waiting for its capture, 'c' capturing, 'f' finished.
 CREATE TABLE part (
@@ -395,7 +399,7 @@ CREATE TABLE attempt (
     started_at timestamptz NOT NULL DEFAULT now(),
     FOREIGN KEY (session, volume_no) REFERENCES part
 );
-CREATE INDEX ON attempt (session) WHERE open;
+CREATE INDEX ON attempt (session);
 
 -- What a finished part will change in pack_use: addresses that entered a pack and that left one.
 CREATE TABLE part_use (
@@ -410,7 +414,7 @@ CREATE TABLE part_use (
 
 -- ---------------------------------------------------------------- snapshots and their readers
 
--- A sealed recovery point of a group. state: 'l' live, 'x' expired (the stub of sequence and MAC stays).
+-- A sealed recovery point of a group. state: 'l' live, 'x' expired; that is folded when its manifest is deleted.
 CREATE TABLE snapshot (
     session      uuid PRIMARY KEY REFERENCES session,
     group_no     int NOT NULL REFERENCES volume_group,
@@ -432,6 +436,22 @@ CREATE TABLE snapshot (
 CREATE INDEX snapshot_unreplicated ON snapshot (session) WHERE state = 'l' AND replicated_at IS NULL;
 -- Manifests that are still to be deleted.
 CREATE INDEX snapshot_leftover ON snapshot (session) WHERE state = 'x' AND NOT manifest_deleted;
+-- Those that may be folded.
+CREATE INDEX snapshot_over ON snapshot (expired_at) WHERE state = 'x' AND manifest_deleted;
+
+-- What is left of sessions that are over for good: rejected ones (without a sequence) and snapshots that expired. A late
+-- event finds that the session ended, and the chain of manifests its link. Rows are never changed, and stay for ever:
+-- columns in this order need 97 bytes (libs/catalogdb/sessions/folding says what else went).
+CREATE TABLE past (
+    session   uuid PRIMARY KEY,
+    sealed_at timestamptz,
+    ended_at  timestamptz,               -- expired or rejected; null: a catalog that was rebuilt does not know
+    group_no  int NOT NULL REFERENCES volume_group,
+    sequence  int,
+    mac       bytea,
+    CHECK (num_nulls(sequence, mac, sealed_at) IN (0, 3))
+);
+CREATE UNIQUE INDEX past_link ON past (group_no, sequence) WHERE sequence IS NOT NULL;
 
 -- A snapshot that somebody holds does not expire. One hold per owner.
 CREATE TABLE hold (
@@ -495,7 +515,7 @@ CREATE TABLE reader (
     bytes         bigint NOT NULL DEFAULT 0,
     fetched_bytes bigint NOT NULL DEFAULT 0
 );
-CREATE INDEX ON reader (session) WHERE state = 'o';
+CREATE INDEX ON reader (session);
 
 -- Lineages whose references must be counted anew before the catalog is reconciled.
 CREATE TABLE recount (volume_no int PRIMARY KEY REFERENCES volume);
@@ -506,7 +526,8 @@ CREATE TABLE recount (volume_no int PRIMARY KEY REFERENCES volume);
 CREATE TABLE log_position (
     topic     text PRIMARY KEY,
     last      bigint NOT NULL DEFAULT 0,
-    published bigint NOT NULL DEFAULT 0
+    published bigint NOT NULL DEFAULT 0,
+    folded    bigint NOT NULL DEFAULT 0  -- the events up to here are in Kafka's copy alone
 );
 
 CREATE TABLE event_log (
@@ -532,3 +553,137 @@ CREATE TABLE consumer_position (
     next_offset bigint NOT NULL,
     PRIMARY KEY (topic, partition)
 );
+
+-- Forget old events that Kafka has: the next ``limit`` of a topic that happened before a moment. Returns how many; the
+-- last position and the first one that is kept stay known.
+CREATE FUNCTION fold_events(of_topic text, before timestamptz, count_max int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    up_to bigint;
+    folded_count int;
+BEGIN
+    -- The oldest ones in a row: what a jump of the clock has dated back keeps those after it.
+    SELECT max(position) INTO up_to FROM (
+        SELECT position, bool_and(occurred_at < before) OVER (ORDER BY position) AS old
+        FROM (SELECT position, occurred_at FROM event_log e
+              WHERE topic = of_topic
+                AND position <= (SELECT published FROM log_position p WHERE p.topic = of_topic)
+              ORDER BY position LIMIT count_max) oldest) aged WHERE old;
+    DELETE FROM event_log WHERE topic = of_topic AND position <= up_to;
+    GET DIAGNOSTICS folded_count = ROW_COUNT;
+    UPDATE log_position SET folded = greatest(folded, up_to) WHERE topic = of_topic AND up_to IS NOT NULL;
+    RETURN folded_count;
+END $$;
+REVOKE EXECUTE ON FUNCTION fold_events FROM PUBLIC;
+
+-- ---------------------------------------------------------------- what the next checkpoint must say
+
+-- The chain of checkpoints that the next one builds on: a base, then deltas (libs/catalogdb/recovery/changes).
+CREATE TABLE checkpoint_link (
+    number bigint PRIMARY KEY,
+    digest bytea NOT NULL,               -- of its head's object
+    rows   bigint NOT NULL
+);
+
+-- Kinds and keys of rows of checkpoints that changed since the base of the chain. Rows whose keys are not here, or whose
+-- link carries them, are in the chain as they are.
+CREATE TABLE checkpoint_change (
+    kind       text NOT NULL,
+    key        text NOT NULL,
+    changed_by xid8 NOT NULL,            -- the last transaction that changed the row
+    carried_by bigint,                   -- the link that has the row as it left it; null: none yet
+    PRIMARY KEY (kind, key)
+);
+CREATE INDEX ON checkpoint_change (carried_by);
+
+CREATE FUNCTION note(of_kind text, of_key text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    INSERT INTO checkpoint_change AS c (kind, key, changed_by) VALUES (of_kind, of_key, pg_current_xact_id())
+    ON CONFLICT (kind, key) DO UPDATE SET changed_by = excluded.changed_by, carried_by = NULL
+    WHERE c.changed_by <> excluded.changed_by OR c.carried_by IS NOT NULL
+$$;
+REVOKE EXECUTE ON FUNCTION note FROM PUBLIC;
+
+-- For a table with a row of the kind in each row. Arguments: the kind, and the columns of its key.
+CREATE FUNCTION note_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changed jsonb := to_jsonb(CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END);
+    of_key text := changed ->> TG_ARGV[1];
+BEGIN
+    FOR n IN 2 .. TG_NARGS - 1 LOOP
+        of_key := of_key || '/' || (changed ->> TG_ARGV[n]);
+    END LOOP;
+    PERFORM note(TG_ARGV[0], of_key);
+    RETURN NULL;
+END $$;
+
+-- For a table whose rows belong to a row of the kind in another table. Arguments: the kind, that table, the column
+-- there that is its key, and the column by which both are joined.
+CREATE FUNCTION note_owner_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changed jsonb := to_jsonb(CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END);
+    of_key text;
+BEGIN
+    EXECUTE format('SELECT %I::text FROM %I WHERE %I = $1', TG_ARGV[2], TG_ARGV[1], TG_ARGV[3])
+        INTO of_key USING (changed ->> TG_ARGV[3])::int;
+    PERFORM note(TG_ARGV[0], of_key);
+    RETURN NULL;
+END $$;
+
+-- For a table whose rows have two owners, which name the row. Arguments: the kind, and as above those of each owner.
+CREATE FUNCTION note_pair_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changed jsonb := to_jsonb(CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END);
+    first_key text;
+    second_key text;
+BEGIN
+    EXECUTE format('SELECT %I::text FROM %I WHERE %I = $1', TG_ARGV[2], TG_ARGV[1], TG_ARGV[3])
+        INTO first_key USING (changed ->> TG_ARGV[3])::int;
+    EXECUTE format('SELECT %I::text FROM %I WHERE %I = $1', TG_ARGV[5], TG_ARGV[4], TG_ARGV[6])
+        INTO second_key USING (changed ->> TG_ARGV[6])::int;
+    PERFORM note(TG_ARGV[0], first_key || '/' || second_key);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON domain
+    FOR EACH ROW EXECUTE FUNCTION note_change('domain', 'domain');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF name, domain_no OR DELETE ON tenant
+    FOR EACH ROW EXECUTE FUNCTION note_change('tenant', 'name');
+CREATE TRIGGER noted AFTER INSERT OR DELETE ON node
+    FOR EACH ROW EXECUTE FUNCTION note_change('node', 'name');
+-- Nodes announce themselves again and again, mostly with what is known.
+CREATE TRIGGER noted_update AFTER UPDATE ON node FOR EACH ROW
+    WHEN ((OLD.rpc_url, OLD.span_address, OLD.boot) IS DISTINCT FROM (NEW.rpc_url, NEW.span_address, NEW.boot))
+    EXECUTE FUNCTION note_change('node', 'name');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON volume_group
+    FOR EACH ROW EXECUTE FUNCTION note_change('group', 'group_id');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON retention
+    FOR EACH ROW EXECUTE FUNCTION note_owner_change('group', 'volume_group', 'group_id', 'group_no');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON group_domain
+    FOR EACH ROW EXECUTE FUNCTION note_owner_change('group', 'volume_group', 'group_id', 'group_no');
+CREATE TRIGGER noted AFTER INSERT OR DELETE ON domain_grant
+    FOR EACH ROW EXECUTE FUNCTION note_pair_change(
+        'grant', 'domain', 'domain', 'domain_no', 'tenant', 'name', 'tenant_no');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF group_no, name OR DELETE ON volume
+    FOR EACH ROW EXECUTE FUNCTION note_change('volume3', 'volume_id');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON source
+    FOR EACH ROW EXECUTE FUNCTION note_pair_change(
+        'source', 'volume', 'volume_id', 'volume_no', 'node', 'name', 'node_no');
+-- `snapshot_volume` needs none: its rows come with their snapshot, and go when that has expired.
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF state, expired_at, recovered OR DELETE ON snapshot
+    FOR EACH ROW EXECUTE FUNCTION note_change('snapshot', 'session');
+CREATE TRIGGER noted AFTER INSERT ON past
+    FOR EACH ROW WHEN (NEW.sequence IS NOT NULL) EXECUTE FUNCTION note_change('past', 'session');
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON hold
+    FOR EACH ROW EXECUTE FUNCTION note_change('hold', 'session', 'owner');
+CREATE TRIGGER noted AFTER INSERT ON session
+    FOR EACH ROW WHEN (NEW.state = 'r') EXECUTE FUNCTION note_change('rejected', 'session');
+CREATE TRIGGER noted_update AFTER UPDATE OF state ON session
+    FOR EACH ROW WHEN ('r' IN (OLD.state, NEW.state)) EXECUTE FUNCTION note_change('rejected', 'session');
+CREATE TRIGGER noted_delete AFTER DELETE ON session
+    FOR EACH ROW WHEN (OLD.state = 'r') EXECUTE FUNCTION note_change('rejected', 'session');
+CREATE TRIGGER noted AFTER INSERT OR DELETE ON tombstone
+    FOR EACH ROW EXECUTE FUNCTION note_owner_change('condemned', 'pack', 'generation', 'pack_no');

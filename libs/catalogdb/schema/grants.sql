@@ -46,6 +46,9 @@ GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;
 GRANT INSERT, UPDATE ON sweep TO backcast_catalog;
 GRANT INSERT, UPDATE ON store TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON copy TO backcast_catalog;
+GRANT UPDATE, DELETE ON checkpoint_change TO backcast_catalog;
+GRANT INSERT, DELETE ON checkpoint_link TO backcast_catalog;
+GRANT EXECUTE ON FUNCTION fold_events TO backcast_catalog;
 
 GRANT INSERT, UPDATE, DELETE ON damage, verification TO backcast_catalog;
 GRANT DELETE ON leans TO backcast_catalog;
@@ -56,6 +59,11 @@ GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, source, sess
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
+
+-- Folding.
+GRANT SELECT ON past TO backcast_coordinator, backcast_chunker;
+GRANT INSERT ON past TO backcast_catalog;
+GRANT DELETE ON session, part, attempt, barrier_node, snapshot, reader TO backcast_catalog;
 
 -- Where the catalog service rebuilds the catalog from the store, to compare both.
 CREATE SCHEMA IF NOT EXISTS backcast_check;

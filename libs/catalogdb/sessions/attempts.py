@@ -234,12 +234,12 @@ def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> 
 
 
 def closed_attempts(catalog: Catalog, attempts: Sequence[UUID]) -> set[UUID]:
-    """Of these attempts, those that were taken over or whose session has ended."""
+    """Of these attempts, those that were taken over or whose session has ended, folded or not."""
     with catalog.transaction() as tx:
-        closed = tx.execute(
-            "SELECT attempt FROM attempt WHERE attempt = ANY(%s) AND NOT open", [list(attempts)]
+        still_open = tx.execute(
+            "SELECT attempt FROM attempt WHERE attempt = ANY(%s) AND open", [list(attempts)]
         )
-        return {row[0] for row in closed}
+        return set(attempts) - {row[0] for row in still_open}
 
 
 def require_open(tx: Tx, attempt: UUID) -> bool:

@@ -17,6 +17,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import damaged_since_opened
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.sessions.folding import past_sequence
 from libs.catalogdb.sessions.session import (
     SessionView,
     close_attempts,
@@ -86,6 +87,9 @@ def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes, domains: Sequenc
         [session],
     ).fetchone()
     if row is None:
+        sequence = past_sequence(tx, session)
+        if sequence is not None:  # the answer of a first call was lost, long ago
+            return Sealed(session, sequence)
         raise _Refusal("there is no such session")
     state, group_no, base, head_sequence, is_cut = row
     if state == "s":

@@ -15,6 +15,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.sources import needs_barrier
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
@@ -140,7 +141,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
 
     Raises:
         NotFoundError: no such group.
-        ConflictError: several nodes write one of its volumes, which no driver can capture yet.
+        ConflictError: several nodes write one of its volumes, or a session of this id was folded.
         NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
     with catalog.transaction() as tx:
@@ -156,6 +157,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         group_no, head_sequence, head = locked
         if tx.execute("SELECT 1 FROM session WHERE session = %s", [session]).fetchone():
             return session_view(tx, session)
+        require_not_past(tx, session)
         busy = tx.execute(
             "SELECT session FROM session WHERE group_no = %s AND state = 'o'", [group_no]
         ).fetchone()
@@ -190,7 +192,11 @@ def read_session(catalog: Catalog, session: UUID) -> SessionView:
 
 @idempotent
 def session_of_capture(catalog: Catalog, capture: UUID) -> SessionView | None:
-    """The session that a capture belongs to, or None: the capture was never asked for."""
+    """The session that a capture belongs to.
+
+    None: the capture was never asked for, or its session ended and was folded
+    (`libs.catalogdb.sessions.folding.has_ended`).
+    """
     with catalog.transaction() as tx:
         row = tx.execute("SELECT session FROM part WHERE capture = %s", [capture]).fetchone()
         return session_view(tx, row[0]) if row else None
@@ -374,6 +380,8 @@ def session_view(tx: Tx, session: UUID) -> SessionView:
     """A session as it is, in the caller's transaction."""
     row = tx.execute(_SESSION, [session]).fetchone()
     if row is None:
+        if is_past(tx, session):
+            raise NotFoundError(f"session {session}: it ended long ago, its details are folded")
         raise NotFoundError(f"session {session}: there is none of this id")
     parts = tuple(PartView(*part) for part in tx.execute(_PARTS, [session]))
     session_, tenant, listed, *rest = row

@@ -3,8 +3,9 @@
 Order: `expire` (one transaction: the snapshot is expired, the rows of `pack_use` that ended there
 are shortened or go, their packs become candidates of collection, SnapshotExpired) → its manifest's
 object is deleted → that is recorded (`libs.catalogdb.deletion.condemning`). A crash after the
-commit leaves an object that a collector deletes later. The row of the snapshot stays for ever, with
-sequence and MAC: the manifests after it are chained to it.
+commit leaves an object that a collector deletes later. Sequence and MAC of the snapshot stay for
+ever, because the manifests after it are chained to it: first in its row, which later is folded
+(`libs.catalogdb.sessions.folding`).
 
 Closed rows of `pack_use` always end at a live snapshot, and open ones exist only while the head is
 live. So the rows that end where a snapshot expires are all that it can hold alone (scenario 25),
@@ -105,8 +106,12 @@ def list_expired(
             tx,
             ExpiredSnapshot,
             """SELECT s.session, g.name AS "group", s.sequence, s.sealed_at, s.expired_at
-               FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
-               WHERE t.name = %(tenant)s AND s.state = 'x'
+               FROM (SELECT session, group_no, sequence, sealed_at, expired_at FROM snapshot
+                     WHERE state = 'x'
+                     UNION ALL SELECT session, group_no, sequence, sealed_at, ended_at FROM past
+                     WHERE sequence IS NOT NULL) s
+               JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+               WHERE t.name = %(tenant)s
                  AND (%(name)s::text IS NULL OR g.name = %(name)s
                       OR EXISTS (SELECT FROM volume v
                                  WHERE v.group_no = g.group_no AND v.name = %(name)s))
@@ -126,6 +131,9 @@ class _Locked:
 
 def _expire(tx: Tx, tenant: str, session: UUID, by: str | None) -> Expired | Refused:
     require_reconciled(tx)
+    sequence = _past_sequence(tx, tenant, session)
+    if sequence is not None:
+        return Expired(session, sequence, rows=0, packs=0)
     snapshot = _lock(tx, tenant, session)
     if not snapshot.live:
         return Expired(session, snapshot.sequence, rows=0, packs=0)
@@ -139,6 +147,16 @@ def _expire(tx: Tx, tenant: str, session: UUID, by: str | None) -> Expired | Ref
     )
     append(tx, "catalog", [Entry(event, tenant, str(snapshot.group), session)])
     return Expired(session, snapshot.sequence, rows, packs)
+
+
+def _past_sequence(tx: Tx, tenant: str, session: UUID) -> int | None:
+    """The sequence of the tenant's snapshot if it was folded."""
+    row = tx.execute(
+        """SELECT sequence FROM past JOIN volume_group USING (group_no)
+           JOIN tenant t USING (tenant_no) WHERE session = %s AND t.name = %s""",
+        [session, tenant],
+    ).fetchone()
+    return row[0] if row else None
 
 
 def _lock(tx: Tx, tenant: str, session: UUID) -> _Locked:

@@ -8,7 +8,6 @@ before the head. A crash after any step leaves objects that the next round finds
 """
 
 import hmac
-import itertools
 import logging
 from collections.abc import Callable
 from uuid import UUID
@@ -19,7 +18,7 @@ from libs.catalogdb.stores import (
     manifests_to_copy,
     record_manifests_copied,
 )
-from libs.checkpoints.shelf import CheckpointShelf
+from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
 from libs.copies.stores import PRIMARY, SECOND, Stores
 from libs.errors import DamagedDataError, NotFoundError
 from libs.keys.kek import KeyEncryptionKey
@@ -93,19 +92,28 @@ class Mirror:
         return copied
 
     def copy_checkpoint(self, target: int) -> CheckpointName | None:
-        """Copy the newest checkpoint to a store, if that has none as new; its name if it was."""
+        """Copy the newest checkpoint to a store, if that has none as new; its name if it was.
+
+        What it builds on comes before, so that every head in the store can be restored.
+        """
         source = SECOND if target == PRIMARY else PRIMARY
         newest, there = self._shelves[source].newest_state(), self._shelves[target].newest_state()
         if newest is None or (there and _order(there.name) >= _order(newest.name)):
             return None
-        name = newest.name
-        parts = range(len(newest.head.parts))
+        for link in self._shelves[source].links_of(newest):
+            if not self._shelves[target].has_head(link.name):
+                self._copy_link(link, source, target)
+        self._shelves[target].thin_out(self._keep_count, newest.name)
+        return newest.name
+
+    def _copy_link(self, link: Checkpoint, source: int, target: int) -> None:
+        """Copy one checkpoint's own objects, its head last."""
+        name = link.name
+        parts = range(len(link.head.parts))
         names = [CheckpointName(name.incarnation, name.number, part) for part in parts]
-        for one in itertools.chain(names, [name]):
+        for one in [*names, name]:
             key = checkpoint_object(one)
             self._stores.by_number[target].put(key, self._stores.by_number[source].get(key))
-        self._shelves[target].thin_out(self._keep_count)
-        return name
 
     def _sides(self, target: int) -> tuple[ObjectStore, ObjectStore]:
         """Where to read from, and the store that is written to."""

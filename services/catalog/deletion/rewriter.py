@@ -1,4 +1,6 @@
-"""The rewriter: gives back the space of mostly dead packs whose last items are still needed.
+"""The rewriter: gives back the space of mostly dead packs, and merges small ones.
+
+Mostly dead packs are kept by their last items; small ones are what every snapshot leaves.
 
 Order: marking begun → block maps read → row `uploading` → PUT → one transaction that repoints the
 index and condemns the old packs (`libs.catalogdb.deletion.rewriting` says why nothing is lost). A
@@ -27,6 +29,7 @@ from libs.catalogdb.deletion.rewriting import (
     next_point,
     renew_marking,
 )
+from libs.catalogdb.deletion.small_packs import SmallPack, find_small
 from libs.catalogdb.packs.index import PackLocation, PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Copy, Stores
@@ -63,6 +66,8 @@ class RewritePolicy:
     again_seconds: float
     #: A rewriter that is not heard of for so long is taken for dead.
     deadline_seconds: float
+    #: Small packs are merged when they are so old.
+    merge_young_seconds: float
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ class RewriteTally:
 
     #: Packs that looked mostly dead.
     candidates: int = 0
+    #: Small packs that were to be merged.
+    small: int = 0
     #: Packs whose live items were moved, and the bytes of those packs.
     rewritten: int = 0
     rewritten_bytes: int = 0
@@ -162,16 +169,44 @@ class Rewriter:
                 break
             tally.candidates += len(group)
             self._rewrite(list(group), tally, progressed)
+        for group in self._small_groups():
+            if stopping():
+                break
+            tally.small += len(group)
+            self._rewrite(list(group), tally, progressed, merge=True)
         return tally
+
+    def survey_small(self) -> tuple[int, int]:
+        """How many small packs `run` would merge now, and their bytes; writes nothing."""
+        packs = [one for chosen in self._find_small() for one in chosen.values()]
+        return len(packs), sum(one.size_bytes for one in packs)
+
+    def _small_groups(self) -> Iterator[Mapping[int, int]]:
+        """Small packs of one domain that are merged together, with their numbers of items."""
+        for chosen in self._find_small():
+            yield from _groups({pack_no: one.items for pack_no, one in chosen.items()})
+
+    def _find_small(self) -> list[dict[int, SmallPack]]:
+        return find_small(self._catalog, self._policy.merge_young_seconds)
 
     def _find(self, first_pack_no: int) -> MostlyDead:
         share = self._policy.live_share_max
         return find_mostly_dead(self._catalog, first_pack_no, share, _SCAN_COUNT)
 
     def _rewrite(
-        self, packs: Sequence[int], tally: RewriteTally, progressed: Callable[[], None]
+        self,
+        packs: Sequence[int],
+        tally: RewriteTally,
+        progressed: Callable[[], None],
+        *,
+        merge: bool = False,
     ) -> None:
+        """Move what is live in mostly dead packs; to merge, in all of them.
+
+        One pack that is left of those that were to be merged is left alone.
+        """
         token, policy = uuid7(), self._policy
+        live_share_max = 1.0 if merge else policy.live_share_max
         left: list[int] = []
         try:
             marked = begin_marking(self._catalog, token, packs, policy.deadline_seconds)
@@ -185,8 +220,10 @@ class Rewriter:
                 worth = [
                     old
                     for old in olds
-                    if old.pack.pack_no in standing and 0 < old.live_share <= policy.live_share_max
+                    if old.pack.pack_no in standing and 0 < old.live_share <= live_share_max
                 ]
+                if merge and len(worth) < 2:
+                    worth = []
                 moved = self._move(token, domain_no, worth, tally)
                 left += {pack.pack_no for pack in locations} - moved
         finally:

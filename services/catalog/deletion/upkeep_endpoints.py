@@ -60,6 +60,10 @@ class RewritingSurveyAnswer(BaseModel):
     unsure_bytes: int = Field(
         description="Bytes of `freed_bytes_estimated` that lie in those, and may be needed"
     )
+    small_packs: int = Field(
+        description="Small packs that would be merged; counted in the first step alone"
+    )
+    small_bytes: int
     cursor: int | None = Field(description="Of the next packs; null: these were all")
 
 
@@ -67,6 +71,7 @@ class RewritingAnswer(BaseModel):
     """What rewriting has done."""
 
     candidates: int = Field(description="Packs that looked mostly dead")
+    small: int = Field(description="Small packs that were to be merged")
     rewritten: int = Field(description="Packs whose live items were moved; collection deletes them")
     rewritten_bytes: int
     written: int = Field(description="New packs")
@@ -117,6 +122,7 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
         ] = 0,
     ) -> RewritingSurveyAnswer:
         found, weight = upkeep.rewriter.survey(cursor)
+        small_packs, small_bytes = upkeep.rewriter.survey_small() if cursor == 0 else (0, 0)
         return RewritingSurveyAnswer(
             packs=len(found.packs),
             pack_bytes=weight.size_bytes,
@@ -124,6 +130,8 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
             freed_bytes_estimated=weight.size_bytes - weight.live_bytes,
             unsure_packs=weight.unsure,
             unsure_bytes=weight.unsure_bytes,
+            small_packs=small_packs,
+            small_bytes=small_bytes,
             cursor=found.next_pack_no,
         )
 
@@ -164,6 +172,7 @@ def _sweep(tally: SweepTally) -> SweepAnswer:
 def _rewriting(tally: RewriteTally) -> RewritingAnswer:
     return RewritingAnswer(
         candidates=tally.candidates,
+        small=tally.small,
         rewritten=tally.rewritten,
         rewritten_bytes=tally.rewritten_bytes,
         written=tally.written,

@@ -1,34 +1,40 @@
 """Checkpoints of the catalog, and whether the catalog is behind the store.
 
-Order of a checkpoint: number taken (catalog) → parts → head (store) → recorded as durable
-(catalog). A crash after any step leaves parts without a head, or a head that the next comparison
-finds: its number is one that this catalog took, so it proves nothing against it.
+A checkpoint is a base, which has all rows, or a delta, which has those that changed since the
+checkpoints that it builds on. `libs.checkpoints.chain` says which, and
+`libs.catalogdb.recovery.changes` why nothing that changed is left out.
+
+Order of a checkpoint: number taken (catalog) → parts → head (store) → recorded as durable, and as
+what the next one builds on (catalog). A crash after any step leaves parts without a head, or a head
+that the next comparison finds: its number is one that this catalog took, so it proves nothing
+against it. A head that was not recorded can be restored, and no later checkpoint builds on it.
 
 What the store must know before something is done relies on `Checkpoints.write`: a pack is deleted,
 and an expiry is answered, only after a checkpoint that says why is durable.
 """
 
+import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from blake3 import blake3
-
 from libs.catalogdb.log.log import last_position
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.adoption import group_heads, unknown_sessions
+from libs.catalogdb.recovery.changes import RecordedLink, record_link
 from libs.catalogdb.recovery.incarnation import (
     Incarnation,
     begin_checkpoint,
     read_incarnation,
     reading_state,
     record_comparison,
-    record_durable,
 )
+from libs.checkpoints.chain import links_kept
 from libs.checkpoints.checkpoint import Head, parts_of
+from libs.checkpoints.rows import GoneRow, Row
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
 from libs.errors import UnavailableError
 from libs.events.topics import PACKS, SNAPSHOTS
@@ -83,15 +89,13 @@ class Checkpoints:
         self._store = store
         self._keep_count = keep_count
         self._lock = threading.Lock()
-        #: Incarnation, number and content of the newest checkpoint written here.
-        self._written: tuple[int, int, bytes] | None = None
         #: Positions of the log that the store knows of.
         self._witnessed: Mapping[str, int] = {}
 
     def write(self) -> CheckpointName:
         """Return when a checkpoint that knows every decision made before the call is durable.
 
-        A state that equals that of the checkpoint before is not written again.
+        If nothing of what a checkpoint says has changed, that is the newest one that was recorded.
         """
         with self._lock:
             while True:
@@ -111,42 +115,38 @@ class Checkpoints:
             if state is None:  # another catalog service took a later number: it is that one's turn
                 return None
             name = CheckpointName(state.incarnation, number)
-            hasher = blake3()
-            digests: list[bytes] = []
-            # A state of one part, which is the rule, is compared before it is written.
-            waiting: bytes | None = None
-            for plain in parts_of(state.rows):
-                if waiting is not None:
-                    digests.append(self._put_part(name, len(digests), waiting))
-                hasher.update(plain)
-                waiting = plain
-            content = hasher.digest()
-            if not digests and self._is_written(state.incarnation, content):
-                assert self._written
+            stands = bool(state.chain) and self.shelf.is_there(name, state.chain[-1].link)
+            if stands and not state.dirty:
                 self._witnessed = state.positions
-                return CheckpointName(state.incarnation, self._written[1])
-            if waiting is not None:
-                digests.append(self._put_part(name, len(digests), waiting))
+                return CheckpointName(state.incarnation, state.chain[-1].link.number)
+            kept = links_kept([link.rows for link in state.chain], state.dirty) if stands else 0
+            count, digests = self._put_parts(name, state.rows_after(kept))
             head = Head(
                 kind="state",
                 made_at=datetime.now(UTC),
                 positions=state.positions,
-                parts=tuple(digests),
+                parts=digests,
+                chain=tuple(link.link for link in state.chain[:kept]),
             )
-        self.shelf.put_head(name, head)
-        record_durable(self._catalog, name.incarnation, number)
-        self._written, self._witnessed = (name.incarnation, number, content), state.positions
-        self.shelf.thin_out(self._keep_count)
-        log.info("checkpoint", extra={"incarnation": name.incarnation, "number": number})
+        link = RecordedLink(self.shelf.put_head(name, head), count)
+        record_link(self._catalog, name.incarnation, state.chain, kept, link, state.moment)
+        self._witnessed = state.positions
+        self.shelf.thin_out(self._keep_count, name)
+        about = {"incarnation": name.incarnation, "number": number, "rows": count, "base": not kept}
+        log.info("checkpoint", extra=about)
         return name
 
-    def _put_part(self, name: CheckpointName, part: int, plain: bytes) -> bytes:
-        return self.shelf.put_part(CheckpointName(name.incarnation, name.number, part), plain)
-
-    def _is_written(self, incarnation: int, content: bytes) -> bool:
-        return bool(
-            self._written and (self._written[0], self._written[2]) == (incarnation, content)
+    def _put_parts(
+        self, name: CheckpointName, rows: Iterable[Row | GoneRow]
+    ) -> tuple[int, tuple[bytes, ...]]:
+        """Write rows as parts; how many they are, and the digest of each part."""
+        counted = itertools.count()
+        numbered = (row for row, _ in zip(rows, counted, strict=False))
+        digests = tuple(
+            self.shelf.put_part(CheckpointName(name.incarnation, name.number, part), plain)
+            for part, plain in enumerate(parts_of(numbered))
         )
+        return next(counted), digests
 
     def compare(self) -> Comparison:
         """Whether the catalog is behind the store; if it is current, this is recorded.

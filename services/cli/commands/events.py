@@ -34,19 +34,21 @@ def add_parser(
 
 def _tail(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    for event in _events(services, args.topic, args.after, follow=args.follow):
+    for event in _events(services, out, args.topic, args.after, follow=args.follow):
         out.show(event, _line(event))
     return 0
 
 
 def _events(
-    services: Services, topic: str | None, after: str, *, follow: bool
+    services: Services, out: Output, topic: str | None, after: str, *, follow: bool
 ) -> Iterator[dict[str, Any]]:
     query: dict[str, object] = {"topic": topic, "after": after, "limit": _PAGE_EVENTS}
     if follow:
         query["wait_seconds"] = _WAIT_SECONDS
     while True:
         page = services.get("/events", query)
+        for name, position in page["folded"].items():
+            out.note(f"{name}: the catalog no longer keeps events up to position {position}")
         yield from page["events"]
         if not page["events"] and not follow:
             return

@@ -146,6 +146,9 @@ def _would(result: Document) -> Iterator[str]:
                 f"as older snapshots use {rewriting['unsure_packs']} of them"
             )
         yield text
+        if rewriting["small_packs"]:
+            size = human_bytes(rewriting["small_bytes"])
+            yield f"and would merge {rewriting['small_packs']} small packs ({size})"
 
 
 def _did(result: Document) -> Iterator[str]:

@@ -20,6 +20,10 @@ class EventsAnswer(BaseModel):
 
     events: list[dict[str, Any]] = Field(description="Envelope, and the event's fields as `data`")
     next: str = Field(description="`after` of the next page")
+    folded: dict[str, int] = Field(
+        description="Topics that were asked for from the beginning and whose first events the "
+        "catalog keeps no more: the position of the last of those"
+    )
 
 
 def add_event_routes(app: FastAPI, readers: VolumeReaders) -> None:
@@ -36,4 +40,4 @@ def add_event_routes(app: FastAPI, readers: VolumeReaders) -> None:
     ) -> EventsAnswer:
         cursor = parse_cursor(after, tuple(topic or ()))
         page = read_events(readers.catalog, tenant, cursor, limit, wait_seconds)
-        return EventsAnswer(events=page.events, next=page.next)
+        return EventsAnswer(events=page.events, next=page.next, folded=page.folded)

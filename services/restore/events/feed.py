@@ -1,5 +1,6 @@
 """The catalog's event log for people and programs without Kafka: pages of decoded events."""
 
+import dataclasses
 import heapq
 import time
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from libs.catalogdb.log.log import LOG_CHANNEL, LoggedEvent, read_log
+from libs.catalogdb.log.log import LOG_CHANNEL, LoggedEvent, folded_positions, read_log
 from libs.catalogdb.pool import Catalog
 from libs.errors import BadInputError
 from libs.events.codec import decode
@@ -23,6 +24,8 @@ class EventPage:
     events: list[dict[str, Any]]
     #: Cursor after the last event that was looked at, also if none was the tenant's.
     next: str
+    #: Position per topic up to which events that were asked for are not kept any more.
+    folded: dict[str, int]
 
 
 def read_events(
@@ -36,6 +39,9 @@ def read_events(
         cursor: position per topic; only these topics are read.
         limit: events at most.
         wait_seconds: how long to wait at most.
+
+    Raises:
+        EventsFoldedError: events after a position of the cursor are not kept any more.
     """
     deadline = time.monotonic() + wait_seconds
     page = _scan(catalog, tenant, cursor, limit)
@@ -43,7 +49,8 @@ def read_events(
         return page
     with catalog.listen(LOG_CHANNEL) as connection:
         while True:
-            page = _scan(catalog, tenant, parse_cursor(page.next, ()), limit)
+            news = _scan(catalog, tenant, parse_cursor(page.next, ()), limit)
+            page = dataclasses.replace(news, folded=page.folded)
             left = deadline - time.monotonic()
             if page.events or left <= 0:
                 return page
@@ -88,7 +95,14 @@ def _position(text: str) -> int:
 
 def _scan(catalog: Catalog, tenant: str, cursor: Mapping[str, int], limit: int) -> EventPage:
     """Read on until there is an event of the tenant, or nothing more."""
-    positions = dict(cursor)
+    # Who begins at the beginning is told where that is; who goes on from a position, by an error.
+    kept_after = folded_positions(catalog)
+    folded = {
+        topic: kept_after[topic]
+        for topic, after in cursor.items()
+        if not after and kept_after.get(topic)
+    }
+    positions = {topic: after or folded.get(topic, 0) for topic, after in cursor.items()}
     while True:
         logs = [read_log(catalog, topic, after, limit) for topic, after in positions.items()]
         page = list(heapq.merge(*logs, key=_time_of))[:limit]
@@ -97,7 +111,8 @@ def _scan(catalog: Catalog, tenant: str, cursor: Mapping[str, int], limit: int) 
             positions[event.topic] = event.envelope.position
         events = [_document(event) for event in page if event.envelope.tenant == tenant]
         if events or len(page) < limit:
-            return EventPage(events, ",".join(f"{t}={p}" for t, p in positions.items()))
+            next_cursor = ",".join(f"{t}={p}" for t, p in positions.items())
+            return EventPage(events, next_cursor, folded)
 
 
 def _time_of(event: LoggedEvent) -> datetime:

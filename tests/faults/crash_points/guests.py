@@ -194,7 +194,7 @@ class Rewrite(Worker):
     """A pass of rewriting."""
 
     def pieces(self) -> Iterator[object]:
-        policy = RewritePolicy(0.5, DEADLINE_SECONDS, DEADLINE_SECONDS)
+        policy = RewritePolicy(0.5, DEADLINE_SECONDS, DEADLINE_SECONDS, 3600)
         catalog, vault = self.catalog(self.world.site.catalog), self.vault()
         rewriter = Rewriter(catalog, self.stores(), vault, policy)
         # Pages that are never touched: 36 MiB of zeros take 10 ms.

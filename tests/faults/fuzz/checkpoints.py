@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from libs.checkpoints.checkpoint import (
+    object_digest,
     open_head,
     open_part,
-    part_digest,
     parts_of,
     seal_head,
     seal_part,
@@ -35,9 +35,9 @@ def _read_head(data: bytes) -> None:
 def _read_part(data: bytes) -> None:
     """The plain rows, sealed as the writer would."""
     sealed = seal_part(_PART_NAME, data, KEK, _SALT)
-    rows = list(open_part(sealed, _PART_NAME, part_digest(sealed), KEK))
+    rows = list(open_part(sealed, _PART_NAME, object_digest(sealed), KEK))
     again = seal_part(_PART_NAME, b"".join(parts_of(rows)), KEK, _SALT)
-    assert list(open_part(again, _PART_NAME, part_digest(again), KEK)) == rows
+    assert list(open_part(again, _PART_NAME, object_digest(again), KEK)) == rows
 
 
 def _part_seeds() -> list[bytes]:

@@ -152,7 +152,7 @@ def _add_catalog_routes(
         app,
         Upkeep(
             Sweeper(site.catalog, store, SweepPolicy(3600, 60)),
-            Rewriter(site.catalog, Stores(store), vault, RewritePolicy(0.5, 60, 60)),
+            Rewriter(site.catalog, Stores(store), vault, RewritePolicy(0.5, 60, 60, 60)),
         ),
     )
     add_snapshot_routes(app, site.catalog, lambda: None)

@@ -28,7 +28,9 @@ from tests.support.catalog import CatalogSite
 from tests.support.snapshots import SnapshotTaker
 
 TENANT = "acme"
-POLICY = RewritePolicy(live_share_max=0.5, again_seconds=3600, deadline_seconds=60)
+POLICY = RewritePolicy(
+    live_share_max=0.5, again_seconds=3600, deadline_seconds=60, merge_young_seconds=3600
+)
 
 
 def chunk(number: int) -> bytes:

@@ -8,12 +8,12 @@ import pytest
 from libs.checkpoints.checkpoint import (
     PART_PLAIN_SIZE_BYTES,
     Head,
+    object_digest,
     open_head,
     open_part,
-    part_digest,
     parts_of,
 )
-from libs.checkpoints.rows import Row, TenantRow
+from libs.checkpoints.rows import HoldRow, PastRow, RejectedRow, Row, SnapshotRow, TenantRow
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
@@ -34,6 +34,7 @@ def read(path: str) -> bytes:
         (1, golden.CHECKPOINT_ROWS_V1),
         (2, golden.CHECKPOINT_ROWS_V2),
         (3, golden.CHECKPOINT_ROWS),
+        (4, golden.CHECKPOINT_ROWS),
     ],
 )
 def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
@@ -42,6 +43,23 @@ def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...
     assert head == golden.checkpoint_head(part)
     rows = open_part(part, FIRST_PART, head.parts[0], golden.KEK)
     assert tuple(rows) == expected
+
+
+def test_the_golden_delta_is_applied_to_its_golden_base(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    shelf = CheckpointShelf(store, golden.KEK)
+    for name, file in ((golden.CHECKPOINT, ""), (golden.DELTA, "delta-")):
+        first = dataclasses.replace(name, part=0)
+        store.put(checkpoint_object(first), read(f"{file}part-v4.bin"))
+        store.put(checkpoint_object(name), read(f"{file}head-v4.bin"))
+    newest = shelf.newest_state()
+    assert newest is not None
+    assert newest.name == golden.DELTA
+    gone = (SnapshotRow, HoldRow)
+    kept = [row for row in golden.CHECKPOINT_ROWS if not isinstance(row, gone)]
+    (past,) = (row for row in golden.DELTA_ROWS if isinstance(row, PastRow))
+    after = next(n for n, row in enumerate(kept) if isinstance(row, RejectedRow))
+    assert list(shelf.rows(newest)) == [*kept[:after], past, *kept[after:]]
 
 
 def test_every_changed_bit_of_a_head_is_found() -> None:
@@ -70,7 +88,7 @@ def test_a_part_is_what_the_head_names_and_nothing_else() -> None:
         list(open_part(data, FIRST_PART, b"d" * 32, golden.KEK))
     changed = data[:-1] + bytes([data[-1] ^ 1])
     with pytest.raises(DamagedDataError, match="altered"):
-        list(open_part(changed, FIRST_PART, part_digest(changed), golden.KEK))
+        list(open_part(changed, FIRST_PART, object_digest(changed), golden.KEK))
 
 
 def test_parts_are_bounded_and_so_are_rows() -> None:
@@ -99,7 +117,7 @@ def test_the_newest_state_is_found_and_old_ones_are_thinned_out(tmp_path: Path) 
     assert newest is not None
     assert newest.name == names[-1]
     assert tuple(shelf.rows(newest)) == golden.CHECKPOINT_ROWS
-    shelf.thin_out(2)
+    shelf.thin_out(1)
     left = {stat.key for stat in store.list("checkpoints/")}
     kept = (names[2], dataclasses.replace(names[2], part=0), CheckpointName(2, 0))
     assert left == {checkpoint_object(name) for name in kept}

@@ -52,9 +52,12 @@ SURVEYED = {
     "freed_bytes_estimated": 2048,
     "unsure_packs": 0,
     "unsure_bytes": 0,
+    "small_packs": 0,
+    "small_bytes": 0,
 }
 REWRITING = {
     "candidates": 2,
+    "small": 0,
     "rewritten": 1,
     "rewritten_bytes": 3072,
     "written": 1,

@@ -20,7 +20,9 @@ from tests.integration.catalog.protected import Protected
 from tests.support.catalog import CatalogSite, Worker, item, open_on
 
 VOLUMES, ADDRESSES, CHUNKS, STEPS = ("a", "b", "c"), 12, 30, 40
-POLICY = RewritePolicy(live_share_max=0.7, again_seconds=0, deadline_seconds=60)
+POLICY = RewritePolicy(
+    live_share_max=0.7, again_seconds=0, deadline_seconds=60, merge_young_seconds=3600
+)
 #: Besides live chunks: map nodes, trailers, and what packs above the share of POLICY keep.
 SLACK = 1 / POLICY.live_share_max
 

@@ -1,0 +1,69 @@
+"""Old events leave the catalog when Kafka has them; whoever asks for them is told."""
+
+import pytest
+
+from libs.catalogdb.log.log import (
+    fold_events,
+    folded_positions,
+    last_position,
+    mark_published,
+    read_log,
+)
+from libs.errors import EventsFoldedError
+from libs.events.topics import SNAPSHOTS
+from services.restore.events.feed import read_events
+from tests.support.catalog import TENANT, CatalogSite, item, protect, take_snapshot
+
+DAYS_30 = 30 * 86_400.0
+
+
+@pytest.fixture
+def aged(site: CatalogSite) -> CatalogSite:
+    """A log of two snapshots; the events of the first are old and published."""
+    protect(site, "vm")
+    take_snapshot(site, "vm", item(1))
+    site.sql("UPDATE event_log SET occurred_at = now() - interval '31 days'")
+    mark_published(site.catalog, SNAPSHOTS, last_position(site.catalog, SNAPSHOTS))
+    take_snapshot(site, "vm", item(2))
+    return site
+
+
+def test_old_events_go_and_positions_go_on(aged: CatalogSite) -> None:
+    last = last_position(aged.catalog, SNAPSHOTS)
+    kept = read_log(aged.catalog, SNAPSHOTS, 2, 10)
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 2
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 0
+    assert folded_positions(aged.catalog)[SNAPSHOTS] == 2
+    assert last_position(aged.catalog, SNAPSHOTS) == last
+    assert read_log(aged.catalog, SNAPSHOTS, 2, 10) == kept
+    assert read_log(aged.catalog, SNAPSHOTS, 0, 10) == kept
+    take_snapshot(aged, "vm", item(3))
+    assert last_position(aged.catalog, SNAPSHOTS) == last + 2
+
+
+def test_a_cursor_among_folded_events_is_answered_and_the_beginning_says_where_it_is(
+    aged: CatalogSite,
+) -> None:
+    fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10)
+    with pytest.raises(EventsFoldedError, match="after position 1 up to 2"):
+        read_log(aged.catalog, SNAPSHOTS, 1, 10)
+    with pytest.raises(EventsFoldedError):
+        read_events(aged.restore, TENANT, {SNAPSHOTS: 1}, 10, 0)
+    page = read_events(aged.restore, TENANT, {SNAPSHOTS: 0}, 10, 0)
+    assert page.folded == {SNAPSHOTS: 2}
+    assert [event["position"] for event in page.events] == [3, 4]
+    assert read_events(aged.restore, TENANT, {SNAPSHOTS: 2}, 10, 0).folded == {}
+
+
+def test_what_kafka_has_not_or_what_follows_a_young_event_stays(aged: CatalogSite) -> None:
+    aged.sql("UPDATE log_position SET published = 1")
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 1
+    aged.sql("UPDATE log_position SET published = last")
+    aged.sql("UPDATE event_log SET occurred_at = now() WHERE position = 2")
+    aged.sql("UPDATE event_log SET occurred_at = now() - interval '31 days' WHERE position = 3")
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 0
+
+
+def test_a_clock_that_jumps_makes_no_event_old(aged: CatalogSite) -> None:
+    aged.sql("UPDATE retention_clock SET trusted_at = now() - interval '10 days'")
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 0
