@@ -18,14 +18,13 @@ from uuid import UUID
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.adoption import (
     GroupHead,
-    apply_rows,
     expire_known,
-    forget_holds,
     group_heads,
     live_manifests,
     recover_snapshot,
     undecided_sessions,
 )
+from libs.catalogdb.recovery.applying import apply_rows, forget_holds
 from libs.catalogdb.recovery.references import (
     FoundPack,
     Lineage,

@@ -30,7 +30,9 @@ OWNER = "images"
 #: The image's chunks; those that `vm` has of it, announced under domain tag 1.
 IMAGE = range(1, 41)
 CLAIMED = dict.fromkeys((1, 2, 3, 4), 1)
-POLICY = RewritePolicy(live_share_max=0.5, again_seconds=0, deadline_seconds=60)
+POLICY = RewritePolicy(
+    live_share_max=0.5, again_seconds=0, deadline_seconds=60, merge_young_seconds=3600
+)
 
 
 @pytest.fixture
