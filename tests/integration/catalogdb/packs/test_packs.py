@@ -98,9 +98,10 @@ def take_snapshot_of_garbage(site: CatalogSite, *ids: bytes) -> tuple[Worker, in
 
 
 def test_a_registration_that_fails_leaves_the_item_to_the_one_that_waited(
-    site: CatalogSite, pair: tuple[Worker, Worker]
+    site: CatalogSite, pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scenario 5: A's connection dies at the end of its registration."""
+    """Scenario 5: A's connection dies at the end of its registration, and A does not come back."""
+    monkeypatch.setattr(site.chunker, "patience_seconds", 0)
     a, b = pair
     first, second = a.claim(), b.claim()
     with site.holding_log(PACKS):
