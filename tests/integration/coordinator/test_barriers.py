@@ -19,8 +19,8 @@ from tests.support.catalog import TENANT
 from tests.support.file_systems import mounted, needs_mounts
 from tests.support.running import eventually
 
-#: A coordinator that is killed here, or that still lets nodes go when a test ends, leaves an error in
-#: its thread. In a service such an error ends the process, which is what is meant.
+#: A coordinator that is killed here, or that still lets nodes go when a test ends, leaves an error
+#: in its thread. In a service such an error ends the process, which is what is meant.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 #: Orders of a barrier of two nodes and the captures of three volumes.
