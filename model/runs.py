@@ -28,7 +28,7 @@ CONFIGURATIONS: dict[str, Defines] = {
     "a session, rewriting": {"WORKERS": 1, "REWRITER": 1},
     "a session, reader": {"WORKERS": 1, "READER": 1},
     "a session, the catalog falls back": {"WORKERS": 1, "FALL": 1},
-    "a session, rewriting, two stores": {"WORKERS": 1, "REWRITER": 1, "COPIES": 1},
+    "rewriting, two stores": {"WORKERS": 0, "REWRITER": 1, "COPIES": 1},
     "a session, two stores": {"WORKERS": 1, "COPIES": 1},
 }
 
@@ -111,7 +111,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant((46,), _COPIES, "6", "burying looks for the other tombstone without a lock"),
     Variant((47,), _COPIES, "28", "the second store is not swept"),
     Variant((48,), _COPIES, "-", "said to be whole with one copy"),
-    Variant((49,), "a session, rewriting, two stores", "-", "a rewrite withdraws nothing"),
+    Variant((49,), "rewriting, two stores", "-", "a rewrite withdraws nothing"),
 )
 
 #: PROBE number, the event that must be reachable, where.

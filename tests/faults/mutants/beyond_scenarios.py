@@ -249,8 +249,8 @@ BEYOND_SCENARIOS = (
     Mutant(
         name="what is not listed is gone",
         file="services/catalog/recovery/absence.py",
-        old="                threads.map(self._store.stat, map(pack_object, unlisted)),",
-        new="                [None] * len(unlisted),",
+        old="        answers = threads.map(self._is_there, unlisted)",
+        new="        answers = [False] * len(unlisted)",
         rule="absence is asked for each object by itself",
         tests="tests/integration/catalog/recovery/test_absence.py",
         chosen="TestAListingThatLeavesOut",
