@@ -64,8 +64,8 @@ def make_snapshots(site: CatalogSite, group: str, live: int, expired: int) -> Nu
     and a condemned pack that is to be buried.
     """
     ((group_no, volume_no, node_no, domain_no),) = site.sql(
-        """SELECT g.group_no, v.volume_no, v.node_no, t.domain_no
-           FROM volume_group g JOIN volume v USING (group_no)
+        """SELECT g.group_no, v.volume_no, s.node_no, t.domain_no
+           FROM volume_group g JOIN volume v USING (group_no) JOIN source s USING (volume_no)
            JOIN tenant t ON t.tenant_no = g.tenant_no
            WHERE g.name = %s AND t.name = %s""",
         group,

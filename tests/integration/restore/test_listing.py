@@ -111,7 +111,11 @@ def test_who_waits_for_an_event_is_told_when_it_happens(site: RestoreSite) -> No
     waiter.join()
     assert told[0]["events"][0]["type"] == "backcast.snapshots.snapshot_requested"
     end = site.get("/events", limit=1000)["next"]
-    assert site.get("/events", after=end, wait_seconds=0.1) == {"events": [], "next": end}
+    assert site.get("/events", after=end, wait_seconds=0.1) == {
+        "events": [],
+        "next": end,
+        "folded": {},
+    }
 
 
 @pytest.mark.parametrize(

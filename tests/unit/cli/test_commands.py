@@ -192,8 +192,8 @@ def test_events_are_read_to_their_end(
         "data": {"size_bytes": 5},
     }
     script["GET", f"{BASE}/events"] = [
-        {"events": [event], "next": "backcast.packs=1"},
-        {"events": [], "next": "backcast.packs=1"},
+        {"events": [event], "next": "backcast.packs=1", "folded": {}},
+        {"events": [], "next": "backcast.packs=1", "folded": {}},
     ]
     assert backcast("events", "tail", "--topic", "backcast.packs", "--json").objects == [event]
     first, second = service.queries(f"{BASE}/events")
