@@ -34,6 +34,7 @@ class CountingCatalog(Catalog):
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self.patience_seconds = catalog.patience_seconds
         self._lock = threading.Lock()
         self.count = 0
 
