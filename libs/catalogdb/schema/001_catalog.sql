@@ -568,6 +568,10 @@ BEGIN
         FROM (SELECT position, occurred_at FROM event_log e
               WHERE topic = of_topic
                 AND position <= (SELECT published FROM log_position p WHERE p.topic = of_topic)
+                -- Replication follows the log of packs: what a store has not seen yet stays.
+                AND (of_topic <> 'backcast.packs' OR NOT EXISTS (
+                    SELECT FROM store s WHERE s.store_no > 1 AND s.state = 'o'
+                                          AND s.position < e.position))
               ORDER BY position LIMIT count_max) oldest) aged WHERE old;
     DELETE FROM event_log WHERE topic = of_topic AND position <= up_to;
     GET DIAGNOSTICS folded_count = ROW_COUNT;

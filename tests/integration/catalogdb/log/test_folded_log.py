@@ -10,7 +10,7 @@ from libs.catalogdb.log.log import (
     read_log,
 )
 from libs.errors import EventsFoldedError
-from libs.events.topics import SNAPSHOTS
+from libs.events.topics import PACKS, SNAPSHOTS
 from services.restore.events.feed import read_events
 from tests.support.catalog import TENANT, CatalogSite, item, protect, take_snapshot
 
@@ -67,3 +67,16 @@ def test_what_kafka_has_not_or_what_follows_a_young_event_stays(aged: CatalogSit
 def test_a_clock_that_jumps_makes_no_event_old(aged: CatalogSite) -> None:
     aged.sql("UPDATE retention_clock SET trusted_at = now() - interval '10 days'")
     assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 0
+
+
+def test_what_a_second_store_has_not_followed_stays(site: CatalogSite) -> None:
+    protect(site, "vm")
+    for number in (1, 2, 3):
+        take_snapshot(site, "vm", item(number))
+    site.sql("UPDATE event_log SET occurred_at = now() - interval '31 days'")
+    last = last_position(site.catalog, PACKS)
+    mark_published(site.catalog, PACKS, last)
+    site.sql("INSERT INTO store (store_no, name, position) VALUES (2, 'second', 1)")
+    assert fold_events(site.catalog, PACKS, DAYS_30, 10) == 1
+    site.sql("UPDATE store SET state = 'l' WHERE store_no = 2")  # lost: nothing waits for it
+    assert fold_events(site.catalog, PACKS, DAYS_30, 10) == last - 1
