@@ -200,9 +200,13 @@ def test_a_hold_that_ends_before_the_others_hold_rejects_the_session(
     """Scenario 18: node-a holds, its time is over, it writes; node-b reaches the barrier later."""
     image, mount = tmp_path / "image", tmp_path / "mount"
 
+    held = threading.Event()
+
     def stall(node: NodeProcess, step: str, when: str) -> None:
+        if (node.name, step, when) == ("node-a", "hold", "after"):
+            held.set()
         if (node.name, step, when) == ("node-b", "hold", "before"):
-            eventually("node-a holds", lambda: "hold" in cluster.node("node-a").steps)
+            assert held.wait(30)
             (mount / "file").write_bytes(b"written as soon as the hold is over")
 
     with mounted(image, mount):
