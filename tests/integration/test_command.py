@@ -161,14 +161,20 @@ def test_zeros_are_stored_nowhere(backcast: Backcast, history: History) -> None:
 
 
 def test_points_are_found_in_every_form(backcast: Backcast, history: History) -> None:
-    (newest,) = backcast("snapshot", "show", "disk", "--json").objects
+    def lasting(found: dict[str, Any]) -> dict[str, Any]:
+        """Without what a verification in the background may have changed meanwhile."""
+        return {name: found[name] for name in found if not name.startswith("verified_")}
+
+    (newest,) = map(lasting, backcast("snapshot", "show", "disk", "--json").objects)
     assert newest["sequence"] == 2
     listed = backcast("snapshot", "list", "disk", "--json").objects
     assert [one["point"] for one in listed] == ["disk@2", "disk@1"]
     for point in ("disk@latest", f"disk@{newest['sealed_at']}", "disk@-0s"):
-        assert backcast("snapshot", "show", point, "--json").objects == [newest]
+        (found,) = backcast("snapshot", "show", point, "--json").objects
+        assert lasting(found) == newest
     (whole,) = backcast("snapshot", "show", newest["session"], "--json").objects
-    assert whole["volumes"] == [newest]
+    (volume,) = whole["volumes"]
+    assert lasting({**volume, "barrier": whole["barrier"]}) == newest
     assert backcast("snapshot", "show", "disk@-10d").status == 3
 
 
