@@ -40,7 +40,7 @@ LOOPS = {
         *("collection", "upkeep", "verification"),
     },
     "coordinator": {"listening", "watch"},
-    "agent": {"announce", "let go"},
+    "agent": {"announce", "let go", "report"},
     "chunker": {"renew"},
 }
 #: A thread that is no loop of rounds is broken, whatever it was going to do.
