@@ -6,11 +6,13 @@ What we need from a store, in short:
 2. A PUT, GET, HEAD or listing that begins after a successful PUT or DELETE sees its effect.
 3. PUT compares what it received with a checksum that we sent.
 4. A ranged GET gives exactly the bytes that were asked for.
-5. A listing by prefix and start-after shows every object that exists during the whole listing.
+5. A listing by prefix and start-after shows every object that exists during the whole listing,
+   each once and in one order, and says whether more follows and how to go on.
 6. DELETE of an object that does not exist succeeds.
+7. GET of an object that does not exist answers NoSuchKey, which no other failure does.
 
 We do not need conditional PUT, renames, appends, multipart uploads, versions, locks, clocks that
-agree, or that one listing page equals another. `libs.store.probe` checks 1 to 6 as far as they can
+agree, or that one listing page equals another. `libs.store.probe` checks 1 to 7 as far as they can
 be seen from outside.
 
 Synchronous, because callers are byte threads. Implementations are thread-safe and make one attempt

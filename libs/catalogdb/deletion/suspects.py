@@ -32,7 +32,8 @@ _BURIED_COUNT = 500
 def note_missing(catalog: Catalog, generations: Collection[UUID], apart_seconds: float) -> int:
     """Write down that the store has no objects of these packs, which was asked for each by itself.
 
-    A second look that finds the same so much later confirms it.
+    A second look that finds the same so much later confirms it. That of live packs alone waits for
+    the brake: an upload of before, or a condemned pack, may well have no object.
 
     Returns:
         How many of them are written down; the others wait until these have gone.
@@ -45,11 +46,15 @@ def note_missing(catalog: Catalog, generations: Collection[UUID], apart_seconds:
                  AND noted_at <= now() - make_interval(secs => %s)""",
             [Kind.MISSING, names, apart_seconds],
         )
-        sizes = tx.execute(
-            "SELECT generation, size_bytes FROM pack WHERE generation = ANY(%s)",
+        packs = tx.execute(
+            "SELECT generation, size_bytes, state = 'l' FROM pack WHERE generation = ANY(%s)",
             [list(generations)],
         ).fetchall()
-        suspect(tx, Kind.MISSING, [(generation.hex, size) for generation, size in sizes])
+        suspect(tx, Kind.MISSING, [(generation.hex, size) for generation, size, _ in packs])
+        tx.execute(
+            "UPDATE suspect SET accepted = true WHERE kind = %s AND item = ANY(%s)",
+            [Kind.MISSING, [generation.hex for generation, _, is_live in packs if not is_live]],
+        )
         row = tx.execute(
             "SELECT count(*) FROM suspect WHERE kind = %s AND item = ANY(%s)", [Kind.MISSING, names]
         ).fetchone()

@@ -9,6 +9,7 @@ time after the packs, a listing that leaves out what HEAD shows is an error, and
 something missing is counted again before its count replaces its references.
 """
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +149,6 @@ class Adoption:
 
     def _take_back(self, decisions: Decisions) -> None:
         """Manifests beyond the heads, group by group; those of one group are in memory."""
-        self.report.unreadable.clear()  # what was damaged on its way is read again
         wrapped = sorted(self._store.list(KEYS_PREFIX), key=lambda stat: stat.modified_at)
         names = [parse_domain_key_object(stat.key) for stat in wrapped]
         self._domains = {name.key_id: name.domain for name in names}
@@ -240,6 +240,7 @@ class Adoption:
         except DamagedDataError as err:
             self._unreadable(stat.key, err)
             return []
+        self._was_read(stat.key)
         return [Candidate(stat.key, header.key_id, manifest_mac(data), manifest)]
 
     def _compare_packs(self) -> None:
@@ -266,6 +267,7 @@ class Adoption:
         except DamagedDataError as err:
             self._unreadable(copy.key, err)
             return False
+        self._was_read(copy.key)
         found = FoundPack(
             domain=index.header.domain,
             generation=generation,
@@ -300,4 +302,10 @@ class Adoption:
 
     def _unreadable(self, key: str, err: Exception) -> None:
         log.error("object cannot be read", extra={"key": key, "detail": str(err)})
-        self.report.unreadable.append(key)
+        if key not in self.report.unreadable:
+            self.report.unreadable.append(key)
+
+    def _was_read(self, key: str) -> None:
+        """It was damaged on its way only, if it ever was."""
+        with contextlib.suppress(ValueError):
+            self.report.unreadable.remove(key)

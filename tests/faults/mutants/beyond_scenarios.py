@@ -258,8 +258,8 @@ BEYOND_SCENARIOS = (
     Mutant(
         name="one 404 buries",
         file="libs/catalogdb/deletion/suspects.py",
-        old="for generation, size in sizes])\n",
-        new="for generation, size in sizes])\n"
+        old="for generation, size, _ in packs])\n",
+        new="for generation, size, _ in packs])\n"
         '        tx.execute("UPDATE suspect SET confirmed_at = now()")\n',
         rule="absence is confirmed by a second look, apart in time",
         tests="tests/integration/catalog/recovery/test_absence.py",

@@ -255,6 +255,17 @@ class TestAPackThatIsMissing:
         assert (report.packs_lost, read_halts(line.site.catalog)) == (0, [])
         everything_is_there(line)
 
+    def test_that_is_not_live_waits_for_nobody(self, line: Timeline, lying: LyingStore) -> None:
+        """Condemned packs that a collector has deleted, uploads that never came."""
+        for number in range(1, 8):
+            line.protected.take("disk", number)
+        fall_back(line)
+        line.site.sql("UPDATE pack SET state = CASE WHEN pack_no % 2 = 0 THEN 'c' ELSE 'u' END")
+        for stat in list(lying.truth.list(PACKS_PREFIX)):
+            lying.truth.delete(stat.key)
+        assert line.reconcile().packs_lost == 0
+        assert len(line.generations("d")) == 7
+
     def test_a_large_share_goes_when_a_person_has_accepted_it(
         self, line: Timeline, lying: LyingStore
     ) -> None:
