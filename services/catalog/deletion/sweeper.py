@@ -207,15 +207,9 @@ class Sweeper:
 
     def _sweep(self, page: Sequence[ObjectStat], tally: SweepTally) -> None:
         """Delete what is dead of a page, and write down what no row names."""
-        unknown, strays = [], list(self._strays(page, tally))
-        if any(verdict is Verdict.DEAD for _, verdict in strays):
-            self._witness()
-        for one, verdict in strays:
-            if verdict is Verdict.DEAD:
-                self._store.delete(one.key)
-                tally.count(one.key, one.size_bytes, verdict)
-            elif verdict is Verdict.UNKNOWN:
-                unknown.append((self._item(one.key), one.size_bytes))
+        strays = [(one.key, one.size_bytes, verdict) for one, verdict in self._strays(page, tally)]
+        self._delete_dead([(key, size) for key, size, of in strays if of is Verdict.DEAD], tally)
+        unknown = [(self._item(key), size) for key, size, of in strays if of is Verdict.UNKNOWN]
         if unknown:
             note_unknown(self._catalog, unknown)
 
@@ -223,6 +217,9 @@ class Sweeper:
         """Delete what no row names, whoever wrote it down, or what of it the brake lets go."""
         for page in self._unknown_pages():
             verdicts = self._judge([key for key, _, _ in page])
+            # Written down as dead by a sweeper that died before it deleted them.
+            dead = [(key, size) for key, size, _ in page if verdicts.get(key) is Verdict.DEAD]
+            self._delete_dead(dead, tally)
             clear_unknown(
                 self._catalog,
                 [self._item(key) for key, _, _ in page if verdicts.get(key) is not Verdict.UNKNOWN],
@@ -241,6 +238,15 @@ class Sweeper:
             progressed()
         if halted:  # some may have gone
             hold_back_unknown(self._catalog)
+
+    def _delete_dead(self, objects: Sequence[tuple[str, int]], tally: SweepTally) -> None:
+        if not objects:
+            return
+        self._witness()
+        for key, size_bytes in objects:
+            self._store.delete(key)
+            tally.count(key, size_bytes, Verdict.DEAD)
+        clear_unknown(self._catalog, [self._item(key) for key, _ in objects])
 
     def _delete_unknown(self, objects: Sequence[tuple[str, int]], tally: SweepTally) -> None:
         """Write them down as dead, then delete them; what somebody has claimed since stays."""

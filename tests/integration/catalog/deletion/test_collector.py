@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from libs.catalogdb.deletion.brake import Kind, accept, read_halts
 from libs.catalogdb.deletion.condemning import condemn_unused, list_unused
 from libs.catalogdb.deletion.tombstones import claim_tombstones
 from libs.catalogdb.log.log import LoggedEvent, read_log
@@ -271,52 +270,6 @@ class TestFaults:
         while after is not None:
             after = list_unused(protected.site.catalog, after, 2)
         assert total(collector_of(protected)).packs_deleted == len(dying)
-
-
-class TestPacksThatNobodyGaveUp:
-    """References are missing: a manifest was not taken back, rows were lost."""
-
-    @pytest.fixture
-    def unclaimed(self, protected: Protected) -> list[int]:
-        """Live packs of which no row says that they are used, and none that they were given up."""
-        protected.site.sql("UPDATE volume SET counted_damage = -1")
-        for number in range(21, 27):
-            protected.take("vm", 11, number)
-        found = protected.packs()
-        total(collector_of(protected))  # which takes what was registered off the candidates
-        protected.site.sql("DROP TABLE IF EXISTS kept")
-        protected.site.sql("CREATE TEMP TABLE kept AS SELECT * FROM pack_use")
-        protected.site.sql("DELETE FROM pack_use")
-        list_unused(protected.site.catalog, 0, 1000)
-        return found
-
-    def test_are_kept_while_they_are_many(self, protected: Protected, unclaimed: list[int]) -> None:
-        for _ in range(2):
-            assert total(collector_of(protected)) == Freed()
-        (halt,) = read_halts(protected.site.catalog)
-        assert (halt.kind, halt.suspects.count) == (Kind.UNCLAIMED, len(unclaimed))
-        protected.site.sql("INSERT INTO pack_use SELECT * FROM kept")
-        assert total(collector_of(protected)) == Freed()
-        assert read_halts(protected.site.catalog) == []
-        assert protected.site.sql("SELECT FROM candidate WHERE unclaimed") == []
-
-    def test_go_when_a_person_has_accepted_them(
-        self, protected: Protected, unclaimed: list[int]
-    ) -> None:
-        total(collector_of(protected))
-        (halt,) = read_halts(protected.site.catalog)
-        accept(protected.site.catalog, halt.name, "ops")
-        assert total(collector_of(protected)).packs_condemned == len(unclaimed)
-        protected.live.clear()
-
-    def test_are_kept_where_an_expiry_gave_up_others(
-        self, protected: Protected, unclaimed: list[int]
-    ) -> None:
-        protected.site.sql(
-            "UPDATE candidate SET unclaimed = false WHERE pack_no = %s", unclaimed[0]
-        )
-        assert total(collector_of(protected)).packs_condemned == 1
-        protected.live.clear()
 
 
 def test_collectors_at_once_share_the_work(protected: Protected, dying: list[int]) -> None:
