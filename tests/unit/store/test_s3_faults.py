@@ -278,7 +278,7 @@ def test_stat_needs_a_size_and_a_date() -> None:
 def test_stat_says_missing_only_if_the_store_says_so_in_words() -> None:
     """HEAD has no body: its 404 may be a proxy's, or mean that the whole bucket is gone."""
     gone = reply("404 Not Found")
-    with serving(gone, refusal("404 Not Found", "NoSuchKey")) as store:
+    with serving(gone, refusal("404 Not Found", "NoSuchKey"), keep_open=True) as store:
         assert store.stat("key") is None
 
 
@@ -300,7 +300,8 @@ def test_stat_says_missing_only_if_the_store_says_so_in_words() -> None:
 def test_a_404_that_does_not_mean_the_object_is_an_error(
     second: bytes, expected: type[BackcastError]
 ) -> None:
-    with serving(reply("404 Not Found"), second) as store, pytest.raises(BackcastError) as raised:
+    answers = (reply("404 Not Found"), second)
+    with serving(*answers, keep_open=True) as store, pytest.raises(BackcastError) as raised:
         store.stat("key")
     assert type(raised.value) is expected
 
