@@ -30,6 +30,7 @@ class AgentCaptures:
         sender: publishes the events of captures.
         scan_thread_count: threads per capture.
         outcome_timeout_seconds: a capture that nobody needed for so long is let go.
+        rng: decides which unchanged chunks are sampled; seeded only where a run must be repeatable.
     """
 
     def __init__(  # noqa: PLR0913 -- the agent's surroundings
@@ -42,6 +43,7 @@ class AgentCaptures:
         sender: Sender,
         scan_thread_count: int,
         outcome_timeout_seconds: float,
+        rng: random.Random | None = None,
     ) -> None:
         self.boot = boot
         self._node = node
@@ -51,6 +53,7 @@ class AgentCaptures:
         self._sender = sender
         self._scan_thread_count = scan_thread_count
         self._outcome_timeout_seconds = outcome_timeout_seconds
+        self._rng = rng or random.Random()  # noqa: S311 -- a sample, no secret
         self._captures: dict[UUID, Capture] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +85,7 @@ class AgentCaptures:
                 self._node,
                 self._window,
                 self._sender,
-                random.Random(),  # noqa: S311 -- a sample, no secret
+                random.Random(self._rng.random()),  # noqa: S311 -- a sample, no secret
             )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:

@@ -4,6 +4,7 @@ An actor is one run of a process. Nothing of it outlives it but what it made dur
 replaces it is a new object.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -222,7 +223,15 @@ class AgentProcess(Actor):
         known = drivers(world.state_folder)
         self.barriers = NodeBarriers(known["scan"].view, world.state_folder, 1e9)
         self._captures = agent_captures.AgentCaptures(
-            self.boot, "node-1", known, self.barriers, self.window, sender, 1, 1e9
+            self.boot,
+            "node-1",
+            known,
+            self.barriers,
+            self.window,
+            sender,
+            1,
+            1e9,
+            random.Random(1),  # the same sample each time, or traces differ
         )
         self._waiting: list[InlineCapture] = []
         world.announce(self.boot)
