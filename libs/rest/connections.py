@@ -9,6 +9,7 @@ import http.client
 import select
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Timeouts:
     connect_seconds: float = 5.0
     #: For each piece sent or received, not for the whole exchange.
     read_seconds: float = 60.0
+    #: How long a connection may lie idle and be used again. Below the shortest keep-alive time in
+    #: common use (5 s: Apache httpd, uvicorn): a server that closes just as the next request
+    #: arrives answers it with a reset, and nobody can tell whether it was carried out.
+    idle_seconds: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class ConnectionPool:
         self.origin = origin
         self._timeouts = timeouts or Timeouts()
         self._tls = _tls_context(ca_file) if origin.scheme == "https" else None
-        self._idle: list[http.client.HTTPConnection] = []
+        #: Each with the moment since when it lies idle, of the monotonic clock; the latest is last.
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -159,7 +165,7 @@ class ConnectionPool:
         """Close the idle connections; those in use close when their exchange ends with an error."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             connection.close()
 
     def _take(self) -> http.client.HTTPConnection:
@@ -167,8 +173,8 @@ class ConnectionPool:
             with self._lock:
                 if not self._idle:
                     break
-                connection = self._idle.pop()
-            if _is_quiet(connection):
+                connection, since = self._idle.pop()
+            if time.monotonic() - since < self._timeouts.idle_seconds and _is_quiet(connection):
                 return connection
             connection.close()
         return self._connect()
@@ -187,7 +193,7 @@ class ConnectionPool:
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             if len(self._idle) < _IDLE_COUNT_MAX:
-                self._idle.append(connection)
+                self._idle.append((connection, time.monotonic()))
                 return
         connection.close()
 

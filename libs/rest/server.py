@@ -246,6 +246,9 @@ def _server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        # Longer than clients and the proxies before us keep an idle connection (nginx: 60 s): the
+        # one who closes must be the one who sends, or a request meets a closed connection.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.stop_timeout_seconds,
         ssl_certfile=settings.tls_certificate_file,
         ssl_keyfile=settings.tls_key_file,

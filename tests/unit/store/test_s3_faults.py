@@ -349,7 +349,7 @@ def test_connections_are_kept_after_answers_and_refusals_and_dropped_after_fault
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
     with serving(reply("200 OK", BODY), reply("200 OK", BODY), keep_open=False) as store:
         assert store.get("key") == BODY
-        (idle,) = store._connections._idle
+        ((idle, _),) = store._connections._idle
         assert select.select([idle.sock], [], [], 10)[0], "the server has not closed it"
         assert store.get("key") == BODY
 
