@@ -8,6 +8,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 #: More arguments for the tool behind a target: make test ARGS="-k settings -x"
 ARGS ?=
+#: Two test processes, each with its own servers; tests of a file stay together, long ones go first.
+PROCESSES ?= -n 2 --dist loadfile --no-loadscope-reorder
 #: Fixed, so that every machine resolves and installs alike.
 UV_VERSION := 0.13.9
 READY := .venv/.ready
@@ -27,8 +29,8 @@ demo: $(READY) ## protect, change, lose and restore a real file-system image (3 
 drill: $(READY) ## lose all but the bucket and the recovery sheet, get everything back, timed (3 minutes)
 	$(BIN)/python -m deploy.drill $(ARGS)
 
-test: $(READY) ## all tests, on real servers (10 minutes)
-	$(BIN)/pytest -m "not slow" $(ARGS)
+test: $(READY) ## all tests, on real servers (15 minutes)
+	$(BIN)/pytest -m "not slow" $(PROCESSES) $(ARGS)
 
 test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
 	$(BIN)/pytest tests/faults --scale full $(ARGS)

@@ -4,8 +4,26 @@ import pytest
 
 from deploy.local.fixtures import bucket, database, seaweedfs, servers
 from tests.support.loop_devices import loop
+from tests.support.tally import (
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+    tally,
+)
 
-__all__ = ["bucket", "database", "loop", "seaweedfs", "servers"]
+__all__ = [
+    "bucket",
+    "database",
+    "loop",
+    "pytest_configure",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "seaweedfs",
+    "servers",
+    "tally",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -88,6 +88,9 @@ def _unhidden(config: pytest.Config) -> Progress:
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
 
+    if reporter is None:  # a process of pytest-xdist has no terminal
+        return lambda _: None
+
     def progress(line: str) -> None:
         with capture.global_and_fixture_disabled():
             reporter.write_line(line)

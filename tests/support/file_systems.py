@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.process import wait_until
+
 #: Run as root, with loop devices and mkfs.xfs; CI has them.
 CAN_MOUNT = os.geteuid() == 0 and Path("/dev/loop-control").exists() and shutil.which("mkfs.xfs")
 needs_mounts = pytest.mark.skipif(
@@ -27,11 +29,17 @@ def mounted(image: Path, mount: Path, kind: str = "ext4", size_mib: int = 64) ->
     try:
         yield mount
     finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            run("fsfreeze", "--unfreeze", str(mount))
-        run("umount", str(mount))
+        is_done("fsfreeze", "--unfreeze", str(mount))
+        # A process that waited in a write is still on its way out of the kernel.
+        if not wait_until(lambda: is_done("umount", str(mount)), 10):
+            run("umount", str(mount))
 
 
 def run(*command: str) -> None:
     """Run a program that must succeed."""
     subprocess.run(command, check=True, capture_output=True)
+
+
+def is_done(*command: str) -> bool:
+    """Run a program that may fail; whether it succeeded."""
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
