@@ -1,5 +1,7 @@
 """Fixtures of all tests: the real servers of `deploy.local`, started when a test first asks."""
 
+import random
+
 import pytest
 
 from deploy.local.fixtures import bucket, database, seaweedfs, servers
@@ -33,8 +35,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sample",
         help="how many faults tests/faults tries",
     )
+    parser.addoption("--seed", type=int, help="of random histories, as a failure prints it")
     parser.addoption(
         "--crash-point",
         metavar="SCENARIO@SEED:NUMBER:KIND",
         help="run one case of tests/faults/crash_points again, as a failure prints it",
     )
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of a random history: another one in each test, printed when it fails."""
+    given: int | None = request.config.getoption("--seed")
+    chosen = random.randrange(2**32) if given is None else given
+    print(f"to repeat this history: --seed {chosen}")
+    return chosen

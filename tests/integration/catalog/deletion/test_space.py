@@ -102,9 +102,10 @@ class History:
         self.collects()
 
 
-@pytest.mark.parametrize("seed", [random.randrange(2**32) for _ in range(2)])
-def test_live_snapshots_are_restored_and_nothing_else_stays(site: CatalogSite, seed: int) -> None:
-    """The seed is in the test's name."""
+@pytest.mark.parametrize("history_no", range(2))
+def test_live_snapshots_are_restored_and_nothing_else_stays(
+    site: CatalogSite, seed: int, history_no: int
+) -> None:
     history = History(site, seed)
     history.play()
     history.settle()
