@@ -24,7 +24,14 @@ from bench.catalog import CHUNKS_PER_FRAME, CHUNKS_PER_PACK, fresh_postgres
 from libs.catalogdb.packs.index import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Node, add_volume, announce_node, create_tenant
-from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions.attempts import (
+    PackUse,
+    PartProgress,
+    Stale,
+    Taken,
+    finish_part,
+    take_part,
+)
 from libs.catalogdb.sessions.sealing import Sealed, seal
 from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.catalogdb.snapshots.expiry import Expired, expire
@@ -158,7 +165,7 @@ class _Protected:
         use = {pack_no: PackUse(entered=CHUNKS_PER_PACK) for pack_no in stored[-1]}
         if len(stored) > _KEPT_FOR:
             use |= {pack_no: PackUse(departed=CHUNKS_PER_PACK) for pack_no in stored.popleft()}
-        finish_part(self._catalog, taken.attempt, None, 0, Progress(), "frozen", use)
+        finish_part(self._catalog, taken.attempt, None, 0, PartProgress(), "frozen", use)
         key = f"manifests/bench/{view.session}"
         sealed = seal(self._catalog, view.session, key, b"mac", [view.domain])
         assert isinstance(sealed, Sealed), sealed

@@ -92,7 +92,7 @@
 #define W_ROW_DROPPED   W(29)  /* seal: a row whose count reaches zero is deleted, not closed               */
 #define W_ROW_ENDS      W(30)  /* expiry: looks at rows that end there, shortens none                       */
 #define W_SEAL_UNLOCKED W(31)  /* seal: no FOR SHARE; condemn reads pack_use, then pins                     */
-#define W_FULL_OPEN     W(32)  /* seal without a base: the lineage's open rows do not close                 */
+#define W_FULL_OPEN     W(32)  /* seal without a base: the volume's open rows do not close                 */
 #define W_RW_TWO        W(33)  /* rewrite: register (unpinned), then repoint and condemn in a second one    */
 #define W_SEAL_TWICE    W(35)  /* seal: a repeated call is not recognised                                   */
 #define W_PART_MISSING  W(36)  /* seal: not all parts of the group need be finished                         */

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from deploy.local.home import BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.kafka import KafkaServer
 from deploy.local.servers.minio import MinioServer
 from deploy.local.servers.postgres import PostgresServer
@@ -43,7 +43,7 @@ class LocalCluster:
 
     def up(
         self,
-        progress: Progress,
+        tell: Tell,
         *,
         s3: S3Choice = S3Choice.AUTO,
         servers_only: bool = False,
@@ -57,28 +57,28 @@ class LocalCluster:
         Raises:
             BackcastError: something cannot be got or started, or the home has another S3 server.
         """
-        with self.home.lock(progress), ExitStack() as undo:
-            self.s3 = choose_s3(self.home, s3, progress)
+        with self.home.lock(tell), ExitStack() as undo:
+            self.s3 = choose_s3(self.home, s3, tell)
             if second_store and not self.home.has_second_store:
                 self.home.remember_second_store()
-                _stop(self._services(), progress)  # they learn of it when they start
-            self.postgres.prepare(progress)
-            self.kafka.prepare(progress)
+                _stop(self._services(), tell)  # they learn of it when they start
+            self.postgres.prepare(tell)
+            self.kafka.prepare(tell)
             if _replace_taken_ports(self.home, self._servers()):
-                _stop(self._services(), progress)
-            _start(self._servers(), undo, progress)
+                _stop(self._services(), tell)
+            _start(self._servers(), undo, tell)
             if not servers_only:
                 _replace_taken_ports(self.home, self._services())
-                self._local_services().initialize(progress)
-                _start(self._services(), undo, progress)
+                self._local_services().initialize(tell)
+                _start(self._services(), undo, tell)
             undo.pop_all()
 
-    def down(self, progress: Progress) -> None:
+    def down(self, tell: Tell) -> None:
         """Stop everything, services first. Data stay; nothing to do if nothing runs."""
         if not self.home.exists:
             return
-        with self.home.lock(progress):
-            _stop([*self._services()[::-1], *self._servers()], progress)
+        with self.home.lock(tell):
+            _stop([*self._services()[::-1], *self._servers()], tell)
 
     def status(self) -> list[ProcessStatus]:
         """Every process, in the order in which they are started."""
@@ -129,18 +129,18 @@ def _replace_taken_ports(home: BackcastHome, servers: Sequence[LocalServer]) -> 
     return home.replace_taken_ports(name for server in stopped for name in server.port_names)
 
 
-def _start(servers: Sequence[LocalServer], undo: ExitStack, progress: Progress) -> None:
+def _start(servers: Sequence[LocalServer], undo: ExitStack, tell: Tell) -> None:
     for server in servers:
         if server.process.pid is None:
             undo.callback(server.stop)
-            progress(f"starting {server.name}")
+            tell(f"starting {server.name}")
             server.spawn()
     for server in servers:
         server.wait_ready()
 
 
-def _stop(servers: Sequence[LocalServer], progress: Progress) -> None:
+def _stop(servers: Sequence[LocalServer], tell: Tell) -> None:
     for server in servers:
         if server.process.pid is not None:
-            progress(f"stopping {server.name}")
+            tell(f"stopping {server.name}")
         server.stop()  # also when it was killed: it may have left something behind

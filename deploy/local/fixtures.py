@@ -14,7 +14,7 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.home import BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.s3 import S3Choice
 from deploy.local.servers.seaweedfs import SeaweedServer
 from libs.errors import BackcastError
@@ -28,10 +28,10 @@ def servers(
 ) -> Iterator[LocalCluster]:
     """PostgreSQL, Kafka and MinIO: ``postgres.dsn``, ``kafka.bootstrap``, ``s3.endpoint``."""
     cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("servers"), tied=True))
-    progress = _unhidden(pytestconfig)
-    start_or_skip(lambda: cluster.up(progress, s3=S3Choice.MINIO, servers_only=True))
+    tell = _unhidden(pytestconfig)
+    start_or_skip(lambda: cluster.up(tell, s3=S3Choice.MINIO, servers_only=True))
     yield cluster
-    cluster.down(progress)
+    cluster.down(tell)
     shutil.rmtree(cluster.home.folder / "data")  # logs stay, as long as pytest keeps them
 
 
@@ -83,16 +83,16 @@ def start_or_skip(start: Callable[[], None]) -> None:
         pytest.skip(str(error))
 
 
-def _unhidden(config: pytest.Config) -> Progress:
-    """Progress to the terminal although pytest captures output: a build takes minutes."""
+def _unhidden(config: pytest.Config) -> Tell:
+    """Lines to the terminal although pytest captures output: a build takes minutes."""
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
 
     if reporter is None:  # a process of pytest-xdist has no terminal
         return lambda _: None
 
-    def progress(line: str) -> None:
+    def tell(line: str) -> None:
         with capture.global_and_fixture_disabled():
             reporter.write_line(line)
 
-    return progress
+    return tell

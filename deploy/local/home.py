@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from deploy.local.lock import Progress, exclusive
+from deploy.local.lock import Tell, exclusive
 from libs.errors import ConflictError, UnavailableError
 
 LOOPBACK = "127.0.0.1"
@@ -55,10 +55,10 @@ class BackcastHome:
         """Whether anything was ever started here."""
         return self._state_file.exists()
 
-    def lock(self, progress: Progress) -> AbstractContextManager[None]:
+    def lock(self, tell: Tell) -> AbstractContextManager[None]:
         """Hold this home alone, so that two commands never start or stop the same processes."""
         self._private(self.folder)
-        return exclusive(self.folder / "lock", progress)
+        return exclusive(self.folder / "lock", tell)
 
     # Folders and files
 

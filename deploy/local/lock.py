@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 #: Told what is going on, one line for people at a time.
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 @contextmanager
-def exclusive(lock_file: Path, progress: Progress) -> Iterator[None]:
+def exclusive(lock_file: Path, tell: Tell) -> Iterator[None]:
     """Hold ``lock_file`` alone; wait for whoever holds it, and say so.
 
     The kernel releases the lock when its holder ends, however it ends. Children do not inherit it.
@@ -20,6 +20,6 @@ def exclusive(lock_file: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress(f"waiting for another process that holds {lock_file}")
+            tell(f"waiting for another process that holds {lock_file}")
             fcntl.flock(opened, fcntl.LOCK_EX)
         yield

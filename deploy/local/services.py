@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.process import outer_environ
 from deploy.local.servers.http_probe import answers
 from deploy.local.servers.kafka import KafkaServer
@@ -116,13 +116,13 @@ class LocalServices:
             ServiceProcess(self._home, service, self._environ(service)) for service in _SERVICES
         ]
 
-    def initialize(self, progress: Progress) -> None:
+    def initialize(self, tell: Tell) -> None:
         """Create or upgrade schema, logins, topics, bucket and keys. Harmless when repeated.
 
         Raises:
             UnavailableError: it failed; with the end of what it said.
         """
-        progress("setting up the catalog, topics, bucket and keys")
+        tell("setting up the catalog, topics, bucket and keys")
         owner = self._home.write_secret("postgres.dsn", self._postgres.dsn)
         settings = {"POSTGRES_DSN_FILE": str(owner)}
         settings |= {f"{login.upper()}_DSN_FILE": str(self._dsn_file(login)) for login in _LOGINS}

@@ -1,7 +1,7 @@
 """What a block map refers to, as the difference to another one: references are counted from it.
 
 Counts as `libs.blockmap.writer` reports changes: a node once for each place it has in the tree, a
-chunk once for each address. So counting a lineage snapshot by snapshot gives what sealing counted.
+chunk once for each address. So counting a volume snapshot by snapshot gives what sealing counted.
 """
 
 from collections.abc import Callable, Iterator

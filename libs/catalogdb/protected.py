@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A protected block address space. ``volume_no`` is the number of its lineage."""
+    """A protected block address space. ``volume_no`` is its number within the catalog."""
 
     volume_no: int
     volume: UUID

@@ -1,12 +1,12 @@
 """What verification reads from the catalog and records there.
 
-A verification reads under readers of its own (`libs.catalogdb.snapshots.readers`), one per volume,
+A verification reads under leases of its own (`libs.catalogdb.snapshots.leases`), one per volume,
 so nothing that it looks at goes away meanwhile. The packs that they pin are its work list: it is in
 Postgres, so memory stays bounded whatever the size of the snapshot.
 
 What is found damaged is recorded at once (`libs.catalogdb.packs.damage`); the verdict on a snapshot
 comes last, with its event. A crash before that leaves the damage known, the snapshot as it was
-judged before, and readers that fall at their deadline; packs that were found intact say when, so a
+judged before, and leases that fall at their deadline; packs that were found intact say when, so a
 verification that begins again may skip them.
 """
 
@@ -27,7 +27,7 @@ from libs.catalogdb.packs.index import (
     pin_packs,
 )
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.snapshots.readers import renew_reader
+from libs.catalogdb.snapshots.leases import renew_lease
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX, VerificationLevel
 from libs.events.snapshots import DamagedExtent, SnapshotDamaged, SnapshotVerified
@@ -119,19 +119,19 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
 
 @idempotent
 def locate_checked(
-    catalog: Catalog, reader: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
+    catalog: Catalog, lease: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
 ) -> CheckedItems:
-    """Find where items lie and pin their packs, as `readers.resolve`, but tell what is missing.
+    """Find where items lie and pin their packs, as `leases.resolve`, but tell what is missing.
 
     Raises:
-        NotFoundError: the reader is closed or its deadline has passed.
+        NotFoundError: the lease is closed or its deadline has passed.
     """
     with catalog.transaction() as tx:
-        renew_reader(tx, reader, deadline_seconds)
+        renew_lease(tx, lease, deadline_seconds)
         while True:
             found = find_items(tx, domains, ids)
             wanted = {pack_no for pack_no, _ in found.values()}
-            live = pin_packs(tx, reader, wanted)
+            live = pin_packs(tx, lease, wanted)
             again = find_items(tx, domains, ids) if live != wanted else found
             if again == found:  # else a rewrite has moved items between our look and our pin
                 break
@@ -142,9 +142,9 @@ def locate_checked(
 
 
 def packs_to_check(
-    catalog: Catalog, readers: Sequence[UUID], after: int, limit: int
+    catalog: Catalog, leases: Sequence[UUID], after: int, limit: int
 ) -> list[PackToCheck]:
-    """Packs that the readers have pinned, by number, after ``after``."""
+    """Packs that the leases have pinned, by number, after ``after``."""
     with catalog.transaction() as tx:
         rows = tx.execute(
             sql.SQL(
@@ -154,33 +154,33 @@ def packs_to_check(
                                        ORDER BY pack_no LIMIT %s)
                    ORDER BY p.pack_no"""
             ).format(LOCATION_COLUMNS),
-            [list(readers), after, limit],
+            [list(leases), after, limit],
         ).fetchall()
         copies = copies_of(tx, [row[1] for row in rows])
     return [PackToCheck(PackLocation(*row[1:]), row[0], copies.get(row[1], [])) for row in rows]
 
 
-def measure_pinned(catalog: Catalog, readers: Sequence[UUID]) -> tuple[int, int]:
-    """How many packs the readers have pinned, and their bytes."""
+def measure_pinned(catalog: Catalog, leases: Sequence[UUID]) -> tuple[int, int]:
+    """How many packs the leases have pinned, and their bytes."""
     with catalog.transaction() as tx:
         row = tx.execute(
             """SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM pack
                WHERE pack_no IN (SELECT pack_no FROM pin WHERE owner = ANY(%s))""",
-            [list(readers)],
+            [list(leases)],
         ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
 
-def keep_readers(catalog: Catalog, readers: Sequence[UUID], deadline_seconds: float) -> None:
-    """Renew the readers' deadlines.
+def keep_leases(catalog: Catalog, leases: Sequence[UUID], deadline_seconds: float) -> None:
+    """Renew the leases' deadlines.
 
     Raises:
         NotFoundError: one of them is closed or its deadline has passed.
     """
     with catalog.transaction() as tx:
-        for reader in readers:
-            renew_reader(tx, reader, deadline_seconds)
+        for lease in leases:
+            renew_lease(tx, lease, deadline_seconds)
 
 
 def misplaced_items(
@@ -192,13 +192,13 @@ def misplaced_items(
     return [ids[n] for n, (where, at) in found.items() if where == pack_no and at != places[n]]
 
 
-def has_damage(catalog: Catalog, readers: Sequence[UUID]) -> bool:
-    """Whether a pack that the readers have pinned is known to be damaged."""
+def has_damage(catalog: Catalog, leases: Sequence[UUID]) -> bool:
+    """Whether a pack that the leases have pinned is known to be damaged."""
     with catalog.transaction() as tx:
         row = tx.execute(
             """SELECT EXISTS (SELECT FROM damage JOIN pin USING (pack_no)
                               WHERE owner = ANY(%s) AND healed_at IS NULL)""",
-            [list(readers)],
+            [list(leases)],
         ).fetchone()
     return bool(row and row[0])
 
@@ -294,7 +294,7 @@ def verified_before(
     """Map roots of the newest older snapshot of the group that was verified within the period.
 
     Returns:
-        Lineage → root and its level; empty if there is none, or damage was found in it.
+        Volume number → root and its level; empty if there is none, or damage was found in it.
     """
     with catalog.transaction() as tx:
         rows = tx.execute(

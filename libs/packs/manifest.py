@@ -46,15 +46,13 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeEntry:
+class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One volume of a snapshot."""
 
     volume: uuid.UUID
     name: str
-    #: Number of the unbranched history that this snapshot belongs to; references are counted per
-    #: lineage.
-    lineage: Count
+    #: The volume's number in the catalog that sealed the snapshot. The format calls it "lineage".
+    volume_no: Count = msgspec.field(name="lineage")
     #: Root of the block map; None: the volume is all zeros.
     root: Digest | None
     root_level: Count

@@ -1,6 +1,6 @@
 """Volumes at recovery points: where each chunk lies, and any range of bytes, verified.
 
-Whatever is read is pinned by a reader first (scenario 29), so nothing that is being read goes away.
+Whatever is read is pinned by a lease first (scenario 29), so nothing that is being read goes away.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage
 from libs.catalogdb.packs.index import PackLocation
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.snapshots.leases import close_lease, open_lease, resolve
 from libs.catalogdb.snapshots.points import SnapshotVolume
-from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.errors import BackcastError, DamagedDataError, NotFoundError, WrongKeyError
 from libs.ids import uuid7
 from libs.keys.vault import KeyVault
@@ -68,37 +68,38 @@ class VolumeReaders:
 
     @contextlib.contextmanager
     def open(self, point: SnapshotVolume) -> Iterator["VolumeReader"]:
-        """Read a volume while the context lasts, under a reader of its own.
+        """Read a volume while the context lasts, under a lease of its own.
 
         Raises:
             NotFoundError: the snapshot is no longer live.
             WrongKeyError: the key-encryption key at hand does not open the domain's keys.
         """
-        reader = uuid7()
-        open_reader(self.catalog, reader, point, self.deadline_seconds, announce=False)
+        lease = uuid7()
+        open_lease(self.catalog, lease, point, self.deadline_seconds, announce=False)
         try:
-            yield self.join(point, reader)
+            yield self.join(point, lease)
         finally:
-            close_reader(self.catalog, reader)
+            close_lease(self.catalog, lease)
 
-    def join(self, point: SnapshotVolume, reader: UUID) -> "VolumeReader":
-        """Read a volume under a reader that somebody has opened and will close."""
-        return VolumeReader(self, point, reader)
+    def join(self, point: SnapshotVolume, lease: UUID) -> "VolumeReader":
+        """Read a volume under a lease that somebody has opened and will close."""
+        return VolumeReader(self, point, lease)
 
 
 class VolumeReader:
     """One volume at one recovery point. Thread-safe.
 
     Every method may raise:
-        NotFoundError: the reader was closed, or its deadline has passed.
+        NotFoundError: the lease was closed, or its deadline has passed.
         DamagedDataError: what is stored is not what it must be; it is never returned.
         WrongKeyError: the keys at hand do not open a pack.
         UnavailableError: the catalog or the store does not answer.
     """
 
-    def __init__(self, readers: VolumeReaders, point: SnapshotVolume, reader: UUID) -> None:
+    def __init__(self, readers: VolumeReaders, point: SnapshotVolume, lease: UUID) -> None:
         self.point = point
-        self.reader = reader
+        #: What it pins belongs to this lease.
+        self.lease = lease
         #: Counts the frames that were fetched for this volume.
         self.tally = Tally()
         self._readers = readers
@@ -259,7 +260,7 @@ class VolumeReader:
     def _resolve(self, ids: Sequence[bytes]) -> list[tuple[PackLocation, int]]:
         readers, point = self._readers, self.point
         resolved = resolve(
-            readers.catalog, self.reader, point.domain_nos, ids, readers.deadline_seconds
+            readers.catalog, self.lease, point.domain_nos, ids, readers.deadline_seconds
         )
         return [(resolved.packs[pack_no], place) for pack_no, place in resolved.locations]
 

@@ -49,7 +49,7 @@ _RENEW_SECONDS = 5.0
 RETRY_SECONDS_MAX = 60.0
 
 #: Told the bytes of the volume that are done, and all of them.
-Progress = Callable[[int, int], None]
+Progressed = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def restore(  # noqa: PLR0913 -- what, whereto, how
     out: Path,
     *,
     force: bool,
-    progress: Progress,
+    progressed: Progressed,
     retry_seconds_max: float = RETRY_SECONDS_MAX,
 ) -> RestoreFigures:
     """Restore a volume to a file or block device.
@@ -80,7 +80,7 @@ def restore(  # noqa: PLR0913 -- what, whereto, how
         point: of a volume, or of a group of a single one.
         out: file to make, or block device.
         force: overwrite what ``out`` holds.
-        progress: called now and then, from any thread.
+        progressed: called now and then, from any thread.
         retry_seconds_max: the service and the store are tried again for so long.
 
     Raises:
@@ -94,7 +94,7 @@ def restore(  # noqa: PLR0913 -- what, whereto, how
     begun = time.perf_counter()
     check_target(out, force=force)
     keep_freed_memory()
-    work = _Restore(client, tenant, point, progress, retry_seconds_max)
+    work = _Restore(client, tenant, point, progressed, retry_seconds_max)
     try:
         with open_target(out, work.size_bytes, force=force) as target:
             work.run(target)
@@ -116,12 +116,12 @@ class _Restore:
         client: RestClient,
         tenant: str,
         point: RecoveryPoint,
-        progress: Progress,
+        progressed: Progressed,
         retry_seconds_max: float,
     ) -> None:
         self.fetched_bytes = 0
         self._client = client
-        self._progress = progress
+        self._progressed = progressed
         self._retry_seconds_max = retry_seconds_max
         restore, of_tenant = uuid7(), f"/v1/tenants/{quote(tenant)}"
         begin = partial(
@@ -209,7 +209,7 @@ class _Restore:
             self._restored_chunks += chunk_count
             self.fetched_bytes += fetched_bytes
             restored = self._restored_chunks * CHUNK_SIZE_BYTES
-        self._progress(min(restored, self.size_bytes), self.size_bytes)
+        self._progressed(min(restored, self.size_bytes), self.size_bytes)
 
     def _prepare(self, chunks: ChunkRun, runs: Sequence[ChunkRun], target: RestoreTarget) -> None:
         """Make room for what will be written, and account for what is zero."""

@@ -44,7 +44,7 @@ from services.catalog.relay import Relay
 from services.catalog.routes import add_routes
 from services.catalog.settings import Settings
 from services.catalog.verification.jobs import VerifyJobs
-from services.catalog.verification.loop import VerifyLoop
+from services.catalog.verification.loop import VerificationLoop
 from services.catalog.verification.verifier import Verifier
 
 #: A step of a reconciliation may take so long without a sign of progress.
@@ -151,7 +151,7 @@ def _stores(settings: Settings, catalog: Catalog) -> Stores:
 
 
 def _background(
-    settings: Settings, collecting: CollectionLoop, upkeep: Upkeep, verifying: VerifyLoop
+    settings: Settings, collecting: CollectionLoop, upkeep: Upkeep, verifying: VerificationLoop
 ) -> list[Loop]:
     """What can wait while somebody backs up or restores."""
     return [
@@ -264,12 +264,12 @@ def _replication(  # noqa: PLR0913 -- wired here and nowhere else
 
 def _verification(
     settings: Settings, catalog: Catalog, stores: Stores, vault: KeyVault, stop: Stop
-) -> tuple[Verifier, VerifyLoop]:
+) -> tuple[Verifier, VerificationLoop]:
     deadline_seconds = settings.verification_deadline_seconds
     rate = settings.verification_bytes_per_second_max
     verifier = Verifier(catalog, stores, vault, deadline_seconds, rate, stop)
     sample = settings.verification_sample_percent / 100
-    return verifier, VerifyLoop(verifier, settings.verification_period_seconds, sample)
+    return verifier, VerificationLoop(verifier, settings.verification_period_seconds, sample)
 
 
 if __name__ == "__main__":

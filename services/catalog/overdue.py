@@ -1,11 +1,11 @@
-"""Ends overdue sessions and readers, so that the dead hold nothing back."""
+"""Ends overdue sessions and leases, so that the dead hold nothing back."""
 
 import logging
 from collections.abc import Callable
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.session import reject_overdue
-from libs.catalogdb.snapshots.readers import drop_overdue_readers
+from libs.catalogdb.snapshots.leases import drop_overdue_leases
 from libs.runtime.signals import Stop
 
 log = logging.getLogger(__name__)
@@ -15,6 +15,6 @@ def end_overdue(catalog: Catalog, _stop: Stop, _progressed: Callable[[], None]) 
     """One round. Being wrong about who is dead costs a retry, never data."""
     for session in reject_overdue(catalog):
         log.info("session past its deadline", extra={"session": str(session)})
-    dropped = drop_overdue_readers(catalog)
+    dropped = drop_overdue_leases(catalog)
     if dropped:
-        log.info("readers past their deadline", extra={"count": dropped})
+        log.info("leases past their deadline", extra={"count": dropped})

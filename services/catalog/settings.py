@@ -29,7 +29,7 @@ class Settings(ServiceSettings):
     relay_batch_count_max: int = 500
     #: The relay looks at the log at least this often, also if nobody woke it.
     relay_interval_seconds: float = 1.0
-    #: How often overdue sessions and readers are ended.
+    #: How often overdue sessions and leases are ended.
     overdue_interval_seconds: float = 5.0
     #: How often the clock is looked at and snapshots that retention does not keep are expired.
     retention_interval_seconds: float = 60.0

@@ -126,7 +126,7 @@ def _manifest(view: SessionView) -> Manifest:
             VolumeEntry(
                 volume=part.volume,
                 name=part.volume_name,
-                lineage=part.volume_no,
+                volume_no=part.volume_no,
                 root=part.root,
                 root_level=part.root_level,
                 size_bytes=part.size_bytes,

@@ -11,13 +11,13 @@ if TYPE_CHECKING:  # imported late below: it takes as long as a short command
     import rich.progress
 
 #: Told the name of a job, its bytes done and its bytes in total; any thread may call it.
-Progress = Callable[[str, int, int], None]
+ShowBar = Callable[[str, int, int], None]
 
 _QUIET_SECONDS = 0.5
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
+def progress_bars() -> Iterator[ShowBar]:
     """Bars that appear once half a second has passed; none where there is no terminal."""
     if not sys.stderr.isatty():
         yield _show_nothing

@@ -44,7 +44,7 @@ def main(settings: Settings, stop: Stop) -> None:
         vault.check()
         nodes = FrameReader(stores, vault, settings.node_frame_count_max)
         chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
-        readers = VolumeReaders(catalog, vault, nodes, chunks, settings.reader_deadline_seconds)
+        readers = VolumeReaders(catalog, vault, nodes, chunks, settings.lease_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast restore", settings, health, registry, tokens)

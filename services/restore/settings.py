@@ -35,7 +35,7 @@ class Settings(ServiceSettings):
     #: How long presigned reads of a plan hold: the time in which one window must be restored.
     plan_expiry_seconds: int = 3600
     #: A restore or a download that is not heard of for so long loses its pins.
-    reader_deadline_seconds: float = 600.0
+    lease_deadline_seconds: float = 600.0
     #: Frames of map nodes kept in memory, up to 1 MiB each; one covers 2 GiB of a full volume.
     node_frame_count_max: int = 32
     #: Frames of chunks kept in memory, up to 1 MiB each.

@@ -85,7 +85,7 @@ class AttackedVolume:
         self.asked[session] = sha256_of(self.path)
         try:
             services = self.site.commands()
-            (end,) = take_all(services, {self.name: session}, full=False, progress=_quiet)
+            (end,) = take_all(services, {self.name: session}, full=False, show_bar=_quiet)
         except BackcastError as err:  # the restore service could not say where the coordinator is
             end = err
         if isinstance(end, BackcastError):
@@ -140,7 +140,7 @@ class AttackedVolume:
         try:
             client = self.site.commands().restore
             wanted = RecoveryPoint(self.name, point)
-            restore(client, TENANT, wanted, out, force=False, progress=lambda _done, _all: None)
+            restore(client, TENANT, wanted, out, force=False, progressed=lambda _done, _all: None)
             return sha256_of(out) == expected
         finally:
             out.unlink(missing_ok=True)

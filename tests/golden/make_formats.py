@@ -81,7 +81,7 @@ MANIFEST = Manifest(
         VolumeEntry(
             volume=uuid.UUID(int=7),
             name="vm",
-            lineage=1,
+            volume_no=1,
             root=NODE_HASHER.node_id(UPPER),
             root_level=1,
             size_bytes=4096 << 16,

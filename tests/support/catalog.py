@@ -25,7 +25,8 @@ from libs.catalogdb.migrate import SERVICE_ROLES, create_login
 from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
-from libs.catalogdb.sessions.attempts import PackUse, Progress, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions import attempts
+from libs.catalogdb.sessions.attempts import PackUse, Stale, Taken, finish_part, take_part
 from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions.session import SessionView, open_session
@@ -275,7 +276,7 @@ class Worker:
 
     def finish(self, use: Mapping[int, PackUse], root: bytes | None = None) -> bool | Stale:
         """Finish the part."""
-        done = Progress(size_bytes=1 << 30, read_bytes=1 << 20)
+        done = attempts.PartProgress(size_bytes=1 << 30, read_bytes=1 << 20)
         return finish_part(self.site.chunker, self.attempt, root, 0, done, "frozen", use)
 
     def finish_storing(self, *ids: bytes) -> int:

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from libs.errors import ConfigurationError, UnavailableError
 
 
-def ensure_installed(package_of: Mapping[str, str], progress: Progress) -> None:
+def ensure_installed(package_of: Mapping[str, str], tell: Tell) -> None:
     """Have every program of ``package_of`` (program → Debian package) on PATH.
 
     Raises:
@@ -25,7 +25,7 @@ def ensure_installed(package_of: Mapping[str, str], progress: Progress) -> None:
         raise ConfigurationError(
             f"{', '.join(packages)} must be installed first; as root: {' '.join(install)}"
         )
-    progress(f"installing {', '.join(packages)} from Debian")
+    tell(f"installing {', '.join(packages)} from Debian")
     if _run([*as_root, *install]).returncode == 0:
         return
     # A fresh machine has no package lists, an old one has stale ones.

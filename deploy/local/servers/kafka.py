@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.kafka_jars import ensure_java, kafka_jars
 from deploy.local.servers.server import LocalServer
 from libs.errors import InvariantViolation, UnavailableError
@@ -72,10 +72,10 @@ class KafkaServer(LocalServer):
         """The bootstrap servers that clients are given."""
         return self.address
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, tell: Tell) -> None:
         """Install Java and fetch the jars if they are missing."""
-        ensure_java(progress)
-        self._jars = kafka_jars(progress)
+        ensure_java(tell)
+        self._jars = kafka_jars(tell)
 
     def spawn(self) -> None:
         """Start the broker; its first start names the cluster."""

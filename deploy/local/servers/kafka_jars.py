@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.local.cache import cache_folder, cached
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.debian import ensure_installed
 from libs.errors import ConfigurationError, DamagedDataError, UnavailableError
 
@@ -20,13 +20,13 @@ _LOCK = Path(__file__).with_name("jars.sha256")
 _JAVA_VERSION_MIN = 17
 
 
-def ensure_java(progress: Progress) -> None:
+def ensure_java(tell: Tell) -> None:
     """Have a Java that can run the broker on PATH.
 
     Raises:
         ConfigurationError: there is none and it cannot be installed, or it is too old.
     """
-    ensure_installed({"java": "default-jre-headless"}, progress)
+    ensure_installed({"java": "default-jre-headless"}, tell)
     said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
     found = re.search(r'version "(\d+)', said)
     if not found or int(found[1]) < _JAVA_VERSION_MIN:
@@ -36,7 +36,7 @@ def ensure_java(progress: Progress) -> None:
         )
 
 
-def kafka_jars(progress: Progress) -> Path:
+def kafka_jars(tell: Tell) -> Path:
     """The folder of the broker's jars, all present and verified.
 
     Raises:
@@ -47,25 +47,25 @@ def kafka_jars(progress: Progress) -> Path:
     name = f"kafka-{hashlib.sha256(lock.encode()).hexdigest()[:12]}"
 
     def make(folder: Path) -> None:
-        _resolve(folder, progress)
+        _resolve(folder, tell)
         _verify(folder, lock)
 
     if not (cache_folder() / name).exists():
-        progress("fetching Kafka from Maven Central (43 MB, once)")
-    folder = cached(name, make, progress)
+        tell("fetching Kafka from Maven Central (43 MB, once)")
+    folder = cached(name, make, tell)
     _verify(folder, lock)
     return folder
 
 
-def write_lock(progress: Progress) -> None:
+def write_lock(tell: Tell) -> None:
     """Resolve pom.xml anew and record the digests of what came."""
     with tempfile.TemporaryDirectory() as scratch:
-        _resolve(Path(scratch), progress)
+        _resolve(Path(scratch), tell)
         _LOCK.write_text(_digests(Path(scratch)))
 
 
-def _resolve(folder: Path, progress: Progress) -> None:
-    ensure_installed({"mvn": "maven"}, progress)
+def _resolve(folder: Path, tell: Tell) -> None:
+    ensure_installed({"mvn": "maven"}, tell)
     argv = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
     argv += ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
     finished = subprocess.run(argv, capture_output=True, text=True, check=False)

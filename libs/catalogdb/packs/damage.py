@@ -5,29 +5,29 @@ A damaged item is unknown to look-ups, so the next capture that has its bytes st
 pack R, and `register` repoints its id from the damaged pack P to R: every live snapshot that
 contains it reads it from R from then on.
 
-Why no count is ever below what refers to a pack. References are counted per pack and lineage, so
-after a repair, the lineages that counted the item in P read it in R. A departure of it would be
+Why no count is ever below what refers to a pack. References are counted per pack and volume, so
+after a repair, the volumes that counted the item in P read it in R. A departure of it would be
 looked up in R and taken from R's count, where it never was. Therefore:
 
 1. A repair needs damage that was recorded before it. Numbers of damage ascend in order of commit.
 2. A session notes the newest damage when it opens. It gets a base only if no damage is newer than
-   the lineage's last count anew (`volume.counted_damage`) on a pack in which the lineage's head is
+   the volume's last count anew (`volume.counted_damage`) on a pack in which the volume's head is
    counted. So no based session departs from what may have been repointed before it opened. A
    session without a base closes all rows and counts anew, where items lie then; that also makes the
    agent announce chunks that did not change, which is what repairs them.
 3. What is damaged, and perhaps repointed, after a session opened is newer than what it noted. The
    seal refuses if there is such damage on a pack that the session touched or, if it has a base, on
-   one in which a lineage of it is counted. Recording locks the pack FOR UPDATE and the seal FOR
+   one in which a volume of it is counted. Recording locks the pack FOR UPDATE and the seal FOR
    SHARE, so one of them sees the other.
 4. Older snapshots stay counted in P, though they read R. R leans on P: it is not condemned while P
    is live, and P is live while any row on it covers a live snapshot. R may be damaged in turn and
    repaired in S, which leans on R; new packs lean on older ones only, so there is no circle.
-5. Only the owner of a domain repairs in it. Lineages of other tenants that name the item count
+5. Only the owner of a domain repairs in it. Volumes of other tenants that name the item count
    anew like the owner's; until the owner has repaired it, their captures cannot name it any more,
    because it is unknown to look-ups, and store the bytes in their own domain.
 6. A rewrite moves neither a pack with damage nor one that leans or is leaned on.
 
-So the count of a lineage in a pack is that of its head's addresses there, or the lineage counts
+So the count of a volume in a pack is that of its head's addresses there, or the volume counts
 anew next; and a pack without any count, pin or lean is read by nobody.
 """
 
@@ -111,7 +111,7 @@ def withdraw_damage(catalog: Catalog, pack_no: int, items: Collection[bytes]) ->
 
 
 def demand_recount(catalog: Catalog, volume_no: int) -> None:
-    """Make the lineage's next session complete: its head contains what the catalog has lost."""
+    """Make the volume's next session complete: its head contains what the catalog has lost."""
     with catalog.transaction() as tx:
         tx.execute("UPDATE volume SET counted_damage = -1 WHERE volume_no = %s", [volume_no])
 
@@ -138,7 +138,7 @@ ITEM_IS_DAMAGED: LiteralString = """
 
 
 def newest_damage(tx: Tx, group_no: int) -> tuple[int, bool]:
-    """The newest damage, and whether lineages of the group must be counted anew because of one.
+    """The newest damage, and whether volumes of the group must be counted anew because of one.
 
     One statement, so that what it does not see is newer than what it returns.
     """

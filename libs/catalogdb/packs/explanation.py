@@ -10,13 +10,13 @@ from psycopg import sql
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.pool import Catalog, Tx
 
-#: Pins and lineages that are named; a pack that a golden image needs has thousands.
+#: Pins and volumes that are named; a pack that a golden image needs has thousands.
 _NAMED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Who keeps a pack for now: an attempt of a session, or a reader of a snapshot."""
+    """Who keeps a pack for now: an attempt of a session, or a lease on a snapshot."""
 
     owner: UUID
     session: UUID | None
@@ -26,7 +26,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Snapshots of a lineage that count on a pack, from the first to the last one."""
+    """Snapshots of a volume that count on a pack, from the first to the last one."""
 
     tenant: str
     volume_no: int
@@ -95,10 +95,10 @@ def explain_packs(catalog: Catalog, packs: Sequence[int]) -> list[PackExplanatio
 
 def _pins(tx: Tx, pack_no: int) -> list[Pin]:
     rows = tx.execute(
-        """SELECT owner, coalesce(a.session, r.session), r.reader IS NOT NULL,
-                  coalesce(s.deadline, r.deadline)
+        """SELECT owner, coalesce(a.session, l.session), l.lease IS NOT NULL,
+                  coalesce(s.deadline, l.deadline)
            FROM pin LEFT JOIN attempt a ON a.attempt = owner
-           LEFT JOIN session s ON s.session = a.session LEFT JOIN reader r ON r.reader = owner
+           LEFT JOIN session s ON s.session = a.session LEFT JOIN lease l ON l.lease = owner
            WHERE pack_no = %s ORDER BY owner LIMIT %s""",
         [pack_no, _NAMED_MAX],
     )

@@ -212,7 +212,7 @@ def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
 
 @idempotent
 def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocation, int]:
-    """The pack and the place of one item, unpinned: for what the caller's session or reader keeps.
+    """The pack and the place of one item, unpinned: for what the caller's session or lease keeps.
 
     Raises:
         DamagedDataError: it is not in the index.
@@ -254,7 +254,7 @@ def find_damaged(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> dict[int, tu
 
 
 def pin_packs(tx: Tx, owner: UUID, packs: Iterable[int]) -> set[int]:
-    """Pin live packs for a reader; return those that could be pinned."""
+    """Pin live packs for a lease; return those that could be pinned."""
     live = {
         row[0]
         for row in tx.execute(

@@ -276,7 +276,7 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     if known is None:
         for part in row.volumes:
             _insert_part(tx, row.session, part)
-    # Its lineages' references are no longer what `pack_use` says.
+    # Its volumes' references are no longer what `pack_use` says.
     tx.execute(
         """INSERT INTO recount SELECT volume_no FROM volume JOIN volume_group g USING (group_no)
            WHERE g.group_id = %s ON CONFLICT DO NOTHING""",

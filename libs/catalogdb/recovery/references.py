@@ -1,4 +1,4 @@
-"""Packs as the store has them, and the references of lineages counted anew from their block maps.
+"""Packs as the store has them, and the references of volumes counted anew from their block maps.
 
 Every function is one transaction that may be repeated; services/catalog/recovery/reconciler has the
 order.
@@ -48,7 +48,7 @@ def bury_condemned(tx: Tx, generation: UUID) -> None:
 def bury(tx: Tx, generations: Sequence[UUID]) -> int:
     """Make packs dead for ever in the caller's transaction, whatever the catalog believed of them.
 
-    Nothing is deduplicated against them: look-ups pin live packs only. Lineages that use one are
+    Nothing is deduplicated against them: look-ups pin live packs only. Volumes that use one are
     counted anew, which finds the snapshots that are damaged by it.
 
     Returns:
@@ -142,7 +142,7 @@ def register_found(catalog: Catalog, pack: FoundPack) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
+class VolumeToCount:
     """A volume whose references are to be counted anew."""
 
     volume_no: int
@@ -157,7 +157,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class LivePoint:
-    """A live snapshot of a lineage."""
+    """A live snapshot of a volume."""
 
     session: UUID
     sequence: int
@@ -176,8 +176,8 @@ class UseRow:
     last_sequence: int | None
 
 
-def lineages_to_count(catalog: Catalog) -> list[Lineage]:
-    """The lineages whose references are to be counted anew."""
+def volumes_to_count(catalog: Catalog) -> list[VolumeToCount]:
+    """The volumes whose references are to be counted anew."""
     with catalog.transaction() as tx:
         rows = tx.execute(
             """SELECT v.volume_no, v.name, t.name,
@@ -187,11 +187,11 @@ def lineages_to_count(catalog: Catalog) -> list[Lineage]:
                FROM recount JOIN volume v USING (volume_no) JOIN tenant t USING (tenant_no)
                JOIN domain d USING (domain_no) ORDER BY v.volume_no"""
         ).fetchall()
-    return [Lineage(*row) for row in rows]
+    return [VolumeToCount(*row) for row in rows]
 
 
 def live_points(catalog: Catalog, volume_no: int) -> list[LivePoint]:
-    """The live snapshots of a lineage, oldest first."""
+    """The live snapshots of a volume, oldest first."""
     with catalog.transaction() as tx:
         rows = tx.execute(
             """SELECT s.session, s.sequence, p.root, p.root_level, s.sequence = g.head_sequence
@@ -231,11 +231,11 @@ def count_live(
 def replace_uses(
     catalog: Catalog, volume_no: int, rows: Iterable[UseRow], *, damaged: bool
 ) -> None:
-    """Replace the references of a lineage by what was counted.
+    """Replace the references of a volume by what was counted.
 
     Args:
         catalog: the catalog.
-        volume_no: the lineage.
+        volume_no: the volume.
         rows: its new rows.
         damaged: something that a snapshot refers to is gone: the next session takes no base, so
             that nothing is shared with a map whose chunks are not all there.

@@ -98,15 +98,15 @@ RETURN coalesce((SELECT min(name) FROM tenant WHERE domain_no = number),
                 (SELECT min(t.name) FROM group_domain d JOIN volume_group USING (group_no)
                  JOIN tenant t USING (tenant_no) WHERE d.domain_no = number));
 
--- volume_no is the number of the volume's lineage.
+-- A protected block address space. References are counted by volume_no.
 CREATE TABLE volume (
     volume_no  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     volume_id  uuid NOT NULL UNIQUE,
     tenant_no  int NOT NULL REFERENCES tenant,
     group_no   int NOT NULL REFERENCES volume_group,
     name       text NOT NULL,
-    -- The newest damage that was known when the lineage's references were last counted anew; -1: they
-    -- must be. Damage beyond it on a pack that the lineage uses makes its counts doubtful.
+    -- The newest damage that was known when the volume's references were last counted anew; -1: they
+    -- must be. Damage beyond it on a pack that the volume uses makes its counts doubtful.
     counted_damage int NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant_no, name)
@@ -213,9 +213,9 @@ CREATE FUNCTION may_be_moved(number int) RETURNS boolean LANGUAGE sql STABLE
 RETURN NOT EXISTS (SELECT FROM damage WHERE pack_no = number)
    AND NOT EXISTS (SELECT FROM leans WHERE number IN (pack_no, on_pack_no));
 
--- The claim of an attempt or a reader that a pack must stay.
+-- The claim of an attempt or a lease that a pack must stay.
 CREATE TABLE pin (
-    owner   uuid NOT NULL,               -- attempt or reader
+    owner   uuid NOT NULL,               -- attempt or lease
     pack_no int NOT NULL REFERENCES pack,
     PRIMARY KEY (owner, pack_no)
 );
@@ -231,8 +231,8 @@ CREATE TABLE marking (
 );
 CREATE INDEX ON marking (token);
 
--- References are kept per pack and lineage, never per chunk. An open row (last_sequence null) counts the
--- addresses of the lineage's head that lie in the pack; a closed one says which snapshots it covers.
+-- References are kept per pack and volume, never per chunk. An open row (last_sequence null) counts the
+-- addresses of the volume's head that lie in the pack; a closed one says which snapshots it covers.
 CREATE TABLE pack_use (
     volume_no      int NOT NULL REFERENCES volume,
     pack_no        int NOT NULL REFERENCES pack,
@@ -412,7 +412,7 @@ CREATE TABLE part_use (
     FOREIGN KEY (session, volume_no) REFERENCES part
 );
 
--- ---------------------------------------------------------------- snapshots and their readers
+-- ---------------------------------------------------------------- snapshots and what keeps them
 
 -- A sealed recovery point of a group. state: 'l' live, 'x' expired; that is folded when its manifest is deleted.
 CREATE TABLE snapshot (
@@ -502,9 +502,10 @@ CREATE TABLE verification (
 );
 CREATE INDEX ON verification (verified_at);
 
--- A restore or another reader: pins the snapshot (this row) and each pack as it resolves it (pin).
-CREATE TABLE reader (
-    reader        uuid PRIMARY KEY,
+-- What a restore, a download, a verification or a marking reads under: it pins the snapshot (this row) and each
+-- pack as it resolves it (pin).
+CREATE TABLE lease (
+    lease         uuid PRIMARY KEY,
     session       uuid NOT NULL REFERENCES snapshot,
     volume_no     int NOT NULL REFERENCES volume,
     state         "char" NOT NULL DEFAULT 'o',  -- 'o' open, 'c' completed, 'f' failed
@@ -515,9 +516,9 @@ CREATE TABLE reader (
     bytes         bigint NOT NULL DEFAULT 0,
     fetched_bytes bigint NOT NULL DEFAULT 0
 );
-CREATE INDEX ON reader (session);
+CREATE INDEX ON lease (session);
 
--- Lineages whose references must be counted anew before the catalog is reconciled.
+-- Volumes whose references must be counted anew before the catalog is reconciled.
 CREATE TABLE recount (volume_no int PRIMARY KEY REFERENCES volume);
 
 -- ---------------------------------------------------------------- the event log

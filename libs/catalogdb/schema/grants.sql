@@ -39,8 +39,8 @@ GRANT UPDATE (only_row) ON incarnation TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON hold, retention, candidate, tombstone, suspect, halt
     TO backcast_catalog;
 GRANT DELETE ON pack_use TO backcast_catalog;
-GRANT UPDATE ON session, attempt, reader, incarnation TO backcast_catalog;
-GRANT INSERT ON pack, reader, pin TO backcast_catalog;
+GRANT UPDATE ON session, attempt, lease, incarnation TO backcast_catalog;
+GRANT INSERT ON pack, lease, pin TO backcast_catalog;
 GRANT DELETE ON pin, part_use TO backcast_catalog;
 GRANT INSERT, UPDATE, DELETE ON marking TO backcast_catalog;
 GRANT INSERT, UPDATE ON sweep TO backcast_catalog;
@@ -63,7 +63,7 @@ GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
 -- Folding.
 GRANT SELECT ON past TO backcast_coordinator, backcast_chunker;
 GRANT INSERT ON past TO backcast_catalog;
-GRANT DELETE ON session, part, attempt, barrier_node, snapshot, reader TO backcast_catalog;
+GRANT DELETE ON session, part, attempt, barrier_node, snapshot, lease TO backcast_catalog;
 
 -- Where the catalog service rebuilds the catalog from the store, to compare both.
 CREATE SCHEMA IF NOT EXISTS backcast_check;
@@ -75,7 +75,7 @@ GRANT SELECT ON barrier_node TO backcast_restore;
 GRANT SELECT ON pack, copy, store, snapshot, snapshot_volume TO backcast_restore;
 GRANT UPDATE (state, damage) ON copy TO backcast_restore;
 GRANT SELECT, INSERT, UPDATE (demanded) ON verification TO backcast_restore;
-GRANT SELECT, INSERT, UPDATE ON reader, damage TO backcast_restore;
+GRANT SELECT, INSERT, UPDATE ON lease, damage TO backcast_restore;
 GRANT SELECT, INSERT, DELETE ON pin TO backcast_restore;
 
 -- SELECT … FOR SHARE or UPDATE needs a privilege of UPDATE. These columns decide nothing: no

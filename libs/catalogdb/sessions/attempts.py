@@ -46,7 +46,7 @@ class WrongBoot:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PartProgress:
     """What a part has cost so far, in bytes; shown while waiting and kept with the snapshot."""
 
     size_bytes: int = 0
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class PackUse:
-    """Addresses of the lineage that enter a pack with this snapshot, and that leave it."""
+    """Addresses of the volume that enter a pack with this snapshot, and that leave it."""
 
     entered: int = 0
     departed: int = 0
@@ -124,7 +124,7 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         return Taken(attempt, row[0])
 
 
-def renew(catalog: Catalog, attempt: UUID, progress: Progress, deadline_seconds: float) -> bool:
+def renew(catalog: Catalog, attempt: UUID, progress: PartProgress, deadline_seconds: float) -> bool:
     """Move the session's deadline and record progress; False if the attempt is stale."""
     with catalog.transaction() as tx:
         row = tx.execute(
@@ -157,7 +157,7 @@ def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
     attempt: UUID,
     root: bytes | None,
     root_level: int,
-    progress: Progress,
+    progress: PartProgress,
     consistency: str,
     use: Mapping[int, PackUse],
 ) -> bool | Stale:

@@ -39,7 +39,7 @@ from libs.errors import ConflictError
 
 #: Everything that goes; what refers to another comes first.
 _FOLDED = (
-    "DELETE FROM reader WHERE session = ANY(%s)",
+    "DELETE FROM lease WHERE session = ANY(%s)",
     "DELETE FROM verification WHERE session = ANY(%s)",
     "DELETE FROM snapshot_volume WHERE session = ANY(%s)",
     "DELETE FROM snapshot WHERE session = ANY(%s)",
@@ -77,8 +77,8 @@ def fold_sessions(catalog: Catalog, grace_seconds: float, limit: int) -> int:
                      AND s.expired_at < now() - make_interval(secs => %(grace)s)
                      AND g.head_session <> s.session
                      AND NOT EXISTS (SELECT FROM hold h WHERE h.session = s.session)
-                     AND NOT EXISTS (SELECT FROM reader r
-                                     WHERE r.session = s.session AND r.state = 'o')
+                     AND NOT EXISTS (SELECT FROM lease l
+                                     WHERE l.session = s.session AND l.state = 'o')
                    LIMIT %(limit)s FOR UPDATE OF s SKIP LOCKED)
                INSERT INTO past (session, sealed_at, ended_at, group_no, sequence, mac)
                SELECT s.session, s.sealed_at, s.expired_at, s.group_no, s.sequence, s.mac
@@ -105,7 +105,7 @@ def fold_known(tx: Tx, rows: Sequence[PastRow]) -> None:
     """Fold snapshots of which a checkpoint says that they are past, whatever the catalog knew.
 
     The catalog is being reconciled: its attempts are closed, and nothing reads these snapshots any
-    more. Lineages of those that were live are counted anew.
+    more. Volumes of those that were live are counted anew.
     """
     sessions = [row.session for row in rows]
     tx.execute(
@@ -131,7 +131,7 @@ def fold_known(tx: Tx, rows: Sequence[PastRow]) -> None:
         ],
     )
     tx.execute(
-        "DELETE FROM pin USING reader r WHERE owner = r.reader AND r.session = ANY(%s)", [sessions]
+        "DELETE FROM pin USING lease l WHERE owner = l.lease AND l.session = ANY(%s)", [sessions]
     )
     tx.execute("DELETE FROM hold WHERE session = ANY(%s)", [sessions])
     _forget(tx, sessions)

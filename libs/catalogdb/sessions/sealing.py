@@ -235,7 +235,7 @@ def _record(  # noqa: PLR0913 -- the columns of a row
 
 def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]) -> None:
     """Apply the parts' differences to pack_use: O(packs touched)."""
-    # A part without a base counts everything anew: rows of the lineage's earlier snapshots close.
+    # A part without a base counts everything anew: rows of the volume's earlier snapshots close.
     tx.execute(
         """UPDATE pack_use u SET last_sequence = %(sequence)s - 1 FROM part p
            WHERE p.session = %(session)s AND u.volume_no = p.volume_no AND u.last_sequence IS NULL
@@ -266,7 +266,7 @@ def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]
     for volume_no, pack_no, change in fresh:
         if change < 0:
             raise InvariantViolation(
-                f"lineage {volume_no}: {-change} addresses leave pack {pack_no}, "
+                f"volume {volume_no}: {-change} addresses leave pack {pack_no}, "
                 f"which it does not use"
             )
     with (
@@ -280,7 +280,7 @@ def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]
 
 
 def _changes(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> list[tuple[int, int, int]]:
-    """(lineage, pack, by how much its addresses change), where the pack's items are now.
+    """(volume, pack, by how much its addresses change), where the pack's items are now.
 
     A part was counted when it was captured; a pack that it left may have been rewritten since, and
     its count moved with its items (scenario 24).

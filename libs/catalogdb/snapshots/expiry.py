@@ -72,7 +72,7 @@ def expire(catalog: Catalog, tenant: str, session: UUID, by: str) -> Expired | R
 
     Never removed are the group's last good point (the newest live snapshot that is not known to be
     damaged, or the newest if all are), what somebody holds, the base of an open session, and what
-    an open reader reads. It needs no clock.
+    an open lease reads. It needs no clock.
 
     Args:
         catalog: the catalog.
@@ -160,10 +160,10 @@ def _past_sequence(tx: Tx, tenant: str, session: UUID) -> int | None:
 
 
 def _lock(tx: Tx, tenant: str, session: UUID) -> _Locked:
-    """Lock the group, then the snapshot, as sessions, seals and readers do.
+    """Lock the group, then the snapshot, as sessions, seals and leases do.
 
     The group's lock keeps its sessions from opening on this base and its head from moving; the
-    snapshot's keeps holds and readers out. What they did before is seen by later statements.
+    snapshot's keeps holds and leases out. What they did before is seen by later statements.
     """
     group = tx.execute(
         """SELECT g.group_no, g.group_id, s.sequence, g.head_session = s.session
@@ -197,11 +197,11 @@ def _refusal(
     ).fetchone()
     if based:
         return "base-of-session", f"session {based[0]} takes a snapshot relative to it now"
-    reader = tx.execute(
-        "SELECT reader FROM reader WHERE session = %s AND state = 'o'", [session]
+    lease = tx.execute(
+        "SELECT lease FROM lease WHERE session = %s AND state = 'o'", [session]
     ).fetchone()
-    if reader:
-        return "being-read", f"restore or download {reader[0]} reads it now"
+    if lease:
+        return "being-read", f"restore or download {lease[0]} reads it now"
     return None
 
 

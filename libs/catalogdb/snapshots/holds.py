@@ -29,7 +29,7 @@ def place_hold(catalog: Catalog, tenant: str, session: UUID, owner: str, reason:
         NotFoundError: the tenant has no live snapshot of this id.
     """
     with catalog.transaction() as tx:
-        # As readers lock it: an expiry is through, or waits and then finds the hold.
+        # As leases lock it: an expiry is through, or waits and then finds the hold.
         snapshot = tx.execute(
             """SELECT g.group_id FROM snapshot s JOIN volume_group g USING (group_no)
                JOIN tenant t USING (tenant_no)

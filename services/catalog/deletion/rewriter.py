@@ -265,7 +265,7 @@ class Rewriter:
     ) -> set[bytes]:
         """Which items the live snapshots need, of whatever tenant: packs of a domain may be shared.
 
-        The first point of a lineage is read whole, of the next ones what differs from the one
+        The first point of a volume is read whole, of the next ones what differs from the one
         before, which stays pinned meanwhile.
         """
         wanted = {item.id for old in olds for item in old.items}

@@ -2,10 +2,10 @@
 
 Each step may be repeated; `services.catalog.recovery.reconciler` says what comes before and after.
 In memory are the manifests beyond one group's head, the names of a 256th of all packs, and the
-counts of one lineage.
+counts of one volume.
 
 What is not taken back is swept or collected as an orphan later. So manifests are listed a second
-time after the packs, a listing that leaves out what HEAD shows is an error, and a lineage with
+time after the packs, a listing that leaves out what HEAD shows is an error, and a volume with
 something missing is counted again before its count replaces its references.
 """
 
@@ -28,9 +28,9 @@ from libs.catalogdb.recovery.adoption import (
 from libs.catalogdb.recovery.applying import apply_rows, forget_holds
 from libs.catalogdb.recovery.references import (
     FoundPack,
-    Lineage,
-    lineages_to_count,
+    VolumeToCount,
     register_found,
+    volumes_to_count,
 )
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
 from libs.copies.stores import Stores
@@ -71,7 +71,7 @@ class Report:
     damaged: list[DamagedPoint] = field(default_factory=list)
     packs_found: int = 0
     packs_lost: int = 0
-    lineages: int = 0
+    volumes: int = 0
     sessions_rejected: int = 0
     #: Objects that could not be read.
     unreadable: list[str] = field(default_factory=list)
@@ -280,24 +280,26 @@ class Adoption:
         return register_found(self._catalog, found)
 
     def _recount(self) -> None:
-        doubtful = self._count(lineages_to_count(self._catalog), replace_damaged=False)
+        doubtful = self._count(volumes_to_count(self._catalog), replace_damaged=False)
         if doubtful:
             self._wait(self._apart_seconds)
             self._count(doubtful, replace_damaged=True)
 
-    def _count(self, lineages: Sequence[Lineage], *, replace_damaged: bool) -> list[Lineage]:
-        """Count lineages anew; those of which something is missing."""
+    def _count(
+        self, volumes: Sequence[VolumeToCount], *, replace_damaged: bool
+    ) -> list[VolumeToCount]:
+        """Count volumes anew; those of which something is missing."""
         recounter = ReferenceCounter(
             self._catalog, self._vault, FrameReader(self._stores, self._vault)
         )
         doubtful = []
-        for lineage in lineages:
-            damaged = recounter.recount(lineage, replace_damaged=replace_damaged)
+        for volume in volumes:
+            damaged = recounter.recount(volume, replace_damaged=replace_damaged)
             if damaged and not replace_damaged:
-                doubtful.append(lineage)
+                doubtful.append(volume)
                 continue
             self.report.damaged += damaged
-            self.report.lineages += 1
+            self.report.volumes += 1
         return doubtful
 
     def _unreadable(self, key: str, err: Exception) -> None:

@@ -158,7 +158,7 @@ def _status(loop: RecoveryLoop) -> CatalogAnswer:
             ],
             packs_found=report.packs_found,
             packs_lost=report.packs_lost,
-            lineages_counted=report.lineages,
+            lineages_counted=report.volumes,
             sessions_rejected=report.sessions_rejected,
             unreadable_objects=list(report.unreadable),
         ),

@@ -10,7 +10,7 @@ Order, each step repeatable after a crash, because `reconciled` stays false unti
 6. the catalog's packs are compared with listings: what is gone, as two looks apart in time say, is
    dead, unless so much is that a person must look (`absence`); what is unknown is registered from
    its trailer; then manifests are looked for once more;
-7. lineages that changed are counted anew, which finds snapshots that lack something;
+7. volumes that changed are counted anew, which finds snapshots that lack something;
 8. sessions that are still open are rejected, a checkpoint is written, the catalog is reconciled.
 """
 

@@ -1,7 +1,7 @@
-"""Counts the references of lineages anew, from their block maps; finds what is not there any more.
+"""Counts the references of volumes anew, from their block maps; finds what is not there any more.
 
 Snapshot by snapshot: the first is walked whole, each later one where it differs from the one
-before. In memory are the counts of one lineage, some 100 bytes for each pack that it uses.
+before. In memory are the counts of one volume, some 100 bytes for each pack that it uses.
 """
 
 import logging
@@ -16,9 +16,9 @@ from libs.blockmap.uses import changed_uses
 from libs.catalogdb.packs.index import find_item
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.references import (
-    Lineage,
     LivePoint,
     UseRow,
+    VolumeToCount,
     count_live,
     live_points,
     replace_uses,
@@ -49,7 +49,7 @@ class DamagedPoint:
 
 
 class ReferenceCounter:
-    """Counts lineages anew.
+    """Counts volumes anew.
 
     Args:
         catalog: the catalog.
@@ -62,42 +62,44 @@ class ReferenceCounter:
         self._vault = vault
         self._frames = frames
 
-    def recount(self, lineage: Lineage, *, replace_damaged: bool) -> list[DamagedPoint]:
-        """Count the references of a lineage; returns its snapshots that are damaged.
+    def recount(self, volume: VolumeToCount, *, replace_damaged: bool) -> list[DamagedPoint]:
+        """Count the references of a volume; returns its snapshots that are damaged.
 
         Args:
-            lineage: which.
+            volume: which.
             replace_damaged: whether the count replaces the references although a snapshot is
                 damaged. What lies below a node that cannot be read is not counted, and goes: first
                 ask again, later.
         """
-        points = live_points(self._catalog, lineage.volume_no)
+        points = live_points(self._catalog, volume.volume_no)
         counting = _Counting()
         damaged: list[DamagedPoint] = []
         before = _NOTHING
         for point in points:
             root = MapRoot(NodeId(point.root) if point.root else None, point.root_level)
-            missing = self._count(lineage, before, root, counting)
+            missing = self._count(volume, before, root, counting)
             if missing and before.node_id is not None:
                 # The one before may lack what this one shares with it, or only what has left.
                 counting.forget()
-                missing = self._count(lineage, _NOTHING, root, counting)
+                missing = self._count(volume, _NOTHING, root, counting)
             counting.close(point.sequence)
             before = _NOTHING if missing else root
             if missing:
-                damaged.append(DamagedPoint(lineage.tenant, lineage.name, point.sequence, missing))
+                damaged.append(DamagedPoint(volume.tenant, volume.name, point.sequence, missing))
                 counting.forget()
         if damaged and not replace_damaged:
             return damaged
         rows = list(counting.rows(head_is_live=_ends_with_head(points)))
-        replace_uses(self._catalog, lineage.volume_no, rows, damaged=bool(damaged))
-        log.info("lineage counted anew", extra={"volume": lineage.name, "rows": len(rows)})
+        replace_uses(self._catalog, volume.volume_no, rows, damaged=bool(damaged))
+        log.info("volume counted anew", extra={"volume": volume.name, "rows": len(rows)})
         return damaged
 
-    def _count(self, lineage: Lineage, old: MapRoot, new: MapRoot, counting: "_Counting") -> str:
+    def _count(
+        self, volume: VolumeToCount, old: MapRoot, new: MapRoot, counting: "_Counting"
+    ) -> str:
         """Count what one map changes; returns what is missing, or nothing."""
-        keys = self._vault.get(lineage.domain, lineage.key_id)
-        reader = MapReader(NodeHasher(keys.id_key), lambda node: self._node(lineage, node))
+        keys = self._vault.get(volume.domain, volume.key_id)
+        reader = MapReader(NodeHasher(keys.id_key), lambda node: self._node(volume, node))
         missing: list[str] = []
         left: list[bytes] = []
         entered: list[bytes] = []
@@ -105,30 +107,30 @@ class ReferenceCounter:
             left += change.left
             entered += change.entered
             if len(left) + len(entered) >= _BATCH:
-                missing += self._add(lineage, left, entered, counting)
+                missing += self._add(volume, left, entered, counting)
                 left, entered = [], []
-        missing += self._add(lineage, left, entered, counting)
+        missing += self._add(volume, left, entered, counting)
         return missing[0] if missing else ""
 
     def _add(
-        self, lineage: Lineage, left: list[bytes], entered: list[bytes], counting: "_Counting"
+        self, volume: VolumeToCount, left: list[bytes], entered: list[bytes], counting: "_Counting"
     ) -> list[str]:
         gone: list[bytes] = []
         for ids, sign in ((left, -1), (entered, 1)):
             if ids:
-                packs, missing = count_live(self._catalog, lineage.domain_nos, ids)
+                packs, missing = count_live(self._catalog, volume.domain_nos, ids)
                 counting.add(packs, sign)
                 gone += missing
         return [f"item {id_text(gone[0])} lies in no pack of the store"] if gone else []
 
-    def _node(self, lineage: Lineage, node: NodeId) -> bytes:
-        pack, place = find_item(self._catalog, lineage.domain_nos[0], node)
+    def _node(self, volume: VolumeToCount, node: NodeId) -> bytes:
+        pack, place = find_item(self._catalog, volume.domain_nos[0], node)
         item = self._frames.item(pack, place)
         return item[: node_size_bytes(item)]
 
 
 class _Counting:
-    """The counts of a lineage as they go from snapshot to snapshot."""
+    """The counts of a volume as they go from snapshot to snapshot."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()

@@ -14,7 +14,12 @@ from uuid import UUID
 
 from libs.catalogdb.verification import Damaged, Intact
 from libs.errors import BackcastError, ConflictError, InvariantViolation, NotFoundError
-from services.catalog.verification.verifier import Progress, StoppedError, Thoroughness, Verifier
+from services.catalog.verification.verifier import (
+    StoppedError,
+    Thoroughness,
+    VerificationProgress,
+    Verifier,
+)
 
 log = logging.getLogger(__name__)
 #: Ended verifications whose verdicts can still be asked for.
@@ -30,7 +35,7 @@ class Job:
     tenant: str
     session: UUID
     how: Thoroughness
-    progress: Progress = field(default_factory=Progress)
+    progress: VerificationProgress = field(default_factory=VerificationProgress)
     verdict: Intact | Damaged | None = None
     failure: BackcastError | None = None
     ended: threading.Event = field(default_factory=threading.Event)

@@ -12,12 +12,17 @@ from uuid import UUID
 from libs.catalogdb.verification import Damaged, next_due
 from libs.errors import NotFoundError
 from libs.runtime.signals import Stop
-from services.catalog.verification.verifier import Progress, StoppedError, Thoroughness, Verifier
+from services.catalog.verification.verifier import (
+    StoppedError,
+    Thoroughness,
+    VerificationProgress,
+    Verifier,
+)
 
 log = logging.getLogger(__name__)
 
 
-class VerifyLoop:
+class VerificationLoop:
     """Verifies what is due. For one loop; several processes may repeat each other at worst.
 
     Args:
@@ -60,7 +65,9 @@ class VerifyLoop:
         else:
             how = Thoroughness("structural", 0, self._period_seconds, only_new=True)
         try:
-            verdict = self._verifier.verify(due.tenant, due.session, how, Progress(progressed))
+            verdict = self._verifier.verify(
+                due.tenant, due.session, how, VerificationProgress(progressed)
+            )
         except NotFoundError:  # it has expired meanwhile
             return True
         except StoppedError:

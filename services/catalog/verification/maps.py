@@ -99,7 +99,7 @@ class _Subtree(NamedTuple):
 class MapWalk:
     """One walk through one volume's map.
 
-    A node that cannot be read is recorded as damaged; so is, for its lineage, that the catalog has
+    A node that cannot be read is recorded as damaged; so is, for its volume, that the catalog has
     lost an item.
 
     Args:
@@ -107,8 +107,8 @@ class MapWalk:
         frames: reads frames of map nodes.
         id_key: keys the identities of nodes in the tenant's own domain.
         point: the volume and the recovery point.
-        reader: pins whatever is located; open, and closed by the caller.
-        deadline_seconds: the reader is renewed by so much.
+        lease: pins whatever is located; open, and closed by the caller.
+        deadline_seconds: the lease is renewed by so much.
         clean: subtrees that need no look, and those that this walk adds.
         extents: gets what cannot be read.
         looked_at: told the number of chunks that each step has looked at.
@@ -120,7 +120,7 @@ class MapWalk:
         frames: FrameReader,
         id_key: bytes,
         point: SnapshotVolume,
-        reader: UUID,
+        lease: UUID,
         deadline_seconds: float,
         clean: CleanSubtrees,
         extents: DamagedExtents,
@@ -130,7 +130,7 @@ class MapWalk:
         self._frames = frames
         self._hasher = NodeHasher(id_key)
         self._point = point
-        self._reader = reader
+        self._lease = lease
         self._deadline_seconds = deadline_seconds
         self._clean = clean
         self._extents = extents
@@ -258,7 +258,7 @@ class MapWalk:
 
     def _locate(self, ids: Sequence[bytes]) -> CheckedItems:
         located = locate_checked(
-            self._catalog, self._reader, self._point.domain_nos, ids, self._deadline_seconds
+            self._catalog, self._lease, self._point.domain_nos, ids, self._deadline_seconds
         )
         lost = [ids[n] for n, place in enumerate(located.places) if place is None]
         if lost:

@@ -20,14 +20,14 @@ from libs.blockmap.node import NodeId
 from libs.blockmap.tree import MapRoot
 from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage, withdraw_damage
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.snapshots.leases import close_lease, open_lease
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
-from libs.catalogdb.snapshots.readers import close_reader, open_reader
 from libs.catalogdb.verification import (
     Damaged,
     Intact,
     PackToCheck,
     has_damage,
-    keep_readers,
+    keep_leases,
     mark_assessed,
     measure_pinned,
     misplaced_items,
@@ -72,7 +72,7 @@ class Thoroughness:
 
 
 @dataclass(slots=True)
-class Progress:
+class VerificationProgress:
     """How far a verification is. Read by other threads while it runs."""
 
     #: Called with every step.
@@ -155,7 +155,11 @@ class Verifier:
         self._bytes_per_second_max = bytes_per_second_max
 
     def verify(
-        self, tenant: str, session: UUID, how: Thoroughness, progress: Progress | None = None
+        self,
+        tenant: str,
+        session: UUID,
+        how: Thoroughness,
+        progress: VerificationProgress | None = None,
     ) -> Intact | Damaged:
         """Verify a snapshot and record the verdict, also on others that share what is damaged.
 
@@ -165,21 +169,21 @@ class Verifier:
             UnavailableError: the catalog or the store does not answer.
             StoppedError: the process is stopping.
         """
-        progress = progress or Progress()
+        progress = progress or VerificationProgress()
         begun = time.monotonic()
         points = read_snapshot(self.catalog, tenant, session)
         manifest = self._check_manifest(points)
         known = (
             verified_before(self.catalog, session, how.skip_checked_seconds) if how.only_new else {}
         )
-        with self._readers(points) as readers:
+        with self._leases(points) as leases:
             extents, clean = DamagedExtents(), CleanSubtrees()
             for point in points:
                 root, level = known.get(point.volume_no, (None, 0))
-                walk = self._walk(point, readers[point.volume_no], clean, extents, progress)
+                walk = self._walk(point, leases[point.volume_no], clean, extents, progress)
                 walk.run(MapRoot(NodeId(root), level) if root else None)
-            self._check_packs(list(readers.values()), how, progress)
-            damaged = extents.count or has_damage(self.catalog, list(readers.values()))
+            self._check_packs(list(leases.values()), how, progress)
+            damaged = extents.count or has_damage(self.catalog, list(leases.values()))
         if damaged:
             extents = self._extents(points)
         verdict: Intact | Damaged
@@ -228,25 +232,25 @@ class Verifier:
         return _contradiction(manifest, points, record.previous_mac)
 
     @contextlib.contextmanager
-    def _readers(self, points: Sequence[SnapshotVolume]) -> Iterator[dict[int, UUID]]:
-        """A reader for each volume while the context lasts."""
-        readers = {point.volume_no: uuid7() for point in points}
+    def _leases(self, points: Sequence[SnapshotVolume]) -> Iterator[dict[int, UUID]]:
+        """A lease for each volume while the context lasts."""
+        leases = {point.volume_no: uuid7() for point in points}
         try:
             for point in points:
-                reader = readers[point.volume_no]
-                open_reader(self.catalog, reader, point, self._deadline_seconds, announce=False)
-            yield readers
+                lease = leases[point.volume_no]
+                open_lease(self.catalog, lease, point, self._deadline_seconds, announce=False)
+            yield leases
         finally:
-            for reader in readers.values():
-                close_reader(self.catalog, reader)
+            for lease in leases.values():
+                close_lease(self.catalog, lease)
 
     def _walk(
         self,
         point: SnapshotVolume,
-        reader: UUID,
+        lease: UUID,
         clean: CleanSubtrees,
         extents: DamagedExtents,
-        progress: Progress,
+        progress: VerificationProgress,
     ) -> MapWalk:
         frames = FrameReader(self._stores, self._vault, _NODE_FRAMES_MAX)
         pace, fetched_bytes = self._pace(), 0
@@ -268,7 +272,7 @@ class Verifier:
             frames,
             id_key,
             point,
-            reader,
+            lease,
             self._deadline_seconds,
             clean,
             extents,
@@ -280,18 +284,22 @@ class Verifier:
     ) -> DamagedExtents:
         """What of a snapshot is known not to be readable now."""
         extents, clean = DamagedExtents(), clean or CleanSubtrees()
-        with self._readers(points) as readers:
+        with self._leases(points) as leases:
             for point in points:
-                self._walk(point, readers[point.volume_no], clean, extents, Progress()).run()
+                self._walk(
+                    point, leases[point.volume_no], clean, extents, VerificationProgress()
+                ).run()
         return extents
 
-    def _check_packs(self, readers: Sequence[UUID], how: Thoroughness, progress: Progress) -> None:
-        """Check each pack that the readers have pinned, once, in order of their numbers."""
-        progress.packs_total, progress.pack_bytes_total = measure_pinned(self.catalog, readers)
+    def _check_packs(
+        self, leases: Sequence[UUID], how: Thoroughness, progress: VerificationProgress
+    ) -> None:
+        """Check each pack that the leases have pinned, once, in order of their numbers."""
+        progress.packs_total, progress.pack_bytes_total = measure_pinned(self.catalog, leases)
         pace, after = self._pace(), 0
-        while batch := packs_to_check(self.catalog, readers, after, _PACKS_AT_ONCE):
+        while batch := packs_to_check(self.catalog, leases, after, _PACKS_AT_ONCE):
             for one in batch:
-                keep_readers(self.catalog, readers, self._deadline_seconds)
+                keep_leases(self.catalog, leases, self._deadline_seconds)
                 if _is_fresh(one, how):
                     progress.packs_skipped += 1
                 else:

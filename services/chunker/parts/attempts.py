@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from libs.catalogdb.sessions.attempts import Progress, reject_attempt
+from libs.catalogdb.sessions.attempts import PartProgress, reject_attempt
 from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import BackcastError
 from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
@@ -54,7 +54,7 @@ class Attempt:
     start_offset: int
     work: PartWork
     #: What was last recorded of it.
-    renewed: Progress | None = None
+    renewed: PartProgress | None = None
     _state: PartState = field(default_factory=PartState)
     #: Guards the state, which lanes and intake both change.
     _lock: threading.Lock = field(default_factory=threading.Lock)

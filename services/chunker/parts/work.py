@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from libs.blockmap.tagged import tagged_ids
 from libs.blockmap.tree import MapRoot
 from libs.catalogdb.packs.index import lookup_and_pin
-from libs.catalogdb.sessions.attempts import Progress, Stale
+from libs.catalogdb.sessions.attempts import PartProgress, Stale
 from libs.catalogdb.sessions.session import PartView
 from libs.errors import DamagedDataError
 from libs.events.block_changes import Batch, CaptureStarted, ExtentsChanged, UnchangedSampled
@@ -72,9 +72,9 @@ class PartWork:
         self._map = PartMap(part, started, packs, around)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> PartProgress:
         """Figures so far; what the agent has read is known at the end."""
-        return Progress(
+        return PartProgress(
             size_bytes=self.started.volume_size_bytes,
             changed_bytes=self._changed_bytes,
             sent_bytes=self._sent_bytes,

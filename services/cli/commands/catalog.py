@@ -139,7 +139,7 @@ def _described(found: Any) -> str:
         lines.append(
             f"{report['step']}: {len(report['recovered'])} snapshots came back, "
             f"{report['packs_found']} packs were found and {report['packs_lost']} are gone, "
-            f"{report['lineages_counted']} lineages counted"
+            f"{report['lineages_counted']} volumes counted"
         )
     lines += [f"damaged: {one['point']}: {one['reason']}" for one in report["damaged"]]
     return "\n".join(lines)

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     as_json = bool(getattr(args, "json", False))
     if args.dev_command == "up":
         cluster.up(
-            _progress,
+            _tell,
             s3=S3Choice(args.s3),
             servers_only=args.servers_only,
             second_store=args.second_store,
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         _show_status(cluster, cluster.status(), as_json=as_json)
         return 0
     if args.dev_command == "down":
-        cluster.down(_progress)
+        cluster.down(_tell)
         if as_json:
             _write(json.dumps({"home": str(cluster.home.folder)}))
         return 0
@@ -120,6 +120,6 @@ def _write(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def _progress(line: str) -> None:
+def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

@@ -11,7 +11,7 @@ from libs.ids import uuid7
 from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
-from services.cli.progress import Progress, progress_bars
+from services.cli.progress import ShowBar, progress_bars
 
 #: The service may be away for so long, as in a restart, before the command gives up.
 _RETRY_SECONDS_MAX = 30.0
@@ -76,9 +76,9 @@ def _survey(services: Services, out: Output, found: Document) -> None:
     """The dry run."""
     sweep = rewriting = None
     if found["reconciled"]:
-        with progress_bars() as progress:
-            sweep = _summed(services, "/v1/upkeep/sweep", progress)
-            rewriting = _summed(services, "/v1/upkeep/rewriting", progress)
+        with progress_bars() as show_bar:
+            sweep = _summed(services, "/v1/upkeep/sweep", show_bar)
+            rewriting = _summed(services, "/v1/upkeep/rewriting", show_bar)
     else:
         out.note("warning: the catalog is not reconciled with the store: no object can be judged")
     result = {"dry_run": True, **found, "sweep": sweep, "rewriting": rewriting}
@@ -88,11 +88,11 @@ def _survey(services: Services, out: Output, found: Document) -> None:
 def _free(services: Services, out: Output, found: Document, *, upkeep: bool) -> int:
     """Collect, and with upkeep sweep, rewrite, and collect what that has condemned."""
     done: Document | None = None
-    with progress_bars() as progress:
-        freed = _collect(services, found["pack_bytes"] + found["tombstone_bytes"], progress)
+    with progress_bars() as show_bar:
+        freed = _collect(services, found["pack_bytes"] + found["tombstone_bytes"], show_bar)
         if upkeep:
-            done = _keep_up(services, progress)
-            freed.update(_collect(services, done["rewriting"]["rewritten_bytes"], progress))
+            done = _keep_up(services, show_bar)
+            freed.update(_collect(services, done["rewriting"]["rewritten_bytes"], show_bar))
     result = {
         "dry_run": False,
         **freed,
@@ -117,7 +117,7 @@ def _explained(found: dict[str, Any]) -> Iterator[str]:
         if pack["moved_to"]:
             yield f"  its live items moved to pack {pack['moved_to']}"
         for pin in pack["pins"]:
-            what = "a reader of snapshot" if pin["is_reader"] else "an attempt of session"
+            what = "a lease on snapshot" if pin["is_reader"] else "an attempt of session"
             yield f"  pinned by {what} {pin['session']} until {pin['deadline']}"
         for use in pack["uses"]:
             last = "" if use["last_sequence"] is None else use["last_sequence"]
@@ -178,7 +178,7 @@ def _swept(sweep: Document) -> str:
     return text
 
 
-def _summed(services: Services, path: str, progress: Progress) -> Document:
+def _summed(services: Services, path: str, show_bar: ShowBar) -> Document:
     """A survey, step by step; each writes nothing and may be asked for again."""
     found: Counter[str] = Counter()
     query: dict[str, object] = {}
@@ -189,28 +189,28 @@ def _summed(services: Services, path: str, progress: Progress) -> Document:
         )
         query = {"cursor": step.pop("cursor")}
         found.update(step)
-        progress("surveying", found["freed_bytes"] + found["freed_bytes_estimated"], 0)
+        show_bar("surveying", found["freed_bytes"] + found["freed_bytes_estimated"], 0)
         if query["cursor"] is None:
             return dict(found)
 
 
-def _keep_up(services: Services, progress: Progress) -> Document:
+def _keep_up(services: Services, show_bar: ShowBar) -> Document:
     """Ask for a pass of upkeep and follow it to its end.
 
     Asking again is how one looks: a service that was restarted meanwhile begins the pass anew.
     """
-    expected = _summed(services, "/v1/upkeep/rewriting", progress)["pack_bytes"]
+    expected = _summed(services, "/v1/upkeep/rewriting", show_bar)["pack_bytes"]
     path, request = f"/v1/upkeep?wait_seconds={_WAIT_SECONDS}", {"upkeep": str(uuid7())}
     while True:
         answer: Document = retried(lambda: services.catalog.post(path, request), _RETRY_SECONDS_MAX)
-        progress("sweeping", answer["sweep"]["freed_bytes"], 0)
+        show_bar("sweeping", answer["sweep"]["freed_bytes"], 0)
         if answer["state"] == "rewriting":
-            progress("rewriting", answer["rewriting"]["rewritten_bytes"], expected)
+            show_bar("rewriting", answer["rewriting"]["rewritten_bytes"], expected)
         if answer["state"] in ("done", "failed"):
             return answer
 
 
-def _collect(services: Services, expected_bytes: int, progress: Progress) -> Counter[str]:
+def _collect(services: Services, expected_bytes: int, show_bar: ShowBar) -> Counter[str]:
     """A whole pass, step by step; each may be asked for again."""
     freed: Counter[str] = Counter()
     cursor: str | None = None
@@ -222,6 +222,6 @@ def _collect(services: Services, expected_bytes: int, progress: Progress) -> Cou
         )
         cursor = step.pop("cursor")
         freed.update(step)
-        progress("deleting", freed["freed_bytes"], max(expected_bytes, freed["freed_bytes"]))
+        show_bar("deleting", freed["freed_bytes"], max(expected_bytes, freed["freed_bytes"]))
         if cursor is None:
             return freed

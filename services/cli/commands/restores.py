@@ -26,14 +26,16 @@ def _restore(args: argparse.Namespace) -> int:
     from libs.restoring.restore import restore  # noqa: PLC0415 -- brings ciphers and codecs
 
     point, services = RecoveryPoint.parse(args.point), connect(args)
-    with progress_bars() as progress:
+    with progress_bars() as show_bar:
         figures = restore(
             services.restore,
             services.tenant,
             point,
             Path(args.out),
             force=args.force,
-            progress=lambda done_bytes, total_bytes: progress(str(point), done_bytes, total_bytes),
+            progressed=lambda done_bytes, total_bytes: show_bar(
+                str(point), done_bytes, total_bytes
+            ),
         )
     Output(as_json=args.json).show(
         {

@@ -64,9 +64,9 @@ def _take(args: argparse.Namespace) -> int:
     sessions = {group: uuid7() for group in groups_of(services, args.names)}
     status = 0
     try:
-        with progress_bars() as progress:
+        with progress_bars() as show_bar:
             ends = list(
-                take_all(services, sessions, full=args.full, hints=hints, progress=progress)
+                take_all(services, sessions, full=args.full, hints=hints, show_bar=show_bar)
             )
     except KeyboardInterrupt:
         _note_interrupted(out, sessions)

@@ -14,7 +14,7 @@ from libs.errors import BackcastError, ConflictError, NotFoundError
 from libs.points import RecoveryPoint
 from libs.runtime.retries import retried
 from services.cli.connection import Services
-from services.cli.progress import Progress
+from services.cli.progress import ShowBar
 
 #: A session as the coordinator answers it.
 Session = dict[str, Any]
@@ -73,7 +73,7 @@ def take_all(
     *,
     full: bool,
     hints: Hints | None = None,
-    progress: Progress,
+    show_bar: ShowBar,
 ) -> Iterator[Session | BackcastError]:
     """Take a snapshot of each group, all at once; their ends are yielded in the order given.
 
@@ -82,7 +82,7 @@ def take_all(
         sessions: group, and the id that its session shall have.
         full: without a base: everything is compared and counted.
         hints: what changed, of the only group.
-        progress: told the bytes read of the group that is waited for.
+        show_bar: told the bytes read of the group that is waited for.
 
     Yields:
         A sealed or rejected session; or why it could not be opened or followed, which keeps
@@ -97,7 +97,7 @@ def take_all(
         for group, id_ in sessions.items()
     ]
     for session in opened:
-        yield session if isinstance(session, BackcastError) else _end(services, session, progress)
+        yield session if isinstance(session, BackcastError) else _end(services, session, show_bar)
 
 
 def _open(
@@ -117,12 +117,12 @@ def _open(
         return err
 
 
-def _end(services: Services, session: Session, progress: Progress) -> Session | BackcastError:
+def _end(services: Services, session: Session, show_bar: ShowBar) -> Session | BackcastError:
     path = services.path(f"/sessions/{session['session']}")
     query = {"wait_seconds": _WAIT_SECONDS}
     while session["state"] == "open":
         parts = session["parts"]
-        progress(
+        show_bar(
             session["group"],
             sum(part["read_bytes"] for part in parts),
             sum(part["logical_bytes"] for part in parts),

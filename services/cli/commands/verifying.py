@@ -11,7 +11,7 @@ from libs.points import RecoveryPoint
 from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
-from services.cli.progress import Progress, progress_bars
+from services.cli.progress import ShowBar, progress_bars
 
 #: The service answers sooner when the verification ends. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 2
@@ -57,8 +57,8 @@ def _verify(args: argparse.Namespace) -> int:
         "sample_percent": args.sample,
         "resume": args.resume,
     }
-    with progress_bars() as progress:
-        end = _end(services, UUID(found["session"]), request, progress)
+    with progress_bars() as show_bar:
+        end = _end(services, UUID(found["session"]), request, show_bar)
     if end["state"] == "failed":
         out.failure(end["code"], f"{point} was not verified: {end['message']}")
         return error_class(end["code"]).exit_code
@@ -68,7 +68,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _end(
-    services: Services, session: UUID, request: Verification, progress: Progress
+    services: Services, session: UUID, request: Verification, show_bar: ShowBar
 ) -> Verification:
     """Begin a verification and wait for its end; an answer that got lost is asked for again."""
     snapshot = services.get(f"/snapshots/{session}")
@@ -80,9 +80,9 @@ def _end(
     path = services.path(f"/verifications/{request['verification']}")
     query = {"wait_seconds": _WAIT_SECONDS}
     while answer["state"] == "running":
-        progress("block maps", answer["chunks"] * _CHUNK_SIZE_BYTES, total_bytes)
+        show_bar("block maps", answer["chunks"] * _CHUNK_SIZE_BYTES, total_bytes)
         if answer["packs_total"]:
-            progress("packs", answer["pack_bytes_done"], answer["pack_bytes_total"])
+            show_bar("packs", answer["pack_bytes_done"], answer["pack_bytes_total"])
         answer = retried(lambda: services.catalog.get(path, query), _RETRY_SECONDS_MAX)
     return answer
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from libs.blockmap.node import ID_SIZE_BYTES, MapRun
 from libs.catalogdb.packs.index import PackLocation
-from libs.catalogdb.snapshots.readers import resolve_pack
+from libs.catalogdb.snapshots.leases import resolve_pack
 from libs.copies.stores import STORE_NAMES, Copy, Stores, object_key
 from libs.errors import BadInputError, DamagedDataError, NotFoundError
 from libs.packs.frame import FrameCipher
@@ -140,7 +140,7 @@ def find_addresses(
     generation, frame, position = address
     pack = resolve_pack(
         readers.catalog,
-        volume.reader,
+        volume.lease,
         volume.point.domain_nos,
         generation,
         readers.deadline_seconds,

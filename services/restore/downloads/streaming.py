@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from libs.ranges import ByteRange
 from libs.reading.volume import PlacedChunk, VolumeReader, chunks_of
 
-#: Chunks are located, and the reader is renewed, once for so much: what one map leaf covers.
+#: Chunks are located, and the lease is renewed, once for so much: what one map leaf covers.
 _WINDOW_SIZE_BYTES = 32 << 20
 #: Two frames and more; read whole before any of it is sent.
 PIECE_SIZE_BYTES = 2 << 20

@@ -9,16 +9,16 @@ from fastapi import Depends, FastAPI, Query, Response
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.packs.index import PackLocation
-from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
-from libs.catalogdb.snapshots.readers import (
+from libs.catalogdb.snapshots.leases import (
     RestoreOutcome,
     RestoreProgress,
     end_restore,
-    open_reader,
-    point_of_reader,
+    open_lease,
+    point_of_lease,
     report_planned,
     report_progress,
 )
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.catalogdb.verification import demand_verification
 from libs.copies.stores import presigned_urls
 from libs.errors import BadInputError, DamagedDataError, NotFoundError
@@ -90,9 +90,7 @@ def add_restore_routes(
     ) -> Response:
         found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
         keys = readers.vault.get(found.domain, found.key_id)
-        open_reader(
-            readers.catalog, request.restore, found, readers.deadline_seconds, announce=True
-        )
+        open_lease(readers.catalog, request.restore, found, readers.deadline_seconds, announce=True)
         return _answer(_start(readers, request.restore, found, keys.id_key), HTTPStatus.CREATED)
 
     @app.get(
@@ -108,7 +106,7 @@ def add_restore_routes(
         first_chunk: Annotated[int, Query(ge=0)],
         chunk_count: Annotated[int, Query(ge=1, le=WINDOW_CHUNK_COUNT_MAX)],
     ) -> Response:
-        found = point_of_reader(readers.catalog, tenant, restore)
+        found = point_of_lease(readers.catalog, tenant, restore)
         left = -(-found.size_bytes // CHUNK_SIZE_BYTES) - first_chunk
         if left <= 0:
             raise BadInputError(f"chunk {first_chunk}: volume {found.label} ends before it")
@@ -119,7 +117,7 @@ def add_restore_routes(
 
     @app.post(f"{_RESTORE}/progress", status_code=204, tags=["restores"], summary="Still restoring")
     def progress(tenant: str, restore: UUID, _: DataReader, request: ProgressRequest) -> None:
-        found = point_of_reader(readers.catalog, tenant, restore)
+        found = point_of_lease(readers.catalog, tenant, restore)
         report_progress(
             readers.catalog, restore, found, _progress(request), readers.deadline_seconds
         )

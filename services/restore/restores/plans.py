@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from libs.catalogdb.packs.index import PackLocation
-from libs.catalogdb.snapshots.readers import PlannedWindow
+from libs.catalogdb.snapshots.leases import PlannedWindow
 from libs.keys.vault import KeyVault
 from libs.packs.layout import split_place
 from libs.ranges import ChunkRun, pack_runs, runs_of
@@ -36,7 +36,7 @@ def plan_window(
     is not the tenant's own no more than its chunks in this volume need.
 
     Args:
-        volume: read under the restore's own reader, so that the pins last until the restore ends.
+        volume: read under the restore's own lease, so that the pins last until the restore ends.
         vault: derives the packs' keys.
         presign: gives the URLs that read a pack, at least one.
         wanted: at most `libs.restoring.plan.WINDOW_CHUNK_COUNT_MAX` chunks.

@@ -12,16 +12,16 @@ from prometheus_client import CollectorRegistry
 
 from libs.catalogdb.sessions.session import GroupBusy
 from libs.catalogdb.snapshots.expiry import Refused, expire
-from libs.catalogdb.snapshots.points import find_volume_at
-from libs.catalogdb.snapshots.readers import (
+from libs.catalogdb.snapshots.leases import (
     PlannedWindow,
     RestoreOutcome,
     RestoreProgress,
     end_restore,
-    open_reader,
+    open_lease,
     report_planned,
     report_progress,
 )
+from libs.catalogdb.snapshots.points import find_volume_at
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.copies.stores import SECOND
 from libs.errors import NotFoundError
@@ -210,25 +210,25 @@ class Restore(Worker):
 
     def pieces(self) -> Iterator[object]:
         (volume,) = self.arguments
-        catalog, vault, reader_id = self.catalog(self.world.site.restore), self.vault(), uuid7()
+        catalog, vault, lease = self.catalog(self.world.site.restore), self.vault(), uuid7()
         frames = FrameReader(self.stores(), vault)
         readers = VolumeReaders(catalog, vault, frames, frames, DEADLINE_SECONDS)
         point = find_volume_at(catalog, self.world.tenant.name, RecoveryPoint(volume, "latest"))
         size, expected = point.size_bytes, self.world.expected(point.session, volume)
-        open_reader(catalog, reader_id, point, DEADLINE_SECONDS, announce=True)
+        open_lease(catalog, lease, point, DEADLINE_SECONDS, announce=True)
         yield "opened"
-        reader = readers.join(point, reader_id)
+        reader = readers.join(point, lease)
         try:
             placed = reader.locate(ChunkRun(0, size >> 16))
-            report_planned(catalog, reader_id, point, PlannedWindow(0, size >> 16, 1, 1, size))
+            report_planned(catalog, lease, point, PlannedWindow(0, size >> 16, 1, 1, size))
             yield "planned"
             found = reader.read(placed, ByteRange(0, size))
             assert found == expected, f"AckedDurable: a restore of {point.label} has other bytes"
             progress = RestoreProgress(size, 0)
-            report_progress(catalog, reader_id, point, progress, DEADLINE_SECONDS)
+            report_progress(catalog, lease, point, progress, DEADLINE_SECONDS)
             yield "read"
             outcome = RestoreOutcome(progress, 1.5, None)
-            end_restore(catalog, self.world.tenant.name, reader_id, outcome)
+            end_restore(catalog, self.world.tenant.name, lease, outcome)
         except (
             NotFoundError
         ):  # it was not heard of before its deadline: whoever restores begins anew

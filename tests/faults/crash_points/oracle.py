@@ -171,7 +171,7 @@ class Oracle:
         for what, query in (
             ("sessions", "SELECT session FROM session WHERE state = 'o'"),
             ("attempts", "SELECT attempt FROM attempt WHERE open"),
-            ("readers", "SELECT reader FROM reader WHERE state = 'o'"),
+            ("leases", "SELECT lease FROM lease WHERE state = 'o'"),
             ("pins", "SELECT owner, pack_no FROM pin"),
         ):
             held = self._sql(query)

@@ -57,7 +57,7 @@ _LASTING = (
 _DEADLINES = """
     UPDATE session SET deadline = now() - interval '1 second',
                        cut_until = now() - interval '1 second' WHERE state = 'o';
-    UPDATE reader SET deadline = now() - interval '1 second' WHERE state = 'o';
+    UPDATE lease SET deadline = now() - interval '1 second' WHERE state = 'o';
     UPDATE tombstone SET deadline = '-infinity';
     UPDATE sweep SET claimed_until = '-infinity';
     UPDATE marking SET again_at = now() - interval '1 second'"""

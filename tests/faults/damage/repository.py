@@ -154,7 +154,7 @@ class Repository:
         readers = VolumeReaders(self._site.restore, vault, frames, frames, 60)
         for volume in self.volumes:
             with readers.open(volume.point) as opened:
-                noting = _NotingReader(readers, volume.point, opened.reader)
+                noting = _NotingReader(readers, volume.point, opened.lease)
                 noting.places = self._places
                 noting.locate(chunks_of(ByteRange(0, volume.point.size_bytes)))
 

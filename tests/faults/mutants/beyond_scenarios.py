@@ -304,9 +304,9 @@ BEYOND_SCENARIOS = (
     Mutant(
         name="one unreadable node costs references",
         file="services/catalog/recovery/adoption.py",
-        old="lineages_to_count(self._catalog), replace_damaged=False)",
-        new="lineages_to_count(self._catalog), replace_damaged=True)",
-        rule="a lineage with something missing is counted again, later",
+        old="volumes_to_count(self._catalog), replace_damaged=False)",
+        new="volumes_to_count(self._catalog), replace_damaged=True)",
+        rule="a volume with something missing is counted again, later",
         tests="tests/integration/catalog/recovery/test_absence.py",
         chosen="cannot_be_read_once",
     ),

@@ -29,7 +29,7 @@ DOMAINS = (
         file="libs/blockmap/uses.py",
         old="            tagged_entry(entry) for slot, entry in after.items()",
         new="            entry[1:] for slot, entry in after.items()",
-        rule="a lineage counted anew is counted as sealing counted it",
+        rule="a volume counted anew is counted as sealing counted it",
         tests=_LIVES,
         chosen="the_life_of",
     ),

@@ -6,8 +6,8 @@ from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import reject_session
 from libs.catalogdb.snapshots.expiry import Expired, expire
+from libs.catalogdb.snapshots.leases import close_lease, open_lease, resolve
 from libs.catalogdb.snapshots.points import find_volume_at
-from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.events.topics import SNAPSHOTS
 from libs.ids import uuid7
 from libs.points import RecoveryPoint
@@ -57,8 +57,8 @@ def test_scenario_04_a_rewrite_gives_up_where_a_session_revives_a_dead_chunk(
     assert condemn(site, mostly_dead) is False
 
 
-def test_scenario_23_without_its_head_a_lineage_counts_anew(site: CatalogSite) -> None:
-    """The base is the head or nothing; all rows of the lineage close then."""
+def test_scenario_23_without_its_head_a_volume_counts_anew(site: CatalogSite) -> None:
+    """The base is the head or nothing; all rows of the volume close then."""
     protect(site, "vm")
     old = take_snapshot(site, "vm", item(1))[1]
     head = Worker(site, open_on(site, "vm"))
@@ -176,12 +176,12 @@ def test_scenario_29_a_reader_keeps_its_packs_from_rewriters(
     site: CatalogSite, mostly_dead: int
 ) -> None:
     point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
-    reader = uuid7()
-    open_reader(site.restore, reader, point, 60, announce=False)
+    lease = uuid7()
+    open_lease(site.restore, lease, point, 60, announce=False)
     rewriting = Rewriting(site, mostly_dead)
-    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
+    resolve(site.restore, lease, point.domain_nos, LIVE, 60)
     assert rewriting.commit(STORED, LIVE) is False
-    close_reader(site.restore, reader)
+    close_lease(site.restore, lease)
     assert rewriting.commit(STORED, LIVE) is True
 
 
@@ -192,11 +192,11 @@ def test_scenario_29_a_reader_keeps_its_snapshot_and_its_packs_from_collectors(
     first, pack_no = take_snapshot(site, "vm", item(1))
     take_snapshot(site, "vm", item(2))
     point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "1"))
-    reader = uuid7()
-    open_reader(site.restore, reader, point, 60, announce=False)
+    lease = uuid7()
+    open_lease(site.restore, lease, point, 60, announce=False)
     assert not isinstance(expire(site.catalog, TENANT, first.view.session, "ops"), Expired)
-    resolve(site.restore, reader, point.domain_nos, LIVE, 60)
+    resolve(site.restore, lease, point.domain_nos, LIVE, 60)
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
-    close_reader(site.restore, reader)
+    close_lease(site.restore, lease)
     assert condemn(site, pack_no) is True

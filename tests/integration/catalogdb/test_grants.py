@@ -40,7 +40,7 @@ PRIVILEGES = {
     "part_use": ("SD", "SID", "SD", ""),
     "past": ("S", "S", "SI", ""),
     "pin": ("SD", "SID", "SID", "SID"),
-    "reader": ("", "", "SIUD", "SIU"),
+    "lease": ("", "", "SIUD", "SIU"),
     "recount": ("", "", "SID", ""),
     "retention": ("", "", "SIUD", ""),
     "retention_clock": ("", "", "SU", ""),

@@ -10,7 +10,7 @@ from libs.catalogdb.log.log import mark_published, published_position
 from libs.catalogdb.packs.index import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import add_volume, announce_node, create_tenant, find_node
-from libs.catalogdb.sessions.attempts import PackUse, Progress, Taken, renew, take_part
+from libs.catalogdb.sessions.attempts import PackUse, PartProgress, Taken, renew, take_part
 from libs.catalogdb.sessions.positions import start_offset, store_offset
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import SessionView, open_session, read_session, reject_session
@@ -106,7 +106,7 @@ def test_taking_a_part(site: CatalogSite, link: LossyLink) -> None:
 def test_renewing(site: CatalogSite, link: LossyLink) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
-    assert called_again(link, lambda: renew(site.chunker, worker.attempt, Progress(), 60))
+    assert called_again(link, lambda: renew(site.chunker, worker.attempt, PartProgress(), 60))
 
 
 def test_looking_up(site: CatalogSite, link: LossyLink) -> None:

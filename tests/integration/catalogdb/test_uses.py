@@ -1,4 +1,4 @@
-"""Random histories of lineages that share chunks: what is counted is where the chunks are.
+"""Random histories of volumes that share chunks: what is counted is where the chunks are.
 
 A history plays chunkers, collectors and rewriters, a transaction at a time. Its oracle knows, for
 each live snapshot, which address has which chunk, and asks the index where that lies. After each

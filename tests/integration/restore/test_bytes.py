@@ -180,9 +180,9 @@ def test_a_client_that_hangs_up_leaves_no_pins(site: RestoreSite) -> None:
         )
         client.recv(100_000)
     deadline = time.monotonic() + SECONDS_MAX
-    while site.catalog.sql("SELECT FROM reader WHERE state = 'o' AND NOT announced"):
+    while site.catalog.sql("SELECT FROM lease WHERE state = 'o' AND NOT announced"):
         assert time.monotonic() < deadline
-    assert not site.catalog.sql("SELECT FROM pin JOIN reader ON owner = reader AND NOT announced")
+    assert not site.catalog.sql("SELECT FROM pin JOIN lease ON owner = lease AND NOT announced")
 
 
 def test_names_that_do_not_exist_are_told(site: RestoreSite) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from libs.catalogdb.snapshots.readers import drop_overdue_readers
+from libs.catalogdb.snapshots.leases import drop_overdue_leases
 from libs.errors import (
     BackcastError,
     ConflictError,
@@ -38,7 +38,7 @@ def restore(
     site: RestoreSite, out: Path, point: str = "latest", name: str = "disk", **options: Any
 ) -> RestoreFigures:
     client = options.pop("client", None) or site.client()
-    how: dict[str, Any] = {"force": False, "progress": lambda done, total: None} | options
+    how: dict[str, Any] = {"force": False, "progressed": lambda done, total: None} | options
     return restoring.restore(client, TENANT, RecoveryPoint(name, point), out, **how)
 
 
@@ -47,7 +47,7 @@ def test_a_restored_file_is_the_volume_with_holes_for_zeros(
     site: RestoreSite, tmp_path: Path, sequence: int
 ) -> None:
     out, content, told = tmp_path / "out", site.disk[sequence - 1], []
-    figures = restore(site, out, str(sequence), progress=lambda *bytes_: told.append(bytes_))
+    figures = restore(site, out, str(sequence), progressed=lambda *bytes_: told.append(bytes_))
     assert out.read_bytes() == content
     assert (figures.bytes, figures.verified) == (len(content), True)
     assert max(told) == (len(content), len(content))
@@ -199,7 +199,7 @@ def test_an_interrupted_restore_leaves_no_file_and_is_logged(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        restore(site, tmp_path / "out", "1", progress=interrupt)
+        restore(site, tmp_path / "out", "1", progressed=interrupt)
     assert not (tmp_path / "out").exists()
     last = site.get("/events", topic="backcast.restores", limit=1000)["events"][-1]
     assert last["data"]["code"] == "interrupted"
@@ -285,9 +285,9 @@ def test_progress_never_goes_back_and_holds_off_the_deadline(site: RestoreSite) 
         client.post(path, {"restored_bytes": restored, "fetched_bytes": 7})
     last = site.get("/events", topic="backcast.restores", limit=1000)["events"][-1]
     assert last["data"]["restored_bytes"] == 100
-    assert drop_overdue_readers(site.catalog.catalog) == 0
-    site.catalog.sql("UPDATE reader SET deadline = now() - interval '1 s' WHERE state = 'o'")
-    assert drop_overdue_readers(site.catalog.catalog) > 0
+    assert drop_overdue_leases(site.catalog.catalog) == 0
+    site.catalog.sql("UPDATE lease SET deadline = now() - interval '1 s' WHERE state = 'o'")
+    assert drop_overdue_leases(site.catalog.catalog) > 0
     failed = site.get("/events", topic="backcast.restores", limit=1000)["events"]
     codes = {e["data"]["restore"]: e["data"].get("code") for e in failed}
     assert codes[restore_id] == "deadline"

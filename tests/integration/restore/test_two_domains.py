@@ -46,7 +46,7 @@ def mixed(site: RestoreSite) -> str:
 
 def run(site: RestoreSite, out: Path) -> bytes:
     point = RecoveryPoint(VM, "latest")
-    restore(site.client(), TENANT, point, out, force=False, progress=lambda done, total: None)
+    restore(site.client(), TENANT, point, out, force=False, progressed=lambda done, total: None)
     return out.read_bytes()
 
 

@@ -13,7 +13,7 @@ import pytest
 from deploy.local.process import wait_until
 from libs.runtime.buffers import large_buffer
 from services.change_capture.drivers.local.file_systems import file_system_of
-from services.change_capture.drivers.local.reader import Reader
+from services.change_capture.drivers.local.reader import SourceReader
 
 _BLOCK = 4096
 _CHUNK = 1 << 16
@@ -21,10 +21,10 @@ _SIZES = [1, _BLOCK - 1, _BLOCK, _BLOCK + 1, 3 * _CHUNK, 3 * _CHUNK + 511]
 
 
 @contextmanager
-def open_file(path: Path, *, cached: bool = False) -> Iterator[tuple[Reader, int]]:
+def open_file(path: Path, *, cached: bool = False) -> Iterator[tuple[SourceReader, int]]:
     """A reader of a file, and the file's descriptor."""
     descriptor = os.open(path, os.O_RDONLY)
-    reader = Reader(descriptor, is_device=False, cached=cached)
+    reader = SourceReader(descriptor, is_device=False, cached=cached)
     try:
         yield reader, descriptor
     finally:
@@ -39,7 +39,7 @@ def file_of(folder: Path, size_bytes: int) -> tuple[Path, bytes]:
     return path, content
 
 
-def read_all(reader: Reader, size_bytes: int, skipped_bytes: int = 0) -> bytes:
+def read_all(reader: SourceReader, size_bytes: int, skipped_bytes: int = 0) -> bytes:
     """All by chunks, into a buffer that begins so many bytes behind a page."""
     found = b""
     for start in range(0, size_bytes, _CHUNK):

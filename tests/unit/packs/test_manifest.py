@@ -2,6 +2,7 @@ import dataclasses
 import datetime as dt
 import uuid
 
+import msgspec
 import pytest
 
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
@@ -21,7 +22,7 @@ SALT = b"s" * 16
 VOLUME = VolumeEntry(
     volume=uuid.UUID(int=2),
     name="vm",
-    lineage=1,
+    volume_no=1,
     root=b"r" * 32,
     root_level=1,
     size_bytes=1 << 30,
@@ -41,7 +42,7 @@ MANIFEST = Manifest(
     created_at=dt.datetime(2026, 11, 22, 10, 0, tzinfo=dt.UTC),
     base_session=uuid.UUID(int=6),
     consistency="quiet",
-    volumes=(VOLUME, dataclasses.replace(VOLUME, name="data", root=None)),
+    volumes=(VOLUME, msgspec.structs.replace(VOLUME, name="data", root=None)),
     previous_mac=b"p" * 32,
 )
 
@@ -99,7 +100,9 @@ def test_fields_that_a_reader_would_refuse_are_refused_by_the_writer() -> None:
     with pytest.raises(BadInputError, match="tenant or salt"):
         sealed(dataclasses.replace(MANIFEST, tenant="x" * 64))
     with pytest.raises(BadInputError, match="root"):
-        sealed(dataclasses.replace(MANIFEST, volumes=(dataclasses.replace(VOLUME, root=b"short"),)))
-    huge = dataclasses.replace(VOLUME, source="x" * (17 << 20))
+        sealed(
+            dataclasses.replace(MANIFEST, volumes=(msgspec.structs.replace(VOLUME, root=b"short"),))
+        )
+    huge = msgspec.structs.replace(VOLUME, source="x" * (17 << 20))
     with pytest.raises(BadInputError, match="split the group"):
         sealed(dataclasses.replace(MANIFEST, volumes=(huge,)))

@@ -26,7 +26,7 @@ _BLKSSZGET = 0x1268
 _FILE_ALIGNMENT_BYTES = 4096
 
 
-class Reader:
+class SourceReader:
     """Reads from an open file. Thread-safe.
 
     Where O_DIRECT is refused, cached pages are dropped before each read. That leaves pages that

@@ -23,7 +23,7 @@ from services.change_capture.drivers.local.identity import (
     device_identity,
     file_identity,
 )
-from services.change_capture.drivers.local.reader import Reader
+from services.change_capture.drivers.local.reader import SourceReader
 from services.change_capture.drivers.port import FrozenView
 
 
@@ -57,7 +57,7 @@ class LocalView:
         self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
         self._is_device = stat.S_ISBLK(self._before.st_mode)
         self._file_system = file_system_of(self._fd)
-        self._reader = Reader(
+        self._reader = SourceReader(
             self._fd,
             is_device=self._is_device,
             cached=self._shows_every_write,

@@ -14,7 +14,7 @@ from libs.store.layout import CHECKPOINTS_PREFIX, PACKS_PREFIX
 from libs.store.port import ObjectStore
 from services.catalog.copies.identity import name_bucket, store_id_of
 from services.catalog.recovery.check import CatalogCheck
-from services.catalog.verification.verifier import Progress, Thoroughness, Verifier
+from services.catalog.verification.verifier import Thoroughness, VerificationProgress, Verifier
 from tests.integration.catalog.copies.pair import Pair
 from tests.integration.catalog.protected import TENANT
 from tests.integration.catalog.recovery.timeline import Timeline, timeline
@@ -22,8 +22,10 @@ from tests.integration.catalog.recovery.timeline import Timeline, timeline
 NEW = uuid7()
 
 
-def verify(pair: Pair, sequence: int, level: VerificationLevel = "full") -> tuple[str, Progress]:
-    progress = Progress()
+def verify(
+    pair: Pair, sequence: int, level: VerificationLevel = "full"
+) -> tuple[str, VerificationProgress]:
+    progress = VerificationProgress()
     verifier = Verifier(pair.site.catalog, pair.stores, pair.vault, 60, 0, Stop())
     session = pair.sessions["disk", sequence]
     verdict = verifier.verify(TENANT, session, Thoroughness(level, sample=1.0), progress)

@@ -128,7 +128,7 @@ class TestAPass:
         assert index_rows(protected) <= rows
         assert protected.packs("c") == []
 
-    def test_deletes_everything_of_a_lineage_that_began_anew(self, protected: Protected) -> None:
+    def test_deletes_everything_of_a_volume_that_began_anew(self, protected: Protected) -> None:
         protected.site.sql("UPDATE volume SET counted_damage = -1")  # the next session has no base
         protected.take("vm", 11, 12, 13)
         old = protected.packs()[:-1]

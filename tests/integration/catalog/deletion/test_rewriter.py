@@ -44,7 +44,7 @@ def test_a_mostly_dead_pack_gives_its_space_back(protected: Protected) -> None:
     assert protected.site.sql("SELECT FROM marking") == []
 
 
-def test_packs_of_several_lineages_and_snapshots_become_one(protected: Protected) -> None:
+def test_packs_of_several_volumes_and_snapshots_become_one(protected: Protected) -> None:
     """Also what only an older snapshot or another volume needs, and nodes of the maps."""
     protected.protect("other")
     protected.take("disk", *range(1, 11))

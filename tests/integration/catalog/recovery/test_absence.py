@@ -8,7 +8,7 @@ import pytest
 from deploy.local.cluster import LocalCluster
 from libs.catalogdb.deletion.brake import Kind, accept, read_halts
 from libs.catalogdb.recovery.incarnation import read_incarnation
-from libs.catalogdb.recovery.references import Lineage
+from libs.catalogdb.recovery.references import VolumeToCount
 from libs.catalogdb.verification import Intact
 from libs.errors import HaltedError, NotFoundError, UnavailableError
 from libs.runtime.signals import Stop
@@ -312,11 +312,13 @@ def test_a_node_that_cannot_be_read_once_costs_no_reference(
     count = ReferenceCounter.recount
     counted = 0
 
-    def denied_once(self: ReferenceCounter, lineage: Lineage, **how: bool) -> list[DamagedPoint]:
+    def denied_once(
+        self: ReferenceCounter, volume: VolumeToCount, **how: bool
+    ) -> list[DamagedPoint]:
         nonlocal counted
         counted += 1
         lying.denied.update(dict.fromkeys(keys, 1) if counted == 1 else {})
-        damaged = count(self, lineage, **how)
+        damaged = count(self, volume, **how)
         assert bool(damaged) == (counted == 1)
         lying.denied.clear()
         return damaged

@@ -38,7 +38,7 @@ def test_what_is_intact_is_verified(
     (event,) = site.verdicts()
     assert isinstance(event, SnapshotVerified)
     assert (event.level, event.packs) == (level, 1)
-    assert site.catalog.sql("SELECT FROM reader WHERE state = 'o'") == []
+    assert site.catalog.sql("SELECT FROM lease WHERE state = 'o'") == []
     assert site.catalog.sql("SELECT FROM pin") == []
 
 

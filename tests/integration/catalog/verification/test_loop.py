@@ -8,7 +8,7 @@ from libs.catalogdb.packs.damage import record_damage
 from libs.catalogdb.verification import demand_verification
 from libs.events.snapshots import SnapshotVerified
 from services.catalog.verification.jobs import VerifyJobs
-from services.catalog.verification.loop import VerifyLoop
+from services.catalog.verification.loop import VerificationLoop
 from services.catalog.verification.verifier import Thoroughness
 from tests.integration.catalog.verification.conftest import TENANT, VerifySite, random_chunks
 
@@ -16,8 +16,8 @@ _PERIOD_SECONDS = 86_400.0
 
 
 @pytest.fixture
-def loop(site: VerifySite) -> VerifyLoop:
-    return VerifyLoop(site.verifier, _PERIOD_SECONDS, sample=1.0)
+def loop(site: VerifySite) -> VerificationLoop:
+    return VerificationLoop(site.verifier, _PERIOD_SECONDS, sample=1.0)
 
 
 def levels(site: VerifySite) -> list[tuple[int, str, bool]]:
@@ -35,7 +35,7 @@ def age(site: VerifySite, session: uuid.UUID) -> None:
     )
 
 
-def test_new_snapshots_are_verified_once(site: VerifySite, loop: VerifyLoop) -> None:
+def test_new_snapshots_are_verified_once(site: VerifySite, loop: VerificationLoop) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     site.take("disk", disk=random_chunks(1, 8))
     assert loop.step()
@@ -46,7 +46,7 @@ def test_new_snapshots_are_verified_once(site: VerifySite, loop: VerifyLoop) -> 
 
 
 def test_of_a_new_snapshot_only_what_is_new_is_looked_at(
-    site: VerifySite, loop: VerifyLoop
+    site: VerifySite, loop: VerificationLoop
 ) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     kept = random_chunks(1, 512)  # one leaf of the map
@@ -62,7 +62,9 @@ def test_of_a_new_snapshot_only_what_is_new_is_looked_at(
     assert packs[1] == 1
 
 
-def test_old_snapshots_are_verified_again_with_a_sample(site: VerifySite, loop: VerifyLoop) -> None:
+def test_old_snapshots_are_verified_again_with_a_sample(
+    site: VerifySite, loop: VerificationLoop
+) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     session = site.take("disk", disk=random_chunks(1, 8))
     loop.step()
@@ -74,7 +76,7 @@ def test_old_snapshots_are_verified_again_with_a_sample(site: VerifySite, loop: 
 
 
 def test_damage_that_others_met_names_the_snapshots_that_contain_it(
-    site: VerifySite, loop: VerifyLoop
+    site: VerifySite, loop: VerificationLoop
 ) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     sessions = [site.take("disk", disk=random_chunks(1, 8) + random_chunks(n, 8)) for n in (2, 3)]
@@ -91,7 +93,7 @@ def test_damage_that_others_met_names_the_snapshots_that_contain_it(
 
 
 def test_a_damaged_snapshot_is_verified_again_after_the_next_capture(
-    site: VerifySite, loop: VerifyLoop
+    site: VerifySite, loop: VerificationLoop
 ) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     content = random_chunks(1, 8)
@@ -118,7 +120,9 @@ def test_a_job_is_run_once_and_tells_its_verdict(site: VerifySite) -> None:
     assert len(site.verdicts()) == 1
 
 
-def test_what_could_not_be_restored_is_verified_in_full(site: VerifySite, loop: VerifyLoop) -> None:
+def test_what_could_not_be_restored_is_verified_in_full(
+    site: VerifySite, loop: VerificationLoop
+) -> None:
     site.taker.protect(TENANT, "disk", "disk")
     sessions = [site.take("disk", disk=random_chunks(n, 4)) for n in (1, 2)]
     while loop.step():

@@ -6,7 +6,7 @@ from libs.catalogdb.packs.damage import WHOLE_PACK, known_damage
 from libs.catalogdb.sessions.session import reject_session
 from libs.errors import DamagedDataError, NotFoundError
 from libs.store.layout import pack_object
-from services.catalog.verification.loop import VerifyLoop
+from services.catalog.verification.loop import VerificationLoop
 from tests.integration.catalog.verification.conftest import TENANT, VerifySite, random_chunks
 from tests.support.snapshots import SnapshotTaker
 
@@ -35,7 +35,7 @@ def test_a_download_that_finds_no_object_records_the_whole_pack(site: VerifySite
         site.read(session, "disk")
     (known,) = known_damage(site.catalog.catalog, [placed.pack.pack_no])
     assert known.item == WHOLE_PACK
-    VerifyLoop(site.verifier, 86_400, sample=1).step()
+    VerificationLoop(site.verifier, 86_400, sample=1).step()
     assert set(site.damaged()) == {session}
 
 

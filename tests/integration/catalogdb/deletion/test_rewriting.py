@@ -14,8 +14,8 @@ from libs.catalogdb.deletion.sweeping import bury_abandoned
 from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.snapshots.expiry import Expired, expire
+from libs.catalogdb.snapshots.leases import close_lease, open_lease, resolve
 from libs.catalogdb.snapshots.points import find_volume_at
-from libs.catalogdb.snapshots.readers import close_reader, open_reader, resolve
 from libs.errors import NotReconciledError
 from libs.events.topics import PACKS, SNAPSHOTS
 from libs.ids import uuid7
@@ -190,7 +190,7 @@ def test_a_seal_under_way_is_followed_by_the_rewrite(site: CatalogSite, pack_no:
     ) == [(0, 2)]
 
 
-def test_open_rows_of_a_lineage_become_one_row(site: CatalogSite) -> None:
+def test_open_rows_of_a_volume_become_one_row(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     packs = [worker.store(item(1), item(2)), worker.store(item(3))]
@@ -208,25 +208,25 @@ def test_a_reader_in_the_old_pack_keeps_the_rewrite_from_committing(
 ) -> None:
     """Scenario 29; one that has gone does not."""
     point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
-    reader = uuid7()
-    open_reader(site.restore, reader, point, 60, announce=False)
+    lease = uuid7()
+    open_lease(site.restore, lease, point, 60, announce=False)
     rewriting = Rewriting(site, pack_no)
-    resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
+    resolve(site.restore, lease, point.domain_nos, [item(1)], 60)
     assert rewriting.commit(STORED, LIVE) is False
-    close_reader(site.restore, reader)
+    close_lease(site.restore, lease)
     assert rewriting.commit(STORED, LIVE) is True
 
 
 def test_a_reader_that_waits_for_a_rewrite_looks_again(site: CatalogSite, pack_no: int) -> None:
     """Scenario 29: the rewrite commits between its look and its pin."""
     point = find_volume_at(site.restore, TENANT, RecoveryPoint("vm", "latest"))
-    reader = uuid7()
-    open_reader(site.restore, reader, point, 60, announce=False)
+    lease = uuid7()
+    open_lease(site.restore, lease, point, 60, announce=False)
     rewriting = Rewriting(site, pack_no)
     with site.holding_log(PACKS):
         committing = site.start(rewriting.commit, STORED, LIVE)
         site.wait_until_waiting(1)
-        resolving = site.start(resolve, site.restore, reader, point.domain_nos, LIVE, 60)
+        resolving = site.start(resolve, site.restore, lease, point.domain_nos, LIVE, 60)
         site.wait_until_waiting(2)
     assert committing.result() is True
     assert resolving.result().packs.keys() == {rewriting.moved_to()}

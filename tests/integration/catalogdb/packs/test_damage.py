@@ -77,12 +77,12 @@ def test_damage_of_a_pack_that_is_going_away_is_nobodys_concern(
     assert record_damage(site.catalog, damaged, [item(2)], "late") == []
 
 
-def test_a_lineage_with_damage_counts_anew_once(site: CatalogSite, damaged: int) -> None:
+def test_a_volume_with_damage_counts_anew_once(site: CatalogSite, damaged: int) -> None:
     repair(site, "vm")
     assert open_on(site, "vm").base is not None
 
 
-def test_a_lineage_without_that_pack_keeps_its_base(site: CatalogSite, damaged: int) -> None:
+def test_a_volume_without_that_pack_keeps_its_base(site: CatalogSite, damaged: int) -> None:
     take_snapshot(site, "other", item(9))
     assert open_on(site, "other").base is not None
 
@@ -122,7 +122,7 @@ def test_repairs_of_repairs_lean_on_each_other(site: CatalogSite, damaged: int) 
 def test_a_session_that_was_open_when_its_base_was_found_damaged_is_refused(
     site: CatalogSite,
 ) -> None:
-    """Another lineage repairs the item; a departure would be taken from the wrong pack."""
+    """Another volume repairs the item; a departure would be taken from the wrong pack."""
     protect(site, "vm")
     protect(site, "other")
     _, pack_no = take_snapshot(site, "vm", item(1), item(2), item(3))
@@ -190,7 +190,7 @@ def test_what_was_found_intact_again_is_known_again(site: CatalogSite, damaged: 
     assert record_damage(site.catalog, damaged, [item(1)], "once more") == [item(1)]
 
 
-def test_withdrawn_damage_still_makes_its_lineages_count_anew(
+def test_withdrawn_damage_still_makes_its_volumes_count_anew(
     site: CatalogSite, damaged: int
 ) -> None:
     """Its items may have been repointed before it was withdrawn."""

@@ -11,7 +11,7 @@ from tests.support.catalog import CatalogSite, Worker, item, open_on, protect, t
 
 
 def rows_of(site: CatalogSite, worker: Worker) -> list[tuple[object, ...]]:
-    """(pack, addresses, first, last) of a lineage, oldest first."""
+    """(pack, addresses, first, last) of a volume, oldest first."""
     return site.sql(
         """SELECT pack_no, addresses, first_sequence, last_sequence FROM pack_use
            WHERE volume_no = %s ORDER BY first_sequence, pack_no""",
@@ -232,7 +232,7 @@ def test_more_departures_than_there_are_addresses_break_an_invariant(
     assert rows_of(site, worker) == [(first, 2, 1, None)]
 
 
-def test_departures_from_a_pack_that_the_lineage_does_not_use_break_an_invariant(
+def test_departures_from_a_pack_that_the_volume_does_not_use_break_an_invariant(
     site: CatalogSite,
 ) -> None:
     protect(site, "vm")

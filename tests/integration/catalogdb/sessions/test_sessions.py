@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.catalogdb.sessions.attempts import Progress, renew, take_part
+from libs.catalogdb.sessions.attempts import PartProgress, renew, take_part
 from libs.catalogdb.sessions.positions import start_offset, store_offset
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import (
@@ -190,7 +190,7 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     overdue(site, worker.view)
-    assert renew(site.chunker, worker.attempt, Progress(), 60)
+    assert renew(site.chunker, worker.attempt, PartProgress(), 60)
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
@@ -200,7 +200,7 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     overdue(site, worker.view)
     report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == [worker.view.session]
-    assert not renew(site.chunker, worker.attempt, Progress(), 60)
+    assert not renew(site.chunker, worker.attempt, PartProgress(), 60)
 
 
 def test_a_session_that_is_renewed_at_its_deadline_is_not_rejected(site: CatalogSite) -> None:
@@ -218,7 +218,7 @@ def test_read_bytes_never_go_backwards(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     report_reads(site.coordinator, {worker.capture: 8192}, 60)
-    renew(site.chunker, worker.attempt, Progress(read_bytes=4096), 60)
+    renew(site.chunker, worker.attempt, PartProgress(read_bytes=4096), 60)
     report_reads(site.coordinator, {worker.capture: 100}, 60)
     assert read_session(site.coordinator, worker.view.session).parts[0].read_bytes == 8192
 

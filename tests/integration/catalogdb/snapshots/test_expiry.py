@@ -14,8 +14,8 @@ from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import reject_session
 from libs.catalogdb.snapshots.expiry import Expired, Refused, expire
 from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
+from libs.catalogdb.snapshots.leases import close_lease, open_lease
 from libs.catalogdb.snapshots.points import read_snapshot
-from libs.catalogdb.snapshots.readers import close_reader, open_reader
 from libs.errors import NotFoundError
 from libs.events.topics import SNAPSHOTS
 from tests.support.catalog import TENANT, CatalogSite, Worker, item, open_on, protect, take_snapshot
@@ -93,12 +93,12 @@ class TestWhatIsNeverRemoved:
     def test_what_an_open_reader_reads(self, site: CatalogSite, points: list[UUID]) -> None:
         """Scenario 29."""
         (point,) = read_snapshot(site.restore, TENANT, points[0])
-        reader = uuid4()
-        open_reader(site.restore, reader, point, 60, announce=False)
+        lease = uuid4()
+        open_lease(site.restore, lease, point, 60, announce=False)
         refused = give_up(site, points[0])
         assert isinstance(refused, Refused)
         assert refused.reason == "being-read"
-        close_reader(site.restore, reader)
+        close_lease(site.restore, lease)
         assert isinstance(give_up(site, points[0]), Expired)
 
     def test_another_tenants(self, site: CatalogSite, points: list[UUID]) -> None:
@@ -144,7 +144,7 @@ class TestRaces:
     ) -> None:
         (point,) = read_snapshot(site.restore, TENANT, points[0])
         with site.holding_log("backcast.restores"):
-            opening = site.start(open_reader, site.restore, uuid4(), point, 60, announce=True)
+            opening = site.start(open_lease, site.restore, uuid4(), point, 60, announce=True)
             site.wait_until_waiting(1)
             expiring = site.start(give_up, site, points[0])
             site.wait_until_waiting(2)
@@ -158,7 +158,7 @@ class TestRaces:
         with site.holding_log(SNAPSHOTS):
             expiring = site.start(give_up, site, points[0])
             site.wait_until_waiting(1)
-            opening = site.start(open_reader, site.restore, uuid4(), point, 60, announce=True)
+            opening = site.start(open_lease, site.restore, uuid4(), point, 60, announce=True)
             site.wait_until_waiting(2)
         assert isinstance(expiring.result(), Expired)
         with pytest.raises(NotFoundError):

@@ -1,10 +1,10 @@
-"""Readers: restores and range reads that keep what they read from being deleted.
+"""Leases: they keep what a restore, a download, a verification or a marking reads.
 
-A reader pins the snapshot (its row) and each pack when it resolves it, live and locked; both are
+A lease pins the snapshot (its row) and each pack when it resolves it, live and locked; both are
 needed, because a pack that is rewritten goes even while the snapshot stays (scenario 29). Every
-reader has an owner-chosen id and a deadline; one that dies holds nothing back for longer.
+lease has an id that its owner chose and a deadline; one that dies holds nothing back for longer.
 
-A reader that is announced is a restore: each of its steps is an event.
+A lease that is announced is a restore: each of its steps is an event.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,26 +63,26 @@ class PlannedWindow:
     planned_bytes: int
 
 
-def open_reader(
+def open_lease(
     catalog: Catalog,
-    reader: UUID,
+    lease: UUID,
     point: SnapshotVolume,
     deadline_seconds: float,
     *,
     announce: bool,
 ) -> None:
-    """Pin a snapshot for a reader. Opening it again with the same id renews it.
+    """Pin a snapshot for a lease. Opening it again with the same id renews it.
 
     Args:
         catalog: the catalog.
-        reader: chosen by the caller.
+        lease: chosen by the caller.
         point: what is read.
         deadline_seconds: without renewal for so long, the pins fall.
         announce: whether to log events: for whole restores, not for single ranges.
 
     Raises:
         NotFoundError: the snapshot is no longer live.
-        ConflictError: the id stands for a reader of something else, or for one that has ended.
+        ConflictError: the id stands for a lease of something else, or for one that has ended.
     """
     with catalog.transaction() as tx:
         live = tx.execute(
@@ -91,50 +91,50 @@ def open_reader(
         if live.fetchone() is None:
             raise NotFoundError(f"snapshot {point.session}: it has expired meanwhile")
         opened = tx.execute(
-            """INSERT INTO reader AS r (reader, session, volume_no, announced, deadline)
+            """INSERT INTO lease AS l (lease, session, volume_no, announced, deadline)
                VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s))
-               ON CONFLICT (reader) DO UPDATE SET deadline = excluded.deadline
-               WHERE r.state = 'o'
-                 AND (r.session, r.volume_no, r.announced)
+               ON CONFLICT (lease) DO UPDATE SET deadline = excluded.deadline
+               WHERE l.state = 'o'
+                 AND (l.session, l.volume_no, l.announced)
                      = (excluded.session, excluded.volume_no, excluded.announced)
                RETURNING xmax = 0""",
-            [reader, point.session, point.volume_no, announce, deadline_seconds],
+            [lease, point.session, point.volume_no, announce, deadline_seconds],
         ).fetchone()
         if opened is None:
             raise ConflictError(
-                f"restore {reader}: the id is taken by one that has ended or reads something else; "
+                f"restore {lease}: the id is taken by one that has ended or reads something else; "
                 f"choose a new one"
             )
         if announce and opened[0]:  # xmax is 0 in a row that was inserted, not updated
             event = RestoreRequested(
-                restore=reader,
+                restore=lease,
                 session=point.session,
                 volume=point.volume,
                 size_bytes=point.size_bytes,
             )
-            append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+            append(tx, "restore", [Entry(event, point.tenant, str(lease), lease)])
 
 
-def point_of_reader(catalog: Catalog, tenant: str, reader: UUID) -> SnapshotVolume:
-    """What an open reader reads.
+def point_of_lease(catalog: Catalog, tenant: str, lease: UUID) -> SnapshotVolume:
+    """What an open lease reads.
 
     Raises:
-        NotFoundError: the tenant has no open reader of this id.
+        NotFoundError: the tenant has no open lease of this id.
     """
     with catalog.transaction() as tx:
         row = tx.execute(
-            "SELECT session, volume_no FROM reader WHERE reader = %s AND state = 'o'", [reader]
+            "SELECT session, volume_no FROM lease WHERE lease = %s AND state = 'o'", [lease]
         ).fetchone()
         point = volume_of_snapshot(tx, tenant, *row) if row else None
     if point is None:
-        raise _not_open(reader)
+        raise _not_open(lease)
     return point
 
 
 def resolve(
-    catalog: Catalog, reader: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
+    catalog: Catalog, lease: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
 ) -> Resolved:
-    """Find where items lie, given their tagged ids, and pin their packs for the reader.
+    """Find where items lie, given their tagged ids, and pin their packs for the lease.
 
     Renews its deadline.
 
@@ -142,15 +142,15 @@ def resolve(
     and the index, changed by the same commit, says where they are now (scenario 29).
 
     Raises:
-        NotFoundError: the reader is closed or its deadline has passed; open a new one.
+        NotFoundError: the lease is closed or its deadline has passed; open a new one.
         DamagedDataError: an item is not in the index, or its pack is no longer live.
     """
     lost: set[int] = set()
     with catalog.transaction() as tx:
-        renew_reader(tx, reader, deadline_seconds)
+        renew_lease(tx, lease, deadline_seconds)
         while True:
             resolved = locate(tx, domains, ids)
-            refused = resolved.packs.keys() - pin_packs(tx, reader, resolved.packs)
+            refused = resolved.packs.keys() - pin_packs(tx, lease, resolved.packs)
             if not refused:
                 return resolved
             if refused & lost:  # we have looked again since it was condemned
@@ -159,15 +159,15 @@ def resolve(
 
 
 def resolve_pack(
-    catalog: Catalog, reader: UUID, domains: Domains, generation: UUID, deadline_seconds: float
+    catalog: Catalog, lease: UUID, domains: Domains, generation: UUID, deadline_seconds: float
 ) -> PackLocation:
-    """Find a live pack by its name and pin it for the reader; renews its deadline.
+    """Find a live pack by its name and pin it for the lease; renews its deadline.
 
     Raises:
-        NotFoundError: the reader is closed, or the domains have no live pack of this name.
+        NotFoundError: the lease is closed, or the domains have no live pack of this name.
     """
     with catalog.transaction() as tx:
-        renew_reader(tx, reader, deadline_seconds)
+        renew_lease(tx, lease, deadline_seconds)
         row = tx.execute(
             sql.SQL(
                 """SELECT {} FROM pack p JOIN domain d USING (domain_no)
@@ -178,17 +178,17 @@ def resolve_pack(
         if row is None:
             raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
         pack = PackLocation(*row)
-        if not pin_packs(tx, reader, [pack.pack_no]):  # condemned since we looked
+        if not pin_packs(tx, lease, [pack.pack_no]):  # condemned since we looked
             raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
         return pack
 
 
 def report_planned(
-    catalog: Catalog, reader: UUID, point: SnapshotVolume, window: PlannedWindow
+    catalog: Catalog, lease: UUID, point: SnapshotVolume, window: PlannedWindow
 ) -> None:
     """Log that a window of a restore's plan was resolved."""
     event = RestorePlanned(
-        restore=reader,
+        restore=lease,
         session=point.session,
         volume=point.volume,
         first_chunk=window.first_chunk,
@@ -198,12 +198,12 @@ def report_planned(
         planned_bytes=window.planned_bytes,
     )
     with catalog.transaction() as tx:
-        append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+        append(tx, "restore", [Entry(event, point.tenant, str(lease), lease)])
 
 
 def report_progress(
     catalog: Catalog,
-    reader: UUID,
+    lease: UUID,
     point: SnapshotVolume,
     progress: RestoreProgress,
     deadline_seconds: float,
@@ -211,43 +211,43 @@ def report_progress(
     """Log how far a restore is and renew its deadline. Figures never decrease.
 
     Raises:
-        NotFoundError: the reader is closed or its deadline has passed.
+        NotFoundError: the lease is closed or its deadline has passed.
     """
     with catalog.transaction() as tx:
-        renew_reader(tx, reader, deadline_seconds)
+        renew_lease(tx, lease, deadline_seconds)
         row = tx.execute(
-            """UPDATE reader SET bytes = greatest(bytes, %s),
+            """UPDATE lease SET bytes = greatest(bytes, %s),
                                  fetched_bytes = greatest(fetched_bytes, %s)
-               WHERE reader = %s RETURNING bytes, fetched_bytes""",
-            [progress.restored_bytes, progress.fetched_bytes, reader],
+               WHERE lease = %s RETURNING bytes, fetched_bytes""",
+            [progress.restored_bytes, progress.fetched_bytes, lease],
         ).fetchone()
         assert row is not None
         event = RestoreProgressed(
-            restore=reader,
+            restore=lease,
             session=point.session,
             volume=point.volume,
             restored_bytes=row[0],
             fetched_bytes=row[1],
         )
-        append(tx, "restore", [Entry(event, point.tenant, str(reader), reader)])
+        append(tx, "restore", [Entry(event, point.tenant, str(lease), lease)])
 
 
-def close_reader(catalog: Catalog, reader: UUID) -> None:
-    """Let go of everything that a reader which is not announced has pinned. Idempotent."""
+def close_lease(catalog: Catalog, lease: UUID) -> None:
+    """Let go of everything that a lease which is not announced has pinned. Idempotent."""
     with catalog.transaction() as tx:
         tx.execute(
-            """UPDATE reader SET state = 'c', ended_at = now()
-               WHERE reader = %s AND state = 'o' AND NOT announced""",
-            [reader],
+            """UPDATE lease SET state = 'c', ended_at = now()
+               WHERE lease = %s AND state = 'o' AND NOT announced""",
+            [lease],
         )
         tx.execute(
-            """DELETE FROM pin USING reader r
-               WHERE owner = %s AND r.reader = owner AND r.state <> 'o'""",
-            [reader],
+            """DELETE FROM pin USING lease l
+               WHERE owner = %s AND l.lease = owner AND l.state <> 'o'""",
+            [lease],
         )
 
 
-def end_restore(catalog: Catalog, tenant: str, reader: UUID, end: RestoreOutcome) -> UUID:
+def end_restore(catalog: Catalog, tenant: str, lease: UUID, end: RestoreOutcome) -> UUID:
     """Let go of everything that a restore pinned and log how it ended; once, however often told.
 
     Returns:
@@ -259,41 +259,41 @@ def end_restore(catalog: Catalog, tenant: str, reader: UUID, end: RestoreOutcome
     state = "f" if end.failure else "c"
     with catalog.transaction() as tx:
         row = tx.execute(
-            """SELECT session, volume_no, state::text FROM reader
-               WHERE reader = %s AND announced FOR UPDATE""",
-            [reader],
+            """SELECT session, volume_no, state::text FROM lease
+               WHERE lease = %s AND announced FOR UPDATE""",
+            [lease],
         ).fetchone()
         point = volume_of_snapshot(tx, tenant, *row[:2]) if row else None
         if row is None or point is None or row[2] not in ("o", state):
-            raise _not_open(reader)
+            raise _not_open(lease)
         if row[2] == state:
             return point.session  # told before, and the answer was lost
         tx.execute(
-            """UPDATE reader SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s
-               WHERE reader = %s""",
-            [state, end.progress.restored_bytes, end.progress.fetched_bytes, reader],
+            """UPDATE lease SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s
+               WHERE lease = %s""",
+            [state, end.progress.restored_bytes, end.progress.fetched_bytes, lease],
         )
-        tx.execute("DELETE FROM pin WHERE owner = %s", [reader])
-        append(tx, "restore", [_ended(reader, point, end)])
+        tx.execute("DELETE FROM pin WHERE owner = %s", [lease])
+        append(tx, "restore", [_ended(lease, point, end)])
         return point.session
 
 
-def drop_overdue_readers(catalog: Catalog) -> int:
-    """Close readers whose deadline has passed; returns how many."""
+def drop_overdue_leases(catalog: Catalog) -> int:
+    """Close leases whose deadline has passed; returns how many."""
     with catalog.transaction() as tx:
         overdue = tx.execute(
-            """UPDATE reader r SET state = 'f', ended_at = now()
+            """UPDATE lease l SET state = 'f', ended_at = now()
                FROM volume v JOIN tenant t USING (tenant_no)
-               WHERE r.state = 'o' AND r.deadline < now() AND v.volume_no = r.volume_no
-               RETURNING r.reader, r.announced, r.session, v.volume_id, t.name, r.bytes,
-                         r.fetched_bytes"""
+               WHERE l.state = 'o' AND l.deadline < now() AND v.volume_no = l.volume_no
+               RETURNING l.lease, l.announced, l.session, v.volume_id, t.name, l.bytes,
+                         l.fetched_bytes"""
         ).fetchall()
         tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [[row[0] for row in overdue]])
         entries = []
-        for reader, announced, session, volume, tenant, restored, fetched in overdue:
+        for lease, announced, session, volume, tenant, restored, fetched in overdue:
             if announced:
                 failed = RestoreFailed(
-                    restore=reader,
+                    restore=lease,
                     session=session,
                     volume=volume,
                     restored_bytes=restored,
@@ -301,24 +301,24 @@ def drop_overdue_readers(catalog: Catalog) -> int:
                     code=DEADLINE_CODE,
                     message="whoever restored was not heard of before the deadline",
                 )
-                entries.append(Entry(failed, tenant, str(reader), reader))
+                entries.append(Entry(failed, tenant, str(lease), lease))
         append(tx, "catalog", entries)
     return len(overdue)
 
 
-def renew_reader(tx: Tx, reader: UUID, deadline_seconds: float) -> None:
-    """Move an open reader's deadline.
+def renew_lease(tx: Tx, lease: UUID, deadline_seconds: float) -> None:
+    """Move an open lease's deadline.
 
     Raises:
         NotFoundError: it is closed, or its deadline has passed.
     """
     renewed = tx.execute(
-        """UPDATE reader SET deadline = now() + make_interval(secs => %s)
-           WHERE reader = %s AND state = 'o' RETURNING 1""",
-        [deadline_seconds, reader],
+        """UPDATE lease SET deadline = now() + make_interval(secs => %s)
+           WHERE lease = %s AND state = 'o' RETURNING 1""",
+        [deadline_seconds, lease],
     ).fetchone()
     if renewed is None:
-        raise _not_open(reader)
+        raise _not_open(lease)
 
 
 def _not_live(packs: Iterable[PackLocation]) -> DamagedDataError:
@@ -326,11 +326,11 @@ def _not_live(packs: Iterable[PackLocation]) -> DamagedDataError:
     return DamagedDataError(f"packs {names}: needed by a live snapshot, but no longer live")
 
 
-def _ended(reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:
+def _ended(lease: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:
     event: RestoreCompleted | RestoreFailed
     if end.failure is None:
         event = RestoreCompleted(
-            restore=reader,
+            restore=lease,
             session=point.session,
             volume=point.volume,
             restored_bytes=end.progress.restored_bytes,
@@ -340,7 +340,7 @@ def _ended(reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:
     else:
         code, message = end.failure
         event = RestoreFailed(
-            restore=reader,
+            restore=lease,
             session=point.session,
             volume=point.volume,
             restored_bytes=end.progress.restored_bytes,
@@ -348,11 +348,11 @@ def _ended(reader: UUID, point: SnapshotVolume, end: RestoreOutcome) -> Entry:
             code=code,
             message=message[:MESSAGE_LENGTH_MAX],
         )
-    return Entry(event, point.tenant, str(reader), reader)
+    return Entry(event, point.tenant, str(lease), lease)
 
 
-def _not_open(reader: UUID) -> NotFoundError:
+def _not_open(lease: UUID) -> NotFoundError:
     return NotFoundError(
-        f"restore {reader}: none of this id is open: it has ended, or was not heard of before its "
+        f"restore {lease}: none of this id is open: it has ended, or was not heard of before its "
         f"deadline; start a new one"
     )

@@ -1,4 +1,4 @@
-"""Readers keep what they read: the snapshot, and each pack as they resolve it."""
+"""Leases keep what they read: the snapshot, and each pack as they resolve it."""
 
 from uuid import UUID
 
@@ -6,13 +6,13 @@ import psycopg
 import pytest
 
 from libs.catalogdb.sessions.attempts import PackUse
-from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
-from libs.catalogdb.snapshots.readers import (
-    close_reader,
-    drop_overdue_readers,
-    open_reader,
+from libs.catalogdb.snapshots.leases import (
+    close_lease,
+    drop_overdue_leases,
+    open_lease,
     resolve,
 )
+from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.errors import DamagedDataError, NotFoundError
 from libs.ids import uuid7
 from libs.points import RecoveryPoint
@@ -43,22 +43,22 @@ def point(site: CatalogSite, pack_no: int) -> SnapshotVolume:
 
 
 def opened(site: CatalogSite, point: SnapshotVolume) -> UUID:
-    reader = uuid7()
-    open_reader(site.restore, reader, point, 60, announce=False)
-    return reader
+    lease = uuid7()
+    open_lease(site.restore, lease, point, 60, announce=False)
+    return lease
 
 
 def test_a_resolved_pack_outlives_its_snapshot_until_the_reader_is_closed(
     site: CatalogSite, point: SnapshotVolume, pack_no: int
 ) -> None:
     """Scenario 29."""
-    reader = opened(site, point)
-    resolved = resolve(site.restore, reader, point.domain_nos, [item(2), item(1), item(2)], 60)
+    lease = opened(site, point)
+    resolved = resolve(site.restore, lease, point.domain_nos, [item(2), item(1), item(2)], 60)
     assert resolved.locations == [(pack_no, 1), (pack_no, 0), (pack_no, 1)]
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is False
-    close_reader(site.restore, reader)
-    close_reader(site.restore, reader)
+    close_lease(site.restore, lease)
+    close_lease(site.restore, lease)
     assert condemn(site, pack_no) is True
 
 
@@ -66,11 +66,11 @@ def test_a_resolved_pack_is_not_rewritten(
     site: CatalogSite, point: SnapshotVolume, pack_no: int
 ) -> None:
     """Scenario 29: a snapshot's pin alone would not keep the pack."""
-    reader = opened(site, point)
+    lease = opened(site, point)
     with psycopg.connect(site.dsn) as db:
         moved = rewrite(db, point.domain_no, pack_no, [item(1), item(2)])
     assert moved is not None
-    resolved = resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
+    resolved = resolve(site.restore, lease, point.domain_nos, [item(1)], 60)
     assert resolved.packs.keys() == {moved}
     with psycopg.connect(site.dsn) as db:
         assert rewrite(db, point.domain_no, moved, [item(1), item(2)]) is None
@@ -89,29 +89,29 @@ def test_opening_waits_for_an_expiry_and_then_finds_nothing(
 def test_a_pack_that_is_gone_is_damage_and_never_an_answer(
     site: CatalogSite, point: SnapshotVolume
 ) -> None:
-    reader = opened(site, point)
+    lease = opened(site, point)
     site.sql("UPDATE pack SET state = 'd'")
     with pytest.raises(DamagedDataError):
-        resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
+        resolve(site.restore, lease, point.domain_nos, [item(1)], 60)
     with pytest.raises(DamagedDataError, match=item(9).hex()):
-        resolve(site.restore, reader, point.domain_nos, [item(9)], 60)
+        resolve(site.restore, lease, point.domain_nos, [item(9)], 60)
     assert site.sql("SELECT FROM pin") == []
 
 
 def test_a_reader_past_its_deadline_holds_nothing_back(
     site: CatalogSite, point: SnapshotVolume, pack_no: int
 ) -> None:
-    """A reader that dies is like one that was closed; resolving renews one that lives."""
+    """A lease that dies is like one that was closed; resolving renews one that lives."""
     dead, alive = opened(site, point), opened(site, point)
-    for reader in (dead, alive):
-        resolve(site.restore, reader, point.domain_nos, [item(1)], 60)
-    site.sql("UPDATE reader SET deadline = now() - interval '1 s'")
+    for lease in (dead, alive):
+        resolve(site.restore, lease, point.domain_nos, [item(1)], 60)
+    site.sql("UPDATE lease SET deadline = now() - interval '1 s'")
     resolve(site.restore, alive, point.domain_nos, [item(1)], 60)
-    assert drop_overdue_readers(site.catalog) == 1
+    assert drop_overdue_leases(site.catalog) == 1
     with pytest.raises(NotFoundError):
         resolve(site.restore, dead, point.domain_nos, [item(1)], 60)
     assert site.sql("SELECT owner FROM pin") == [(alive,)]
-    close_reader(site.restore, alive)
+    close_lease(site.restore, alive)
     expire_anyway(site, "vm", 1, 2)
     assert condemn(site, pack_no) is True
 
