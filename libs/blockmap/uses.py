@@ -1,6 +1,6 @@
 """What a block map refers to, as the difference to another one: references are counted from it.
 
-Counts as `libs.blockmap.writer` reports changes: a node once for each place it has in the tree, a
+Counts as `libs.blockmap.writer` reports changes: a node once for each spot it has in the tree, a
 chunk once for each address. So counting a volume snapshot by snapshot gives what sealing counted.
 """
 
@@ -14,7 +14,7 @@ from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
 
 
 class UseChange(NamedTuple):
-    """What one changed place of the tree let go and took in: tagged ids of nodes and chunks."""
+    """What one changed spot of the tree let go and took in: tagged ids of nodes and chunks."""
 
     left: list[bytes]
     entered: list[bytes]
@@ -23,7 +23,7 @@ class UseChange(NamedTuple):
 def changed_uses(
     reader: MapReader, old: MapRoot, new: MapRoot, unreadable: Callable[[str], None]
 ) -> Iterator[UseChange]:
-    """The places at which two maps differ; reads only nodes that differ.
+    """The spots at which two maps differ; reads only nodes that differ.
 
     A node that cannot be read is counted itself, and what lies beside it is; what lies below it is
     not known.

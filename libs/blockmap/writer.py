@@ -9,9 +9,9 @@ The writer calls nobody. Settling is a sequence of steps: each says what the cal
 node of the base, store a new node, count a change), and the caller does it outside of whatever lock
 guards the writer.
 
-A node is shared only with the base's node at the same place: that one is pinned with the base.
+A node is shared only with the base's node at the same spot: that one is pinned with the base.
 Finding equal bytes anywhere else would say nothing about what lies below (protocol scenario 3), so
-every other node is emitted, and a node that occurs at two places of one map is emitted twice.
+every other node is emitted, and a node that occurs at two spots of one map is emitted twice.
 """
 
 from collections.abc import Generator
@@ -41,27 +41,27 @@ class NodeWanted(NamedTuple):
 
 
 class NewNode(NamedTuple):
-    """A node that the base has not at this place; to be stored. Children come before parents."""
+    """A node that the base has not at this spot; to be stored. Children come before parents."""
 
     node_id: NodeId
     encoded: bytes
 
 
 class MapChange(NamedTuple):
-    """What one changed place of the tree let go and took in; references are counted from it.
+    """What one changed spot of the tree let go and took in; references are counted from it.
 
     Chunks are counted per address: a chunk id that left two addresses is named twice.
     """
 
-    #: The base's node at this place, if the new map does not have it there.
+    #: The base's node at this spot, if the new map does not have it there.
     left_node: NodeId | None
-    #: The new node at this place; None: nothing is there any more.
+    #: The new node at this spot; None: nothing is there any more.
     entered_node: NodeId | None
     #: Domain tags (1 byte each) and ids (32 bytes each) of chunks that the base had; empty above
     #: leaves.
     left_tags: bytes = b""
     left_ids: bytes = b""
-    #: The same for chunks that the new map has in their place.
+    #: The same for chunks that the new map has instead.
     entered_tags: bytes = b""
     entered_ids: bytes = b""
 
@@ -74,7 +74,7 @@ class MapWriter:
     """Builds one map. Not thread-safe: the caller serialises calls, and each advance of steps.
 
     Steps are advanced to their end before others are asked for. Between two of them `put` and
-    `clear` may be called; a `MapChange` comes once for every place whose node differs from the
+    `clear` may be called; a `MapChange` comes once for every spot whose node differs from the
     base's. Advancing raises DamagedDataError if what was sent is not the node that was wanted.
 
     Args:
@@ -194,7 +194,7 @@ class MapWriter:
             )
 
     def _touch(self, level: int, no: int) -> "_PendingNode":
-        """The pending node at this place; it and its ancestors come into being if need be."""
+        """The pending node at this spot; it and its ancestors come into being if need be."""
         pending = self._pending[level].get(no)
         if pending is None:
             pending = self._pending[level][no] = _PendingNode()
@@ -230,7 +230,7 @@ class MapWriter:
             self._pending[level + 1][parent_no].edits[slot] = node_id
 
     def _finalise_node(self, level: int, no: int) -> Steps[NodeId | None]:
-        """Decide what is at this place now; hand it over if it is not what the base has."""
+        """Decide what is at this spot now; hand it over if it is not what the base has."""
         pending = self._pending[level].pop(no)
         entries = yield from self._entries(level, no, pending)
         encoded = encode_node(level, entries) if entries else None
@@ -259,7 +259,7 @@ class MapWriter:
         return {slot: entry for slot, entry in entries.items() if entry is not None}
 
     def _left_below(self, level: int, no: int, pending: "_PendingNode") -> Steps[None]:
-        """Subtrees of the base that were dropped at this place, and that nothing replaced."""
+        """Subtrees of the base that were dropped at this spot, and that nothing replaced."""
         children = yield from self._base.children(level, no)
         for slot, child in children.items():
             if slot not in pending.edits and pending.dropped >> slot & 1:
@@ -299,7 +299,7 @@ class _PendingNode:
 
 
 class _Base:
-    """The base's nodes by their place in the new map; keeps the last one read of each level."""
+    """The base's nodes by their spot in the new map; keeps the last one read of each level."""
 
     def __init__(self, hasher: NodeHasher, top: MapRoot, level: int) -> None:
         self._hasher = hasher
@@ -319,19 +319,19 @@ class _Base:
             self.root = children.get(0, MapRoot(None, self._level))
 
     def node_id(self, level: int, no: int) -> Steps[NodeId | None]:
-        """Id of the node at this place; None where the base has none."""
+        """Id of the node at this spot; None where the base has none."""
         subtree = yield from self._subtree(level, no)
         return subtree.node_id if subtree.level == level else None
 
     def children(self, level: int, no: int) -> Steps[dict[int, MapRoot]]:
-        """Subtrees below the node at this place (level ≥ 1), by slot."""
+        """Subtrees below the node at this spot (level ≥ 1), by slot."""
         if self._children.get(level, (-1,))[0] != no:
             subtree = yield from self._subtree(level, no)
             self._children[level] = (no, (yield from self.below(subtree, level)))
         return self._children[level][1]
 
     def entries(self, level: int, no: int) -> Steps[dict[int, bytes]]:
-        """Entries of the node at this place, as `Node.entries`."""
+        """Entries of the node at this spot, as `Node.entries`."""
         if level:
             children = (yield from self.children(level, no)).items()
             return {slot: child.node_id for slot, child in children if child.node_id is not None}

@@ -62,16 +62,16 @@ class Ledger:
         """A pack of ours is live: its items lie in it, but for those with a winner elsewhere."""
         with self._lock:
             for position, id_ in enumerate(ids):
-                place = winners.get(position, pack_no)
+                lies_in = winners.get(position, pack_no)
                 self._pending.discard(id_)
-                self._located[id_] = place
+                self._located[id_] = lies_in
                 addresses = self._unplaced.pop(id_, 0)
                 if addresses:
-                    self._entered[place] += addresses
+                    self._entered[lies_in] += addresses
             self._forget_oldest()
 
     def settled(self, change: MapChange) -> None:
-        """Count a place of the block map that has got its final content."""
+        """Count a spot of the block map that has got its final content."""
         entered = tagged_ids(change.entered_tags, change.entered_ids)
         if change.entered_node is not None:
             entered.append(change.entered_node)
@@ -80,11 +80,11 @@ class Ledger:
             departed.append(change.left_node)
         with self._lock:
             for id_ in entered:
-                place = self._located.get(id_)
-                if place is None:
+                pack_no = self._located.get(id_)
+                if pack_no is None:
                     self._unplaced[id_] += 1
                 else:
-                    self._entered[place] += 1
+                    self._entered[pack_no] += 1
             self._departed_ids += departed
 
     def take_departed(self, count_min: int) -> list[bytes]:

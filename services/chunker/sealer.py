@@ -52,7 +52,7 @@ class Sealer:
         """
         root, packs = work.finish(), work.packs
         unplaced = packs.ledger.unplaced()
-        places = count_by_pack(self._catalog, packs.domains, unplaced) if unplaced else {}
+        counts = count_by_pack(self._catalog, packs.domains, unplaced) if unplaced else {}
         progress = replace(work.progress, read_bytes=completed.read_bytes)
         finished = finish_part(
             self._catalog,
@@ -61,7 +61,7 @@ class Sealer:
             root.level,
             progress,
             completed.consistency,
-            packs.ledger.use(places),
+            packs.ledger.use(counts),
         )
         if isinstance(finished, Stale):
             raise StaleAttemptError

@@ -93,8 +93,8 @@ def add_explaining_routes(app: FastAPI, catalog: Catalog, explainer: Explainer) 
         )
         if not packs:
             raise NotFoundError(f"{id}: neither a pack's generation nor the id of a stored item")
-        places = [] if is_generation else explainer.places(value, snapshots, limit)
+        addresses = [] if is_generation else explainer.addresses(value, snapshots, limit)
         return ExplanationAnswer(
             packs=[PackAnswer(**asdict(pack)) for pack in explain_packs(catalog, packs)],
-            places=[PlaceAnswer(**asdict(place)) for place in places],
+            places=[PlaceAnswer(**asdict(address)) for address in addresses],
         )

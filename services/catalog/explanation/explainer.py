@@ -21,8 +21,8 @@ _DEADLINE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A chunk of a volume at a live snapshot."""
+class LogicalAddress:
+    """Where a chunk begins in a volume, at a live snapshot."""
 
     tenant: str
     volume: str
@@ -44,18 +44,24 @@ class Explainer:
         frames = FrameReader(stores, vault, _FRAME_COUNT_MAX)
         self._readers = VolumeReaders(catalog, vault, frames, frames, _DEADLINE_SECONDS)
 
-    def places(self, chunk_id: bytes, snapshot_count_max: int, count_max: int) -> list[Place]:
+    def addresses(
+        self, chunk_id: bytes, snapshot_count_max: int, count_max: int
+    ) -> list[LogicalAddress]:
         """Where live snapshots have a chunk.
 
         Args:
             chunk_id: 32 bytes.
             snapshot_count_max: snapshots whose maps are read at most, a bound for the time.
-            count_max: places at most.
+            count_max: addresses at most.
         """
         packs = packs_of_item(self._catalog, chunk_id)
-        return list(itertools.islice(self._places(chunk_id, packs, snapshot_count_max), count_max))
+        return list(
+            itertools.islice(self._addresses(chunk_id, packs, snapshot_count_max), count_max)
+        )
 
-    def _places(self, chunk_id: bytes, packs: Mapping[int, int], snapshots: int) -> Iterator[Place]:
+    def _addresses(
+        self, chunk_id: bytes, packs: Mapping[int, int], snapshots: int
+    ) -> Iterator[LogicalAddress]:
         volume_no, sequence = 0, 0
         for _ in range(snapshots):
             point = next_point(self._catalog, list(packs.values()), volume_no, sequence)
@@ -75,6 +81,6 @@ class Explainer:
                         for number, id_ in enumerate(tagged_ids(run.tags, run.ids)):
                             if id_ in wanted:
                                 offset = (run.first + number) * CHUNK_SIZE_BYTES
-                                yield Place(point.tenant, point.name, sequence, offset)
+                                yield LogicalAddress(point.tenant, point.name, sequence, offset)
             except NotFoundError:  # it has expired since
                 continue

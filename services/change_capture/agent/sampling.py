@@ -29,7 +29,7 @@ SAMPLE_RATE = 1024
 SAMPLE_COUNT_MIN = 16
 #: More says little more, and each costs the chunker a look-up in the base's map.
 SAMPLE_COUNT_MAX = 256
-#: Places that are tried for each chunk of a sample that has to be read.
+#: Chunks that are tried for each chunk of a sample that has to be read.
 _TRIES = 4
 
 
@@ -130,8 +130,8 @@ class Covered:
             yield candidate
 
     def __contains__(self, index: int) -> bool:
-        place = bisect_right(self._firsts, index) - 1
-        return place >= 0 and index < self._ends[place]
+        run = bisect_right(self._firsts, index) - 1
+        return run >= 0 and index < self._ends[run]
 
 
 def sample_count(data_bytes: int) -> int:
@@ -146,7 +146,7 @@ def read_sample(
     """Read a sample of the chunks that are no candidates; costs O(sample).
 
     Half of it lies anywhere, half where data is: what a sparse volume has lost lies anywhere, and
-    nearly all that it holds lies in few places.
+    nearly all that it holds lies in few stretches.
 
     Args:
         view: the frozen view.

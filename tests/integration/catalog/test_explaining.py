@@ -6,7 +6,7 @@ from uuid import UUID
 from libs.catalogdb.packs.explanation import explain_packs, pack_of_generation, packs_of_item
 from libs.copies.stores import Stores
 from libs.packs.chunk import ChunkHasher
-from services.catalog.explanation.explainer import Explainer, Place
+from services.catalog.explanation.explainer import Explainer, LogicalAddress
 from tests.integration.catalog.protected import TENANT, chunk, in_folder
 from tests.support.catalog import CatalogSite, Worker, open_on
 
@@ -26,15 +26,15 @@ def test_a_chunk_is_found_in_every_live_snapshot_that_has_it(
     assert worker.look_up(id_) == [pack_no]
 
     explainer = Explainer(site.catalog, Stores(protected.store), protected.vault)
-    places = [
-        Place(TENANT, "disk", 1, 0),
-        Place(TENANT, "disk", 1, 2 * 65536),
-        Place(TENANT, "disk", 2, 2 * 65536),
-        Place(TENANT, "other", 1, 2 * 65536),
+    addresses = [
+        LogicalAddress(TENANT, "disk", 1, 0),
+        LogicalAddress(TENANT, "disk", 1, 2 * 65536),
+        LogicalAddress(TENANT, "disk", 2, 2 * 65536),
+        LogicalAddress(TENANT, "other", 1, 2 * 65536),
     ]
-    assert explainer.places(id_, 100, 100) == places
-    assert explainer.places(id_, 1, 100) == places[:2]
-    assert explainer.places(id_, 100, 3) == places[:3]
+    assert explainer.addresses(id_, 100, 100) == addresses
+    assert explainer.addresses(id_, 1, 100) == addresses[:2]
+    assert explainer.addresses(id_, 100, 3) == addresses[:3]
 
     (pack,) = explain_packs(site.catalog, [pack_no])
     assert pack_of_generation(site.catalog, pack.generation) == [pack_no]

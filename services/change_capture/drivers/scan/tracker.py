@@ -179,8 +179,8 @@ class _RecordComparison:
 
 def _holes(known: list[int], start: int, end: int) -> Iterator[Candidate]:
     """The parts of ``start`` to ``end`` that lie in known records, ascending."""
-    for place in range(bisect_left(known, start // _RECORD_EXTENT), len(known)):
-        begin = known[place] * _RECORD_EXTENT
+    for number in range(bisect_left(known, start // _RECORD_EXTENT), len(known)):
+        begin = known[number] * _RECORD_EXTENT
         if begin >= end:
             return
         if start < end:
