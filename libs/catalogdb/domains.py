@@ -51,9 +51,10 @@ def grant_domain(catalog: Catalog, domain: UUID, tenant: str) -> None:
         ).fetchone()
         if row is None:
             raise NotFoundError(f"domain {domain} or tenant {tenant}: there is none of this name")
-        if row[2]:
+        domain_no, tenant_no, is_own = row
+        if is_own:
             raise BadInputError(f"domain {domain}: is tenant {tenant}'s own, which needs no grant")
-        add_grant(tx, *row[:2])
+        add_grant(tx, domain_no, tenant_no)
 
 
 def add_grant(tx: Tx, domain_no: int, tenant_no: int) -> None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import ConflictError, NotFoundError
 from libs.ids import uuid7
 
@@ -50,8 +51,8 @@ class Volume:
 #: Any number that only the creation of tenants uses.
 _TENANTS_LOCK = 0x74656E61
 
-_VOLUMES = """SELECT v.volume_no, v.volume_id, v.name, g.name, g.group_id, n.name, o.path,
-                     o.freeze_mount, g.head_sequence
+_VOLUMES = """SELECT v.volume_no, v.volume_id AS volume, v.name, g.name AS group, g.group_id,
+                     n.name AS node, o.path, o.freeze_mount AS freeze, g.head_sequence
               FROM volume v JOIN volume_group g USING (group_no)
               JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
@@ -103,10 +104,9 @@ def announce_node(catalog: Catalog, node: Node) -> None:
 def list_nodes(catalog: Catalog) -> list[Node]:
     """All nodes that ever announced themselves, by name."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            "SELECT name, rpc_url, span_address, boot FROM node ORDER BY name"
-        ).fetchall()
-    return [Node(*row) for row in rows]
+        return all_rows(
+            tx, Node, "SELECT name, rpc_url, span_address, boot FROM node ORDER BY name"
+        )
 
 
 def find_node(catalog: Catalog, name: str) -> Node:
@@ -154,11 +154,8 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         # Names are given one at a time within a tenant.
         if not tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant]).fetchone():
             raise NotFoundError(f"tenant {tenant}: there is none of this name")
-        found = tx.execute(
-            _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]
-        ).fetchone()
-        if found:
-            volume = Volume(*found)
+        volume = _volume(tx, tenant, name)
+        if volume:
             known = (volume.group, volume.node, volume.path, volume.freeze)
             if known == (group, node, path, freeze):
                 return volume
@@ -175,17 +172,16 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
             [uuid7(), group, tenant],
         )
         _insert_volume(tx, tenant, name, group, node, path, freeze)
-        row = tx.execute(_VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name]).fetchone()
-        if row is None:
+        volume = _volume(tx, tenant, name)
+        if volume is None:
             raise NotFoundError(f"node {node}: no agent has announced itself under this name")
-        return Volume(*row)
+        return volume
 
 
 def list_volumes(catalog: Catalog, tenant: str) -> list[Volume]:
     """The tenant's volumes, by name."""
     with catalog.transaction() as tx:
-        rows = tx.execute(_VOLUMES + " WHERE t.name = %s ORDER BY v.name", [tenant]).fetchall()
-    return [Volume(*row) for row in rows]
+        return all_rows(tx, Volume, _VOLUMES + " WHERE t.name = %s ORDER BY v.name", [tenant])
 
 
 def group_of(catalog: Catalog, tenant: str, name: str) -> str:
@@ -210,12 +206,17 @@ def group_of(catalog: Catalog, tenant: str, name: str) -> str:
 
 
 def _tenant(tx: Tx, name: str) -> Tenant | None:
-    row = tx.execute(
+    return one_row(
+        tx,
+        Tenant,
         """SELECT tenant_no, name, domain_no, domain, key_id
            FROM tenant JOIN domain USING (domain_no) WHERE name = %s""",
         [name],
-    ).fetchone()
-    return Tenant(*row) if row else None
+    )
+
+
+def _volume(tx: Tx, tenant: str, name: str) -> Volume | None:
+    return one_row(tx, Volume, _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name])
 
 
 def _insert_volume(  # noqa: PLR0913 -- the columns of two rows

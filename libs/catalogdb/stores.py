@@ -21,10 +21,11 @@ from libs.catalogdb.deletion.tombstones import (
 )
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.copies import LOCATION_COLUMNS, record_copies
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.copies import record_copies
+from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows, one_row
 from libs.copies.stores import PRIMARY, SECOND
 from libs.errors import NotFoundError
 from libs.events.snapshots import SnapshotReplicated
@@ -62,31 +63,37 @@ class StoreFigures:
 def read_stores(catalog: Catalog) -> list[StoreState]:
     """All stores, the primary first."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT store_no, store_id, name, CASE state WHEN 'o' THEN 'online' ELSE 'lost' END,
-                      position, refill
-               FROM store ORDER BY store_no"""
-        ).fetchall()
-    return [StoreState(*row) for row in rows]
+        return all_rows(
+            tx,
+            StoreState,
+            """SELECT store_no, store_id, name, position, refill,
+                      CASE state WHEN 'o' THEN 'online' ELSE 'lost' END AS state
+               FROM store ORDER BY store_no""",
+        )
 
 
 @idempotent
 def read_store_figures(catalog: Catalog, store_no: int) -> StoreFigures:
     """What a store still lacks: reads rows of what is missing only."""
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT count(*) FILTER (WHERE y.state = 'm'), count(*) FILTER (WHERE y.state = 'x'),
-                      (SELECT count(*) FROM tombstone t WHERE t.store_no = %(store)s),
+        figures = one_row(
+            tx,
+            StoreFigures,
+            """SELECT count(*) FILTER (WHERE y.state = 'm') AS wanted,
+                      count(*) FILTER (WHERE y.state = 'x') AS damaged,
+                      (SELECT count(*) FROM tombstone t WHERE t.store_no = %(store)s)
+                          AS tombstones,
                       coalesce((SELECT extract(epoch FROM now() - min(occurred_at))
                                 FROM event_log e JOIN store s ON s.store_no = %(store)s
                                 WHERE e.topic = %(topic)s AND e.position > s.position
                                   AND s.store_no <> 1), 0)::float8
+                          AS lag_seconds
                FROM copy y JOIN pack p USING (pack_no)
                WHERE y.store_no = %(store)s AND y.state <> 'p' AND p.state = 'l'""",
             {"store": store_no, "topic": PACKS},
-        ).fetchone()
-    assert row is not None
-    return StoreFigures(*row)
+        )
+    assert figures is not None
+    return figures
 
 
 def count_live_packs(catalog: Catalog) -> int:
@@ -234,7 +241,9 @@ def begin_repair(catalog: Catalog, store_no: int, store_id: UUID) -> None:
 def locate_lacking(catalog: Catalog, store_no: int, packs: Collection[UUID]) -> list[PackLocation]:
     """Of these generations, the live packs whose copy at a store is not present."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        return all_rows(
+            tx,
+            PackLocation,
             sql.SQL(
                 """SELECT {} FROM pack p JOIN domain d USING (domain_no)
                    WHERE p.generation = ANY(%s) AND p.state = 'l'
@@ -243,8 +252,7 @@ def locate_lacking(catalog: Catalog, store_no: int, packs: Collection[UUID]) -> 
                    ORDER BY p.pack_no"""
             ).format(LOCATION_COLUMNS),
             [list(packs), store_no],
-        ).fetchall()
-    return [PackLocation(*row) for row in rows]
+        )
 
 
 @idempotent
@@ -287,13 +295,14 @@ def manifests_to_copy(
 ) -> list[SealedManifest]:
     """The next live snapshots whose manifests the second store lacks; all if ``everything``."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT session, manifest_key, mac FROM snapshot
+        return all_rows(
+            tx,
+            SealedManifest,
+            """SELECT session, manifest_key AS key, mac FROM snapshot
                WHERE state = 'l' AND (%s OR NOT manifest_copied) AND session > %s
                ORDER BY session LIMIT %s""",
             [everything, after, limit],
-        ).fetchall()
-    return [SealedManifest(*row) for row in rows]
+        )
 
 
 @idempotent

@@ -12,21 +12,18 @@ verification that begins again may skip them.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
 
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.copies import LOCATION_COLUMNS, CopyState, copies_of
-from libs.catalogdb.packs.index import (
-    Domains,
-    PackLocation,
-    find_damaged,
-    find_items,
-    pin_packs,
-)
-from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.packs.copies import CopyState, copies_of
+from libs.catalogdb.packs.index import Domains, find_damaged, find_items, pin_packs
+from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation, locate_packs
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.snapshots.leases import renew_lease
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX, VerificationLevel
@@ -105,16 +102,19 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
         NotFoundError: the snapshot is not live.
     """
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT s.manifest_key, s.mac, coalesce(p.mac, f.mac) FROM snapshot s
+        record = one_row(
+            tx,
+            ManifestRecord,
+            """SELECT s.manifest_key AS key, s.mac, coalesce(p.mac, f.mac) AS previous_mac
+               FROM snapshot s
                LEFT JOIN snapshot p ON p.group_no = s.group_no AND p.sequence = s.sequence - 1
                LEFT JOIN past f ON f.group_no = s.group_no AND f.sequence = s.sequence - 1
                WHERE s.session = %s AND s.state = 'l'""",
             [session],
-        ).fetchone()
-    if row is None:
+        )
+    if record is None:
         raise NotFoundError(f"snapshot {session}: it has expired meanwhile")
-    return ManifestRecord(*row)
+    return record
 
 
 @idempotent
@@ -136,7 +136,7 @@ def locate_checked(
             if again == found:  # else a rewrite has moved items between our look and our pin
                 break
         damaged = find_damaged(tx, domains, ids)
-        packs = _packs(tx, live)
+        packs = locate_packs(tx, live)
     places = [found[n] if n in found and found[n][0] in live else None for n in range(len(ids))]
     return CheckedItems(places, set(damaged), packs)
 
@@ -145,8 +145,14 @@ def packs_to_check(
     catalog: Catalog, leases: Sequence[UUID], after: int, limit: int
 ) -> list[PackToCheck]:
     """Packs that the leases have pinned, by number, after ``after``."""
+
+    def made(domain_no: int, **location: Any) -> tuple[int, PackLocation]:
+        return domain_no, PackLocation(**location)
+
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        found = all_rows(
+            tx,
+            made,
             sql.SQL(
                 """SELECT p.domain_no, {} FROM pack p JOIN domain d USING (domain_no)
                    WHERE p.pack_no IN (SELECT DISTINCT pack_no FROM pin
@@ -155,9 +161,9 @@ def packs_to_check(
                    ORDER BY p.pack_no"""
             ).format(LOCATION_COLUMNS),
             [list(leases), after, limit],
-        ).fetchall()
-        copies = copies_of(tx, [row[1] for row in rows])
-    return [PackToCheck(PackLocation(*row[1:]), row[0], copies.get(row[1], [])) for row in rows]
+        )
+        copies = copies_of(tx, [pack.pack_no for _, pack in found])
+    return [PackToCheck(pack, number, copies.get(pack.pack_no, [])) for number, pack in found]
 
 
 def measure_pinned(catalog: Catalog, leases: Sequence[UUID]) -> tuple[int, int]:
@@ -270,8 +276,11 @@ def next_due(
     was verified longest ago, if that is longer than the period. Those of ``but`` are left out.
     """
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT t.name, s.session, v.level <> '' IS TRUE, v.demanded IS TRUE
+        return one_row(
+            tx,
+            DueSnapshot,
+            """SELECT t.name AS tenant, s.session, v.level <> '' IS TRUE AS again,
+                      v.demanded IS TRUE AS demanded
                FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
                LEFT JOIN verification v USING (session)
                WHERE s.state = 'l' AND s.session <> ALL(%s)
@@ -284,8 +293,7 @@ def next_due(
                         v.verified_at, s.sealed_at DESC
                LIMIT 1""",
             [list(but), period_seconds],
-        ).fetchone()
-    return DueSnapshot(*row) if row else None
+        )
 
 
 def verified_before(
@@ -326,7 +334,10 @@ def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -
                WHERE s.session = %s AND s.state = 'l' FOR SHARE OF s""",
             [damaged_bytes, session],
         ).fetchone()
-        if row is None or (verdict.level is None and row[3]):
+        if row is None:
+            return
+        tenant, group, sequence, is_known = row
+        if verdict.level is None and is_known:
             return
         tx.execute(
             """INSERT INTO verification AS v (session, level, damaged, damaged_bytes)
@@ -345,7 +356,7 @@ def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -
                 "bytes": damaged_bytes,
             },
         )
-        append(tx, "catalog", [_entry(session, verdict, *row[:3])])
+        append(tx, "catalog", [_entry(session, verdict, tenant, group, sequence)])
 
 
 def _entry(
@@ -373,13 +384,3 @@ def _entry(
             manifest=verdict.manifest[:MESSAGE_LENGTH_MAX] if verdict.manifest else None,
         )
     return Entry(event, tenant, str(group), session)
-
-
-def _packs(tx: Tx, packs: set[int]) -> dict[int, PackLocation]:
-    rows = tx.execute(
-        sql.SQL(
-            "SELECT {} FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)"
-        ).format(LOCATION_COLUMNS),
-        [list(packs)],
-    )
-    return {row[0]: PackLocation(*row) for row in rows}

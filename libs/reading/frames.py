@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.copies.stores import Copy, Stores
 from libs.errors import DamagedDataError
 from libs.keys.vault import KeyVault

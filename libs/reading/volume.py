@@ -14,7 +14,7 @@ from libs.blockmap.node import MapRun, NodeHasher, NodeId, node_size_bytes
 from libs.blockmap.tagged import tagged_ids
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.packs.damage import WHOLE_PACK, record_damage
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.snapshots.leases import close_lease, open_lease, resolve
 from libs.catalogdb.snapshots.points import SnapshotVolume

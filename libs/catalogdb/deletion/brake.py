@@ -19,6 +19,7 @@ from enum import StrEnum
 
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import one_row
 from libs.errors import ConflictError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.notifications import NotificationRaised, Severity
@@ -85,11 +86,14 @@ class Halt:
 
 def live_packs(tx: Tx) -> Amount:
     """All live packs."""
-    row = tx.execute(
-        "SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM pack WHERE state = 'l'"
-    ).fetchone()
-    assert row is not None
-    return Amount(*row)
+    found = one_row(
+        tx,
+        Amount,
+        """SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS size_bytes
+           FROM pack WHERE state = 'l'""",
+    )
+    assert found is not None
+    return found
 
 
 def suspect(tx: Tx, kind: Kind, items: Iterable[tuple[str, int]]) -> None:
@@ -217,14 +221,20 @@ def accept(catalog: Catalog, name: str, by: str) -> Kind:
 
 
 def _unaccepted(tx: Tx, kind: Kind) -> tuple[Amount, str]:
-    row = tx.execute(
-        """SELECT count(*), coalesce(sum(size_bytes), 0)::bigint,
+    def made(digest: str, **amount: int) -> tuple[Amount, str]:
+        return Amount(**amount), digest
+
+    found = one_row(
+        tx,
+        made,
+        """SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS size_bytes,
                   left(md5(coalesce(string_agg(item, ' ' ORDER BY item COLLATE "C"), '')), 12)
+                      AS digest
            FROM suspect WHERE kind = %s AND NOT accepted""",
         [kind],
-    ).fetchone()
-    assert row is not None
-    return Amount(row[0], row[1]), str(row[2])
+    )
+    assert found is not None
+    return found
 
 
 def _tell_over(tx: Tx, kind: Kind, why: str) -> None:

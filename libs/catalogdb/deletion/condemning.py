@@ -38,6 +38,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import forget_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import one_row
 from libs.events.packs import PackCondemned
 
 
@@ -232,17 +233,22 @@ def record_manifests_deleted(catalog: Catalog, sessions: Sequence[UUID]) -> None
 def read_collection_state(catalog: Catalog) -> CollectionState:
     """What collection has to do now; changes nothing."""
     with catalog.transaction() as tx:
-        row = tx.execute(
+        state = one_row(
+            tx,
+            CollectionState,
             sql.SQL(
-                """SELECT (SELECT count(*) FROM candidate), u.packs, u.bytes, t.packs, t.bytes,
+                """SELECT (SELECT count(*) FROM candidate) AS candidates,
+                          u.packs AS unused, u.bytes AS unused_bytes,
+                          t.packs AS tombstones, t.bytes AS tombstone_bytes,
                           (SELECT count(*) FROM snapshot WHERE state = 'x' AND NOT manifest_deleted)
+                              AS manifests
                    FROM (SELECT count(*) AS packs, coalesce(sum(size_bytes), 0)::bigint AS bytes
                          FROM candidate JOIN pack p USING (pack_no)
                          WHERE state = 'l' AND {}) u,
                         (SELECT count(DISTINCT pack_no) AS packs,
                                 coalesce(sum(size_bytes), 0)::bigint AS bytes
                          FROM tombstone JOIN pack USING (pack_no)) t"""
-            ).format(IS_UNUSED)
-        ).fetchone()
-    assert row is not None
-    return CollectionState(*row)
+            ).format(IS_UNUSED),
+        )
+    assert state is not None
+    return state

@@ -33,6 +33,7 @@ after it, tombstones that collectors delete.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
@@ -40,11 +41,13 @@ from psycopg import sql
 from libs.catalogdb.deletion.condemning import condemn
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.copies import INSERT_COPIES, LOCATION_COLUMNS, withdraw_whole
+from libs.catalogdb.packs.copies import INSERT_COPIES, withdraw_whole
 from libs.catalogdb.packs.ids import chunk_table, halves
-from libs.catalogdb.packs.index import PackLocation, PackRecord
+from libs.catalogdb.packs.index import PackRecord
+from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows
 from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
 from libs.events.packs import PackRewritten
 
@@ -75,6 +78,11 @@ def begin_marking(
     Raises:
         NotReconciledError: the catalog may be older than the store.
     """
+    marked: dict[int, list[PackLocation]] = {}
+
+    def add(domain_no: int, **location: Any) -> None:
+        marked.setdefault(domain_no, []).append(PackLocation(**location))
+
     with catalog.transaction() as tx:
         require_reconciled(tx)
         # A statement of its own: what a session does that holds the pack now is seen by the next.
@@ -83,7 +91,9 @@ def begin_marking(
                ORDER BY pack_no FOR UPDATE SKIP LOCKED""",
             [list(packs)],
         ).fetchall()
-        rows = tx.execute(
+        all_rows(
+            tx,
+            add,
             sql.SQL(
                 """WITH taken AS (
                    INSERT INTO marking AS m (pack_no, token, again_at)
@@ -101,10 +111,7 @@ def begin_marking(
                ORDER BY p.pack_no"""
             ).format(LOCATION_COLUMNS),
             {"token": token, "deadline": deadline_seconds, "packs": [row[0] for row in free]},
-        ).fetchall()
-    marked: dict[int, list[PackLocation]] = {}
-    for domain_no, *location in rows:
-        marked.setdefault(domain_no, []).append(PackLocation(*location))
+        )
     return marked
 
 
@@ -165,7 +172,10 @@ def next_point(
                ORDER BY u.volume_no, s.sequence LIMIT 1""",
             [list(packs), volume_no, sequence],
         ).fetchone()
-        return volume_of_snapshot(tx, *row) if row else None
+        if row is None:
+            return None
+        tenant, session, number = row
+        return volume_of_snapshot(tx, tenant, session, number)
 
 
 @idempotent

@@ -19,6 +19,7 @@ from psycopg import sql
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import one_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def claim_prefix(catalog: Catalog, store_no: int, begun: datetime, seconds: floa
     """
     with catalog.transaction() as tx:
         require_reconciled(tx)
-        row = tx.execute(
+        return one_row(
+            tx,
+            Claim,
             """UPDATE sweep SET claimed_until = now() + make_interval(secs => %s)
                WHERE (store_no, prefix) = (
                    SELECT store_no, prefix FROM sweep
@@ -95,8 +98,7 @@ def claim_prefix(catalog: Catalog, store_no: int, begun: datetime, seconds: floa
                    ORDER BY swept_at, prefix LIMIT 1 FOR UPDATE SKIP LOCKED)
                RETURNING prefix, after""",
             [seconds, store_no, begun],
-        ).fetchone()
-    return Claim(*row) if row else None
+        )
 
 
 def advance(catalog: Catalog, store_no: int, prefix: str, after: str, seconds: float) -> None:

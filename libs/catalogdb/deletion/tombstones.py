@@ -16,6 +16,7 @@ from libs.catalogdb.packs.copies import COPIES_OF
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows
 from libs.events.packs import PackDeleted
 
 
@@ -66,16 +67,17 @@ def claim_tombstones(
                WHERE store_no = %s AND pack_no = ANY(%s)""",
             [deadline_seconds, store_no, claimed],
         )
-        rows = tx.execute(
+        return all_rows(
+            tx,
+            Tombstone,
             sql.SQL(
                 """SELECT pack_no, generation, domain_no, domain, p.key_id, size_bytes, store_no,
-                          forgotten, {}
+                          forgotten, {} AS copies
                    FROM tombstone JOIN pack p USING (pack_no) JOIN domain USING (domain_no)
                    WHERE store_no = %s AND pack_no = ANY(%s) ORDER BY pack_no"""
             ).format(COPIES_OF),
             [store_no, claimed],
-        ).fetchall()
-    return [Tombstone(*row) for row in rows]
+        )
 
 
 def is_condemned(catalog: Catalog, dead: Tombstone) -> bool:

@@ -16,12 +16,14 @@ store deletes it (scenarios 7 and 28).
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
 
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows
 from libs.copies.stores import STORE_NAMES
 
 REASON_LENGTH_MAX = 500
@@ -31,11 +33,6 @@ COPIES_OF = sql.SQL(
     """ARRAY(SELECT y.store_no FROM copy y WHERE y.pack_no = p.pack_no AND y.state IN ('p', 'x')
              ORDER BY y.state = 'x', y.store_no)"""
 )
-
-#: Columns of a `PackLocation`, of pack `p` and domain `d`.
-LOCATION_COLUMNS = sql.SQL(
-    "p.pack_no, p.generation, d.domain, p.key_id, p.size_bytes, p.frames, {}"
-).format(COPIES_OF)
 
 #: Rows of the copies of a pack that becomes live, from the CTE `live (pack_no)`: present at the
 #: primary, wanted at every other store that is online.
@@ -60,14 +57,18 @@ class CopyState:
 
 def copies_of(tx: Tx, packs: Collection[int]) -> dict[int, list[CopyState]]:
     """Pack number → its copies that were made, in order of the stores."""
-    rows = tx.execute(
-        """SELECT pack_no, store_no, state = 'x', checked_at, checked_in_full_at FROM copy
-           WHERE pack_no = ANY(%s) AND state IN ('p', 'x') ORDER BY pack_no, store_no""",
-        [list(packs)],
-    ).fetchall()
     found: dict[int, list[CopyState]] = {}
-    for pack_no, *state in rows:
-        found.setdefault(pack_no, []).append(CopyState(*state))
+
+    def add(pack_no: int, **state: Any) -> None:
+        found.setdefault(pack_no, []).append(CopyState(**state))
+
+    all_rows(
+        tx,
+        add,
+        """SELECT pack_no, store_no, state = 'x' AS is_damaged, checked_at, checked_in_full_at
+           FROM copy WHERE pack_no = ANY(%s) AND state IN ('p', 'x') ORDER BY pack_no, store_no""",
+        [list(packs)],
+    )
     return found
 
 
@@ -196,10 +197,12 @@ class WantedCopy:
 def wanted_copies(catalog: Catalog, store_no: int, after: int, limit: int) -> list[WantedCopy]:
     """The next copies that a store should have and has not, by the numbers of their packs."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT pack_no, generation, y.state = 'x' FROM copy y JOIN pack p USING (pack_no)
+        return all_rows(
+            tx,
+            WantedCopy,
+            """SELECT pack_no, generation, y.state = 'x' AS is_damaged
+               FROM copy y JOIN pack p USING (pack_no)
                WHERE store_no = %s AND y.state <> 'p' AND p.state = 'l' AND pack_no > %s
                ORDER BY pack_no LIMIT %s""",
             [store_no, after, limit],
-        ).fetchall()
-    return [WantedCopy(*row) for row in rows]
+        )

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
 
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows
 
 #: Pins and volumes that are named; a pack that a golden image needs has thousands.
 _NAMED_MAX = 100
@@ -81,35 +83,45 @@ def pack_of_generation(catalog: Catalog, generation: UUID) -> list[int]:
 def explain_packs(catalog: Catalog, packs: Sequence[int]) -> list[PackExplanation]:
     """What keeps each of these packs."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
+
+        def explained(pack_no: int, **columns: Any) -> PackExplanation:
+            pins, uses = _pins(tx, pack_no), _uses(tx, pack_no)
+            return PackExplanation(pack_no=pack_no, pins=pins, uses=uses, **columns)
+
+        return all_rows(
+            tx,
+            explained,
             """SELECT p.pack_no, p.generation,
                       CASE p.state WHEN 'u' THEN 'uploading' WHEN 'l' THEN 'live'
-                                   WHEN 'c' THEN 'condemned' ELSE 'dead' END,
-                      coalesce(p.size_bytes, 0), coalesce(p.items, 0), m.generation
+                                   WHEN 'c' THEN 'condemned' ELSE 'dead' END AS state,
+                      coalesce(p.size_bytes, 0) AS size_bytes, coalesce(p.items, 0) AS items,
+                      m.generation AS moved_to
                FROM pack p LEFT JOIN pack m ON m.pack_no = p.moved_to
                WHERE p.pack_no = ANY(%s) ORDER BY p.pack_no""",
             [list(packs)],
-        ).fetchall()
-        return [PackExplanation(*(*row, _pins(tx, row[0]), _uses(tx, row[0]))) for row in rows]
+        )
 
 
 def _pins(tx: Tx, pack_no: int) -> list[Pin]:
-    rows = tx.execute(
-        """SELECT owner, coalesce(a.session, l.session), l.lease IS NOT NULL,
-                  coalesce(s.deadline, l.deadline)
+    return all_rows(
+        tx,
+        Pin,
+        """SELECT owner, coalesce(a.session, l.session) AS session,
+                  l.lease IS NOT NULL AS is_reader, coalesce(s.deadline, l.deadline) AS deadline
            FROM pin LEFT JOIN attempt a ON a.attempt = owner
            LEFT JOIN session s ON s.session = a.session LEFT JOIN lease l ON l.lease = owner
            WHERE pack_no = %s ORDER BY owner LIMIT %s""",
         [pack_no, _NAMED_MAX],
     )
-    return [Pin(*row) for row in rows]
 
 
 def _uses(tx: Tx, pack_no: int) -> list[Use]:
-    rows = tx.execute(
-        """SELECT t.name, u.volume_no, v.name, u.addresses, u.first_sequence, u.last_sequence
+    return all_rows(
+        tx,
+        Use,
+        """SELECT t.name AS tenant, u.volume_no, v.name AS volume, u.addresses, u.first_sequence,
+                  u.last_sequence
            FROM pack_use u JOIN volume v USING (volume_no) JOIN tenant t USING (tenant_no)
            WHERE u.pack_no = %s ORDER BY u.volume_no, u.first_sequence LIMIT %s""",
         [pack_no, _NAMED_MAX],
     )
-    return [Use(*row) for row in rows]

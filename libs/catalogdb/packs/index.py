@@ -19,12 +19,12 @@ from psycopg import sql
 from libs.blockmap.tagged import id_text, positions_by_tag
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.copies import INSERT_COPIES, LOCATION_COLUMNS
+from libs.catalogdb.packs.copies import INSERT_COPIES
 from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED, note_repair
 from libs.catalogdb.packs.ids import chunk_table, halves
+from libs.catalogdb.packs.location import PackLocation, locate_packs
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.sessions.attempts import Stale, require_open
-from libs.copies.stores import PRIMARY
 from libs.errors import DamagedDataError, InvariantViolation
 from libs.events.packs import PackStored
 
@@ -37,20 +37,6 @@ class PackRecord:
     generation: UUID
     size_bytes: int
     frames: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PackLocation:
-    """A pack that holds wanted items: how its frames are found and opened."""
-
-    pack_no: int
-    generation: UUID
-    domain: UUID
-    key_id: UUID
-    size_bytes: int
-    frames: bytes
-    #: Numbers of the stores that have a copy, in the order in which they are to be asked.
-    copies: Sequence[int] = (PRIMARY,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +185,8 @@ def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
         raise DamagedDataError(
             f"chunk {id_text(lost)}: not in the catalog's index; run a verification"
         )
-    rows = tx.execute(
-        sql.SQL(
-            "SELECT {} FROM pack p JOIN domain d USING (domain_no) WHERE pack_no = ANY(%s)"
-        ).format(LOCATION_COLUMNS),
-        [list({pack_no for pack_no, _ in found.values()})],
-    ).fetchall()
-    return Resolved(
-        [found[n] for n in range(len(ids))], {row[0]: PackLocation(*row) for row in rows}
-    )
+    packs = {pack_no for pack_no, _ in found.values()}
+    return Resolved([found[n] for n in range(len(ids))], locate_packs(tx, packs))
 
 
 @idempotent
@@ -284,6 +263,9 @@ def _find(
     tx: Tx, domains: Domains, ids: Sequence[bytes], query: sql.SQL = _FIND
 ) -> dict[int, tuple[int, int]]:
     """Position in ``ids`` → (pack number, place), for those in the index that the query wants.
+
+    Rows stay tuples here: a window of a plan looks up tens of thousands of ids at once, and to make
+    an object by name of each of 32,768 rows took 56 ms where tuples took 10.
 
     Raises:
         DamagedDataError: a tag is not in the list of domains.

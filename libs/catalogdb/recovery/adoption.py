@@ -13,6 +13,7 @@ from libs.catalogdb.domains import continue_list
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.applying import apply_row, move_head
+from libs.catalogdb.rows import all_rows
 from libs.catalogdb.sessions.folding import are_past
 from libs.checkpoints.rows import (
     DomainRow,
@@ -40,11 +41,13 @@ class GroupHead:
 def group_heads(catalog: Catalog) -> list[GroupHead]:
     """All groups with their heads."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT t.name, group_id, head_sequence, head_session, head_mac
-               FROM volume_group JOIN tenant t USING (tenant_no) ORDER BY group_id"""
-        ).fetchall()
-    return [GroupHead(*row) for row in rows]
+        return all_rows(
+            tx,
+            GroupHead,
+            """SELECT t.name AS tenant, group_id AS group, head_sequence AS sequence,
+                      head_session AS session, head_mac AS mac
+               FROM volume_group JOIN tenant t USING (tenant_no) ORDER BY group_id""",
+        )
 
 
 def live_manifests(catalog: Catalog, group: UUID) -> list[str]:

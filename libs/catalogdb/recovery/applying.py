@@ -123,7 +123,8 @@ def _apply_grant(tx: Tx, row: GrantRow) -> None:
         raise InvariantViolation(
             f"grant of domain {row.domain} to tenant {row.tenant}: one of them is nowhere named"
         )
-    add_grant(tx, *numbers)
+    domain_no, tenant_no = numbers
+    add_grant(tx, domain_no, tenant_no)
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:

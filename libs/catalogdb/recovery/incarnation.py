@@ -28,6 +28,7 @@ from libs.catalogdb.recovery.changes import (
     read_changes_after,
 )
 from libs.catalogdb.recovery.checkpoint_rows import read_rows
+from libs.catalogdb.rows import one_row
 from libs.checkpoints.rows import GoneRow, Row
 from libs.errors import NotReconciledError
 
@@ -90,14 +91,17 @@ def require_reconciled(tx: Tx) -> None:
 def read_incarnation(catalog: Catalog) -> Incarnation:
     """The catalog's row about itself."""
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT number, life = catalog_life(), reconciled, checkpoint, durable,
-                      NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log),
-                      split_part(life, ' ', 1) <> split_part(catalog_life(), ' ', 1)
-               FROM incarnation"""
-        ).fetchone()
-    assert row is not None
-    return Incarnation(*row)
+        found = one_row(
+            tx,
+            Incarnation,
+            """SELECT number, life = catalog_life() AS compared, reconciled, checkpoint, durable,
+                      NOT EXISTS (SELECT FROM domain) AND NOT EXISTS (SELECT FROM event_log)
+                          AS empty,
+                      split_part(life, ' ', 1) <> split_part(catalog_life(), ' ', 1) AS moved
+               FROM incarnation""",
+        )
+    assert found is not None
+    return found
 
 
 def record_comparison(catalog: Catalog) -> None:

@@ -17,6 +17,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import Domains
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows
 from libs.events.packs import PackDeleted
 
 #: Nobody's attempt: packs that were found in the store were registered by a catalog of before.
@@ -179,28 +180,31 @@ class UseRow:
 def volumes_to_count(catalog: Catalog) -> list[VolumeToCount]:
     """The volumes whose references are to be counted anew."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT v.volume_no, v.name, t.name,
+        return all_rows(
+            tx,
+            VolumeToCount,
+            """SELECT v.volume_no, v.name, t.name AS tenant,
                       ARRAY(SELECT l.domain_no FROM domain_tag l
-                            WHERE l.group_no = v.group_no ORDER BY l.tag),
+                            WHERE l.group_no = v.group_no ORDER BY l.tag) AS domain_nos,
                       d.domain, d.key_id
                FROM recount JOIN volume v USING (volume_no) JOIN tenant t USING (tenant_no)
-               JOIN domain d USING (domain_no) ORDER BY v.volume_no"""
-        ).fetchall()
-    return [VolumeToCount(*row) for row in rows]
+               JOIN domain d USING (domain_no) ORDER BY v.volume_no""",
+        )
 
 
 def live_points(catalog: Catalog, volume_no: int) -> list[LivePoint]:
     """The live snapshots of a volume, oldest first."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT s.session, s.sequence, p.root, p.root_level, s.sequence = g.head_sequence
+        return all_rows(
+            tx,
+            LivePoint,
+            """SELECT s.session, s.sequence, p.root, p.root_level,
+                      s.sequence = g.head_sequence AS is_head
                FROM snapshot s JOIN snapshot_volume p USING (session)
                JOIN volume_group g USING (group_no)
                WHERE p.volume_no = %s AND s.state = 'l' ORDER BY s.sequence""",
             [volume_no],
-        ).fetchall()
-    return [LivePoint(*row) for row in rows]
+        )
 
 
 def count_live(

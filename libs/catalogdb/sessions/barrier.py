@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows
 from libs.events.fields import HoldMeans
 from libs.events.snapshots import BarrierNode, BarrierReached
 
@@ -107,12 +108,13 @@ def record_cut(
 def barrier_evidence(catalog: Catalog, session: UUID) -> list[BarrierEvidence]:
     """What the nodes of a session confirmed, by node; nothing if it needed no barrier."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT n.name, means, held_at, cut_at, released_at, unbroken
+        return all_rows(
+            tx,
+            BarrierEvidence,
+            """SELECT n.name AS node, means, held_at, cut_at, released_at, unbroken
                FROM barrier_node JOIN node n USING (node_no) WHERE session = %s ORDER BY n.name""",
             [session],
-        ).fetchall()
-    return [BarrierEvidence(*row) for row in rows]
+        )
 
 
 def _event_node(one: BarrierEvidence) -> BarrierNode:

@@ -5,8 +5,9 @@ most one open session, because the base is the group's head or nothing. Sealing 
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from libs.catalogdb.domains import GroupDomain, append_granted
@@ -15,6 +16,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.sources import needs_barrier
 from libs.errors import NotFoundError
@@ -346,31 +348,33 @@ def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
 
 
 _SESSION = """
-    SELECT s.session, t.name,
-           (SELECT jsonb_agg(jsonb_build_array(d.domain_no, d.domain, d.key_id,
-                                               l.tag = 0 OR a.domain_no IS NOT NULL) ORDER BY l.tag)
+    SELECT s.session, t.name AS tenant,
+           (SELECT jsonb_agg(jsonb_build_object(
+                       'domain_no', d.domain_no, 'domain', d.domain, 'key_id', d.key_id,
+                       'granted', l.tag = 0 OR a.domain_no IS NOT NULL) ORDER BY l.tag)
             FROM domain_tag l JOIN domain d USING (domain_no) LEFT JOIN domain_grant a
               ON a.tenant_no = t.tenant_no AND a.domain_no = d.domain_no
-            WHERE l.group_no = g.group_no),
-           g.name, g.group_id,
-           CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END,
-           s.base, s.head_sequence, g.head_mac, n.sequence, n.manifest_key,
+            WHERE l.group_no = g.group_no) AS domains,
+           g.name AS group, g.group_id,
+           CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END AS state,
+           s.base, s.head_sequence, g.head_mac AS previous_mac, n.sequence, n.manifest_key,
            s.reject_code, s.reject_message,
            -- A clock that was set back must not make a duration that no event can carry.
-           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8,
-           s.cut_attempt, s.cut_at IS NOT NULL,
-           extract(epoch FROM now() - s.deadline)::float8,
+           greatest(0, extract(epoch FROM coalesce(s.ended_at, now()) - s.opened_at))::float8
+               AS seconds, s.cut_attempt, s.cut_at IS NOT NULL AS cut,
+           extract(epoch FROM now() - s.deadline)::float8 AS overdue_seconds,
            NOT EXISTS (SELECT FROM session r
-                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
+                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost') AS is_trusted
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     LEFT JOIN snapshot n USING (session)
     WHERE s.session = %s"""
 
 _PARTS = """
-    SELECT p.volume_no, v.volume_id, v.name, o.path, o.freeze_mount, p.capture, p.token, n.name,
-           n.rpc_url, n.span_address, p.boot, p.state = 'f', p.attempt_number, p.base_root,
-           p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
-           p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
+    SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, o.path,
+           o.freeze_mount AS freeze, p.capture, p.token, n.name AS node, n.rpc_url, n.span_address,
+           p.boot, p.state = 'f' AS finished, p.attempt_number, p.base_root, p.base_level,
+           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
+           p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     JOIN source o ON o.volume_no = p.volume_no AND o.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
@@ -378,15 +382,19 @@ _PARTS = """
 
 def session_view(tx: Tx, session: UUID) -> SessionView:
     """A session as it is, in the caller's transaction."""
-    row = tx.execute(_SESSION, [session]).fetchone()
-    if row is None:
+
+    def view(domains: Sequence[Mapping[str, Any]], **columns: Any) -> SessionView:
+        listed = tuple(_group_domain(**one) for one in domains)
+        return SessionView(domains=listed, parts=parts, **columns)
+
+    parts = tuple(all_rows(tx, PartView, _PARTS, [session]))
+    found = one_row(tx, view, _SESSION, [session])
+    if found is None:
         if is_past(tx, session):
             raise NotFoundError(f"session {session}: it ended long ago, its details are folded")
         raise NotFoundError(f"session {session}: there is none of this id")
-    parts = tuple(PartView(*part) for part in tx.execute(_PARTS, [session]))
-    session_, tenant, listed, *rest = row
-    domains = tuple(
-        GroupDomain(number, UUID(domain), UUID(key_id), granted)
-        for number, domain, key_id, granted in listed
-    )
-    return SessionView(*(session_, tenant, domains, *rest, parts))
+    return found
+
+
+def _group_domain(domain_no: int, domain: str, key_id: str, *, granted: bool) -> GroupDomain:
+    return GroupDomain(domain_no, UUID(domain), UUID(key_id), granted)

@@ -14,9 +14,10 @@ from uuid import UUID
 from psycopg import sql
 
 from libs.catalogdb.log.log import Entry, append
-from libs.catalogdb.packs.copies import LOCATION_COLUMNS
-from libs.catalogdb.packs.index import Domains, PackLocation, Resolved, locate, pin_packs
+from libs.catalogdb.packs.index import Domains, Resolved, locate, pin_packs
+from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import one_row
 from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
 from libs.errors import ConflictError, DamagedDataError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
@@ -125,10 +126,12 @@ def point_of_lease(catalog: Catalog, tenant: str, lease: UUID) -> SnapshotVolume
         row = tx.execute(
             "SELECT session, volume_no FROM lease WHERE lease = %s AND state = 'o'", [lease]
         ).fetchone()
-        point = volume_of_snapshot(tx, tenant, *row) if row else None
-    if point is None:
-        raise _not_open(lease)
-    return point
+        if row is not None:
+            session, volume_no = row
+            point = volume_of_snapshot(tx, tenant, session, volume_no)
+            if point is not None:
+                return point
+    raise _not_open(lease)
 
 
 def resolve(
@@ -168,17 +171,17 @@ def resolve_pack(
     """
     with catalog.transaction() as tx:
         renew_lease(tx, lease, deadline_seconds)
-        row = tx.execute(
+        pack = one_row(
+            tx,
+            PackLocation,
             sql.SQL(
                 """SELECT {} FROM pack p JOIN domain d USING (domain_no)
                    WHERE generation = %s AND domain_no = ANY(%s) AND state = 'l'"""
             ).format(LOCATION_COLUMNS),
             [generation, list(domains)],
-        ).fetchone()
-        if row is None:
-            raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
-        pack = PackLocation(*row)
-        if not pin_packs(tx, lease, [pack.pack_no]):  # condemned since we looked
+        )
+        # A pack that cannot be pinned was condemned since we looked.
+        if pack is None or not pin_packs(tx, lease, [pack.pack_no]):
             raise NotFoundError(f"pack {generation.hex}: there is no live pack of this generation")
         return pack
 
@@ -263,10 +266,13 @@ def end_restore(catalog: Catalog, tenant: str, lease: UUID, end: RestoreOutcome)
                WHERE lease = %s AND announced FOR UPDATE""",
             [lease],
         ).fetchone()
-        point = volume_of_snapshot(tx, tenant, *row[:2]) if row else None
-        if row is None or point is None or row[2] not in ("o", state):
+        if row is None:
             raise _not_open(lease)
-        if row[2] == state:
+        session, volume_no, known_state = row
+        point = volume_of_snapshot(tx, tenant, session, volume_no)
+        if point is None or known_state not in ("o", state):
+            raise _not_open(lease)
+        if known_state == state:
             return point.session  # told before, and the answer was lost
         tx.execute(
             """UPDATE lease SET state = %s, ended_at = now(), bytes = %s, fetched_bytes = %s

@@ -7,6 +7,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows
 from libs.errors import InvariantViolation, NotFoundError
 from libs.points import RecoveryPoint
 
@@ -84,16 +85,18 @@ class SnapshotVolume:
 
 
 _SNAPSHOT_VOLUMES: LiteralString = """
-    SELECT t.name,
-           ARRAY(SELECT l.domain_no FROM domain_tag l WHERE l.group_no = g.group_no ORDER BY l.tag),
+    SELECT t.name AS tenant,
+           ARRAY(SELECT l.domain_no FROM domain_tag l
+                 WHERE l.group_no = g.group_no ORDER BY l.tag) AS domain_nos,
            ARRAY(SELECT o.domain FROM domain_tag l JOIN domain o USING (domain_no)
-                 WHERE l.group_no = g.group_no ORDER BY l.tag),
-           d.key_id, s.session, s.sequence, s.sealed_at,
-           s.consistency, s.base, g.name, g.group_id, v.volume_no, v.volume_id, v.name, n.name,
-           o.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes, sv.changed_bytes,
-           sv.sent_bytes, sv.stored_bytes,
-           CASE WHEN c.level <> '' THEN c.verified_at END, nullif(c.level, ''),
-           coalesce(c.damaged, false), sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int, g.copies
+                 WHERE l.group_no = g.group_no ORDER BY l.tag) AS domains,
+           d.key_id, s.session, s.sequence, s.sealed_at, s.consistency, s.base,
+           g.name AS group, g.group_id, v.volume_no, v.volume_id AS volume, v.name,
+           n.name AS node, o.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes,
+           sv.changed_bytes, sv.sent_bytes, sv.stored_bytes,
+           CASE WHEN c.level <> '' THEN c.verified_at END AS verified_at,
+           nullif(c.level, '') AS verified_level, coalesce(c.damaged, false) AS damaged,
+           sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int AS copies, g.copies AS copies_wanted
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'
     JOIN snapshot_volume sv USING (session) LEFT JOIN verification c USING (session)
@@ -201,4 +204,4 @@ def volume_of_snapshot(tx: Tx, tenant: str, session: UUID, volume_no: int) -> Sn
 
 
 def _select(tx: Tx, condition: LiteralString, wanted: Mapping[str, object]) -> list[SnapshotVolume]:
-    return [SnapshotVolume(*row) for row in tx.execute(_SNAPSHOT_VOLUMES + condition, wanted)]
+    return all_rows(tx, SnapshotVolume, _SNAPSHOT_VOLUMES + condition, wanted)

@@ -19,6 +19,7 @@ from psycopg import sql
 from libs.catalogdb.deletion.brake import PASSING_COUNT_MAX, Kind, judge, keep_only
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import NotFoundError
 from libs.events.snapshots import RetentionChanged
 
@@ -65,7 +66,7 @@ class OverdueSnapshot:
 
 #: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`.
 _NOT_KEPT: LiteralString = """
-    SELECT s.group_no, s.sequence, t.name, s.session
+    SELECT s.group_no, s.sequence, t.name AS tenant, s.session
     FROM retention r JOIN snapshot s USING (group_no) JOIN volume_group g USING (group_no)
     JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c
     WHERE s.state = 'l' AND c.halted_since IS NULL
@@ -104,6 +105,11 @@ _OVERDUE_AT_ONCE = sql.SQL(
        FROM judged j LEFT JOIN large l USING (group_no) JOIN volume_group g USING (group_no)
        WHERE accepted OR l.points IS NOT NULL ORDER BY j.tenant, g.name, j.sequence"""
 ).format(not_kept=sql.SQL(_NOT_KEPT))
+
+
+_CLOCK: LiteralString = """
+    SELECT trusted_at, clock_timestamp() AS server_at, halted_since IS NOT NULL AS halted
+    FROM retention_clock"""
 
 
 def set_retention(
@@ -146,13 +152,14 @@ def set_retention(
 def read_retention(catalog: Catalog, tenant: str, group: str) -> RetentionPolicy | None:
     """What is kept of a group; None: everything."""
     with catalog.transaction() as tx:
-        row = tx.execute(
+        return one_row(
+            tx,
+            RetentionPolicy,
             """SELECT keep_last, keep_for_seconds
                FROM retention JOIN volume_group g USING (group_no)
                JOIN tenant t USING (tenant_no) WHERE t.name = %s AND g.name = %s""",
             [tenant, group],
-        ).fetchone()
-    return RetentionPolicy(*row) if row else None
+        )
 
 
 def set_copies(catalog: Catalog, tenant: str, group: str, copies: int) -> None:
@@ -193,24 +200,22 @@ def overdue_snapshots(
 ) -> list[OverdueSnapshot]:
     """A page of the snapshots that retention does not keep now, oldest first within a group."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        return all_rows(
+            tx,
+            OverdueSnapshot,
             IS_OVERDUE
             + """ AND (s.group_no, s.sequence) > (%s, %s)
                   ORDER BY s.group_no, s.sequence LIMIT %s""",
             [after.group_no if after else 0, after.sequence if after else 0, limit],
-        ).fetchall()
-    return [OverdueSnapshot(*row) for row in rows]
+        )
 
 
 def read_clock(catalog: Catalog) -> ClockState:
     """The time that retention goes by, as it was last observed."""
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT trusted_at, clock_timestamp(), halted_since IS NOT NULL
-               FROM retention_clock"""
-        ).fetchone()
-    assert row is not None
-    return ClockState(*row)
+        state = one_row(tx, ClockState, _CLOCK)
+    assert state is not None
+    return state
 
 
 def observe_clock(catalog: Catalog, seen: datetime | None, elapsed_seconds: float) -> ClockState:
@@ -222,12 +227,8 @@ def observe_clock(catalog: Catalog, seen: datetime | None, elapsed_seconds: floa
         elapsed_seconds: since the caller first saw it, by its monotonic clock.
     """
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """SELECT trusted_at, clock_timestamp(), halted_since IS NOT NULL
-               FROM retention_clock FOR UPDATE"""
-        ).fetchone()
-        assert row is not None
-        before = ClockState(*row)
+        before = one_row(tx, ClockState, _CLOCK + " FOR UPDATE")
+        assert before is not None
         step_seconds = (before.server_at - before.trusted_at).total_seconds()
         if seen is None:
             expected_seconds = 0.0 if before.halted else PAUSE_SECONDS_MAX
@@ -257,7 +258,9 @@ def hold_back_overdue(catalog: Catalog) -> bool:
     with catalog.transaction() as tx:
         rows = tx.execute(_OVERDUE_AT_ONCE, [PASSING_COUNT_MAX, _OVERDUE_SHARE_MAX]).fetchall()
         keep_only(tx, Kind.OVERDUE, [(session, 0) for session, *_ in rows])
-        groups = dict.fromkeys(f"{row[3]} of {row[1]}/{row[2]}" for row in rows if row[3])
+        groups = dict.fromkeys(
+            f"{points} of {tenant}/{group}" for _, tenant, group, points in rows if points
+        )
         what = (
             f"catalog: retention keeps less than half of the recovery points of "
             f"{len(groups)} groups ({', '.join(list(groups)[:_NAMED_MAX])}); none of them expires."

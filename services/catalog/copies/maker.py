@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.stores import record_replicated
 from libs.copies.stores import STORE_NAMES, Copy, Stores

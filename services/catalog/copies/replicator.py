@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from libs.catalogdb.log.log import LoggedEvent, read_log
 from libs.catalogdb.packs.copies import wanted_copies
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import read_incarnation
 from libs.catalogdb.stores import (

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from libs.blockmap.node import NodeHasher
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.errors import DamagedDataError
 from libs.keys.vault import KeyVault
 from libs.packs.chunk import ChunkHasher

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from libs.catalogdb.packs.copies import CopyState, mark_checked, mark_copy_damaged
 from libs.catalogdb.packs.damage import WHOLE_PACK
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import STORE_NAMES, Stores
 from libs.errors import BackcastError, UnavailableError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from libs.blockmap.node import NodeHasher
 from libs.catalogdb.packs.damage import WHOLE_PACK
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.copies.stores import Copy
 from libs.errors import DamagedDataError, NotFoundError
 from libs.events.fields import VerificationLevel

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from libs.blockmap.node import ID_SIZE_BYTES, MapRun
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.leases import resolve_pack
 from libs.copies.stores import STORE_NAMES, Copy, Stores, object_key
 from libs.errors import BadInputError, DamagedDataError, NotFoundError

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query, Response
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.leases import (
     RestoreOutcome,
     RestoreProgress,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.leases import PlannedWindow
 from libs.keys.vault import KeyVault
 from libs.packs.layout import split_place

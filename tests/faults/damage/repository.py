@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.points import SnapshotVolume, find_volume_at
 from libs.copies.stores import Stores
 from libs.errors import DamagedDataError

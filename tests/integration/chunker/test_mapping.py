@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from libs.blockmap.tree import span_chunks
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.copies.stores import Stores
 from libs.events.block_changes import CaptureStarted, ExtentsChanged
 from libs.keys.kek import KeyEncryptionKey

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from libs.catalogdb.packs.index import PackLocation
+from libs.catalogdb.packs.location import PackLocation
 from libs.copies.stores import Stores
 from libs.errors import DamagedDataError, NotFoundError, UnavailableError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
