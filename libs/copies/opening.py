@@ -7,7 +7,6 @@ from uuid import UUID
 from libs.copies.stores import PRIMARY, SECOND, STORE_NAMES, Stores
 from libs.errors import ConfigurationError, UnavailableError
 from libs.runtime.groups import S3Settings, SecondS3Settings
-from libs.runtime.retries import retried
 from libs.store.opening import bucket_of
 from libs.store.probe import probe_s3
 from libs.store.retrying import RetryingStore
@@ -48,7 +47,7 @@ def open_stores(
     for store_no, one in settings.items():
         bucket = bucket_of(one)
         try:
-            abilities = retried(lambda bucket=bucket: probe_s3(bucket))  # type: ignore[misc] # bound now
+            abilities = probe_s3(bucket)
             opened[store_no] = S3Store(bucket, put_checksum=abilities.put_checksum)
         except UnavailableError as err:
             log.warning(

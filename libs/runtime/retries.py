@@ -1,12 +1,14 @@
 """Trying again: for calls that are safe to repeat and fail with an error that says it may help."""
 
+import functools
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from libs.errors import BackcastError, OutOfSpaceError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _WAIT_SECONDS_FIRST = 0.1
@@ -44,3 +46,19 @@ def retried(
                 raise
         sleep(random.uniform(wait / 2, wait))  # noqa: S311 -- spreads load, keeps no secret
         wait = min(2 * wait, _WAIT_SECONDS_MAX)
+
+
+def tried_again(total_seconds_max: float = 60.0) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Declare that a function may be called again, whatever became of earlier tries.
+
+    Each call of it is `retried` for so long.
+    """
+
+    def declare(call: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(call)
+        def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+            return retried(lambda: call(*args, **kwargs), total_seconds_max)
+
+        return patient
+
+    return declare

@@ -1,8 +1,7 @@
 """Opens the S3 store that a service is configured for, after looking at what it really does."""
 
 from libs.runtime.groups import S3Settings
-from libs.runtime.retries import retried
-from libs.store.probe import StoreAbilities, probe_s3
+from libs.store.probe import probe_s3
 from libs.store.retrying import RetryingStore
 from libs.store.s3 import S3Bucket, S3Store
 
@@ -27,5 +26,5 @@ def open_store(settings: S3Settings) -> RetryingStore:
         UnavailableError: the store does not answer.
     """
     bucket = bucket_of(settings)
-    abilities: StoreAbilities = retried(lambda: probe_s3(bucket))
+    abilities = probe_s3(bucket)
     return RetryingStore(S3Store(bucket, put_checksum=abilities.put_checksum))

@@ -18,6 +18,7 @@ from libs.errors import (
     UnavailableError,
 )
 from libs.ranges import ByteRange
+from libs.runtime.retries import tried_again
 from libs.store.buckets import bucket_state, make_bucket
 from libs.store.checksums import PutChecksum, integrity_headers
 from libs.store.port import ChecksumRefusedError, ObjectStore
@@ -41,13 +42,14 @@ class StoreAbilities:
     object_lock: bool
 
 
+@tried_again()
 def probe_s3(
     bucket: S3Bucket,
     *,
     create: bool = False,
     new_id: Callable[[], uuid.UUID] = uuid.uuid4,
 ) -> StoreAbilities:
-    """Try what Backcast needs of a bucket.
+    """Try what Backcast needs of a bucket; again for a minute while it does not answer.
 
     Args:
         bucket: what to try.

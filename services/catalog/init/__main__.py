@@ -5,7 +5,6 @@ crash after any step leaves a set-up that the next run completes.
 """
 
 import asyncio
-import functools
 import logging
 import sys
 
@@ -17,7 +16,6 @@ from libs.errors import ConfigurationError
 from libs.events.topics import TOPICS
 from libs.kafka.topics import ensure_topics
 from libs.keys.kek import KeyEncryptionKey
-from libs.runtime.retries import retried
 from libs.runtime.service import run_service
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
@@ -43,7 +41,7 @@ def main(settings: Settings, _: Stop) -> None:
         log.warning("topic is not as it should be", extra={"detail": difference})
     for store in filter(None, (settings.s3, settings.second_s3.store)):
         bucket = bucket_of(store)
-        abilities = retried(functools.partial(probe_s3, bucket, create=True))
+        abilities = probe_s3(bucket, create=True)
         about = {"endpoint": store.endpoint, "bucket": store.bucket, "abilities": str(abilities)}
         log.info("store is usable", extra=about | {"kek": kek.fingerprint.hex()})
 

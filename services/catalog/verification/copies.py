@@ -18,11 +18,14 @@ from libs.errors import BackcastError, UnavailableError
 from libs.events.fields import VerificationLevel
 from libs.keys.vault import KeyVault
 from libs.packs.trailer import Item
-from libs.runtime.retries import retried
+from libs.runtime.retries import tried_again
 from services.catalog.copies.maker import CopyMaker
 from services.catalog.verification.packs import PackFindings, check_copy
 
 log = logging.getLogger(__name__)
+
+#: The only copy of a pack is asked for again; of several copies the next one is asked for.
+_check_only_copy = tried_again()(check_copy)
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class CopiesCheck:
         def check() -> PackFindings:
             if len(pack.copies) == 1:
                 copy = self._stores.copy(pack.generation, store_no)
-                return retried(lambda: check_copy(copy, self._vault, pack, level, sample))
+                return _check_only_copy(copy, self._vault, pack, level, sample)
             copy = self._stores.eager_copy(pack.generation, store_no)
             return check_copy(copy, self._vault, pack, level, sample)
 

@@ -25,7 +25,7 @@ from libs.events.fields import DAMAGED_EXTENTS_MAX
 from libs.events.snapshots import DamagedExtent
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.reading.frames import FrameReader
-from libs.runtime.retries import retried
+from libs.runtime.retries import tried_again
 
 log = logging.getLogger(__name__)
 #: Leaves whose chunks are located at once: up to 16,384 ids, half a MiB.
@@ -236,10 +236,14 @@ class MapWalk:
 
     def _read(self, level: int, node_id: bytes, pack: PackLocation, place: int) -> Node:
         def fetch(_: NodeId) -> bytes:
-            item = retried(lambda: self._frames.item(pack, place))
+            item = self._item(pack, place)
             return item[: node_size_bytes(item)]
 
         return MapReader(self._hasher, fetch).node(NodeId(node_id), level)
+
+    @tried_again()
+    def _item(self, pack: PackLocation, place: int) -> bytes:
+        return self._frames.item(pack, place)
 
     def _known_below(self, level: int, known: bytes | None, start: int) -> dict[int, bytes]:
         """Children of the known map's node at a place; none if it cannot be read."""

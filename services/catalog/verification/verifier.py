@@ -45,7 +45,7 @@ from libs.ids import uuid7
 from libs.keys.vault import KeyVault
 from libs.packs.manifest import Manifest, manifest_mac, open_manifest
 from libs.reading.frames import FrameReader
-from libs.runtime.retries import retried
+from libs.runtime.retries import tried_again
 from libs.runtime.signals import Stop
 from services.catalog.verification.copies import CopiesCheck, CopiesFindings
 from services.catalog.verification.maps import CleanSubtrees, DamagedExtents, MapWalk
@@ -217,13 +217,17 @@ class Verifier:
                     record_verdict(self.catalog, session, _damaged(extents, None, None))
         mark_assessed(self.catalog, packs)
 
+    @tried_again()
+    def _get(self, key: str) -> bytes:
+        return self._stores.objects.get(key)
+
     def _check_manifest(self, points: Sequence[SnapshotVolume]) -> str | None:
         """What is wrong with the snapshot's manifest; None: nothing."""
         point = points[0]
         record = read_manifest_record(self.catalog, point.session)
         keys = self._vault.get(point.domain, point.key_id)  # a wrong one is no damage
         try:
-            body = retried(lambda: self._stores.objects.get(record.key))
+            body = self._get(record.key)
             manifest = open_manifest(body, point.key_id, keys.manifest_key())
         except (DamagedDataError, NotFoundError) as err:
             return str(err)

@@ -14,7 +14,7 @@ from libs.catalogdb.sessions.session import PartView
 from libs.errors import UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import runs_of
-from libs.runtime.retries import retried
+from libs.runtime.retries import tried_again
 from libs.spans.connection import SpanConnection
 from services.chunker.packer import StaleAttemptError
 
@@ -61,9 +61,10 @@ class AgentLine:
             raise StaleAttemptError
         return connection
 
+    @tried_again(_REDIAL_SECONDS_MAX)
     def connect_patiently(self) -> SpanConnection:
         """As `connect`, tried again for a while."""
-        return retried(self.connect, _REDIAL_SECONDS_MAX)
+        return self.connect()
 
     def close(self) -> None:
         """Close every connection, also those that somebody waits for; there will be no others."""
@@ -102,9 +103,10 @@ class SpanRequest:
             SourceError: the agent cannot serve the capture any more.
             UnavailableError: it does not answer for longer than retries last.
         """
-        retried(lambda: self._receive(view), _REDIAL_SECONDS_MAX)
+        self._receive(view)
         self.taken += len(view) // CHUNK_SIZE_BYTES
 
+    @tried_again(_REDIAL_SECONDS_MAX)
     def _receive(self, view: memoryview) -> None:
         try:
             if not self._is_asked:

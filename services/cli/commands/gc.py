@@ -8,13 +8,11 @@ from urllib.parse import quote
 
 from libs.errors import error_class
 from libs.ids import uuid7
-from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
+from services.cli.patience import get_again, post_again
 from services.cli.progress import ShowBar, progress_bars
 
-#: The service may be away for so long, as in a restart, before the command gives up.
-_RETRY_SECONDS_MAX = 30.0
 #: The service answers sooner when a pass of upkeep ends. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 2
 
@@ -183,10 +181,7 @@ def _summed(services: Services, path: str, show_bar: ShowBar) -> Document:
     found: Counter[str] = Counter()
     query: dict[str, object] = {}
     while True:
-        step = retried(
-            lambda: services.catalog.get(path, query),  # noqa: B023 -- at once
-            _RETRY_SECONDS_MAX,
-        )
+        step = get_again(services.catalog, path, query)
         query = {"cursor": step.pop("cursor")}
         found.update(step)
         show_bar("surveying", found["freed_bytes"] + found["freed_bytes_estimated"], 0)
@@ -202,7 +197,7 @@ def _keep_up(services: Services, show_bar: ShowBar) -> Document:
     expected = _summed(services, "/v1/upkeep/rewriting", show_bar)["pack_bytes"]
     path, request = f"/v1/upkeep?wait_seconds={_WAIT_SECONDS}", {"upkeep": str(uuid7())}
     while True:
-        answer: Document = retried(lambda: services.catalog.post(path, request), _RETRY_SECONDS_MAX)
+        answer: Document = post_again(services.catalog, path, request)
         show_bar("sweeping", answer["sweep"]["freed_bytes"], 0)
         if answer["state"] == "rewriting":
             show_bar("rewriting", answer["rewriting"]["rewritten_bytes"], expected)
@@ -215,11 +210,7 @@ def _collect(services: Services, expected_bytes: int, show_bar: ShowBar) -> Coun
     freed: Counter[str] = Counter()
     cursor: str | None = None
     while True:
-        body = {"cursor": cursor}
-        step = retried(
-            lambda: services.catalog.post("/v1/collection/steps", body),  # noqa: B023 -- at once
-            _RETRY_SECONDS_MAX,
-        )
+        step = post_again(services.catalog, "/v1/collection/steps", {"cursor": cursor})
         cursor = step.pop("cursor")
         freed.update(step)
         show_bar("deleting", freed["freed_bytes"], max(expected_bytes, freed["freed_bytes"]))

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from libs.errors import BackcastError, ConflictError, NotFoundError
 from libs.points import RecoveryPoint
-from libs.runtime.retries import retried
+from libs.runtime.retries import tried_again
 from services.cli.connection import Services
+from services.cli.patience import RETRY_SECONDS_MAX, get_again
 from services.cli.progress import ShowBar
 
 #: A session as the coordinator answers it.
@@ -23,8 +24,6 @@ Hints = dict[str, str]
 
 #: The coordinator answers sooner when something changes. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 20
-#: The coordinator may be away for so long, as in a restart, before the command gives up.
-_RETRY_SECONDS_MAX = 30.0
 
 
 def groups_of(services: Services, names: Sequence[str]) -> list[str]:
@@ -103,6 +102,7 @@ def take_all(
 def _open(
     services: Services, group: str, id_: UUID, how: Mapping[str, Any]
 ) -> Session | BackcastError:
+    @tried_again(RETRY_SECONDS_MAX)
     def ask() -> Session | BackcastError:
         body = {"session": str(id_), "name": group, **how}
         try:
@@ -112,7 +112,7 @@ def _open(
         return answer
 
     try:
-        return retried(ask, _RETRY_SECONDS_MAX)
+        return ask()
     except BackcastError as err:
         return err
 
@@ -128,7 +128,7 @@ def _end(services: Services, session: Session, show_bar: ShowBar) -> Session | B
             sum(part["logical_bytes"] for part in parts),
         )
         try:
-            session = retried(lambda: services.coordinator.get(path, query), _RETRY_SECONDS_MAX)
+            session = get_again(services.coordinator, path, query)
         except BackcastError as err:
             return err
     return session

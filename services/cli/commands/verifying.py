@@ -8,14 +8,13 @@ from uuid import UUID
 from libs.errors import DamagedDataError, error_class
 from libs.ids import uuid7
 from libs.points import RecoveryPoint
-from libs.runtime.retries import retried
 from services.cli.connection import Services, connect
 from services.cli.output import Output, human_bytes
+from services.cli.patience import get_again, post_again
 from services.cli.progress import ShowBar, progress_bars
 
 #: The service answers sooner when the verification ends. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 2
-_RETRY_SECONDS_MAX = 30.0
 _CHUNK_SIZE_BYTES = 64 * 1024
 
 Verification = dict[str, Any]
@@ -74,16 +73,14 @@ def _end(
     snapshot = services.get(f"/snapshots/{session}")
     total_bytes = sum(volume["size_bytes"] for volume in snapshot["volumes"])
     begin = services.path(f"/snapshots/{session}/verifications")
-    answer: Verification = retried(
-        lambda: services.catalog.post(begin, request), _RETRY_SECONDS_MAX
-    )
+    answer: Verification = post_again(services.catalog, begin, request)
     path = services.path(f"/verifications/{request['verification']}")
     query = {"wait_seconds": _WAIT_SECONDS}
     while answer["state"] == "running":
         show_bar("block maps", answer["chunks"] * _CHUNK_SIZE_BYTES, total_bytes)
         if answer["packs_total"]:
             show_bar("packs", answer["pack_bytes_done"], answer["pack_bytes_total"])
-        answer = retried(lambda: services.catalog.get(path, query), _RETRY_SECONDS_MAX)
+        answer = get_again(services.catalog, path, query)
     return answer
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
-from libs.runtime.retries import retried
+from libs.runtime.retries import retried, tried_again
 
 
 class Clock:
@@ -69,3 +69,30 @@ def test_a_call_that_itself_takes_the_time_is_not_repeated() -> None:
     with pytest.raises(UnavailableError):
         run(failing(1, UnavailableError("down"), clock, seconds=61), clock)
     assert not clock.waits
+
+
+def test_what_is_declared_repeatable_is_tried_again_with_its_arguments() -> None:
+    asked: list[tuple[str, int]] = []
+
+    @tried_again(10)
+    def ask(path: str, *, number: int) -> int:
+        asked.append((path, number))
+        if len(asked) < 2:
+            raise UnavailableError("down")
+        return number
+
+    assert ask("/v1", number=7) == 7
+    assert asked == [("/v1", 7)] * 2
+
+
+def test_what_is_declared_repeatable_gives_up_when_its_time_is_over() -> None:
+    tries = []
+
+    @tried_again(0)
+    def ask() -> None:
+        tries.append(1)
+        raise UnavailableError("down")
+
+    with pytest.raises(UnavailableError):
+        ask()
+    assert len(tries) == 1
