@@ -193,7 +193,8 @@ def begin_rewrite(catalog: Catalog, token: UUID, domain_no: int, generation: UUI
         )
         row = tx.execute("SELECT key_id FROM pack WHERE generation = %s", [generation]).fetchone()
     assert row is not None
-    return UUID(str(row[0]))
+    key_id: UUID = row[0]
+    return key_id
 
 
 @idempotent

@@ -379,4 +379,5 @@ _TAKE_OVER = sql.SQL(
 def _domain_id(tx: Tx, domain_no: int) -> UUID:
     row = tx.execute("SELECT domain FROM domain WHERE domain_no = %s", [domain_no]).fetchone()
     assert row is not None
-    return UUID(str(row[0]))
+    domain: UUID = row[0]
+    return domain

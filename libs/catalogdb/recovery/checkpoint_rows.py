@@ -99,13 +99,13 @@ def _group(
     return GroupRow(domains=tuple(domains), retention=kept, **columns)
 
 
-def _snapshot(volumes: list[dict[str, Any]] | None, **columns: Any) -> SnapshotRow:
-    return SnapshotRow(volumes=tuple(_volume_part(**one) for one in volumes or ()), **columns)
-
-
-def _volume_part(volume: str, root: str | None, **figures: int) -> VolumePart:
-    node_id = None if root is None else bytes.fromhex(root)
-    return VolumePart(volume=UUID(volume), root=node_id, **figures)
+def _snapshot(**columns: Any) -> SnapshotRow:
+    # Each column of its parts is an array, or null if it has none.
+    of_parts = [name for name in columns if name.startswith("part.")]
+    arrays = {name.removeprefix("part."): columns.pop(name) or () for name in of_parts}
+    parts = zip(*arrays.values(), strict=True)
+    volumes = tuple(VolumePart(**dict(zip(arrays, part, strict=True))) for part in parts)
+    return SnapshotRow(volumes=volumes, **columns)
 
 
 _KINDS: dict[str, _Reading] = {
@@ -163,19 +163,23 @@ _KINDS: dict[str, _Reading] = {
         'volume_id, n.name COLLATE "C"',
         SourceRow,
     ),
-    # Its volumes as an array in the row: one cursor, and a snapshot is never in two batches.
+    # Its volumes as arrays in the row: one cursor, and a snapshot is never in two batches.
     "snapshot": _Reading(
         """SELECT s.session, g.group_id AS group, s.sequence, s.state = 'l' AS live, s.base,
                   s.manifest_key, s.mac, s.consistency, s.sealed_at, s.expired_at, s.recovered,
-                  (SELECT jsonb_agg(jsonb_build_object(
-                              'volume', v.volume_id, 'root', encode(p.root, 'hex'),
-                              'root_level', p.root_level, 'size_bytes', p.size_bytes,
-                              'read_bytes', p.read_bytes, 'changed_bytes', p.changed_bytes,
-                              'sent_bytes', p.sent_bytes, 'stored_bytes', p.stored_bytes)
-                          ORDER BY v.volume_id)
-                   FROM snapshot_volume p JOIN volume v USING (volume_no)
-                   WHERE p.session = s.session AND s.state = 'l') AS volumes
-           FROM snapshot s JOIN volume_group g USING (group_no)""",
+                  parts.*
+           FROM snapshot s JOIN volume_group g USING (group_no),
+                LATERAL (SELECT array_agg(volume_id) AS "part.volume",
+                                array_agg(root) AS "part.root",
+                                array_agg(root_level) AS "part.root_level",
+                                array_agg(size_bytes) AS "part.size_bytes",
+                                array_agg(read_bytes) AS "part.read_bytes",
+                                array_agg(changed_bytes) AS "part.changed_bytes",
+                                array_agg(sent_bytes) AS "part.sent_bytes",
+                                array_agg(stored_bytes) AS "part.stored_bytes"
+                         FROM (SELECT * FROM snapshot_volume p JOIN volume USING (volume_no)
+                               WHERE p.session = s.session AND s.state = 'l'
+                               ORDER BY volume_id) ordered) parts""",
         "s.session = ANY(%(keys)s::uuid[])",
         "g.group_id, s.sequence",
         _snapshot,

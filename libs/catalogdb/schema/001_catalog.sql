@@ -3,6 +3,11 @@
 -- Rules that the tables serve are in the design's chapter "A snapshot, step by step"; the comments here say
 -- which rule needs which row. Numbers (`*_no`) are internal and small because the big tables repeat them;
 -- UUIDs are what leaves the catalog.
+--
+-- An id has one type wherever it is a column. What is made once (sessions, captures, attempts, leases, generations,
+-- domains, keys, groups, volumes, stores, boots) is a uuid. The id of a chunk or map node is a bytea of 32 bytes, and
+-- only the index of chunks splits it into two uuids, which take less room (docs/adr/0006). Columns of text that name
+-- things of several kinds hold ids as people write them: `suspect.item`, `checkpoint_change.key`, `event_log.subject`.
 
 -- One row. A catalog that went back in time begins a new incarnation and is reconciled with the store.
 CREATE TABLE incarnation (
@@ -185,7 +190,7 @@ CREATE SEQUENCE damage_number AS int;
 CREATE TABLE damage (
     damage_no int NOT NULL UNIQUE DEFAULT nextval('damage_number'),
     pack_no   int NOT NULL REFERENCES pack,
-    item      bytea NOT NULL,
+    item      bytea NOT NULL CHECK (octet_length(item) IN (0, 32)),
     reason    text NOT NULL,
     found_at  timestamptz NOT NULL DEFAULT now(),
     healed_at timestamptz,               -- repaired in another pack, or found intact again
@@ -361,10 +366,10 @@ CREATE TABLE part (
     attempt_number  int NOT NULL DEFAULT 0,
     partition       int,                 -- where its capture began in block-changes
     start_offset    bigint,
-    base_root       bytea,
+    base_root       bytea CHECK (octet_length(base_root) = 32),
     base_level      int NOT NULL DEFAULT 0,
     base_size_bytes bigint NOT NULL DEFAULT 0,
-    root            bytea,
+    root            bytea CHECK (octet_length(root) = 32),
     root_level      int NOT NULL DEFAULT 0,
     size_bytes      bigint NOT NULL DEFAULT 0,
     read_bytes      bigint NOT NULL DEFAULT 0,
@@ -480,7 +485,7 @@ INSERT INTO retention_clock DEFAULT VALUES;
 CREATE TABLE snapshot_volume (
     session       uuid NOT NULL REFERENCES snapshot,
     volume_no     int NOT NULL REFERENCES volume,
-    root          bytea,
+    root          bytea CHECK (octet_length(root) = 32),
     root_level    int NOT NULL,
     size_bytes    bigint NOT NULL,
     read_bytes    bigint NOT NULL,

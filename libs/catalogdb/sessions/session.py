@@ -4,8 +4,8 @@ A session is open, then sealed or rejected, for ever. It pins its base while ope
 most one open session, because the base is the group's head or nothing. Sealing is in `sealing`.
 """
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -349,12 +349,7 @@ def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
 
 _SESSION = """
     SELECT s.session, t.name AS tenant,
-           (SELECT jsonb_agg(jsonb_build_object(
-                       'domain_no', d.domain_no, 'domain', d.domain, 'key_id', d.key_id,
-                       'granted', l.tag = 0 OR a.domain_no IS NOT NULL) ORDER BY l.tag)
-            FROM domain_tag l JOIN domain d USING (domain_no) LEFT JOIN domain_grant a
-              ON a.tenant_no = t.tenant_no AND a.domain_no = d.domain_no
-            WHERE l.group_no = g.group_no) AS domains,
+           listed.domain_nos, listed.domains, listed.key_ids, listed.granted,
            g.name AS group, g.group_id,
            CASE s.state WHEN 'o' THEN 'open' WHEN 's' THEN 'sealed' ELSE 'rejected' END AS state,
            s.base, s.head_sequence, g.head_mac AS previous_mac, n.sequence, n.manifest_key,
@@ -366,7 +361,14 @@ _SESSION = """
            NOT EXISTS (SELECT FROM session r
                        WHERE r.base = s.base AND r.reject_code = 'tracking-lost') AS is_trusted
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
-    LEFT JOIN snapshot n USING (session)
+    LEFT JOIN snapshot n USING (session),
+    LATERAL (SELECT array_agg(d.domain_no ORDER BY l.tag) AS domain_nos,
+                    array_agg(d.domain ORDER BY l.tag) AS domains,
+                    array_agg(d.key_id ORDER BY l.tag) AS key_ids,
+                    array_agg(l.tag = 0 OR a.domain_no IS NOT NULL ORDER BY l.tag) AS granted
+             FROM domain_tag l JOIN domain d USING (domain_no) LEFT JOIN domain_grant a
+               ON a.tenant_no = t.tenant_no AND a.domain_no = d.domain_no
+             WHERE l.group_no = g.group_no) listed
     WHERE s.session = %s"""
 
 _PARTS = """
@@ -382,13 +384,8 @@ _PARTS = """
 
 def session_view(tx: Tx, session: UUID) -> SessionView:
     """A session as it is, in the caller's transaction."""
-
-    def view(domains: Sequence[Mapping[str, Any]], **columns: Any) -> SessionView:
-        listed = tuple(_group_domain(**one) for one in domains)
-        return SessionView(domains=listed, parts=parts, **columns)
-
     parts = tuple(all_rows(tx, PartView, _PARTS, [session]))
-    found = one_row(tx, view, _SESSION, [session])
+    found = one_row(tx, functools.partial(_view, parts), _SESSION, [session])
     if found is None:
         if is_past(tx, session):
             raise NotFoundError(f"session {session}: it ended long ago, its details are folded")
@@ -396,5 +393,6 @@ def session_view(tx: Tx, session: UUID) -> SessionView:
     return found
 
 
-def _group_domain(domain_no: int, domain: str, key_id: str, *, granted: bool) -> GroupDomain:
-    return GroupDomain(domain_no, UUID(domain), UUID(key_id), granted)
+def _view(parts: tuple[PartView, ...], **columns: Any) -> SessionView:
+    listed = [columns.pop(name) for name in ("domain_nos", "domains", "key_ids", "granted")]
+    return SessionView(domains=tuple(map(GroupDomain, *listed)), parts=parts, **columns)
