@@ -61,16 +61,16 @@ class LocalCluster:
             self.s3 = choose_s3(self.home, s3, tell)
             if second_store and not self.home.has_second_store:
                 self.home.remember_second_store()
-                _stop(self._services(), tell)  # they learn of it when they start
+                _stop(self.services(), tell)  # they learn of it when they start
             self.postgres.prepare(tell)
             self.kafka.prepare(tell)
-            if _replace_taken_ports(self.home, self._servers()):
-                _stop(self._services(), tell)
-            _start(self._servers(), undo, tell)
+            if _replace_taken_ports(self.home, self.servers()):
+                _stop(self.services(), tell)
+            _start(self.servers(), undo, tell)
             if not servers_only:
-                _replace_taken_ports(self.home, self._services())
-                self._local_services().initialize(tell)
-                _start(self._services(), undo, tell)
+                _replace_taken_ports(self.home, self.services())
+                self.local_services().initialize(tell)
+                _start(self.services(), undo, tell)
             undo.pop_all()
 
     def down(self, tell: Tell) -> None:
@@ -78,7 +78,7 @@ class LocalCluster:
         if not self.home.exists:
             return
         with self.home.lock(tell):
-            _stop([*self._services()[::-1], *self._servers()], tell)
+            _stop([*self.services()[::-1], *self.servers()], tell)
 
     def status(self) -> list[ProcessStatus]:
         """Every process, in the order in which they are started."""
@@ -90,7 +90,7 @@ class LocalCluster:
                 address=server.address,
                 log=str(server.process.log_file),
             )
-            for server in [*self._servers(), *self._services()]
+            for server in [*self.servers(), *self.services()]
         ]
 
     def environment(self) -> dict[str, str]:
@@ -112,15 +112,16 @@ class LocalCluster:
             "BACKCAST_POSTGRES_URL": self.postgres.dsn,
         }
 
-    def _servers(self) -> list[LocalServer]:
-        # Kafka first: it takes longest, and the others start meanwhile.
+    def servers(self) -> list[LocalServer]:
+        """The servers. Kafka first: it takes longest, and the others start meanwhile."""
         return [self.kafka, self.s3, self.postgres]
 
-    def _services(self) -> Sequence[LocalServer]:
-        return self._local_services().processes()
+    def services(self) -> Sequence[LocalServer]:
+        """Our services, in the order in which they are started."""
+        return self.local_services().processes()
 
-    def _local_services(self) -> LocalServices:
-        # Made anew each time: settings are made of addresses, which may have moved.
+    def local_services(self) -> LocalServices:
+        """Made anew each time: settings are made of addresses, which may have moved."""
         return LocalServices(self.home, self.postgres, self.kafka, self.s3)
 
 

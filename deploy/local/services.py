@@ -87,12 +87,13 @@ class ServiceProcess(LocalServer):
 
     def __init__(self, home: BackcastHome, service: _Service, environ: Mapping[str, str]) -> None:
         super().__init__(home, service.name, (service.name,))
-        self._argv = [sys.executable, "-m", *service.module.split()]
-        self._environ = environ
+        #: How it is started: the command, and the variables that it gets besides ours.
+        self.argv = [sys.executable, "-m", *service.module.split()]
+        self.environ = environ
 
     def spawn(self) -> None:
         """Start the service."""
-        self.process.start(self._argv, self._environ, folder=_SOURCE)
+        self.process.start(self.argv, self.environ, folder=_SOURCE)
 
     def is_ready(self) -> bool:
         """Whether it says so itself."""

@@ -53,6 +53,12 @@ class FrameReader:
         self._frames: OrderedDict[tuple[int, int], _Fetched] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def frame_count(self) -> int:
+        """Plain frames that are remembered now."""
+        with self._lock:
+            return len(self._frames)
+
     def frame(self, pack: PackLocation, number: int, tally: Tally | None = None) -> bytes:
         """The plain bytes of a frame; counted in ``tally`` if they had to be fetched.
 

@@ -74,24 +74,24 @@ class ProxiedCluster(LocalCluster):
         for proxy in self.proxies:
             proxy.close()
 
-    def _services(self) -> list[ServiceProcess]:
+    def services(self) -> list[ServiceProcess]:
         if not self._processes:  # the same objects each time: they reap their own children
-            made = self._local_services().processes()
+            made = self.local_services().processes()
             for process, service in zip(made, _SERVICES, strict=True):
-                self._add(service, self._settings(service.name, process._environ))
+                self._add(service, self._settings(service.name, process.environ))
                 if service.name == "chunker":
                     second = {
                         "BACKCAST_CHUNKER_NAME": SECOND_CHUNKER,
                         "BACKCAST_CHUNKER_LISTEN": "{}:{}".format(*self._at(SECOND_CHUNKER)),
                     }
-                    environ = self._settings(service.name, process._environ) | second
+                    environ = self._settings(service.name, process.environ) | second
                     self._add(replace(service, name=SECOND_CHUNKER), environ)
         return list(self._processes.values())
 
     def _add(self, service: _Service, environ: Mapping[str, str]) -> None:
         self._processes[service.name] = ServiceProcess(self.home, service, environ)
 
-    def _local_services(self) -> LocalServices:
+    def local_services(self) -> LocalServices:
         return LocalServices(
             self.home,
             _ProxiedPostgres(self.home, self.postgres_proxy.port),
@@ -125,11 +125,11 @@ class FaultSite(RunningSite):
         super().__init__(cluster, folder)
         self.proxied = cluster
         self._starting = threading.Lock()
-        self._servers = {server.name: server for server in cluster._servers()}
+        self._servers = {server.name: server for server in cluster.servers()}
 
     def server(self, name: str) -> LocalServer:
         found = self._servers.get(name)
-        return found or next(one for one in self.cluster._services() if one.name == name)
+        return found or next(one for one in self.cluster.services() if one.name == name)
 
     def commands(self) -> Services:
         """What a command knows of the site: nothing but an address and a token."""

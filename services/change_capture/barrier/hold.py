@@ -75,6 +75,11 @@ class Hold:
         self._expect("held", self._seconds + _THAW_SECONDS_MAX)
 
     @property
+    def pid(self) -> int:
+        """Id of the process that freezes and thaws."""
+        return self._process.pid
+
+    @property
     def is_unbroken(self) -> bool:
         """Whether the file systems are still frozen, as far as the freezer has said."""
         assert self._process.stdout is not None

@@ -161,7 +161,7 @@ def test_two_relays_at_once_only_repeat_each_other(site: FaultSite, volume: Atta
     home = site.cluster.home
     service = next(one for one in _SERVICES if one.name == "catalog")
     listen = {"BACKCAST_CATALOG_LISTEN": f"127.0.0.1:{home.port('catalog-2')}"}
-    environ = {**site.service("catalog")._environ, **listen}
+    environ = {**site.service("catalog").environ, **listen}
     second = ServiceProcess(home, replace(service, name="catalog-2"), environ)
     second.spawn()
     try:

@@ -102,7 +102,7 @@ def test_of_several_file_systems_none_stays_frozen_when_one_fails(
 def test_a_killed_freezer_is_noticed_and_its_file_system_thawed(mount: Path, journal: Path) -> None:
     hold = Hold([str(mount)], 30, journal)
     hold.freeze()
-    hold._process.kill()
+    os.kill(hold.pid, signal.SIGKILL)
     assert wait_until(lambda: not hold.is_unbroken, 5)
     assert wait_until(lambda: not is_frozen(mount), 10)
     assert hold.release() is False
@@ -115,7 +115,7 @@ from pathlib import Path
 from services.change_capture.barrier.hold import Hold
 hold = Hold([sys.argv[1]], 60, Path(sys.argv[2]))
 hold.freeze()
-print("frozen", hold._process.pid, flush=True)
+print("frozen", hold.pid, flush=True)
 time.sleep(60)
 """
 
@@ -144,7 +144,7 @@ def test_a_freezer_that_is_asked_to_end_thaws_only_when_its_agent_says_so(
     """Whoever stops a service sends SIGTERM to all of its processes: the hold still stands."""
     hold = Hold([str(mount)], 30, journal)
     hold.freeze()
-    os.kill(hold._process.pid, signal.SIGTERM)
+    os.kill(hold.pid, signal.SIGTERM)
     assert is_frozen(mount)
     assert hold.release() is True
 

@@ -93,7 +93,7 @@ def second_chunker(site: RunningSite) -> Iterator[LocalProcess]:
     listen = f"127.0.0.1:{home.port('chunker-2')}"
     names = {"BACKCAST_CHUNKER_LISTEN": listen, "BACKCAST_CHUNKER_NAME": "second"}
     process = LocalProcess(home, "chunker-2")
-    process.start(first._argv, {**first._environ, **names}, folder=_SOURCE)
+    process.start(first.argv, {**first.environ, **names}, folder=_SOURCE)
     try:
         process.wait_ready(lambda: answers(f"http://{listen}/readyz"), 30)
         yield process
@@ -300,8 +300,8 @@ def test_a_service_with_a_wrong_or_missing_key_does_not_start(
     name = f"BACKCAST_{service.upper()}"
     changes = {f"{name}_KEK_FILE": str(path), f"{name}_LISTEN": "127.0.0.1:0"}
     ended = subprocess.run(
-        server._argv,
-        env={**outer_environ(), **server._environ, **changes},
+        server.argv,
+        env={**outer_environ(), **server.environ, **changes},
         cwd=_SOURCE,
         capture_output=True,
         text=True,

@@ -109,7 +109,7 @@ def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
 ) -> None:
     site.server(service).process.stop()
     broken = site.service(service)
-    broken._argv = [sys.executable, "-c", BREAK_EVERY_LOOP, broken._argv[2]]
+    broken.argv = [sys.executable, "-c", BREAK_EVERY_LOOP, broken.argv[2]]
     broken.spawn()
     eventually(
         "every loop has failed", lambda: messages(site, service, "round failed") == LOOPS[service]
@@ -148,9 +148,9 @@ def test_a_broken_thread_ends_its_process_with_the_reason(
     }
     mine = f"BACKCAST_{service.upper()}_"
     ended = subprocess.run(
-        [sys.executable, "-c", BREAK_A_THREAD, known._argv[2], thread],
+        [sys.executable, "-c", BREAK_A_THREAD, known.argv[2], thread],
         env=outer_environ()
-        | known._environ
+        | known.environ
         | {name: value for name, value in elsewhere.items() if name.startswith(mine)},
         cwd=Path.cwd(),
         capture_output=True,
@@ -192,7 +192,7 @@ def test_settings_of_database_and_roles_change_nothing(hostile: RunningSite) -> 
     with psycopg.connect(dsn, options="-c idle_session_timeout=0") as somebody:
         assert (somebody.pgconn.parameter_status(b"DateStyle") or b"").startswith(b"German")
     failed = {one: hostile.log(one).count("round failed") for one in LOOPS}
-    hostile.cluster._local_services().initialize(lambda _: None)
+    hostile.cluster.local_services().initialize(lambda _: None)
     path = hostile.volume("hostile", 2 * MIB)
     assert hostile.take("hostile")["state"] == "sealed"
     assert hostile.matches("hostile", path)

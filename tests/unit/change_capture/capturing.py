@@ -207,7 +207,7 @@ class Agent:
         self.volume = volume
         self.window = Window(span_count_max=4)
         self.drivers: dict[str, Driver] = dict(drivers(folder / "state"))
-        self._id = uuid4()
+        self.volume_id = uuid4()
         self.rng = random.Random(1234)
         self._thread_count = thread_count
         self._base: UUID | None = None
@@ -229,7 +229,7 @@ class Agent:
 
     def start(self, model: Model) -> Capture:
         """Begin a capture that reports to ``model``."""
-        order = order_for(self.volume.path, self._id, self._base)
+        order = order_for(self.volume.path, self.volume_id, self._base)
         driver = self.drivers[order.driver]
         view = driver.view(order.path)
         capture = Capture(order, driver, view, uuid4(), "node", self.window, model, self.rng)

@@ -259,8 +259,9 @@ def test_a_state_folder_that_cannot_be_written_aborts_and_is_named(tmp_path: Pat
 def test_stopping_wakes_a_scanner_that_waits_for_the_window(tmp_path: Path) -> None:
     agent = new_agent(tmp_path)
     agent.volume.write(0, 4 * REGION_CHUNKS)
-    for buffer in [agent.window.take_buffer(agent._id) for _ in range(4)]:
-        agent.window.offer(agent._id, len(agent.window._spans), buffer)
+    buffers = [agent.window.take_buffer(agent.volume_id) for _ in range(4)]
+    for batch, buffer in enumerate(buffers):
+        agent.window.offer(agent.volume_id, batch, buffer)
     model = Model(agent.window, {})
     capture = agent.start(model)
     stopper = threading.Thread(target=capture.stop)
@@ -279,5 +280,5 @@ def _is_start(event: Event) -> bool:
 
 def _assert_window_is_whole(agent: Agent) -> None:
     """All four buffers can be had, and no two of them are the same one."""
-    buffers = [agent.window.take_buffer(agent._id) for _ in range(4)]
+    buffers = [agent.window.take_buffer(agent.volume_id) for _ in range(4)]
     assert len({id(buffer) for buffer in buffers}) == 4

@@ -113,7 +113,7 @@ def test_settling_twice_or_the_unknown_is_harmless(site: Site) -> None:
 def test_a_volume_that_cannot_be_opened_leaves_no_capture(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         site.captures.begin(order_for(tmp_path / "nothing", VOLUME, None))
-    assert not site.captures._captures
+    assert not site.captures.all()
 
 
 def test_captures_that_nobody_asks_for_are_let_go_even_while_they_wait(tmp_path: Path) -> None:
@@ -143,4 +143,4 @@ def test_a_capture_that_cannot_begin_leaves_the_one_before_to_be_stopped(site: S
     with pytest.raises(SourceError):
         site.captures.begin(missing)
     site.captures.settle(first.capture, sealed=False)
-    assert not site.window._spans
+    assert site.window.free_count == 4

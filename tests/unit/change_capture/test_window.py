@@ -119,5 +119,5 @@ def test_forgetting_leaves_nothing_behind() -> None:
         window.offer(capture, 0, window.take_buffer(capture))
         window.stop(capture)
         window.forget(capture)
-    assert not window._stopped
-    assert not window._spans
+    assert window.stopped_count == 0
+    assert window.free_count == 1

@@ -113,7 +113,7 @@ def test_no_more_frames_are_remembered_than_allowed(
     assert store.reads == 3
     reader.frame(pack, 1)
     assert store.reads == 4
-    assert len(reader._frames) == 2
+    assert reader.frame_count == 2
 
 
 def test_a_failure_is_not_remembered(store: CountingStore, pack: PackLocation) -> None:
