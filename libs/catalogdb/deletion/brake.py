@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.rows import one_row
+from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import ConflictError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.notifications import NotificationRaised, Severity
@@ -165,17 +166,19 @@ def judge(tx: Tx, kind: Kind, is_too_much: Callable[[Amount], bool], what: str) 
 def read_halts(catalog: Catalog) -> list[Halt]:
     """The brakes that are on."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
-            """SELECT name, kind, halted_at, count, size_bytes, message,
+        return all_rows(
+            tx,
+            _halt,
+            """SELECT name, kind, halted_at AS since, count, size_bytes, message,
                       ARRAY(SELECT item FROM suspect s WHERE s.kind = h.kind AND NOT accepted
-                            ORDER BY item LIMIT %s)
+                            ORDER BY item LIMIT %s) AS examples
                FROM halt h ORDER BY halted_at, kind""",
             [_EXAMPLES_MAX],
-        ).fetchall()
-    return [
-        Halt(name, Kind(kind), since, Amount(count, size_bytes), message, examples)
-        for name, kind, since, count, size_bytes, message, examples in rows
-    ]
+        )
+
+
+def _halt(kind: str, count: int, size_bytes: int, **columns: Any) -> Halt:
+    return Halt(kind=Kind(kind), suspects=Amount(count, size_bytes), **columns)
 
 
 def accept(catalog: Catalog, name: str, by: str) -> Kind:

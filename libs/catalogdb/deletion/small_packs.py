@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rows import all_rows
 
 #: So many packs of a class are merged, and fewer are left alone.
 FAN_IN = 8
@@ -37,8 +38,15 @@ def find_small(catalog: Catalog, young_seconds: float) -> list[dict[int, SmallPa
         young_seconds: packs that are younger are left alone: snapshots that will soon be expired
             are among those that use them, and others like them are about to come.
     """
+    domains: dict[int, dict[int, SmallPack]] = {}
+
+    def add(domain_no: int, pack_no: int, **figures: int) -> None:
+        domains.setdefault(domain_no, {})[pack_no] = SmallPack(**figures)
+
     with catalog.reading() as tx:
-        rows = tx.execute(
+        all_rows(
+            tx,
+            add,
             """SELECT p.domain_no, p.pack_no, p.size_bytes, p.items FROM pack p
                WHERE p.state = 'l' AND p.size_bytes <= 16777216 AND p.items > 0
                  AND p.created_at < now() - make_interval(secs => %s)
@@ -49,10 +57,7 @@ def find_small(catalog: Catalog, young_seconds: float) -> list[dict[int, SmallPa
                  AND may_be_moved(p.pack_no)
                ORDER BY p.domain_no, p.pack_no LIMIT %s""",
             [young_seconds, _COUNT_MAX],
-        ).fetchall()
-    domains: dict[int, dict[int, SmallPack]] = {}
-    for domain_no, pack_no, size_bytes, items in rows:
-        domains.setdefault(domain_no, {})[pack_no] = SmallPack(size_bytes, items)
+        )
     return [chosen for packs in domains.values() if (chosen := choose_small(packs))]
 
 

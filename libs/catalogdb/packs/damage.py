@@ -38,6 +38,7 @@ from uuid import UUID
 
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.rows import all_rows
 
 #: Stands for the whole pack where an item is expected.
 WHOLE_PACK = b""
@@ -119,13 +120,14 @@ def demand_recount(catalog: Catalog, volume_no: int) -> None:
 def known_damage(catalog: Catalog, packs: Sequence[int], limit: int = 1000) -> list[KnownDamage]:
     """What is known to be damaged in these packs now, at most ``limit`` rows."""
     with catalog.transaction() as tx:
-        rows = tx.execute(
+        return all_rows(
+            tx,
+            KnownDamage,
             """SELECT d.pack_no, generation, item, reason FROM damage d JOIN pack USING (pack_no)
                WHERE d.pack_no = ANY(%s) AND healed_at IS NULL AND state = 'l'
                ORDER BY d.pack_no, item LIMIT %s""",
             [list(packs), limit],
-        ).fetchall()
-    return [KnownDamage(pack_no, gen, bytes(item), reason) for pack_no, gen, item, reason in rows]
+        )
 
 
 #: Whether item `c` of a chunk table (id_high, id_low) is known to be damaged. Whether anything is,

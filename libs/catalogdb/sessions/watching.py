@@ -6,9 +6,11 @@ the number of sessions times the number of their news.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.rows import all_rows
 from libs.catalogdb.sessions.session import notify_session
 
 
@@ -27,19 +29,26 @@ class OpenPart:
 
 def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
     """All open sessions, and their volumes that are not finished, oldest session first."""
+    sessions: set[UUID] = set()
+    parts: list[OpenPart] = []
+
+    def add(session: UUID, capture: UUID | None, **columns: Any) -> None:
+        sessions.add(session)
+        if capture:  # a session whose parts are all finished has a row without one
+            parts.append(OpenPart(session, capture, **columns))
+
     with catalog.reading() as tx:
-        rows = tx.execute(
-            """SELECT s.session, p.capture, n.rpc_url, s.cut_until < now(),
-                      s.cut_attempt > 0 AND s.cut_at IS NULL
+        all_rows(
+            tx,
+            add,
+            """SELECT s.session, p.capture, n.rpc_url,
+                      (s.cut_attempt > 0 AND s.cut_at IS NULL AND s.cut_until < now()) IS TRUE
+                          AS barrier_left,
+                      s.cut_attempt > 0 AND s.cut_at IS NULL AS before_cut
                FROM session s LEFT JOIN part p ON p.session = s.session AND p.state <> 'f'
-               LEFT JOIN node n USING (node_no) WHERE s.state = 'o' ORDER BY s.opened_at"""
-        ).fetchall()
-    parts = [
-        OpenPart(session, capture, rpc_url, before_cut and late, before_cut)
-        for session, capture, rpc_url, late, before_cut in rows
-        if capture
-    ]
-    return {row[0] for row in rows}, parts
+               LEFT JOIN node n USING (node_no) WHERE s.state = 'o' ORDER BY s.opened_at""",
+        )
+    return sessions, parts
 
 
 def ended_sessions(catalog: Catalog, sessions: Collection[UUID]) -> set[UUID]:

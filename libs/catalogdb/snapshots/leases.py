@@ -17,7 +17,7 @@ from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.index import Domains, Resolved, locate, pin_packs
 from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.rows import one_row
+from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.snapshots.points import SnapshotVolume, volume_of_snapshot
 from libs.errors import ConflictError, DamagedDataError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
@@ -287,29 +287,44 @@ def end_restore(catalog: Catalog, tenant: str, lease: UUID, end: RestoreOutcome)
 def drop_overdue_leases(catalog: Catalog) -> int:
     """Close leases whose deadline has passed; returns how many."""
     with catalog.transaction() as tx:
-        overdue = tx.execute(
+        overdue = all_rows(
+            tx,
+            _Overdue,
             """UPDATE lease l SET state = 'f', ended_at = now()
                FROM volume v JOIN tenant t USING (tenant_no)
                WHERE l.state = 'o' AND l.deadline < now() AND v.volume_no = l.volume_no
-               RETURNING l.lease, l.announced, l.session, v.volume_id, t.name, l.bytes,
-                         l.fetched_bytes"""
-        ).fetchall()
-        tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [[row[0] for row in overdue]])
-        entries = []
-        for lease, announced, session, volume, tenant, restored, fetched in overdue:
-            if announced:
-                failed = RestoreFailed(
-                    restore=lease,
-                    session=session,
-                    volume=volume,
-                    restored_bytes=restored,
-                    fetched_bytes=fetched,
-                    code=DEADLINE_CODE,
-                    message="whoever restored was not heard of before the deadline",
-                )
-                entries.append(Entry(failed, tenant, str(lease), lease))
-        append(tx, "catalog", entries)
+               RETURNING l.lease, l.announced, l.session, v.volume_id AS volume, t.name AS tenant,
+                         l.bytes AS restored_bytes, l.fetched_bytes""",
+        )
+        tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [[one.lease for one in overdue]])
+        append(tx, "catalog", [_given_up(one) for one in overdue if one.announced])
     return len(overdue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Overdue:
+    """A lease that has just been closed at its deadline."""
+
+    lease: UUID
+    announced: bool
+    session: UUID
+    volume: UUID
+    tenant: str
+    restored_bytes: int
+    fetched_bytes: int
+
+
+def _given_up(one: _Overdue) -> Entry:
+    failed = RestoreFailed(
+        restore=one.lease,
+        session=one.session,
+        volume=one.volume,
+        restored_bytes=one.restored_bytes,
+        fetched_bytes=one.fetched_bytes,
+        code=DEADLINE_CODE,
+        message="whoever restored was not heard of before the deadline",
+    )
+    return Entry(failed, one.tenant, str(one.lease), one.lease)
 
 
 def renew_lease(tx: Tx, lease: UUID, deadline_seconds: float) -> None:
