@@ -21,7 +21,7 @@ _DEADLINE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class LogicalAddress:
+class ChunkAddress:
     """Where a chunk begins in a volume, at a live snapshot."""
 
     tenant: str
@@ -46,7 +46,7 @@ class Explainer:
 
     def addresses(
         self, chunk_id: bytes, snapshot_count_max: int, count_max: int
-    ) -> list[LogicalAddress]:
+    ) -> list[ChunkAddress]:
         """Where live snapshots have a chunk.
 
         Args:
@@ -61,7 +61,7 @@ class Explainer:
 
     def _addresses(
         self, chunk_id: bytes, packs: Mapping[int, int], snapshots: int
-    ) -> Iterator[LogicalAddress]:
+    ) -> Iterator[ChunkAddress]:
         volume_no, sequence = 0, 0
         for _ in range(snapshots):
             point = next_point(self._catalog, list(packs.values()), volume_no, sequence)
@@ -81,6 +81,6 @@ class Explainer:
                         for number, id_ in enumerate(tagged_ids(run.tags, run.ids)):
                             if id_ in wanted:
                                 offset = (run.first + number) * CHUNK_SIZE_BYTES
-                                yield LogicalAddress(point.tenant, point.name, sequence, offset)
+                                yield ChunkAddress(point.tenant, point.name, sequence, offset)
             except NotFoundError:  # it has expired since
                 continue

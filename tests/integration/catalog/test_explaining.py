@@ -6,7 +6,7 @@ from uuid import UUID
 from libs.catalogdb.packs.explanation import explain_packs, pack_of_generation, packs_of_item
 from libs.copies.stores import Stores
 from libs.packs.chunk import ChunkHasher
-from services.catalog.explanation.explainer import Explainer, LogicalAddress
+from services.catalog.explanation.explainer import ChunkAddress, Explainer
 from tests.integration.catalog.protected import TENANT, chunk, in_folder
 from tests.support.catalog import CatalogSite, Worker, open_on
 
@@ -27,10 +27,10 @@ def test_a_chunk_is_found_in_every_live_snapshot_that_has_it(
 
     explainer = Explainer(site.catalog, Stores(protected.store), protected.vault)
     addresses = [
-        LogicalAddress(TENANT, "disk", 1, 0),
-        LogicalAddress(TENANT, "disk", 1, 2 * 65536),
-        LogicalAddress(TENANT, "disk", 2, 2 * 65536),
-        LogicalAddress(TENANT, "other", 1, 2 * 65536),
+        ChunkAddress(TENANT, "disk", 1, 0),
+        ChunkAddress(TENANT, "disk", 1, 2 * 65536),
+        ChunkAddress(TENANT, "disk", 2, 2 * 65536),
+        ChunkAddress(TENANT, "other", 1, 2 * 65536),
     ]
     assert explainer.addresses(id_, 100, 100) == addresses
     assert explainer.addresses(id_, 1, 100) == addresses[:2]
