@@ -29,6 +29,7 @@ from libs.store.probe import probe_s3
 from libs.store.retrying import RetryingStore
 from libs.store.s3 import S3Bucket, S3Store
 from tests.contract.test_store import BODY, StoreContract
+from tests.support.buckets import bucket_at
 
 
 @pytest.fixture(scope="module", params=["minio", "seaweedfs"])
@@ -44,12 +45,7 @@ def server(request: pytest.FixtureRequest) -> S3Server:
 
 
 def bucket_of(server: S3Server) -> S3Bucket:
-    return S3Bucket(
-        endpoint=server.endpoint,
-        bucket="contract",
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-    )
+    return bucket_at(server, "contract")
 
 
 def answers(bucket: S3Bucket) -> bool:

@@ -17,7 +17,8 @@ from deploy.local.process import outer_environ
 from deploy.local.services import BUCKET
 from libs.keys.sheet import read_sheet
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
+from tests.support.buckets import bucket_at
 
 #: Not a multiple of the chunk size: the last chunk is cut.
 SIZE_BYTES = 24 * (1 << 20) + 12_345
@@ -267,12 +268,7 @@ def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
 
 def flip_frame(servers: LocalCluster, storage: dict[str, Any]) -> None:
     """Flip a bit of the stored frame."""
-    bucket = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=BUCKET,
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
+    bucket = bucket_at(servers.s3, BUCKET)
     store = S3Store(bucket)
     body = bytearray(store.get(storage["object_key"]))
     body[storage["frame_offset_bytes"] + 100] ^= 1

@@ -16,7 +16,8 @@ from deploy.local.home import BackcastHome
 from deploy.local.servers.s3 import S3Choice
 from deploy.local.services import BUCKET
 from libs.store.layout import PACKS_PREFIX
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
+from tests.support.buckets import bucket_at
 
 SECONDS_MAX = 60
 
@@ -66,14 +67,7 @@ def test_the_primary_loses_its_packs_and_nobody_notices(
     run("volume", "retain", "disk", "--copies", "2")
     run("snapshot", "take", "disk")
     poll(lambda: run("snapshot", "list", "disk")[0]["copies"] == 2)
-    primary = S3Store(
-        S3Bucket(
-            endpoint=cluster.s3.endpoint,
-            bucket=BUCKET,
-            access_key=cluster.s3.access_key,
-            secret_key=cluster.s3.secret_key,
-        )
-    )
+    primary = S3Store(bucket_at(cluster.s3, BUCKET))
     keys = [stat.key for stat in primary.list(PACKS_PREFIX)]
     assert keys
     for key in keys:

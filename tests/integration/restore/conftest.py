@@ -25,10 +25,11 @@ from libs.runtime.groups import PostgresSettings, S3Settings
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
 from libs.store.buckets import make_bucket
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
 from services.chunker.lanes import Lanes
 from services.restore.__main__ import main
 from services.restore.settings import Settings
+from tests.support.buckets import bucket_at
 from tests.support.catalog import CatalogSite, create_logins
 from tests.support.snapshots import SnapshotTaker
 
@@ -97,12 +98,7 @@ def site(servers: LocalCluster) -> Iterator[RestoreSite]:
 
 
 def _site(servers: LocalCluster, catalog: CatalogSite) -> Iterator[RestoreSite]:
-    bucket = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=f"test-{uuid.uuid4().hex}",
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
+    bucket = bucket_at(servers.s3, f"test-{uuid.uuid4().hex}")
     make_bucket(bucket)
     store, kek = S3Store(bucket), KeyEncryptionKey.generate()
     lanes = Lanes(ThreadPoolExecutor(2), 2)

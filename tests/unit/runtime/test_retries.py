@@ -2,21 +2,10 @@ import pytest
 
 from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
 from libs.runtime.retries import retried, tried_again
+from tests.support.clock import SleepingClock
 
 
-class Clock:
-    """Time passes only by waiting, or where a call takes some."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.waits: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now += seconds
-
-
-def failing(count: int, error: BackcastError, clock: Clock, seconds: float = 0.0) -> object:
+def failing(count: int, error: BackcastError, clock: SleepingClock, seconds: float = 0.0) -> object:
     """A call that fails ``count`` times, takes so long each time, and then returns its tries."""
     tries = 0
 
@@ -31,7 +20,7 @@ def failing(count: int, error: BackcastError, clock: Clock, seconds: float = 0.0
     return call
 
 
-def run(call: object, clock: Clock, total_seconds_max: float = 60.0) -> int:
+def run(call: object, clock: SleepingClock, total_seconds_max: float = 60.0) -> int:
     found: int = retried(
         call,  # type: ignore[arg-type]  # a function
         total_seconds_max,
@@ -42,33 +31,33 @@ def run(call: object, clock: Clock, total_seconds_max: float = 60.0) -> int:
 
 
 def test_a_retriable_error_is_tried_again_after_growing_waits() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     assert run(failing(5, UnavailableError("down"), clock), clock) == 6
     bounds = [0.1, 0.2, 0.4, 0.8, 1.6]
-    assert all(bound / 2 <= wait <= bound for wait, bound in zip(clock.waits, bounds, strict=True))
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(clock.sleeps, bounds, strict=True))
 
 
 @pytest.mark.parametrize("error", [BadInputError("no"), OutOfSpaceError("full")])
 def test_an_error_that_would_come_again_is_raised_at_once(error: BackcastError) -> None:
-    clock = Clock()
+    clock = SleepingClock()
     with pytest.raises(type(error)):
         run(failing(1, error, clock), clock)
-    assert not clock.waits
+    assert not clock.sleeps
 
 
 def test_it_gives_up_with_the_last_error_when_the_time_is_over() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     with pytest.raises(UnavailableError, match="down"):
         run(failing(10**6, UnavailableError("down"), clock), clock)
-    assert 50 < clock.now <= 60
-    assert max(clock.waits) <= 5
+    assert 1_050 < clock.now <= 1_060
+    assert max(clock.sleeps) <= 5
 
 
 def test_a_call_that_itself_takes_the_time_is_not_repeated() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     with pytest.raises(UnavailableError):
         run(failing(1, UnavailableError("down"), clock, seconds=61), clock)
-    assert not clock.waits
+    assert not clock.sleeps
 
 
 def test_what_is_declared_repeatable_is_tried_again_with_its_arguments() -> None:

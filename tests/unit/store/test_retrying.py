@@ -15,12 +15,13 @@ from libs.errors import (
 from libs.store.memory import MemoryStore
 from libs.store.port import Body, ObjectStat
 from libs.store.retrying import RetryingStore, RetryPolicy
+from tests.support.clock import SleepingClock
 
 
 class FailingStore(MemoryStore):
     """Every put takes ``seconds`` and raises the next of ``errors`` while there are any."""
 
-    def __init__(self, clock: "Clock", *errors: BackcastError, seconds: float = 0.0) -> None:
+    def __init__(self, clock: SleepingClock, *errors: BackcastError, seconds: float = 0.0) -> None:
         super().__init__()
         self._clock = clock
         self._errors = iter(errors)
@@ -36,19 +37,9 @@ class FailingStore(MemoryStore):
         super().put(key, body)
 
 
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-        self.sleeps: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.now += seconds
-
-
-def retrying(inner: MemoryStore, clock: Clock, policy: RetryPolicy | None = None) -> RetryingStore:
+def retrying(
+    inner: MemoryStore, clock: SleepingClock, policy: RetryPolicy | None = None
+) -> RetryingStore:
     longest: Callable[[float, float], float] = lambda _, high: high  # noqa: E731 -- typed
     return RetryingStore(inner, policy, clock=lambda: clock.now, sleep=clock.sleep, uniform=longest)
 
@@ -58,7 +49,7 @@ def unavailable(count: int) -> list[BackcastError]:
 
 
 def test_a_put_is_repeated_with_identical_bytes_and_growing_waits() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     inner = FailingStore(clock, *unavailable(4))
     retrying(inner, clock).put("key", bytearray(b"body"))
     assert inner.bodies == [b"body"] * 5
@@ -72,7 +63,7 @@ def test_waits_do_not_grow_beyond_their_limit() -> None:
 
 
 def test_attempts_end_by_their_number() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     inner = FailingStore(clock, *unavailable(9))
     with pytest.raises(UnavailableError):
         retrying(inner, clock, RetryPolicy(attempts_max=3)).put("key", b"")
@@ -80,7 +71,7 @@ def test_attempts_end_by_their_number() -> None:
 
 
 def test_no_attempt_begins_after_the_total_time() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     inner = FailingStore(clock, *unavailable(9), seconds=25)
     with pytest.raises(UnavailableError):
         retrying(inner, clock, RetryPolicy(total_seconds_max=60)).put("key", b"")
@@ -93,7 +84,7 @@ def test_no_attempt_begins_after_the_total_time() -> None:
     [OutOfSpaceError("full"), ForbiddenError("no"), NotFoundError("?"), DamagedDataError("!")],
 )
 def test_what_cannot_be_mended_passes_at_once(error: BackcastError) -> None:
-    clock = Clock()
+    clock = SleepingClock()
     with pytest.raises(type(error)):
         retrying(FailingStore(clock, error), clock).put("key", b"")
     assert clock.sleeps == []
@@ -116,7 +107,7 @@ class BreakingListStore(MemoryStore):
 
 
 def test_a_broken_listing_goes_on_where_it_was() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     inner = BreakingListStore(length=2)
     for number in range(7):
         inner.put(f"key/{number}", b"")
@@ -127,7 +118,7 @@ def test_a_broken_listing_goes_on_where_it_was() -> None:
 
 
 def test_a_listing_without_progress_is_given_up() -> None:
-    clock = Clock()
+    clock = SleepingClock()
     inner = BreakingListStore(length=0)
     inner.put("key", b"")
     with pytest.raises(UnavailableError):

@@ -8,8 +8,9 @@ from deploy.local.cluster import LocalCluster
 from deploy.local.servers.seaweedfs import SeaweedServer
 from libs.store.buckets import make_bucket
 from libs.store.folder import FolderStore
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
 from tests.integration.catalog.copies.pair import Pair, pair_of
+from tests.support.buckets import bucket_at
 from tests.support.catalog import CatalogSite
 
 
@@ -18,12 +19,7 @@ def pair(site: CatalogSite, servers: LocalCluster, seaweedfs: SeaweedServer, buc
     """MinIO as the primary store, SeaweedFS as the second."""
     stores = []
     for server in (servers.s3, seaweedfs):
-        where = S3Bucket(
-            endpoint=server.endpoint,
-            bucket=bucket,
-            access_key=server.access_key,
-            secret_key=server.secret_key,
-        )
+        where = bucket_at(server, bucket)
         make_bucket(where)
         stores.append(S3Store(where))
     return pair_of(site, *stores)

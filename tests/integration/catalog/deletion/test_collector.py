@@ -18,10 +18,11 @@ from libs.ranges import ByteRange
 from libs.store.buckets import make_bucket
 from libs.store.layout import MANIFESTS_PREFIX, PACKS_PREFIX, pack_object
 from libs.store.port import Body, ObjectStore
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
 from services.catalog.deletion.collector import Collector
 from services.catalog.deletion.passes import Collection, Freed
 from tests.integration.catalog.protected import Protected, chunk
+from tests.support.buckets import bucket_at
 from tests.support.catalog import SECONDS_MAX, CatalogSite
 
 
@@ -51,12 +52,7 @@ class BrokenStore:
 @pytest.fixture
 def protected(site: CatalogSite, servers: LocalCluster) -> Iterator[Protected]:
     """A volume with three snapshots; each has chunks of its own, and they share chunk 1."""
-    bucket = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=f"test-{uuid4().hex}",
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
+    bucket = bucket_at(servers.s3, f"test-{uuid4().hex}")
     make_bucket(bucket)
     made = Protected(site, S3Store(bucket))
     made.protect("vm")

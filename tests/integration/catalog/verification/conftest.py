@@ -28,8 +28,9 @@ from libs.reading.volume import PlacedChunk, VolumeReaders, chunks_of
 from libs.runtime.signals import Stop
 from libs.store.buckets import make_bucket
 from libs.store.layout import pack_object
-from libs.store.s3 import S3Bucket, S3Store
+from libs.store.s3 import S3Store
 from services.catalog.verification.verifier import Thoroughness, Verifier
+from tests.support.buckets import bucket_at
 from tests.support.catalog import CatalogSite, create_logins
 from tests.support.snapshots import SnapshotTaker
 
@@ -135,12 +136,7 @@ def lasting_catalog(servers: LocalCluster) -> Iterator[CatalogSite]:
 @pytest.fixture
 def site(servers: LocalCluster, lasting_catalog: CatalogSite) -> VerifySite:
     lasting_catalog.empty()
-    bucket = S3Bucket(
-        endpoint=servers.s3.endpoint,
-        bucket=f"test-{uuid.uuid4().hex}",
-        access_key=servers.s3.access_key,
-        secret_key=servers.s3.secret_key,
-    )
+    bucket = bucket_at(servers.s3, f"test-{uuid.uuid4().hex}")
     make_bucket(bucket)
     store, kek = S3Store(bucket), KeyEncryptionKey.generate()
     vault = KeyVault(store, kek)
