@@ -12,6 +12,7 @@ from libs.catalogdb.packs.damage import (
 from libs.catalogdb.packs.index import count_by_pack
 from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Refused, Sealed
+from libs.errors import InvariantViolation
 from tests.support.catalog import (
     CatalogSite,
     Worker,
@@ -54,6 +55,13 @@ def test_a_damaged_item_is_unknown_and_its_neighbours_are_known(
 ) -> None:
     worker = Worker(site, open_on(site, "other"))
     assert worker.look_up(item(1), item(2)) == [0, damaged]
+
+
+def test_an_id_of_another_length_is_never_recorded(site: CatalogSite, damaged: int) -> None:
+    """With a domain tag, for example: look-ups would never find that such an item is damaged."""
+    with pytest.raises(InvariantViolation, match="CheckViolation"):
+        record_damage(site.catalog, damaged, [item(2) + b"\1"], "a bit flipped")
+    assert [known.item for known in known_damage(site.catalog, [damaged])] == [item(1)]
 
 
 def test_nothing_of_a_damaged_pack_is_known(site: CatalogSite, damaged: int) -> None:

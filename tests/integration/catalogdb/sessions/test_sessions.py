@@ -20,7 +20,7 @@ from libs.catalogdb.sessions.watching import (
     open_parts,
     report_reads,
 )
-from libs.errors import NotFoundError
+from libs.errors import InvariantViolation, NotFoundError
 from libs.events.topics import BLOCK_CHANGES, SNAPSHOTS
 from libs.ids import uuid7
 from tests.support.catalog import (
@@ -127,6 +127,13 @@ def test_a_session_that_waits_for_the_expiry_of_the_head_has_no_base(site: Catal
     view = opening.result()
     assert (view.base, view.head_sequence) == (None, 1)
     assert view.parts[0].base_root is None
+
+
+def test_a_root_that_is_no_node_id_is_refused(site: CatalogSite) -> None:
+    protect(site, "vm")
+    worker = Worker(site, open_on(site, "vm"))
+    with pytest.raises(InvariantViolation, match="CheckViolation"):
+        worker.finish({}, root=item(1)[:16])
 
 
 def test_a_session_has_its_bases_roots_and_secret_tokens(site: CatalogSite) -> None:
