@@ -109,6 +109,18 @@ class CatalogSite:
         self._pools.append(pool)
         return pool
 
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Whoever finds the catalog unavailable says so at once, instead of trying for a minute."""
+        pools = (self.chunker, self.catalog)
+        for pool in pools:
+            pool.patience_seconds = 0
+        try:
+            yield
+        finally:
+            for pool in pools:
+                pool.patience_seconds = PATIENCE_SECONDS
+
     def close(self) -> None:
         """End all connections."""
         self._threads.shutdown()

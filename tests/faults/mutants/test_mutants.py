@@ -24,7 +24,7 @@ from tests.faults.mutants.table import MUTANTS
 
 PROCESS_COUNT = 2
 #: Of the planted bugs that a sample tries, always the same ones.
-_SAMPLE_COUNT = 8
+_SAMPLE_COUNT = 5
 _SECONDS_MAX = 300
 #: All tests of the table in one run, beside whatever else the machine does.
 _SOUND_SECONDS_MAX = 1800

@@ -114,7 +114,7 @@ def test_a_transaction_whose_connection_is_ended_is_unavailable_and_leaves_nothi
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     pack = worker.claim()
-    with site.holding_log("backcast.packs"):
+    with site.impatient(), site.holding_log("backcast.packs"):
         registering = site.start(worker.register, pack, item(1))
         site.wait_until_waiting(1)
         site.sql(
@@ -158,7 +158,7 @@ def test_errors_of_the_server_become_ours(
     )
     site.sql("CREATE TRIGGER fails BEFORE INSERT ON event_log EXECUTE FUNCTION fails()")
     try:
-        with pytest.raises(expected) as error:
+        with pytest.raises(expected) as error, site.impatient():
             raise_notification(site.chunker, "chunker", TENANT, "vm", NOTICE)
         assert type(error.value) is expected
         assert site.sql("SELECT sum(last)::int FROM log_position") == [(0,)]

@@ -45,7 +45,7 @@ def test_a_catalog_that_was_not_compared_appends_and_opens_nothing(line: Timelin
     line.protected.take("disk", 1)
     line.go_back(line.dump())
     notice = NotificationRaised(kind="test", severity="info", message="x")
-    with pytest.raises(NotReconciledError, match="since it was compared"):
+    with line.site.impatient(), pytest.raises(NotReconciledError, match="since it was compared"):
         raise_notification(line.site.catalog, "catalog", TENANT, "x", notice)
     with pytest.raises(NotReconciledError, match="since it was compared"):
         open_session(line.site.coordinator, TENANT, "disk", uuid7(), 60)

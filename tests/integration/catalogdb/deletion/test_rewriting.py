@@ -344,9 +344,9 @@ def test_nothing_is_rewritten_by_a_catalog_that_went_back_in_time(
     rewriting = Rewriting(site, pack_no)
     site.sql("UPDATE incarnation SET reconciled = false")
     try:
-        with pytest.raises(NotReconciledError):
+        with pytest.raises(NotReconciledError), site.impatient():
             begin_marking(site.catalog, uuid7(), [pack_no], 60)
-        with pytest.raises(NotReconciledError):
+        with pytest.raises(NotReconciledError), site.impatient():
             rewriting.commit(STORED, LIVE)
     finally:
         site.sql("UPDATE incarnation SET reconciled = true")

@@ -98,13 +98,12 @@ def take_snapshot_of_garbage(site: CatalogSite, *ids: bytes) -> tuple[Worker, in
 
 
 def test_a_registration_that_fails_leaves_the_item_to_the_one_that_waited(
-    site: CatalogSite, pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+    site: CatalogSite, pair: tuple[Worker, Worker]
 ) -> None:
     """Scenario 5: A's connection dies at the end of its registration, and A does not come back."""
-    monkeypatch.setattr(site.chunker, "patience_seconds", 0)
     a, b = pair
     first, second = a.claim(), b.claim()
-    with site.holding_log(PACKS):
+    with site.impatient(), site.holding_log(PACKS):
         of_a = site.start(a.register, first, item(1))
         site.wait_until_waiting(1)
         of_b = site.start(b.register, second, item(1))
