@@ -5,13 +5,12 @@
 counts to `tally`, which prints them at the end and writes them to `build/faults/<scale>.json`.
 """
 
-import shutil
 from collections.abc import Iterator
 from enum import Enum
 
 import pytest
 
-from deploy.local.fixtures import start_or_skip
+from deploy.local.fixtures import discard, start_or_skip
 from deploy.local.home import BackcastHome
 from deploy.local.servers.s3 import S3Choice
 from tests.faults.site import FaultSite, ProxiedCluster
@@ -44,6 +43,5 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
         with site.supervised():
             yield site
     finally:
-        cluster.down(print)
+        discard(cluster)
         cluster.close_proxies()
-        shutil.rmtree(cluster.home.folder / "data")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import start_or_skip
+from deploy.local.fixtures import discard, start_or_skip
 from deploy.local.home import BackcastHome
 from deploy.local.servers.s3 import S3Choice
 from deploy.local.services import BUCKET
@@ -29,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     made = LocalCluster(BackcastHome(tmp_path_factory.mktemp("second"), tied=True))
     start_or_skip(lambda: made.up(print, s3=S3Choice.MINIO, second_store=True))
     yield made
-    made.down(print)
+    discard(made)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """One cluster with all services for the tests of this folder."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import start_or_skip
+from deploy.local.fixtures import discard, start_or_skip
 from deploy.local.home import BackcastHome
 from deploy.local.servers.s3 import S3Choice
 from tests.support.running import RunningSite
@@ -19,5 +18,4 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     try:
         yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
     finally:
-        cluster.down(print)
-        shutil.rmtree(cluster.home.folder / "data")
+        discard(cluster)
