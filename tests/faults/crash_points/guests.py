@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from prometheus_client import CollectorRegistry
 
+from libs.catalogdb.deletion import small_packs
 from libs.catalogdb.sessions.session import GroupBusy
 from libs.catalogdb.snapshots.expiry import Refused, expire
 from libs.catalogdb.snapshots.leases import (
@@ -32,6 +33,7 @@ from libs.ranges import ByteRange, ChunkRun
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
 from libs.runtime.signals import Stop
+from services.catalog import folding as catalog_folding
 from services.catalog.copies import replicator as catalog_replicator
 from services.catalog.copies.maker import CopyMaker
 from services.catalog.copies.mirror import Mirror
@@ -49,6 +51,11 @@ if TYPE_CHECKING:
 
 #: More than the faults of any case; a client that needs more tries would try for ever.
 _REJECTIONS_MAX = 5
+#: As the settings have it; `scenarios.Aged` is longer.
+_DAY_SECONDS = 86_400.0
+#: Sessions and events that are folded in one transaction, and packs of a size class that are
+#: merged: few, so that a case has several transactions of each without a long history.
+_SESSION_COUNT, _EVENT_COUNT, _FAN_IN = 1, 3, 3
 
 
 class Client(Actor):
@@ -190,19 +197,37 @@ class Sweep(Worker):
             yield Sweeper(catalog, store, policy, store_no=store_no).run()
 
 
-class Rewrite(Worker):
-    """A pass of rewriting."""
+class Fold(Worker):
+    """Folds ended sessions, and events that Kafka has."""
 
     def pieces(self) -> Iterator[object]:
-        policy = RewritePolicy(0.5, DEADLINE_SECONDS, DEADLINE_SECONDS, 3600)
+        catalog, store = self.catalog(self.world.site.catalog), self.store()
+        checkpoints = Checkpoints(catalog, store, CheckpointShelf(store, self.world.kek), 2)
+        policy = catalog_folding.FoldPolicy(_DAY_SECONDS, 30 * _DAY_SECONDS)
+        catalog_folding.Folding(catalog, policy, checkpoints.witness).run(lambda: None)
+        yield policy
+
+
+class Rewrite(Worker):
+    """A pass of rewriting; packs are too young to be merged."""
+
+    policy = RewritePolicy(0.5, DEADLINE_SECONDS, DEADLINE_SECONDS, 3600)
+
+    def pieces(self) -> Iterator[object]:
         catalog, vault = self.catalog(self.world.site.catalog), self.vault()
-        rewriter = Rewriter(catalog, self.stores(), vault, policy)
+        rewriter = Rewriter(catalog, self.stores(), vault, self.policy)
         # Pages that are never touched: 36 MiB of zeros take 10 ms.
         buffer = memoryview(mmap.mmap(-1, PACK_SIZE_BYTES_MAX))
         rewriter._buffer = buffer  # type: ignore[assignment]  # a bytearray in earnest
         tally = rewriter.run()
         self.world.rewritten += tally.rewritten
         yield tally
+
+
+class Merge(Rewrite):
+    """A pass of rewriting that only merges small packs."""
+
+    policy = RewritePolicy(0.0, DEADLINE_SECONDS, DEADLINE_SECONDS, _DAY_SECONDS)
 
 
 class Restore(Worker):
@@ -250,8 +275,11 @@ class Verify(Worker):
 
 
 def patched_catalog() -> dict[tuple[object, str], object]:
-    """What must be replaced in the catalog service's modules: threads."""
+    """What must be replaced in the catalog service's modules: threads, and sizes."""
     return {
+        (catalog_folding, "_SESSION_COUNT"): _SESSION_COUNT,
+        (catalog_folding, "_EVENT_COUNT"): _EVENT_COUNT,
+        (small_packs, "FAN_IN"): _FAN_IN,
         (catalog_collector, "ThreadPoolExecutor"): InlineExecutor,
         (catalog_replicator, "ThreadPoolExecutor"): InlineExecutor,
     }

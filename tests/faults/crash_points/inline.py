@@ -102,6 +102,12 @@ class Topics:
         """Durable when it returns."""
         self._records[partition].append(record)
 
+    def redeliver(self, topic: str) -> None:
+        """Append everything that a topic has once more."""
+        for partition, records in self._records.items():
+            if partition.topic == topic:
+                records += list(records)
+
     def read(self, partition: Partition, offset: int) -> EventRecord | None:
         """The record at an offset, or None beyond the end."""
         records = self._records[partition]

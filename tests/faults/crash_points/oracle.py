@@ -8,6 +8,7 @@ are checked when everything has recovered.
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from libs.blockmap.node import NodeHasher, NodeId
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
@@ -127,17 +128,23 @@ class Oracle:
         """
         self.monotone()
         self.atomic_visibility()
+        self.folded_whole()
         self.nothing_is_held()
 
     def monotone(self) -> None:
-        """Positions are gapless, and what was relayed is the log, in its order."""
+        """Positions are gapless, and what was relayed is the log, in its order.
+
+        What was folded was relayed before, and what is left begins right behind it.
+        """
         published = {}
-        for topic, last, noted, count, highest in self._sql(
-            """SELECT topic, last, published, count(position), coalesce(max(position), 0)
-               FROM log_position LEFT JOIN event_log USING (topic) GROUP BY 1, 2, 3"""
+        for topic, last, noted, folded, count, lowest, highest in self._sql(
+            """SELECT topic, last, published, folded, count(position),
+                      coalesce(min(position), folded + 1), coalesce(max(position), folded)
+               FROM log_position LEFT JOIN event_log USING (topic) GROUP BY 1, 2, 3, 4"""
         ):
-            assert last == count == highest, f"Monotone: {topic} ends at {last}, has {count}"
-            assert noted <= last, f"Monotone: {topic} published {noted} of {last}"
+            assert last == folded + count == highest, f"Monotone: {topic} ends at {last}: {count}"
+            assert lowest == folded + 1, f"Monotone: {topic} begins at {lowest}, folded {folded}"
+            assert folded <= noted <= last, f"Monotone: {topic} published {noted} of {last}"
             published[topic] = noted
         for topic in RELAYED_TOPICS:
             seen = 0
@@ -157,14 +164,57 @@ class Oracle:
                WHERE (SELECT count(*) FROM snapshot_volume v WHERE v.session = s.session)
                   <> (SELECT count(*) FROM part p WHERE p.session = s.session)
                UNION ALL
-               SELECT s.session FROM snapshot s
-               WHERE 1 <> (SELECT count(*) FROM event_log e
-                           WHERE e.correlation_id = s.session AND e.type LIKE '%%snapshot_sealed')
-               UNION ALL
                SELECT s.session FROM snapshot s JOIN volume_group g USING (group_no)
                WHERE s.sequence > g.head_sequence"""
         )
         assert not broken, f"AtomicVisibility: sessions {broken}"
+        told = self._told_sealed()
+        for (session,) in self._sql(
+            "SELECT session FROM snapshot UNION SELECT session FROM past WHERE sequence > 0"
+        ):
+            assert told[session] == 1, f"AtomicVisibility: {session} is told {told[session]} times"
+
+    def folded_whole(self) -> None:
+        """A session that was folded left one row, and each snapshot ever sealed is known."""
+        halves = self._sql(
+            """SELECT session FROM past
+               WHERE session IN (SELECT session FROM session UNION SELECT session FROM snapshot
+                   UNION SELECT session FROM part UNION SELECT session FROM attempt
+                   UNION SELECT session FROM snapshot_volume UNION SELECT session FROM lease)"""
+        )
+        assert not halves, f"Folded: sessions that are there and past: {halves}"
+        gaps = self._sql(
+            """SELECT g.name, g.head_sequence, count(known.sequence) FROM volume_group g
+               LEFT JOIN (SELECT group_no, sequence FROM snapshot UNION ALL
+                          SELECT group_no, sequence FROM past) known USING (group_no)
+               GROUP BY 1, 2 HAVING g.head_sequence <> count(known.sequence)"""
+        )
+        assert not gaps, f"Folded: groups whose chain of manifests has gaps: {gaps}"
+        past = {row[0] for row in self._sql("SELECT session FROM past WHERE sequence > 0")}
+        assert past <= self._world.given_up, f"Folded: {past - self._world.given_up} was kept"
+        refused = self._sql(
+            """SELECT convert_from(value, 'SQL_ASCII') FROM event_log
+               WHERE topic = 'backcast.notifications'
+                 AND position('malformed-event'::bytea IN value) > 0"""
+        )
+        assert not refused, f"Folded: events that the chunker has sent are refused: {refused}"
+
+    def _told_sealed(self) -> Counter[UUID]:
+        """How often the log says of a session that it was sealed, with what Kafka alone has."""
+        rows = self._sql("SELECT correlation_id FROM event_log WHERE type LIKE '%%snapshot_sealed'")
+        told = Counter(row[0] for row in rows)
+        for topic, folded in self._sql("SELECT topic, folded FROM log_position WHERE folded > 0"):
+            envelopes = (from_headers(one.headers) for one in self._world.topics.all_of(topic))
+            by_position = {
+                one.position: one for one in envelopes if one.position and one.position <= folded
+            }
+            assert len(by_position) == folded, f"Monotone: {topic} lacks events that were folded"
+            told.update(
+                one.correlation_id
+                for one in by_position.values()
+                if one.correlation_id and one.type.endswith("snapshot_sealed")
+            )
+        return told
 
     def nothing_is_held(self) -> None:
         """Nobody works, so nothing is pinned or open (the first half of Space)."""

@@ -6,10 +6,14 @@ from typing import Protocol
 from uuid import UUID
 
 from libs.catalogdb.deletion.brake import accept, read_halts
+from libs.catalogdb.sessions.session import open_session, reject_session
+from libs.events.topics import BLOCK_CHANGES
+from libs.ids import uuid7
 from libs.store.layout import pack_object
 from libs.store.memory import MemoryStore
 from tests.faults.crash_points import guests
-from tests.faults.crash_points.world import World
+from tests.faults.crash_points.process import DEADLINE_SECONDS
+from tests.faults.crash_points.world import TENANT, World
 
 
 class Step(Protocol):
@@ -66,6 +70,8 @@ class Together:
     #: "name kind arguments": the guest's class, and what it is told.
     guests: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    #: Whether the relay publishes meanwhile.
+    relaying: bool = False
 
     def do(self, world: World) -> None:
         clients = [guests.Client(world, f"client of {group}", group) for group in self.groups]
@@ -74,7 +80,9 @@ class Together:
             kind, *arguments = line.split()
             worker: type[guests.Worker] = getattr(guests, kind)
             workers.append(worker(world, f"{kind.lower()}-{number}", *arguments))
+        world.relaying = self.relaying
         world.run(*clients, *workers)
+        world.relaying = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,44 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A snapshot of a group was begun, and rejected before anything was read."""
+
+    group: str
+
+    def do(self, world: World) -> None:
+        catalog, session = world.site.coordinator, uuid7()
+        open_session(catalog, TENANT, self.group, session, DEADLINE_SECONDS)
+        reject_session(catalog, "coordinator", session, "agent-gone", "nobody answers")
+
+
+@dataclass(frozen=True)
+class Aged:
+    """Everything happened 40 days before."""
+
+    def do(self, world: World) -> None:
+        world.site.sql(
+            ";".join(
+                f"UPDATE {table} SET {column} = {column} - interval '40 days'"
+                for table, column in (
+                    ("pack", "created_at"),
+                    ("session", "ended_at"),
+                    ("snapshot", "expired_at"),
+                    ("event_log", "occurred_at"),
+                )
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Redelivered:
+    """Kafka delivers once more what agents have published so far."""
+
+    def do(self, world: World) -> None:
+        world.topics.redeliver(BLOCK_CHANGES)
+
+
+@dataclass(frozen=True)
 class Scenario:
     """A situation to crash in.
 
@@ -149,6 +195,30 @@ HISTORY = (Write("v", 38), Take(), Write("v", 35), Take())
 #: Two snapshots that share nothing: the packs of the older one die with it.
 OVERWRITTEN = (Write("v", 38), Take(), Write("v", 40), Take())
 EXPIRED = Together(("Expirer g",))
+#: An expired snapshot whose manifest is deleted and a rejected session, all of them long ago; what
+#: was told of them was relayed.
+ENDED = (
+    *OVERWRITTEN[:2],
+    Rejected("g"),
+    *OVERWRITTEN[2:],
+    EXPIRED,
+    Together(("Collector",)),
+    Relay(),
+    Aged(),
+)
+#: Snapshots that changed little, each with a pack of its own, a day ago and longer; some expired.
+SMALL = (
+    Write("v", 12),
+    Take(),
+    Write("v", 3),
+    Take(),
+    EXPIRED,
+    Write("v", 4),
+    Take(),
+    Write("v", 2),
+    Take(),
+    Aged(),
+)
 
 SCENARIOS = (
     Scenario("first backup", ONE, [Write("v", 34)], [Take()]),
@@ -257,6 +327,38 @@ SCENARIOS = (
         ONE,
         [*OVERWRITTEN, Together(("Replicate",)), EXPIRED],
         [Together(("Collector", "Collector"))],
+        second=True,
+    ),
+    Scenario(
+        "fold what ended while a snapshot is taken",
+        ONE,
+        ENDED,
+        [
+            Write("v", 6),
+            Redelivered(),
+            Together(("Fold", "Fold"), ("g",)),
+            Redelivered(),
+            Take(),
+        ],
+    ),
+    Scenario(
+        "fold while the log is relayed and copied",
+        ONE,
+        [*ENDED, Write("v", 6), Take(), Aged()],
+        [Together(("Fold", "Replicate", "Collector"), relaying=True), Together(("Fold",))],
+        second=True,
+    ),
+    Scenario(
+        "merge small packs while dead chunks come back",
+        ONE,
+        [*SMALL, Write("v", 12, again=True)],
+        [Together(("Merge", "Merge", "Collector"), ("g",)), Together(("Collector",))],
+    ),
+    Scenario(
+        "merge small packs while they are copied and restored",
+        ONE,
+        [*SMALL, Together(("Replicate",))],
+        [Together(("Merge", "Replicate", "Restore v")), Together(("Collector", "Replicate"))],
         second=True,
     ),
     Scenario("verify", ONE, [Write("v", 20), Take()], [Together(("Verify v",))]),

@@ -17,13 +17,13 @@ from deploy.local.cluster import LocalCluster
 from libs.catalogdb.migrate import migrate
 from tests.faults.conftest import Scale
 from tests.faults.crash_points.enumerating import (
-    PLANTED,
     Report,
     Task,
     begin_worker,
     replay,
     run_task,
 )
+from tests.faults.crash_points.planted import PLANTED
 from tests.faults.crash_points.scenarios import SCENARIOS
 from tests.support.catalog import create_logins
 
@@ -78,11 +78,12 @@ def test_no_crash_loses_anything(
     assert not report.failures, "\n".join([f"{len(report.failures)} failed", *report.failures])
     if not line:
         assert report.counts["crash_points"] >= scale.pick(70, 5000, 50_000)
+        assert report.counts["repeated"] >= scale.pick(1, 100, 1000)
         assert report.counts["pairs"] >= scale.pick(0, 250, 25_000)
 
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(workers: ProcessPoolExecutor, bug: str) -> None:
-    scenario = PLANTED[bug][3]
+    scenario = PLANTED[bug].scenario
     report = workers.submit(run_task, Task(scenario, seed=1, planted=bug)).result()
     assert report.failures, f"no crash point of {scenario!r} shows that {bug}"

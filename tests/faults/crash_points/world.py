@@ -85,7 +85,7 @@ class World:
         self._tables = self._prepare_tables()
         self._emptying = [
             *(f"DELETE FROM {table}" for table in self._tables if table != "log_position"),
-            "UPDATE log_position SET last = 0, published = 0",
+            "UPDATE log_position SET last = 0, published = 0, folded = 0",
             "UPDATE sweep SET after = '', swept_at = '-infinity', claimed_until = '-infinity'",
         ]
         self.actors: list[Actor] = []
