@@ -1,6 +1,7 @@
 """Records on block-changes that no honest agent writes; the test is the agent, with its token."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import add_volume, list_nodes
+from libs.catalogdb.sessions.folding import fold_sessions
 from libs.catalogdb.sessions.session import PartView, SessionView, open_session
 from libs.events.batches import BatchesDigest
 from libs.events.block_changes import (
@@ -43,10 +45,11 @@ class WrittenSession:
     Args:
         site: the cluster; its coordinator is stopped, or it would order the real agent to capture.
         catalog: the catalog.
-        volume_name: a new volume.
+        volume_name: a new volume, or that of a session that ended.
     """
 
     def __init__(self, site: RunningSite, catalog: Catalog, volume_name: str) -> None:
+        self._catalog = catalog
         node = list_nodes(catalog)[0].name
         add_volume(catalog, TENANT, volume_name, volume_name, node, f"/nowhere/{volume_name}")
         view = open_session(catalog, TENANT, volume_name, uuid7(), 120.0)
@@ -55,6 +58,10 @@ class WrittenSession:
         self.part: PartView = view.parts[0]
         self._site = site
         self._digest = BatchesDigest()
+
+    def again(self) -> "WrittenSession":
+        """The next session of the same volume."""
+        return WrittenSession(self._site, self._catalog, self.part.volume_name)
 
     def started(self, **changes: object) -> CaptureStarted:
         honest = CaptureStarted(
@@ -185,6 +192,16 @@ def catalog(site: RunningSite) -> Iterator[Catalog]:
 
 
 @pytest.fixture
+def keeper(site: RunningSite) -> Iterator[Catalog]:
+    """The catalog in the role of its own service, which folds."""
+    secret = site.cluster.home.secret("postgres-catalog-password")
+    pool = Catalog(site.cluster.postgres.dsn_of("catalog", secret))
+    pool.open()
+    with contextlib.closing(pool):
+        yield pool
+
+
+@pytest.fixture
 def written(site: RunningSite, catalog: Catalog) -> WrittenSession:
     return WrittenSession(site, catalog, f"written-{uuid4().hex[:8]}")
 
@@ -282,6 +299,27 @@ def test_a_capture_that_nobody_asked_for_is_counted(
     written.send(written.started(), written.completed())
     assert written.end()["sealed"]
     assert refused("malformed-event") == 1
+
+
+def test_events_of_a_session_that_was_folded_are_passed_over(
+    site: RunningSite, written: WrittenSession, refused: Callable[[str], int], keeper: Catalog
+) -> None:
+    """Scenario 15: nobody is left who could authenticate them, and they are not taken for new."""
+    late = (written.started(), written.batch(0), written.completed())
+    written.send(written.started(), written.aborted())
+    assert not written.end()["sealed"]
+    after = written.again()
+    after.send(after.started(), after.completed())
+    assert after.end()["sealed"]
+    fold_sessions(keeper, 0, 1000)
+    session = written.view.session
+    assert site.sql("SELECT session FROM past WHERE session = %s", session) == [(session,)]
+    assert site.sql("SELECT FROM session WHERE session = %s", session) == []
+    written.send(*late)
+    last = written.again()
+    last.send(last.started(), last.completed())  # in the same partition, behind them
+    assert last.end()["sealed"]
+    assert refused("malformed-event") == 0
 
 
 def test_what_is_no_event_is_counted_and_the_partition_goes_on(
