@@ -48,6 +48,7 @@ class LocalCluster:
         s3: S3Choice = S3Choice.AUTO,
         servers_only: bool = False,
         second_store: bool = False,
+        second_agent: bool = False,
     ) -> None:
         """Start what does not run, and return when everything answers.
 
@@ -62,6 +63,8 @@ class LocalCluster:
             if second_store and not self.home.has_second_store:
                 self.home.remember_second_store()
                 _stop(self.services(), tell)  # they learn of it when they start
+            if second_agent and not self.home.has_second_agent:
+                self.home.remember_second_agent()
             self.postgres.prepare(tell)
             self.kafka.prepare(tell)
             if _replace_taken_ports(self.home, self.servers()):

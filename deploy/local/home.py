@@ -125,6 +125,15 @@ class BackcastHome:
         """Give this home a second bucket, for good."""
         self._save(self._state() | {"second_store": True})
 
+    @property
+    def has_second_agent(self) -> bool:
+        """Whether a second agent runs in this home, as another node."""
+        return bool(self._state().get("second_agent"))
+
+    def remember_second_agent(self) -> None:
+        """Give this home a second agent, for good."""
+        self._save(self._state() | {"second_agent": True})
+
     def port(self, name: str) -> int:
         """The remembered port ``name`` on the loopback address; chosen the first time."""
         state = self._state()

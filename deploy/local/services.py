@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploy.local.home import LOOPBACK, BackcastHome
@@ -48,6 +48,12 @@ class _Service:
     uses: tuple[str, ...]
     #: Environment that is not a setting.
     environ: Mapping[str, str] = field(default_factory=dict)
+    #: There may be several of a name; from the second one on, port and log have the number too.
+    number: int = 1
+
+    @property
+    def process_name(self) -> str:
+        return self.name if self.number == 1 else f"{self.name}-{self.number}"
 
 
 _SERVICES = (
@@ -78,6 +84,8 @@ _SERVICES = (
         _LARGE_BUFFERS,
     ),
 )
+#: Of homes that have a second node: volumes of a group may then be on either of them.
+_SECOND_AGENT = replace(next(one for one in _SERVICES if one.name == "agent"), number=2)
 #: Services that log in to the catalog; `init` makes a login for each.
 _LOGINS = tuple(service.name for service in _SERVICES if "postgres" in service.uses)
 
@@ -86,7 +94,7 @@ class ServiceProcess(LocalServer):
     """One of our services, which answers ``/readyz`` once it works."""
 
     def __init__(self, home: BackcastHome, service: _Service, environ: Mapping[str, str]) -> None:
-        super().__init__(home, service.name, (service.name,))
+        super().__init__(home, service.process_name, (service.process_name,))
         #: How it is started: the command, and the variables that it gets besides ours.
         self.argv = [sys.executable, "-m", *service.module.split()]
         self.environ = environ
@@ -113,9 +121,8 @@ class LocalServices:
 
     def processes(self) -> list[ServiceProcess]:
         """Every service, in the order in which they are started."""
-        return [
-            ServiceProcess(self._home, service, self._environ(service)) for service in _SERVICES
-        ]
+        services = [*_SERVICES, _SECOND_AGENT] if self._home.has_second_agent else _SERVICES
+        return [ServiceProcess(self._home, service, self._environ(service)) for service in services]
 
     def initialize(self, tell: Tell) -> None:
         """Create or upgrade schema, logins, topics, bucket and keys. Harmless when repeated.
@@ -146,10 +153,10 @@ class LocalServices:
             raise UnavailableError(f"services.catalog init failed, see {log_file}: {said[-2000:]}")
 
     def _environ(self, service: _Service) -> dict[str, str]:
-        settings = {"LISTEN": f"{LOOPBACK}:{self._home.port(service.name)}"}
+        settings = {"LISTEN": f"{LOOPBACK}:{self._home.port(service.process_name)}"}
         groups = self._groups(service.name)
         for group in service.uses:
-            settings |= groups[group]
+            settings |= self._node(service) if group == "node" else groups[group]
         return _prefixed(service.name, settings) | dict(service.environ)
 
     def _groups(self, service: str) -> dict[str, dict[str, str]]:
@@ -170,11 +177,15 @@ class LocalServices:
             "links": {"CATALOG_URL": f"http://{LOOPBACK}:{home.port('catalog')}"},
             "announce": {"COORDINATOR_TOKEN_FILE": str(home.secret_file("token"))},
             "agents": {"AGENT_TOKEN_FILE": str(home.secret_file("token"))},
-            "node": {
-                "NODE": _node_name(),
-                "SPAN_LISTEN": f"{LOOPBACK}:{home.port('agent-spans')}",
-                "STATE_FOLDER": str(home.data("agent")),
-            },
+        }
+
+    def _node(self, agent: _Service) -> dict[str, str]:
+        """What each agent has of its own."""
+        name, home = agent.process_name, self._home
+        return {
+            "NODE": _node_name(agent.number),
+            "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
+            "STATE_FOLDER": str(home.data(name)),
         }
 
     def _store_settings(self, prefix: str, bucket: str) -> dict[str, str]:
@@ -199,7 +210,11 @@ def _prefixed(service: str, settings: Mapping[str, str]) -> dict[str, str]:
     return {f"BACKCAST_{service.upper()}_{name}": value for name, value in settings.items()}
 
 
-def _node_name() -> str:
-    """This machine's name as a node name: lower case, and only what names may contain."""
+def _node_name(number: int) -> str:
+    """This machine's name as a node name: lower case, and only what names may contain.
+
+    The second agent calls itself another node, though it sees the same files.
+    """
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname().lower())
-    return kept.strip("-")[:63].strip("-") or "local"
+    ending = "" if number == 1 else f"-{number}"
+    return (kept.strip("-")[: 63 - len(ending)].strip("-") or "local") + ending

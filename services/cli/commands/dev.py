@@ -46,6 +46,12 @@ def add_parser(
         action="store_true",
         help="give this home a second bucket, which gets a copy of everything",
     )
+    up.add_argument(
+        "--second-agent",
+        action="store_true",
+        help="give this home a second agent, which is another node (NAME-2), to try groups across "
+        "nodes; volumes are then added with --node",
+    )
     up.add_argument("--servers-only", action="store_true", help="PostgreSQL, Kafka and S3 only")
     commands.add_parser("status", parents=parents, help="what runs, and where")
     commands.add_parser(
@@ -74,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             s3=S3Choice(args.s3),
             servers_only=args.servers_only,
             second_store=args.second_store,
+            second_agent=args.second_agent,
         )
         _show_status(cluster, cluster.status(), as_json=as_json)
         return 0
