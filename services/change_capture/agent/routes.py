@@ -12,7 +12,7 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
-from services.change_capture.barrier.hold import require_mount
+from services.change_capture.barrier.hold import require_freezable
 from services.change_capture.rpc import (
     BarrierStatus,
     BarrierStep,
@@ -34,7 +34,7 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
         with contextlib.closing(captures.drivers["scan"].view(Path(request.path))) as view:
             if request.freeze is not None:
-                require_mount(request.freeze)
+                require_freezable(request.freeze)
             return ProbeResponse(size_bytes=view.size_bytes)
 
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")

@@ -97,6 +97,8 @@ def _why(err: OSError) -> str:
         return "somebody else has frozen it already"
     if err.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
         return "its file system cannot be frozen"
+    if err.errno == errno.EPERM:  # in a user namespace of its own CAP_SYS_ADMIN is not enough
+        return "the agent may not freeze it; it needs CAP_SYS_ADMIN of the node"
     return str(err.strerror)
 
 

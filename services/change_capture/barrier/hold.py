@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import select
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _READY_SECONDS_MAX = 20.0
 #: A thaw by another process; it may wait for the file system.
 _THAW_SECONDS_MAX = 10.0
 _JOURNAL_SUFFIX = ".hold"
+#: linux/capability.h: the kernel freezes for those who have it.
+_CAP_SYS_ADMIN = 21
 
 
 class Hold:
@@ -38,7 +41,7 @@ class Hold:
         journal: file that names the mount points while they may be frozen.
 
     Raises:
-        SourceError: one of them is none, or cannot be opened.
+        SourceError: one of them cannot be frozen (`require_freezable`), or cannot be opened.
     """
 
     def __init__(self, mounts: Sequence[str], seconds: float, journal: Path) -> None:
@@ -46,7 +49,7 @@ class Hold:
         self._seconds = seconds
         self._journal = journal
         for mount in mounts:
-            require_mount(mount)
+            require_freezable(mount)
         _write_journal(journal, self._mounts)
         # Isolated and without packages: it starts in some 20 ms, and imports nothing later, when
         # the file system that it would read from may be frozen.
@@ -152,16 +155,32 @@ class Hold:
         )
 
 
-def require_mount(mount: str) -> None:
-    """Refuse a path that nothing is mounted at.
+def require_freezable(mount: str) -> None:
+    """Refuse a path whose file system this process may not freeze, or whose freeze would hold more.
+
+    A folder of the node that is mounted into a container is a mount point there, and its file
+    system may be the node's root.
 
     Raises:
-        SourceError: it is none, or not absolute.
+        SourceError: nothing is mounted there, only a folder of a file system is, it is not
+            absolute, or the kernel would refuse this process.
     """
     if not mount.startswith("/") or not os.path.ismount(mount):
         raise SourceError(
             f"mount point {mount}: nothing is mounted there, so that nothing can be frozen; "
             f"give the absolute path of a mounted file system"
+        )
+    folder = _mounted_folder(mount)
+    if folder != "/":
+        raise SourceError(
+            f"mount point {mount}: only the folder {folder} of its file system is mounted there, "
+            f"and a freeze would hold all of it; give a path where the whole one is mounted"
+        )
+    if not _has_capability(_CAP_SYS_ADMIN):
+        raise SourceError(
+            f"mount point {mount}: this agent may not freeze file systems, because it runs without "
+            f"CAP_SYS_ADMIN; give it that (on Kubernetes: the component k8s/components/freeze), or "
+            f"add the volume without --freeze"
         )
 
 
@@ -197,6 +216,33 @@ def thaw_leftovers(folder: Path) -> list[str]:
 def journal_path(folder: Path, name: str) -> Path:
     """Where the journal of a hold is."""
     return folder / f"{name}{_JOURNAL_SUFFIX}"
+
+
+def _mounted_folder(mount: str) -> str:
+    """The folder of its file system that is mounted at a mount point; "/" is all of it.
+
+    A subvolume of btrfs counts as all of it: that is how its file systems are mounted.
+    """
+    place, folder = os.path.realpath(mount), "/"
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():  # proc(5)
+        fields, _, kind = line.partition(b" - ")
+        root, point = (_unescaped(field) for field in fields.split()[3:5])
+        if point == place:  # the last one lies on top
+            folder = "/" if kind.startswith(b"btrfs ") else root
+    return folder
+
+
+def _unescaped(field: bytes) -> str:
+    """A path of mountinfo, where blanks and backslashes are octal numbers."""
+    plain = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)
+    return os.fsdecode(plain)
+
+
+def _has_capability(number: int) -> bool:
+    """Whether this process has a capability in effect."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
 
 
 def _write_journal(path: Path, mounts: Sequence[str]) -> None:

@@ -14,7 +14,12 @@ import pytest
 from deploy.local.process import wait_until
 from libs.errors import HoldBrokenError, SourceError
 from services.change_capture.barrier import freezer
-from services.change_capture.barrier.hold import Hold, journal_path, thaw_leftovers
+from services.change_capture.barrier.hold import (
+    Hold,
+    journal_path,
+    require_freezable,
+    thaw_leftovers,
+)
 from tests.support.file_systems import mounted, needs_mounts, run
 
 pytestmark = needs_mounts
@@ -188,3 +193,48 @@ def test_the_freezer_starts_without_packages() -> None:
     )
     assert done.stdout == b"ready\n"
     assert time.monotonic() - begun < 10
+
+
+def test_an_agent_without_the_capability_says_what_it_lacks(mount: Path) -> None:
+    """Not when a snapshot is taken, but when the volume is added."""
+    check = f"from {Hold.__module__} import require_freezable; require_freezable({str(mount)!r})"
+    without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    refused = subprocess.run(
+        [*without, sys.executable, "-c", check], check=False, capture_output=True, text=True
+    )
+    assert "without CAP_SYS_ADMIN" in refused.stderr
+    assert "k8s/components/freeze" in refused.stderr
+    assert (Path(__file__).parents[3] / "k8s" / "components" / "freeze").is_dir()
+
+
+def test_a_freezer_that_the_kernel_refuses_says_why(mount: Path) -> None:
+    without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    refused = subprocess.run(
+        [*without, sys.executable, freezer.__file__, "1", str(mount)],
+        check=False,
+        capture_output=True,
+        input=b"H",
+    )
+    assert b"needs CAP_SYS_ADMIN" in refused.stdout
+    assert not is_frozen(mount)
+
+
+def test_a_folder_that_is_mounted_elsewhere_is_no_file_system_to_freeze(
+    mount: Path, tmp_path: Path
+) -> None:
+    """As in a container, where every folder of the node that it sees is a mount point."""
+    (mount / "a folder").mkdir()
+    inside = tmp_path / "inside of it"
+    inside.mkdir()
+    run("mount", "--bind", str(mount / "a folder"), str(inside))
+    try:
+        with pytest.raises(SourceError, match="only the folder /a folder of its file system"):
+            require_freezable(str(inside))
+    finally:
+        run("umount", str(inside))
+    run("mount", "--bind", str(mount), str(inside))
+    try:
+        require_freezable(str(inside))
+    finally:
+        run("umount", str(inside))
