@@ -40,13 +40,7 @@ def build(folder: Path) -> list[Manifest]:
 def assemble(kustomization: Manifest, folder: Path) -> list[Manifest]:
     """All objects of a kustomization whose paths are relative to ``folder``; errors as `build`."""
     manifests: list[Manifest] = []
-    for name in kustomization.get("resources", []):
-        path = folder / name
-        found = build(path) if path.is_dir() else _read(path)
-        for manifest in found:
-            if _find(manifests, manifest):
-                raise KustomizationError(f"{path}: {identity(manifest)} is there already")
-        manifests += found
+    _add(manifests, kustomization, folder)
     _change(manifests, kustomization, folder)
     return manifests
 
@@ -57,12 +51,24 @@ def identity(manifest: Manifest) -> str:
     return f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
 
 
+def _add(manifests: list[Manifest], kustomization: Manifest, folder: Path) -> None:
+    for name in kustomization.get("resources", []):
+        path = folder / name
+        found = build(path) if path.is_dir() else _read(path)
+        for manifest in found:
+            if _find(manifests, manifest):
+                raise KustomizationError(f"{path}: {identity(manifest)} is there already")
+        manifests += found
+
+
 def _change(manifests: list[Manifest], kustomization: Manifest, folder: Path) -> None:
     if unknown := kustomization.keys() - _KNOWN:
         raise KustomizationError(f"{folder}: not known here: {', '.join(sorted(unknown))}")
     for name in kustomization.get("components", []):
         path = folder / name
-        _change(manifests, yaml.safe_load((path / "kustomization.yaml").read_text()), path)
+        component = yaml.safe_load((path / "kustomization.yaml").read_text())
+        _add(manifests, component, path)
+        _change(manifests, component, path)
     for patch in kustomization.get("patches", []):
         if patch.keys() != {"path"}:
             raise KustomizationError(f"{folder}: a patch has a path and nothing else, got {patch}")

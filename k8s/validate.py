@@ -19,14 +19,24 @@ GUIDE = ROOT.parent / "docs" / "deployment.md"
 VERSIONS = ("1.33", "1.37")
 
 _BLOCK_DEVICES = "components/block-devices"
+_FREEZE = "components/freeze"
+_SECOND_STORE = "components/second-store"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
     "base": {"resources": ["base"]},
     "base with block devices": {"resources": ["base"], "components": [_BLOCK_DEVICES]},
+    "base with freezing": {"resources": ["base"], "components": [_FREEZE]},
+    "base with a second store": {"resources": ["base"], "components": [_SECOND_STORE]},
     "production": {"resources": ["overlays/production"]},
+    "production with everything": {
+        "resources": ["overlays/production"],
+        "components": [_SECOND_STORE, _FREEZE, _BLOCK_DEVICES],
+    },
 }
 
 _AGENT = "DaemonSet backcast-agents/agent"
+_MAY_READ = "adds capabilities DAC_READ_SEARCH"
+_MAY_FREEZE = "adds capabilities DAC_READ_SEARCH,SYS_ADMIN"
 #: (workload, rule of `pods.restricted`) → why it does not hold there.
 EXCEPTIONS = {
     (
@@ -35,16 +45,25 @@ EXCEPTIONS = {
     ): "a capability works for root only unless a file or the runtime gives it",
     (
         _AGENT,
-        "adds capabilities DAC_READ_SEARCH",
+        _MAY_READ,
     ): "images belong to others and are not for all to read",
     (_AGENT, "reads /var/lib/libvirt/images of the node"): "it holds the disks that are protected",
     (_AGENT, "writes /var/lib/backcast/agent of the node"): "fingerprints survive restarts there",
 }
-#: The same for agents that read block devices.
-BLOCK_DEVICE_EXCEPTIONS = {
-    (_AGENT, "privileged"): "the kernel's device filter opens block devices to no other container",
-    (_AGENT, "may gain privileges"): "privileged includes it",
-    (_AGENT, "reads /dev of the node"): "the devices are there",
+#: The same for agents that a component gives more: component → its exceptions.
+COMPONENT_EXCEPTIONS = {
+    _BLOCK_DEVICES: {
+        (
+            _AGENT,
+            "privileged",
+        ): "the kernel's device filter opens block devices to no other container",
+        (_AGENT, "may gain privileges"): "privileged includes it",
+        (_AGENT, "reads /dev of the node"): "the devices are there",
+    },
+    _FREEZE: {
+        (_AGENT, _MAY_FREEZE): "the kernel freezes a file system for nobody else",
+        (_AGENT, "reads /srv of the node"): "the file systems are mounted there",
+    },
 }
 
 Check = Callable[[list[Manifest]], Iterator[str]]
@@ -77,15 +96,22 @@ def main() -> int:
     failed = False
     for name, kustomization in TARGETS.items():
         manifests = assemble(kustomization, ROOT)
-        exceptions = dict(EXCEPTIONS)
-        if _BLOCK_DEVICES in kustomization.get("components", []):
-            exceptions |= BLOCK_DEVICE_EXCEPTIONS
-        found = list(violations(manifests, exceptions))
+        found = list(violations(manifests, exceptions_of(kustomization)))
         failed = failed or bool(found)
         for violation in found:
             print(f"k8s {name}: {violation}")
         print(f"k8s {name}: {len(manifests)} objects, {len(found)} violations")
     return 1 if failed else 0
+
+
+def exceptions_of(kustomization: Manifest) -> dict[tuple[str, str], str]:
+    """What is meant in a target."""
+    found, components = dict(EXCEPTIONS), kustomization.get("components", [])
+    for component in components:
+        found |= COMPONENT_EXCEPTIONS.get(component, {})
+    if _FREEZE in components:  # the same list of capabilities, with one more
+        found.pop((_AGENT, _MAY_READ), None)
+    return found
 
 
 def violations(manifests: list[Manifest], exceptions: dict[tuple[str, str], str]) -> Iterator[str]:

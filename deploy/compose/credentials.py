@@ -1,4 +1,4 @@
-"""`python3 -m deploy.compose.credentials`: makes the secrets of deploy/compose.yaml, once.
+"""`python3 -m deploy.compose.credentials`: makes the secrets of deploy/compose*.yaml, once.
 
 Each is a file in deploy/compose/secrets; what is there is kept. Only Python's own modules are used,
 so that a workstation needs nothing but Docker and Python.
@@ -49,8 +49,10 @@ def make(folder: Path) -> list[str]:
         secret(f"{service}-accepts.json", json.dumps([people]))
     secret("coordinator-accepts.json", json.dumps([people, agents]))
     secret("agent-accepts.json", json.dumps([coordinator]))
-    access, key = secret("s3-access-key", secrets.token_hex(10)), secret("s3-secret-key", _random())
-    secret("seaweedfs.json", json.dumps({"identities": [_administrator(access, key)]}))
+    for store in ("", "second-"):
+        access = secret(f"{store}s3-access-key", secrets.token_hex(10))
+        key = secret(f"{store}s3-secret-key", _random())
+        secret(f"{store}seaweedfs.json", json.dumps({"identities": [_administrator(access, key)]}))
     return made
 
 

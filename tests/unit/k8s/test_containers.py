@@ -17,7 +17,25 @@ from libs.rest.auth import Tokens
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-OURS = {name: COMPOSE["services"][name] for name in SETTINGS}
+SECOND_STORE = yaml.safe_load((ROOT / "deploy" / "compose.second-store.yaml").read_text())
+
+
+def on_top(below: Any, above: Any) -> Any:
+    """What Docker Compose makes of two files: fields into fields, lists one after the other."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        merged = {name: on_top(below[name], above[name]) for name in below.keys() & above.keys()}
+        return below | above | merged
+    return below + above if isinstance(below, list) and isinstance(above, list) else above
+
+
+WITH_SECOND_STORE = on_top(COMPOSE, SECOND_STORE)
+FILES = {"compose.yaml": COMPOSE, "compose.second-store.yaml": WITH_SECOND_STORE}
+#: Service, or service with a second store → its definition.
+OURS = {
+    f"{name}{'' if made is COMPOSE else ' with a second store'}": made["services"][name]
+    for made in FILES.values()
+    for name in SETTINGS
+}
 
 
 def stage(target: str) -> str:
@@ -31,8 +49,9 @@ def stage(target: str) -> str:
 @pytest.mark.parametrize("service", OURS)
 def test_a_service_starts_with_its_variables(service: str) -> None:
     environ = {name: str(value) for name, value in OURS[service]["environment"].items()}
-    image = dict(re.findall(r"(BACKCAST_\w+)=(\S+)", stage(service)))
-    assert list(problems_of(service, image | environ)) == []
+    name = service.partition(" ")[0]
+    image = dict(re.findall(r"(BACKCAST_\w+)=(\S+)", stage(name)))
+    assert list(problems_of(name, image | environ)) == []
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -54,22 +73,35 @@ def test_a_service_runs_hardened(service: str) -> None:
     assert "no-new-privileges:true" in definition["security_opt"]
 
 
+def test_all_but_the_coordinator_and_the_agent_are_given_the_second_store() -> None:
+    given = {
+        name: {key.rpartition("_SECOND_S3_")[2] for key in definition.get("environment", ())}
+        for name, definition in SECOND_STORE["services"].items()
+        if name in SETTINGS
+    }
+    assert given.keys() == SETTINGS.keys() - {"coordinator", "agent"}
+    assert set(map(frozenset, given.values())) == {
+        frozenset({"ENDPOINT", "BUCKET", "ACCESS_KEY_FILE", "SECRET_KEY_FILE"})
+    }
+
+
 def test_nothing_assumes_localhost() -> None:
-    for service in COMPOSE["services"].values():
+    for service in WITH_SECOND_STORE["services"].values():
         assert not re.search(r"localhost|127\.0\.0\.1", json.dumps(service))
 
 
 def test_every_image_names_its_version() -> None:
-    for name, service in COMPOSE["services"].items():
+    for name, service in WITH_SECOND_STORE["services"].items():
         assert re.search(r":[0-9][\w.-]+$", service["image"]), name
 
 
 def test_every_secret_of_compose_is_made(tmp_path) -> None:
     made = credentials.make(tmp_path)
-    for secret in COMPOSE["secrets"].values():
+    for secret in WITH_SECOND_STORE["secrets"].values():
         assert Path(secret["file"]).name in made
-    for service in COMPOSE["services"].values():
-        assert set(service.get("secrets", ())) <= COMPOSE["secrets"].keys()
+    for compose in FILES.values():
+        for service in compose["services"].values():
+            assert set(service.get("secrets", ())) <= compose["secrets"].keys()
 
 
 def test_secrets_are_kept_once_made_and_closed_to_others(tmp_path) -> None:

@@ -83,6 +83,19 @@ def test_a_component_patches_what_it_is_added_to(tmp_path) -> None:
     assert deployment["spec"]["replicas"] == 5
 
 
+def test_a_component_brings_objects_of_its_own(tmp_path) -> None:
+    other = {**DEPLOYMENT, "metadata": {"name": "b", "namespace": "n"}}
+    folder = overlay(tmp_path, {}, components=["more"])
+    write(
+        tmp_path / "more",
+        kustomization={"resources": ["b.yaml"], "patches": [{"path": "patch.yaml"}]},
+        b=other,
+        patch={**METADATA, "metadata": other["metadata"], "spec": {"replicas": 5}},
+    )
+    assert [one["metadata"]["name"] for one in build(folder)] == ["a", "b"]
+    assert build(folder)[1]["spec"]["replicas"] == 5
+
+
 def test_unknown_features_are_refused(tmp_path) -> None:
     with pytest.raises(KustomizationError, match="namePrefix"):
         build(overlay(tmp_path, {}, namePrefix="x-"))
