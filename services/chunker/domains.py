@@ -2,14 +2,16 @@
 
 A capture may name chunks of a domain that its tenant was granted. Nothing is ever stored there: a
 claim is good if the tenant may use the domain, the domain has the chunk in a live pack, which is
-then pinned, and whatever sample of bytes the agent is asked for has the announced ids.
+then pinned, and whatever sample of bytes the agent is asked for has the announced ids. A chunk that
+the domain does not have, or only damaged, is asked for and stored in the tenant's own domain.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from libs.blockmap.tagged import OWN_TAG, are_all_own, bare_id, id_text, tag_of
+from libs.blockmap.tagged import OWN_TAG, are_all_own, bare_id, tag_of
 from libs.errors import ForbiddenError
+from libs.events.block_changes import ExtentsChanged
 from libs.packs.chunk import ChunkHasher, split_chunks
 
 
@@ -42,21 +44,19 @@ def check_tags(others: Sequence[OtherDomain], tags: bytes) -> None:
             )
 
 
-def check_found(missing: Sequence[bytes]) -> None:
-    """Refuse claims of chunks that their domain does not have: only its owner stores there.
+def renamed(
+    event: ExtentsChanged, ids: Sequence[bytes], own: Mapping[bytes, bytes]
+) -> ExtentsChanged:
+    """An event with other names for chunks that their domain lacks.
 
     Args:
-        missing: tagged ids that no pinned pack holds.
-
-    Raises:
-        ForbiddenError: one of them is of another domain.
+        event: what the agent announced.
+        ids: its tagged ids.
+        own: announced id → id in the tenant's own domain, where the chunk is stored instead.
     """
-    if not are_all_own(missing):
-        lost = next(id_ for id_ in missing if tag_of(id_) != OWN_TAG)
-        raise ForbiddenError(
-            f"chunk {id_text(lost)} was announced, which that domain does not have, or no longer, "
-            f"or only damaged; the agent must announce it as its own"
-        )
+    names = [own.get(id_, id_) for id_ in ids]
+    tags = bytes(map(tag_of, names))
+    return replace(event, ids=b"".join(map(bare_id, names)), tags=tags if any(tags) else b"")
 
 
 def have_ids(

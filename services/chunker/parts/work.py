@@ -8,22 +8,22 @@ rest.
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from libs.blockmap.tagged import tagged_ids
+from libs.blockmap.tagged import are_all_own, tag_of, tagged_ids
 from libs.blockmap.tree import MapRoot
 from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.sessions.attempts import PartProgress, Stale
 from libs.catalogdb.sessions.session import PartView
 from libs.errors import DamagedDataError
 from libs.events.block_changes import Batch, CaptureStarted, ExtentsChanged, UnchangedSampled
-from libs.packs.chunk import ChunkHasher
+from libs.packs.chunk import ChunkHasher, split_chunks
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ChunkRun, unpack_runs
 from libs.spans.connection import SpanConnection
-from services.chunker.domains import check_found, check_tags, have_ids
+from services.chunker.domains import check_tags, have_ids, renamed
 from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks, StaleAttemptError
 from services.chunker.parts.fetching import AgentLine, SpanRequest
@@ -94,8 +94,7 @@ class PartWork:
         Raises:
             StaleAttemptError: another attempt has taken over.
             BadInputError: the event contradicts itself or the volume's size.
-            ForbiddenError: it names a chunk of a domain that the tenant may not use, or that the
-                domain does not have.
+            ForbiddenError: it names a chunk of a domain that the tenant may not use.
             DamagedDataError: bytes do not match the ids they were announced with.
             SourceError: the agent cannot serve the capture any more.
             UnavailableError: the agent, the store or the catalog does not answer.
@@ -103,9 +102,8 @@ class PartWork:
         runs = unpack_runs(event.runs, self._map.size_chunks)
         ids = tagged_ids(event.tags, event.ids)
         check_tags(self.packs.others, event.tags)
-        if ids:
-            self._take_chunks(event.batch, runs, ids)
-        self._map.enter(event, runs)
+        own = self._take_chunks(event.batch, runs, ids) if ids else {}
+        self._map.enter(renamed(event, ids, own) if own else event, runs)
 
     def check_sample(self, event: UnchangedSampled) -> None:
         """Compare what the agent believes unchanged with the base.
@@ -137,9 +135,12 @@ class PartWork:
         self._around.packer.abandon(self.packs)
         self._line.close()
 
-    def _take_chunks(self, batch: int, runs: Sequence[ChunkRun], ids: Sequence[bytes]) -> None:
-        fresh = self._fresh(ids)
-        wanted = self._wanted(ids, fresh)
+    def _take_chunks(
+        self, batch: int, runs: Sequence[ChunkRun], ids: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        """Store what is new; of chunks that another domain lacks, their ids in the tenant's own."""
+        fresh, lacking = self._missing(ids)
+        wanted = self._wanted(ids, fresh | lacking)
         indexes = [index for run in runs for index in range(run.first, run.end)]
         asked = [
             (index, id_) for index, id_, want in zip(indexes, ids, wanted, strict=True) if want
@@ -149,7 +150,7 @@ class PartWork:
             self._line, bench.connection, batch, wanted, [index for index, _ in asked]
         )
         try:
-            self._receive(bench, request, asked, fresh)
+            own = self._receive(bench, request, asked, fresh, lacking)
         except BaseException:
             request.connection.close()
             raise
@@ -158,13 +159,14 @@ class PartWork:
             self._idle_benches.append(bench)
             self._changed_bytes += len(ids) * CHUNK_SIZE_BYTES
             self._sent_bytes += len(asked) * CHUNK_SIZE_BYTES
+        return own
 
-    def _fresh(self, ids: Sequence[bytes]) -> set[bytes]:
-        """Of these ids, those that this caller shall store."""
+    def _missing(self, ids: Sequence[bytes]) -> tuple[set[bytes], set[bytes]]:
+        """Of these ids, those that this caller shall store, and those that another domain lacks."""
         packs, ledger = self.packs, self.packs.ledger
         unknown = ledger.unknown(ids)
         if not unknown:
-            return set()
+            return set(), set()
         found = lookup_and_pin(
             self._around.catalog, packs.domains, packs.attempt, unknown, packs.pinned
         )
@@ -172,17 +174,17 @@ class PartWork:
             raise StaleAttemptError
         ledger.locate({id_: pack for id_, pack in zip(unknown, found, strict=True) if pack})
         missing = [id_ for id_, pack in zip(unknown, found, strict=True) if not pack]
-        check_found(missing)
-        return ledger.claim(missing)
+        lacking = set[bytes]() if are_all_own(missing) else {id_ for id_ in missing if tag_of(id_)}
+        return ledger.claim(id_ for id_ in missing if id_ not in lacking), lacking
 
-    def _wanted(self, ids: Sequence[bytes], fresh: set[bytes]) -> list[bool]:
-        """Which chunks the agent is asked for: each fresh one once, and a sample of the others."""
+    def _wanted(self, ids: Sequence[bytes], needed: set[bytes]) -> list[bool]:
+        """Which chunks the agent is asked for: each needed one once, and a sample of the others."""
         rate = 1 / self._around.known_chunk_sample
         wanted, taken = [], set[bytes]()
         for id_ in ids:
-            first = id_ in fresh and id_ not in taken
+            first = id_ in needed and id_ not in taken
             taken.add(id_)
-            wanted.append(first or (id_ not in fresh and random.random() < rate))  # noqa: S311 -- a sample, no secret
+            wanted.append(first or (id_ not in needed and random.random() < rate))  # noqa: S311 -- a sample, no secret
         return wanted
 
     def _receive(
@@ -191,8 +193,14 @@ class PartWork:
         request: SpanRequest,
         asked: Sequence[tuple[int, bytes]],
         fresh: set[bytes],
-    ) -> None:
-        """Receive what was asked for, verify it, keep the fresh chunks in frames."""
+        lacking: set[bytes],
+    ) -> dict[bytes, bytes]:
+        """Receive what was asked for, verify it, keep the fresh chunks in frames.
+
+        Returns:
+            for each chunk that another domain lacks, its id in the tenant's own.
+        """
+        own: dict[bytes, bytes] = {}
         if not asked:
             request.receive(memoryview(bytearray()))
         while (at := request.taken) < len(asked):
@@ -206,7 +214,40 @@ class PartWork:
             request.receive(view)
             ids = [id_ for _, id_ in asked[at:end]]
             self._verify(view, ids, asked[at][0])
-            bench.frame.keep_chunks(view, ids, fresh)
+            if lacking:
+                names = self._own_names(view, ids, lacking)
+                own |= names
+                ids, claimed = self._claim(ids, names)
+                bench.frame.keep_chunks(view, ids, fresh | claimed)
+            else:
+                bench.frame.keep_chunks(view, ids, fresh)
+        return own
+
+    def _own_names(
+        self, view: memoryview, ids: Sequence[bytes], lacking: set[bytes]
+    ) -> dict[bytes, bytes]:
+        """Ids in the tenant's own domain of the chunks that another domain lacks."""
+        return {
+            id_: self._hasher.chunk_id(chunk)
+            for id_, chunk in zip(ids, split_chunks(view), strict=True)
+            if id_ in lacking
+        }
+
+    def _claim(
+        self, ids: Sequence[bytes], names: Mapping[bytes, bytes]
+    ) -> tuple[list[bytes], set[bytes]]:
+        """Of renamed chunks, those that are to be stored: the own domain may have some already.
+
+        Returns:
+            the ids, with the new name at the one place where a chunk is to be kept; those names.
+        """
+        claimed, _ = self._missing(list(names.values()))
+        left, named = set(claimed), []
+        for id_ in ids:
+            name = names.get(id_, id_)
+            named.append(name if name in left else id_)
+            left.discard(name)
+        return named, claimed
 
     def _verify(self, view: memoryview, announced: Sequence[bytes], first: int) -> None:
         if not have_ids(self._hasher, self.packs.others, view, announced):

@@ -66,6 +66,17 @@ def image_packs(protected: Protected, state: str = "l") -> list[int]:
     return [pack_no for (pack_no,) in rows]
 
 
+def named_elsewhere(protected: Protected, volume: str) -> int:
+    """How many addresses of a volume's head are in packs of the image's domain."""
+    ((addresses,),) = protected.site.sql(
+        """SELECT coalesce(sum(addresses), 0)::int FROM pack_use JOIN volume USING (volume_no)
+           WHERE name = %s AND last_sequence IS NULL AND pack_no = ANY(%s)""",
+        volume,
+        image_packs(protected),
+    )
+    return int(addresses)
+
+
 def verify(protected: Protected, volume: str, sequence: int) -> Intact | Damaged:
     verifier = Verifier(protected.site.catalog, protected.stores, protected.vault, 60, 0, Stop())
     session = protected.sessions[volume, sequence]
@@ -238,13 +249,37 @@ def test_damage_in_a_pack_of_another_domain_is_named_where_it_is_read(line: Time
     }
     assert named == {(TENANT, "vm"), (OWNER, "image")}, "and not what is apart"
 
-    # Nobody may claim it any more; only its owner stores it anew.
-    with pytest.raises(ForbiddenError, match="does not have, or no longer, or only damaged"):
-        protected.take("vm", 101, 1, 103, tags=CLAIMED)
-    reject_open(line)
+    # Whoever claims it meanwhile stores it as its own; only its owner mends the pack.
+    protected.take("vm", 101, 1, 103, tags=CLAIMED)
+    assert named_elsewhere(protected, "vm") == 0
+    assert isinstance(verify(protected, "vm", 2), Intact)
     protected.take("image", *IMAGE)
     protected.check()
     assert isinstance(verify(protected, "vm", 1), Intact)
+
+
+def test_a_chunk_that_another_domain_lacks_is_stored_as_the_tenants_own(line: Timeline) -> None:
+    """It is here already, or it is not, and is announced twice."""
+    protected = line.protected
+    protected.take("vm", 90, 101, 0, tags=CLAIMED)
+    (own,) = set(protected.packs()) - set(image_packs(protected))
+    image = image_packs(protected)
+    lacking = dict.fromkeys((90, 91, 92), 1)  # 90 is the tenant's own already
+    protected.take("vm", 90, 91, 1, 91, 92, 101, 0, tags=CLAIMED | lacking)
+    (new,) = set(protected.packs()) - {own, *image}
+    assert image_packs(protected) == image, "nothing was stored in the other domain"
+    assert protected.site.sql("SELECT items FROM pack WHERE pack_no = %s", new) == [(3,)], (
+        "chunks 91 and 92, each once, and the leaf"
+    )
+    assert named_elsewhere(protected, "vm") == 1
+    protected.check()
+    assert isinstance(verify(protected, "vm", 2), Intact)
+    protected.take("vm", 90, 91, 1, 93, 92, 101, 0, tags=CLAIMED | lacking)
+    for sequence in (1, 2):
+        assert protected.expire("vm", sequence)
+    protected.collect()
+    protected.check()
+    check_against_the_store(line)
 
 
 def test_two_groups_may_give_a_tag_two_meanings(line: Timeline) -> None:

@@ -1,12 +1,16 @@
 """What an agent may claim of another tenant's domain."""
 
+from uuid import UUID
+
 import pytest
 
-from libs.blockmap.tagged import with_tag
+from libs.blockmap.tagged import tagged_ids, with_tag
 from libs.errors import ForbiddenError
+from libs.events.block_changes import ExtentsChanged
 from libs.packs.chunk import ChunkHasher
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from services.chunker.domains import OtherDomain, check_found, check_tags, have_ids
+from libs.ranges import ChunkRun, pack_runs
+from services.chunker.domains import OtherDomain, check_tags, have_ids, renamed
 
 OWN = ChunkHasher(b"o" * 32)
 OTHERS = (
@@ -26,11 +30,25 @@ def test_only_granted_domains_of_the_list_may_be_named() -> None:
         check_tags((), b"\1")
 
 
-def test_only_own_chunks_may_be_missing() -> None:
-    check_found([])
-    check_found([bytes(32), b"x" * 32])
-    with pytest.raises(ForbiddenError, match="of domain tag 1 was announced"):
-        check_found([bytes(32), with_tag(1, bytes(32))])
+def test_an_event_is_renamed_where_a_chunk_is_stored_as_the_tenants_own() -> None:
+    own, there, lacking = (bytes([n]) * 32 for n in (1, 2, 3))
+    event = ExtentsChanged(
+        session=UUID(int=1),
+        capture=UUID(int=2),
+        volume=UUID(int=3),
+        batch=0,
+        runs=pack_runs([ChunkRun(0, 4)]),
+        ids=own + there + lacking + lacking,
+        tags=b"\0\1\1\1",
+        zero_runs=b"",
+        settled_below=0,
+    )
+    ids = tagged_ids(event.tags, event.ids)
+    name = b"n" * 32
+    found = renamed(event, ids, {with_tag(1, lacking): name})
+    assert (found.ids, found.tags) == (own + there + name + name, b"\0\1\0\0")
+    every = renamed(event, ids, {with_tag(1, lacking): name, with_tag(1, there): own})
+    assert (every.ids, every.tags) == (own + own + name + name, b"")
 
 
 def test_a_sample_is_compared_under_the_id_key_of_its_domain() -> None:

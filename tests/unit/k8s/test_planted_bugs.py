@@ -1,6 +1,7 @@
 """Each rule finds what is planted against it, and nothing in the manifests as they are."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from k8s import validate
 from k8s.checks import network, operators, pods, references, settings
 from k8s.kustomization import Manifest, assemble
+from services.change_capture.barrier import hold
 
 Manifests = list[Manifest]
 Check = Callable[[Manifests], Iterator[object]]
@@ -337,3 +339,9 @@ def test_violations_make_the_exit_status(monkeypatch, capsys) -> None:
     monkeypatch.setattr(validate, "EXCEPTIONS", {})
     assert validate.main() == 1
     assert "runs as root" in capsys.readouterr().out
+
+
+def test_the_component_that_an_agent_names_is_there() -> None:
+    component = "k8s/components/freeze"
+    assert component in inspect.getsource(hold)
+    assert (validate.ROOT.parent / component / "kustomization.yaml").exists()
