@@ -12,7 +12,6 @@ from collections.abc import Callable
 from libs.catalogdb.log.log import (
     LOG_CHANNEL,
     mark_published,
-    published_position,
     read_log,
     unpublished_topics,
 )
@@ -66,16 +65,18 @@ class Relay:
             while not stop.requested:
                 news.clear()
                 behind = await asyncio.to_thread(unpublished_topics, self._catalog)
-                published = [await self._publish_topic(publisher, topic) for topic in behind]
+                more = [
+                    await self._publish_topic(publisher, topic, after)
+                    for topic, after in behind.items()
+                ]
                 progressed()
-                if not any(published):
+                if not any(more):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._interval_seconds):
                             await news.wait()
 
-    async def _publish_topic(self, publisher: Publisher, topic: str) -> bool:
-        """Publish a batch of one topic; whether there was any."""
-        after = await asyncio.to_thread(published_position, self._catalog, topic)
+    async def _publish_topic(self, publisher: Publisher, topic: str, after: int) -> bool:
+        """Publish a batch of one topic; whether there is more, of any topic."""
         events = await asyncio.to_thread(
             read_log, self._catalog, topic, after, self._batch_count_max
         )
@@ -86,5 +87,4 @@ class Relay:
         await publisher.flush()
         last = events[-1].envelope.position
         assert last is not None
-        await asyncio.to_thread(mark_published, self._catalog, topic, last)
-        return True
+        return await asyncio.to_thread(mark_published, self._catalog, topic, last)

@@ -179,20 +179,33 @@ def published_position(catalog: Catalog, topic: str) -> int:
     return int(row[0]) if row else 0
 
 
-def unpublished_topics(catalog: Catalog) -> list[str]:
-    """Topics whose log has events that the relay did not see acknowledged by Kafka."""
+def unpublished_topics(catalog: Catalog) -> dict[str, int]:
+    """Topics whose log has events that the relay did not see acknowledged by Kafka.
+
+    Returns:
+        For each of them the position up to which it saw that.
+    """
     with catalog.reading() as tx:
-        rows = tx.execute("SELECT topic FROM log_position WHERE last > published ORDER BY topic")
-        return [topic for (topic,) in rows]
+        return dict(
+            tx.execute(
+                "SELECT topic, published FROM log_position WHERE last > published ORDER BY topic"
+            ).fetchall()
+        )
 
 
-def mark_published(catalog: Catalog, topic: str, position: int) -> None:
-    """Record that Kafka acknowledged everything up to ``position``; never moves backwards."""
+def mark_published(catalog: Catalog, topic: str, position: int) -> bool:
+    """Record that Kafka acknowledged everything up to ``position``; never moves backwards.
+
+    Returns:
+        Whether there are events of any topic that it did not acknowledge.
+    """
     with catalog.transaction() as tx:
         tx.execute(
             "UPDATE log_position SET published = greatest(published, %s) WHERE topic = %s",
             [position, topic],
         )
+        row = tx.execute("SELECT EXISTS (SELECT FROM log_position WHERE last > published)")
+        return row.fetchone() == (True,)
 
 
 def _logged(  # noqa: PLR0913 -- the columns of a row

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from libs.catalogdb.deletion import condemning as collecting
 from libs.catalogdb.deletion.rewriting import Moved, commit_rewrite
-from libs.catalogdb.log.log import fold_events, mark_published, published_position, read_log
+from libs.catalogdb.log.log import fold_events, mark_published, read_log
 from libs.catalogdb.packs import index as packs
 from libs.catalogdb.packs.index import PackRecord
 from libs.catalogdb.pool import Catalog
@@ -24,8 +24,7 @@ from services.catalog.relay import Relay
 from services.chunker import intake
 
 
-async def _note_then_publish(relay: Relay, publisher: Publisher, topic: str) -> bool:
-    after = published_position(relay._catalog, topic)
+async def _note_then_publish(relay: Relay, publisher: Publisher, topic: str, after: int) -> bool:
     events = read_log(relay._catalog, topic, after, 3)
     if events:
         mark_published(relay._catalog, topic, after + len(events))

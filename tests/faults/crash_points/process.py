@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
+from libs.catalogdb.log.log import published_position
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Stores
 from libs.errors import UnavailableError
@@ -348,5 +349,6 @@ class CatalogProcess(Actor):
         """Publish a batch of each topic; whether there was anything to publish."""
         before = self.world.effects.total
         for topic in RELAYED_TOPICS:
-            run(self._relay._publish_topic(self._publisher, topic))  # type: ignore[arg-type]  # the same two methods
+            after = published_position(self._catalog, topic)
+            run(self._relay._publish_topic(self._publisher, topic, after))  # type: ignore[arg-type]  # the same two methods
         return self.world.effects.total != before

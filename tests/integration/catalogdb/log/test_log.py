@@ -170,13 +170,13 @@ def test_what_is_published_never_goes_backwards(site: CatalogSite) -> None:
 
 
 def test_topics_with_unpublished_events_are_told(site: CatalogSite) -> None:
-    assert unpublished_topics(site.catalog) == []
+    assert unpublished_topics(site.catalog) == {}
     write(site.chunker, 2)
-    assert unpublished_topics(site.catalog) == [PACKS]
-    mark_published(site.catalog, PACKS, 1)
-    assert unpublished_topics(site.catalog) == [PACKS]
-    mark_published(site.catalog, PACKS, 2)
-    assert unpublished_topics(site.catalog) == []
+    assert unpublished_topics(site.catalog) == {PACKS: 0}
+    assert mark_published(site.catalog, PACKS, 1) is True
+    assert unpublished_topics(site.catalog) == {PACKS: 1}
+    assert mark_published(site.catalog, PACKS, 2) is False
+    assert unpublished_topics(site.catalog) == {}
 
 
 def test_a_commit_wakes_the_listener_and_a_rollback_does_not(site: CatalogSite) -> None:
