@@ -9,7 +9,7 @@
  *     session 0 (G) makes volume 0 = (Y,X) and volume 1 = (X);  session 1 (G) makes volume 0 = (X,Y), or (X,X) with BACK;
  *     session 2 (H) makes volume 2 = (X).
  * Attempts: 0 and 1 at volume 0 of session 0 (1 takes over), 2 at its volume 1, 3 at session 1, 4 at session 2.
- * Attempt k writes pack k + 2; packs 0 and 1 are there at the start; the rewriter writes pack 7.
+ * Attempt k writes pack k + 2, and attempts 0 and 2 one pack together with SHARED; packs 0 and 1 are there at the start; the rewriter writes pack 7.
  *
  * STEPS. One d_step is one catalog transaction or one effect on the object store. Between two steps anything else may
  * happen. A worker that is never scheduled again has crashed. Answers get lost: a PUT and a registration may be repeated
@@ -55,6 +55,9 @@
 #endif
 #ifndef BACK
 #define BACK 0              /* 1: session 1 returns to contents that an older snapshot had */
+#endif
+#ifndef SHARED
+#define SHARED 0            /* 1: attempts 0 and 2 are at one chunker and fill one pack, that of the first of them */
 #endif
 #ifndef COPIES
 #define COPIES 0            /* 1: a second store gets a copy of each pack */
@@ -135,6 +138,7 @@
 #define P_OVER 6
 #define P_ROW 7
 #define P_HEAR 8
+#define P_SHARE 9
 
 /* the object store */
 byte obj;                     /* bit g: pack g's object is there                                        */
@@ -182,6 +186,10 @@ byte loc[35], lf[35];         /* attempt * 7 + item -> pack where it lies; where
 byte rpc, rv, rq, ra, rg, ri; /* reader: step, volume, sequence, address; pack and item + 1 in its GET  */
 bool ract;
 byte wpc, wg, wcopy; bool wtouched; /* rewriter: step, old pack, live items, a pin came since marking   */
+#if SHARED
+byte shs, shg, shm;           /* shared pack: step (1 open, 2 PUT), its number, attempts that have something in it */
+#define SHARING(k) (HAS(shm,k) && ISOPEN(k) && (pc[k] == P_SHARE || pc[k] == P_HEAR))
+#endif
 #if W_CONDEMN_SPLIT || W_SEAL_UNLOCKED
 byte cg = NIL;                /* pack between condemn's two statements                                  */
 #endif
@@ -293,6 +301,11 @@ proctype Chunker(byte k) {
              for (i_ : 0 .. 6) { if :: HAS(t_,i_) && idx[i_] != NIL -> lf[k*7+i_] = idx[i_] :: else fi }
           :: else fi;
        if :: cont[k] == 0 -> pc[k] = P_FINISH
+#if SHARED
+          :: cont[k] != 0 && (k == 0 || k == 2) && shs < 2 ->                                /* the open pack of the session's parts here */
+             if :: shs == 0 -> shs = 1; shg = k+2; st[shg] = UPLOADING :: else fi;
+             has[shg] = has[shg] | cont[k]; shm = shm | B(k); pc[k] = P_SHARE
+#endif
           :: else -> has[k+2] = cont[k]; pc[k] = P_PUT; if :: !W_NO_INTENT -> st[k+2] = UPLOADING :: else fi fi }
   :: d_step { pc[k] == P_PUT -> obj = obj | B(k+2); pc[k] = (W_NO_INTENT -> P_ROW : P_REG); printf("attempt %d PUTs pack %d\n", k, k+2) }
   :: d_step { pc[k] == P_PUT && !HAS(fly,k+2) -> fly = fly | B(k+2); printf("attempt %d sends pack %d, hears nothing\n", k, k+2) }  /* no answer in time: sent again */
@@ -319,6 +332,30 @@ proctype Chunker(byte k) {
        done = done | B(PART(k)); fby[PART(k)] = k; pc[k] = P_OVER; printf("attempt %d finishes its part\n", k);
        assert(PROBE != 2 || k != 1) }
   od }
+
+#if SHARED
+/* ------------------------------------------------------------------ the pack that attempts 0 and 2 share, whichever of them is still current */
+inline tell(k) {
+  if :: SHARING(k) ->
+        for (i_ : 0 .. 6) { if :: HAS(cont[k],i_) -> loc[(k)*7+i_] = idx[i_] :: else fi };
+        pin[k] = pin[k] | t_; pc[k] = P_HEAR
+     :: else fi }
+proctype Packer() {
+  do
+  :: d_step { shs == 1 -> obj = obj | B(shg); shs = 2; printf("shared pack %d is PUT\n", shg) }
+  :: d_step { shs == 1 && !HAS(fly,shg) -> fly = fly | B(shg); printf("shared pack %d is sent, no answer\n", shg) }
+  :: d_step { shs == 2 && (SHARING(0) || SHARING(2)) && (st[shg] == UPLOADING || st[shg] == LIVE) && !LOCKED(255) ->
+       t_ = B(shg);
+       for (i_ : 0 .. 6) {
+         g_ = idx[i_];
+         if :: HAS(has[shg],i_) ->
+               if :: g_ != NIL && g_ != shg && st[g_] == LIVE -> t_ = t_ | B(g_) :: else -> idx[i_] = shg fi
+            :: else fi };
+       st[shg] = LIVE; touch(t_); printf("shared pack %d is registered, packs %d are pinned\n", shg, t_);
+       assert(PROBE != 16 || ISOPEN(shg-2)); assert(PROBE != 17 || !(SHARING(0) && SHARING(2)));
+       tell(0); tell(2) }
+  od }
+#endif
 
 /* ------------------------------------------------------------------ the seal: whoever finds all parts finished, any number of them */
 #define EXPECTED(k) ((HAS(ent[k],0)->B(loc[k*7]):0)|(HAS(ent[k],1)->B(loc[k*7+1]):0)|(HAS(ent[k],2)->B(loc[k*7+2]):0)|(HAS(ent[k],3)->B(loc[k*7+3]):0)| \
@@ -640,6 +677,9 @@ init {
     if :: HAS(WORKERS,3) -> run Chunker(3) :: else fi; if :: HAS(WORKERS,4) -> run Chunker(4) :: else fi
 #if REWRITER
     ; run Rewriter()
+#endif
+#if SHARED
+    ; run Packer()
 #endif
 #if READER
     ; run Reader()

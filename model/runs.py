@@ -18,6 +18,7 @@ CONFIGURATIONS: dict[str, Defines] = {
     "two groups, rewriting": {"WORKERS": 17, "REWRITER": 1},
     "old contents return, rewriting": {"WORKERS": 9, "BACK": 1, "REWRITER": 1},
     "group of two volumes, take-over": {"WORKERS": 7, "GROUP2": 1},
+    "group of two volumes, one pack": {"WORKERS": 7, "GROUP2": 1, "SHARED": 1},
     "one session, rewriting, reader": {"WORKERS": 8, "REWRITER": 1, "READER": 1},
     "take-over": {"WORKERS": 3},
     "two sessions": {"WORKERS": 9},
@@ -131,4 +132,6 @@ PROBES: tuple[tuple[int, str, str], ...] = (
     (13, "a copy is recorded", _COPIES),
     (14, "a copy comes after its pack was condemned", _COPIES),
     (15, "the second store has a new snapshot whole, and not the one before", _COPIES),
+    (16, "a shared pack is registered without who claimed it", "group of two volumes, one pack"),
+    (17, "a shared pack is registered for both", "group of two volumes, one pack"),
 )
