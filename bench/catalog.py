@@ -19,7 +19,8 @@ import psycopg
 from deploy.local.home import BackcastHome
 from deploy.local.servers.postgres import PostgresServer
 from libs.catalogdb.migrate import create_login, migrate
-from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
+from libs.catalogdb.packs.index import lookup_and_pin
+from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
 from libs.catalogdb.sessions.attempts import Stale, Taken, take_part
@@ -134,7 +135,7 @@ def _store_pack(chunker: Catalog, who: _Attempt, ids: Sequence[bytes]) -> None:
         number // CHUNKS_PER_FRAME << 20 | number % CHUNKS_PER_FRAME << 16
         for number in range(len(ids))
     ]
-    winners = register(
+    registered = register(
         chunker,
         who.attempt,
         domain_no=tenant.domain_no,
@@ -145,7 +146,8 @@ def _store_pack(chunker: Catalog, who: _Attempt, ids: Sequence[bytes]) -> None:
         places=places,
         chunk_count=len(ids),
     )
-    assert winners == {}, "random ids are all new"
+    assert isinstance(registered, Registered)
+    assert not registered.winners, "random ids are all new"
 
 
 def _lookups_per_second(

@@ -21,15 +21,16 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from bench.catalog import CHUNKS_PER_FRAME, CHUNKS_PER_PACK, fresh_postgres
-from libs.catalogdb.packs.index import PackRecord, begin_pack, register
+from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Node, add_volume, announce_node, create_tenant
 from libs.catalogdb.sessions.attempts import (
+    FinishedPart,
     PackUse,
     PartProgress,
     Stale,
     Taken,
-    finish_part,
+    finish_parts,
     take_part,
 )
 from libs.catalogdb.sessions.sealing import Sealed, seal
@@ -165,7 +166,8 @@ class _Protected:
         use = {pack_no: PackUse(entered=CHUNKS_PER_PACK) for pack_no in stored[-1]}
         if len(stored) > _KEPT_FOR:
             use |= {pack_no: PackUse(departed=CHUNKS_PER_PACK) for pack_no in stored.popleft()}
-        finish_part(self._catalog, taken.attempt, None, 0, PartProgress(), "frozen", use)
+        part = FinishedPart(taken.attempt, None, None, 0, PartProgress(), "frozen", use)
+        finish_parts(self._catalog, [part])
         key = f"manifests/bench/{view.session}"
         sealed = seal(self._catalog, view.session, key, b"mac", [view.domain])
         assert isinstance(sealed, Sealed), sealed
@@ -216,7 +218,7 @@ class _Protected:
         path = self._store / pack_object(generation)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
-        winners = register(
+        registered = register(
             self._catalog,
             attempt,
             domain_no=self._domain_no,
@@ -227,7 +229,8 @@ class _Protected:
             places=[item.place for item in builder.items],
             chunk_count=len(ids),
         )
-        assert winners == {}, "random ids are all new"
+        assert isinstance(registered, Registered)
+        assert not registered.winners, "random ids are all new"
         return pack_no
 
 

@@ -13,6 +13,9 @@ from aiokafka import (  # type: ignore[import-untyped]  # no py.typed
     TopicPartition,
 )
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]  # no py.typed
+from aiokafka.partitioner import (  # type: ignore[import-untyped]  # no py.typed
+    DefaultPartitioner,
+)
 
 from libs.errors import BadEventError, UnavailableError
 from libs.events.envelope import Envelope, from_headers
@@ -161,6 +164,15 @@ class EventConsumer:
     def positions(self) -> dict[Partition, int]:
         """The partitions that are delivered now, and the next offset of each."""
         return {Partition(*partition): offset for partition, offset in self._next.items()}
+
+    def reads(self, topic: str, key: bytes) -> bool:
+        """Whether records with this key are delivered to us now, as far as the client knows."""
+        numbers = sorted(self._consumer.partitions_for_topic(topic) or ())
+        if not numbers:
+            return False
+        # As our producers place them; partitions that were added since move keys.
+        number = DefaultPartitioner()(key, numbers, numbers)
+        return TopicPartition(topic, number) in self._next
 
     async def batch(self, timeout_seconds: float, count_max: int = 256) -> list[Delivery]:
         """The next records, or none after the timeout (also while no broker answers).

@@ -94,6 +94,7 @@ class PackBuilder:
         self._lock = threading.Lock()
         self._frames: list[FrameEntry] = []
         self._items: list[Item] = []
+        self._ids: set[bytes] = set()
         self._end = PACK_HEADER.size
         self._filled_count = 0
         self._closed = False
@@ -104,6 +105,8 @@ class PackBuilder:
         """Take the next frame number and room for ``frame``; None if the pack is full or closed.
 
         The caller must `fill` the slot. Items appear in the trailer in the order of reservations.
+        An item that is in an earlier frame of the pack does not appear again: the first one counts,
+        and the bytes in this frame belong to no item.
 
         Raises:
             InvariantViolation: an item lies outside its frame or its id is not 32 bytes.
@@ -119,6 +122,7 @@ class PackBuilder:
                     f"item {item.id.hex()} of {item.size_bytes} bytes at {item.position} in a "
                     f"frame of {frame.plain_size_bytes}"
                 )
+        ids = [item.id for item in items]
         with self._lock:
             number, size = len(self._frames), frame.stored_size_bytes
             if (
@@ -130,6 +134,9 @@ class PackBuilder:
                 return None
             entry = FrameEntry(self._end, size, frame.plain_size_bytes)
             self._frames.append(entry)
+            if not self._ids.isdisjoint(ids):
+                items = [item for item in items if item.id not in self._ids]
+            self._ids.update(ids)
             self._items += [
                 Item(item.kind, item.id, place_of(number, item.position), item.size_bytes)
                 for item in items

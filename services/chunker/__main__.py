@@ -23,6 +23,7 @@ from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.nodes import KnownNodes
 from services.chunker.parts.positions import Positions
 from services.chunker.parts.renewing import Renewal
 from services.chunker.sealer import Sealer
@@ -54,7 +55,7 @@ def main(settings: Settings, stop: Stop) -> None:
             catalog=catalog,
             vault=vault,
             packer=packer,
-            frames=FrameReader(stores, vault),
+            nodes=KnownNodes(catalog, FrameReader(stores, vault)),
             known_chunk_sample=settings.known_chunk_sample,
             share=lanes.submit_if_idle,
         )

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -20,7 +20,6 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import (
     NotTaken,
     Taken,
-    Tracking,
     WrongBoot,
     take_part,
 )
@@ -65,7 +64,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.health import LoopHealth
 from libs.runtime.signals import Stop
-from services.chunker.parts.attempts import Attempt, Attempts
+from services.chunker.parts.attempts import Attempt, Attempts, tracking_of
 from services.chunker.parts.positions import Positions
 
 log = logging.getLogger(__name__)
@@ -101,6 +100,9 @@ class Intake:
         self._attempts = attempts
         self._positions = positions
         self._name = name
+        #: Whether this chunker reads the captures of a volume. That decides what is done together,
+        #: and nothing else: a wrong answer costs a take-over.
+        self.reads: Callable[[UUID], bool] = lambda _volume: False
         self._notified_at: dict[str, float] = {}
         self._refused = Counter(
             "backcast_chunker_refused_events",
@@ -120,6 +122,7 @@ class Intake:
                     starts=self._starts,
                     revoked=self._revoked,
                 ) as consumer:
+                    self.reads = lambda volume: consumer.reads(BLOCK_CHANGES, str(volume).encode())
                     await self._read(consumer, stop, loop)
             except UnavailableError as err:
                 log.warning("reading begins again", extra={"detail": str(err)})
@@ -226,7 +229,8 @@ class Intake:
         raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
-        view = session_of_capture(self._catalog, event.capture)
+        reserved = self._attempts.reserved(event.capture)
+        view = reserved.view if reserved else session_of_capture(self._catalog, event.capture)
         if view is None:
             if has_ended(self._catalog, event.session):
                 return  # a late event; nothing is left that it could be authenticated by
@@ -240,8 +244,18 @@ class Intake:
             self._reject(view.session, "capture-mismatch", reason)
             return
         known = self._attempts.find(event.capture)
-        if known and known.started.boot == event.boot:
-            return
+        if known and known.started.boot != event.boot:
+            self._reject_restarted(view, part)
+        elif reserved and not known:
+            part = replace(part, attempt_number=1)
+            self._begin_taken(reserved.attempt, view, part, event, received)
+        elif not known:
+            self._take(view, part, event, received)
+
+    def _take(
+        self, view: SessionView, part: PartView, event: CaptureStarted, received: ReceivedEvent
+    ) -> None:
+        """Take a part, and with it those of the session's other parts that we shall read."""
         taken = take_part(
             self._catalog,
             event.capture,
@@ -249,11 +263,13 @@ class Intake:
             self._name,
             received.partition.number,
             received.offset,
-            _tracking(view, event),
+            tracking_of(view, event),
+            [one.capture for one in view.parts if one is not part and self.reads(one.volume)],
         )
         match taken:
             case Taken():
                 part = replace(part, attempt_number=taken.number)
+                self._attempts.reserve(view, taken.with_it)
                 self._begin_taken(taken.attempt, view, part, event, received)
             case NotTaken(session_ended=False):
                 # Read anew: who finished the part since our view of it may have died with it.
@@ -262,11 +278,7 @@ class Intake:
                 if all(one.finished for one in parts):
                     self._attempts.seal(session)
             case WrongBoot():
-                reason = (
-                    f"volume {part.volume_name}: the agent on node {part.node} was restarted while "
-                    f"it captured; take the snapshot again"
-                )
-                self._reject(view.session, "agent-restarted", reason)
+                self._reject_restarted(view, part)
 
     def _begin_taken(
         self,
@@ -282,6 +294,13 @@ class Intake:
             raise
         except BackcastError as err:  # the wrong key, a damaged base, an absurd size
             self._reject(view.session, err.code, f"volume {part.volume_name}: {err}")
+
+    def _reject_restarted(self, view: SessionView, part: PartView) -> None:
+        reason = (
+            f"volume {part.volume_name}: the agent on node {part.node} was restarted while it "
+            f"captured; take the snapshot again"
+        )
+        self._reject(view.session, "agent-restarted", reason)
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
         reject_session(self._catalog, "chunker", session, code, message)
@@ -307,12 +326,6 @@ def _authenticate(received: ReceivedEvent, tenant: str, part: PartView) -> None:
             f"event {envelope.event_id} of capture {part.capture}: "
             f"tenant, volume or MAC are not those of its session"
         )
-
-
-def _tracking(view: SessionView, event: CaptureStarted) -> Tracking:
-    if event.tracking != "none":
-        return event.tracking
-    return "lost" if view.base else "none"
 
 
 def _matches(view: SessionView, part: PartView, event: CaptureStarted) -> bool:

@@ -58,11 +58,11 @@ class Ledger:
             self._pending |= fresh
             return fresh
 
-    def registered(self, ids: Sequence[bytes], pack_no: int, winners: Mapping[int, int]) -> None:
-        """A pack of ours is live: its items lie in it, but for those with a winner elsewhere."""
+    def registered(self, ids: Sequence[bytes], pack_no: int, winners: Mapping[bytes, int]) -> None:
+        """A pack of ours is live: our items lie in it, but for those with a winner elsewhere."""
         with self._lock:
-            for position, id_ in enumerate(ids):
-                lies_in = winners.get(position, pack_no)
+            for id_ in ids:
+                lies_in = winners.get(id_, pack_no)
                 self._pending.discard(id_)
                 self._located[id_] = lies_in
                 addresses = self._unplaced.pop(id_, 0)

@@ -4,6 +4,10 @@ For each pack, in this order: row `uploading` (the generation is claimed) → fr
 The last two are done by threads of the packer's own, so that lanes go on meanwhile.
 A crash after any step leaves at most a row that the sweep marks dead and an object that it then
 deletes.
+
+The attempts at the parts of one session fill one pack together. Each frame is of one attempt. The
+pack is registered for those attempts that are current by then: one that was taken over loses
+nothing of what the others stored, and what it stored itself is there for its successor.
 """
 
 import logging
@@ -13,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from libs.catalogdb.packs.index import PackRecord, begin_pack, register
+from libs.catalogdb.packs.registering import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import Stale
 from libs.catalogdb.sessions.session import SessionView
@@ -39,6 +43,16 @@ class StaleAttemptError(Exception):
 
 
 @dataclass(slots=True)
+class SharedPack:
+    """The pack that the attempts at the parts of one session are filling."""
+
+    open_pack: "OpenPack | None" = None
+    #: Guards `open_pack`, and whether its sharers are over; may be held while a new pack waits for
+    #: a buffer.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
 class AttemptPacks:
     """What the packer needs to know of an attempt, and the pack that it is filling."""
 
@@ -53,13 +67,13 @@ class AttemptPacks:
     others: Sequence[OtherDomain] = ()
     #: Packs that are pinned by the attempt: ours and those of known chunks.
     pinned: set[int] = field(default_factory=set)
+    #: Its share of the packs that are registered.
     stored_bytes: int = 0
     #: Nothing more is stored for it.
     over: bool = False
-    open_pack: "OpenPack | None" = None
-    #: Guards `open_pack` and `over`; may be held while a new pack waits for a buffer.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    #: Packs that were begun and are neither registered nor given up. Guarded by the packer.
+    #: With attempts at other parts of the session.
+    shared: SharedPack = field(default_factory=SharedPack)
+    #: Packs that hold frames of it and are neither registered nor given up. Guarded by the packer.
     unregistered: int = 0
     #: Why one of its packs could not be stored, whoever uploaded it. Guarded by the packer.
     failure: BaseException | None = None
@@ -70,18 +84,47 @@ class AttemptPacks:
         return [self.domain_no, *[other.domain_no for other in self.others]]
 
 
+@dataclass(slots=True)
+class Contribution:
+    """What one attempt has put into a pack."""
+
+    owner: AttemptPacks
+    #: Its items, each once; another attempt may have put the same one into the pack.
+    ids: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class OpenPack:
     """A pack under construction."""
 
-    owner: AttemptPacks
+    claimed_by: AttemptPacks
     pack_no: int
     builder: PackBuilder
     buffer: memoryview
+    #: By attempt. Guarded by the packer.
+    contributions: dict[UUID, Contribution] = field(default_factory=dict)
+
+    @property
+    def shared(self) -> SharedPack:
+        """What it is the open pack of."""
+        return self.claimed_by.shared
+
+    def owners(self) -> list[AttemptPacks]:
+        """Attempts that have put something into it."""
+        return [one.owner for one in list(self.contributions.values())]
 
 
-def attempt_packs(vault: KeyVault, attempt: UUID, view: SessionView) -> AttemptPacks:
+def attempt_packs(
+    vault: KeyVault, attempt: UUID, view: SessionView, shared: SharedPack
+) -> AttemptPacks:
     """What an attempt at a part of a session stores with.
+
+    Args:
+        vault: gives the keys.
+        attempt: the attempt.
+        view: its session.
+        shared: with the other attempts of this chunker at parts of the session.
 
     Raises:
         WrongKeyError: the keys of one of the group's domains cannot be opened.
@@ -103,6 +146,7 @@ def attempt_packs(vault: KeyVault, attempt: UUID, view: SessionView) -> AttemptP
             )
             for other in others
         ],
+        shared=shared,
     )
 
 
@@ -153,14 +197,15 @@ class Packer:
             if slot is None:
                 self._close(pack)
             else:
+                self._note(pack, owner, frame, items)
                 if pack.builder.fill(slot, frame):
                     self._begin_upload(pack)
                 return
 
     def flush(self, owner: AttemptPacks) -> None:
-        """Begin to upload what the attempt's open pack holds."""
-        pack = owner.open_pack
-        if pack:
+        """Begin to upload the open pack, if something of the attempt is in it."""
+        pack = owner.shared.open_pack
+        if pack and owner.attempt in pack.contributions:
             self._close(pack)
 
     def finish(self, owner: AttemptPacks) -> None:
@@ -179,12 +224,17 @@ class Packer:
             raise StaleAttemptError
 
     def abandon(self, owner: AttemptPacks) -> None:
-        """Forget the attempt's open pack; its row and what was uploaded are swept later."""
-        with owner.lock:
+        """Store nothing more for an attempt.
+
+        An open pack that holds nothing of others is forgotten; its row, and what was uploaded, are
+        swept later.
+        """
+        with owner.shared.lock:
             owner.over = True
-            pack, owner.open_pack = owner.open_pack, None
-        if pack is None:
-            return
+            pack = owner.shared.open_pack
+            if pack is None or any(not other.over for other in pack.owners()):
+                return
+            owner.shared.open_pack = None
         self._withdraw(pack)
         if pack.builder.close():
             self._release(pack)
@@ -194,14 +244,31 @@ class Packer:
         self._uploads.shutdown(cancel_futures=True)
 
     def _pack_of(self, owner: AttemptPacks) -> OpenPack:
-        with owner.lock:
+        shared = owner.shared
+        with shared.lock:
             if owner.over:
                 raise StaleAttemptError
             if owner.failure:
                 raise owner.failure
-            if owner.open_pack is None:
-                owner.open_pack = self._begin(owner)
-            return owner.open_pack
+            if shared.open_pack is None:
+                shared.open_pack = self._begin(owner)
+            return shared.open_pack
+
+    def _note(
+        self,
+        pack: OpenPack,
+        owner: AttemptPacks,
+        frame: CompressedFrame,
+        items: Sequence[FrameItem],
+    ) -> None:
+        """A frame is an attempt's; before it is filled, so before the pack can be uploaded."""
+        with self._changed:
+            if owner.attempt not in pack.contributions:
+                pack.contributions[owner.attempt] = Contribution(owner)
+                owner.unregistered += 1
+            contribution = pack.contributions[owner.attempt]
+            contribution.ids += [item.id for item in items]
+            contribution.size_bytes += frame.stored_size_bytes
 
     def _begin(self, owner: AttemptPacks) -> OpenPack:
         generation = new_generation()
@@ -224,17 +291,16 @@ class Packer:
         )
         pack = OpenPack(owner, pack_no, builder, buffer)
         with self._changed:
-            owner.unregistered += 1
             self._open.append(pack)
         return pack
 
     def _close(self, pack: OpenPack) -> None:
-        # No longer a candidate for closing early: whoever closes one waits for its owner's lock,
-        # and an owner that holds its lock to begin a new pack must have none left to wait for.
+        # No longer a candidate for closing early: whoever closes one waits for its sharers' lock,
+        # and who holds that to begin a new pack must have none left to wait for.
         self._withdraw(pack)
-        with pack.owner.lock:
-            if pack.owner.open_pack is pack:
-                pack.owner.open_pack = None
+        with pack.shared.lock:
+            if pack.shared.open_pack is pack:
+                pack.shared.open_pack = None
         if pack.builder.close():
             self._begin_upload(pack)
 
@@ -246,40 +312,56 @@ class Packer:
         try:
             if not pack.builder.is_empty:
                 self._put_and_register(pack)
-        except BaseException as err:  # its owner meets it; without that, it would count as stored
+        except BaseException as err:  # its owners meet it; without that, it would count as stored
             log.info("pack not stored", extra={"detail": repr(err)})
-            with self._changed:
-                pack.owner.failure = pack.owner.failure or err
+            self._fail(pack.owners(), err)
             if not isinstance(err, Exception):
                 raise
         finally:
             self._release(pack)
 
     def _put_and_register(self, pack: OpenPack) -> None:
-        owner, builder = pack.owner, pack.builder
+        claimer, builder = pack.claimed_by, pack.builder
+        sharers = [owner.attempt for owner in pack.owners() if not owner.over]
+        if not sharers:
+            raise StaleAttemptError
         body = builder.finish()
         generation = builder.header.generation
         self._stores.copy(generation).put(body)
         items = builder.items
         ids, places = [item.id for item in items], [item.place for item in items]
         record = PackRecord(pack.pack_no, generation, len(body), builder.frame_table())
-        winners = register(
+        registered = register(
             self._catalog,
-            owner.attempt,
-            owner.domain_no,
-            owner.tenant,
-            owner.session,
+            claimer.attempt,
+            claimer.domain_no,
+            claimer.tenant,
+            claimer.session,
             record,
             ids,
             places,
             sum(item.kind is ItemKind.CHUNK for item in items),
+            sharers,
         )
-        if isinstance(winners, Stale):
+        if isinstance(registered, Stale):
             raise StaleAttemptError
-        with self._changed:  # not the owner's lock: who holds that may wait for our buffer
-            owner.pinned.update(winners.values(), [pack.pack_no])
-            owner.stored_bytes += len(body)
-        owner.ledger.registered(ids, pack.pack_no, winners)
+        winners = {ids[position]: winner for position, winner in registered.winners.items()}
+        rest = len(body) - sum(one.size_bytes for one in pack.contributions.values())
+        for contribution in pack.contributions.values():
+            owner = contribution.owner
+            if owner.attempt not in registered.current:
+                self._fail([owner], StaleAttemptError())
+                continue
+            with self._changed:  # not the sharers' lock: who holds that may wait for our buffer
+                owner.pinned.update(winners.values(), [pack.pack_no])
+                owner.stored_bytes += contribution.size_bytes + rest
+            rest = 0  # the first of them counts the pack's head and trailer
+            owner.ledger.registered(contribution.ids, pack.pack_no, winners)
+
+    def _fail(self, owners: Sequence[AttemptPacks], err: BaseException) -> None:
+        with self._changed:
+            for owner in owners:
+                owner.failure = owner.failure or err
 
     def _take_buffer(self) -> memoryview:
         with self._changed:
@@ -312,5 +394,6 @@ class Packer:
         """It is stored or given up: its buffer is free."""
         with self._changed:
             self._closing -= 1
-            pack.owner.unregistered -= 1
+            for owner in pack.owners():
+                owner.unregistered -= 1
             self._buffers.give_back(pack.buffer)

@@ -1,6 +1,6 @@
-"""The last steps of a session: the part is finished, and whoever finished the last part seals.
+"""The last steps of a session: parts are finished, and whoever finished the last one seals.
 
-Order: part finished (catalog) → manifest PUT → seal (the commit). A crash before the commit leaves
+Order: parts finished (catalog) → manifest PUT → seal (the commit). A crash before the commit leaves
     a manifest that no snapshot names, and an open session whose finished parts keep their pins: a
     successor that reads the topic again finds all parts finished and seals.
 """
@@ -8,13 +8,20 @@ Order: part finished (catalog) → manifest PUT → seal (the commit). A crash b
 import contextlib
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from libs.catalogdb.packs.index import count_by_pack
+from libs.blockmap.tree import MapRoot
+from libs.catalogdb.packs.index import count_each_by_pack
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.sessions.attempts import Stale, finish_part
+from libs.catalogdb.sessions.attempts import (
+    CaptureBegun,
+    Finished,
+    FinishedPart,
+    finish_parts,
+)
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions.session import (
     SessionView,
@@ -29,10 +36,19 @@ from libs.packs.layout import CHUNK_SIZE_BYTES, MANIFEST_SALT_SIZE_BYTES
 from libs.packs.manifest import Manifest, VolumeEntry, manifest_mac, seal_manifest
 from libs.store.layout import ManifestName, manifest_object
 from libs.store.port import ObjectStore
-from services.chunker.packer import StaleAttemptError
 from services.chunker.parts.work import PartWork
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part all of which was handed to the packer."""
+
+    work: PartWork
+    begun: CaptureBegun
+    root: MapRoot
+    completed: CaptureCompleted
 
 
 class Sealer:
@@ -43,29 +59,39 @@ class Sealer:
         self._store = store
         self._vault = vault
 
-    def finish_part(self, work: PartWork, completed: CaptureCompleted) -> bool:
-        """Write the rest of a part and record it; whether it was the session's last.
+    def count_departed(self, works: Sequence[PartWork]) -> None:
+        """Have the catalog count what has left addresses of some parts of one session."""
+        taken = [work.packs.ledger.take_departed(1) for work in works]
+        if any(taken):
+            counts = count_each_by_pack(self._catalog, works[0].packs.domains, taken)
+            for work, packs in zip(works, counts, strict=True):
+                work.packs.ledger.departed(packs)
+
+    def finish_parts(self, parts: Sequence[StoredPart]) -> Finished:
+        """Record parts of one session whose packs are all registered, in one transaction.
 
         Raises:
-            StaleAttemptError: another attempt has taken over.
-            BackcastError: as `PartWork.finish`.
+            BackcastError: the catalog does not answer, or has lost one of their chunks.
         """
-        root, packs = work.finish(), work.packs
-        unplaced = packs.ledger.unplaced()
-        counts = count_by_pack(self._catalog, packs.domains, unplaced) if unplaced else {}
-        progress = replace(work.progress, read_bytes=completed.read_bytes)
-        finished = finish_part(
+        unplaced = [part.work.packs.ledger.unplaced() for part in parts]
+        counts: Sequence[Mapping[int, int]] = [{} for _ in parts]
+        if any(unplaced):
+            counts = count_each_by_pack(self._catalog, parts[0].work.packs.domains, unplaced)
+        return finish_parts(
             self._catalog,
-            packs.attempt,
-            root.node_id,
-            root.level,
-            progress,
-            completed.consistency,
-            packs.ledger.use(counts),
+            [
+                FinishedPart(
+                    part.work.packs.attempt,
+                    part.begun,
+                    part.root.node_id,
+                    part.root.level,
+                    replace(part.work.progress, read_bytes=part.completed.read_bytes),
+                    part.completed.consistency,
+                    part.work.packs.ledger.use(places),
+                )
+                for part, places in zip(parts, counts, strict=True)
+            ],
         )
-        if isinstance(finished, Stale):
-            raise StaleAttemptError
-        return finished
 
     def seal_or_reject(self, session: UUID) -> None:
         """Seal a session all of whose parts are finished; one that cannot be sealed is rejected."""

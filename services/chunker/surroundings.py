@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog
 from libs.keys.vault import KeyVault
-from libs.reading.frames import FrameReader
 from libs.spans.connection import SpanConnection
 from services.chunker.packer import Packer
 from services.chunker.parts.fetching import Dial
+from services.chunker.parts.nodes import KnownNodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Surroundings:
     #: Stores frames.
     packer: Packer
     #: Reads map nodes back.
-    frames: FrameReader
+    nodes: KnownNodes
     #: One of so many known chunks is asked for and checked.
     known_chunk_sample: int
     #: Begins a step on a lane that has nothing to do; None if there is none. It must not queue the

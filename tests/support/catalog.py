@@ -20,13 +20,23 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from libs.catalogdb.deletion.condemning import condemn_unused
-from libs.catalogdb.deletion.rewriting import Moved, begin_marking, begin_rewrite, commit_rewrite
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login
-from libs.catalogdb.packs.index import PackRecord, begin_pack, lookup_and_pin, register
+from libs.catalogdb.packs.index import lookup_and_pin
+from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
-from libs.catalogdb.sessions import attempts
-from libs.catalogdb.sessions.attempts import PackUse, Stale, Taken, finish_part, take_part
+from libs.catalogdb.sessions.attempts import (
+    CaptureBegun,
+    FinishedPart,
+    PackUse,
+    PartInWork,
+    PartProgress,
+    Stale,
+    Taken,
+    finish_parts,
+    renew,
+    take_part,
+)
 from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions.session import SessionView, open_session
@@ -267,6 +277,13 @@ class Worker:
 
     def register(self, pack: PackRecord, *ids: bytes) -> dict[int, int] | Stale:
         """Register a pack with items, one behind the other."""
+        registered = self.register_for(pack, [self.attempt], *ids)
+        return registered if isinstance(registered, Stale) else registered.winners
+
+    def register_for(
+        self, pack: PackRecord, sharers: Sequence[UUID], *ids: bytes
+    ) -> Registered | Stale:
+        """Register a pack that attempts at several parts share."""
         view = self.view
         return register(
             self.site.chunker,
@@ -278,7 +295,13 @@ class Worker:
             ids=ids,
             places=range(len(ids)),
             chunk_count=len(ids),
+            sharers=sharers,
         )
+
+    def renew(self, progress: PartProgress | None = None) -> bool:
+        """Record progress; False if the attempt is stale."""
+        part = PartInWork(self.attempt, CaptureBegun(BOOT, 0, 0), progress or PartProgress())
+        return not renew(self.site.chunker, [part], 60)
 
     def store(self, *ids: bytes) -> int:
         """A live pack of items that nobody else has; its number."""
@@ -288,8 +311,10 @@ class Worker:
 
     def finish(self, use: Mapping[int, PackUse], root: bytes | None = None) -> bool | Stale:
         """Finish the part."""
-        done = attempts.PartProgress(size_bytes=1 << 30, read_bytes=1 << 20)
-        return finish_part(self.site.chunker, self.attempt, root, 0, done, "frozen", use)
+        done = PartProgress(size_bytes=1 << 30, read_bytes=1 << 20)
+        part = FinishedPart(self.attempt, None, root, 0, done, "frozen", use)
+        finished = finish_parts(self.site.chunker, [part])
+        return Stale(self.attempt) if finished.stale else finished.is_session
 
     def finish_storing(self, *ids: bytes) -> int:
         """Finish a part that consists of one new pack; its number."""
@@ -371,40 +396,3 @@ def rewrite(
     db.execute("UPDATE pack_use SET pack_no = %s WHERE pack_no = %s", [row[0], pack_no])
     db.execute("UPDATE pack SET state = 'c', moved_to = %s WHERE pack_no = %s", [row[0], pack_no])
     return int(row[0])
-
-
-class Rewriting:
-    """A rewriter that has begun to mark packs of one domain.
-
-    Args:
-        site: the catalog.
-        packs: numbers of the packs.
-    """
-
-    def __init__(self, site: CatalogSite, *packs: int) -> None:
-        self.site = site
-        self.token = uuid7()
-        marked = begin_marking(site.catalog, self.token, packs, 60)
-        self.domain_no = min(marked, default=0)
-        #: Numbers of the packs that are being marked.
-        self.packs = [pack.pack_no for pack in marked.get(self.domain_no, [])]
-        self.generation = new_generation()
-
-    def commit(self, stored: Sequence[bytes], live: Sequence[bytes]) -> bool:
-        """Move live items, of all that were stored, to one new pack."""
-        begin_rewrite(self.site.catalog, self.token, self.domain_no, self.generation)
-        return commit_rewrite(
-            self.site.catalog,
-            self.token,
-            self.domain_no,
-            PackRecord(0, self.generation, 1 << 20, b"f"),
-            Moved(live, range(len(live)), len(live)),
-            dict.fromkeys(self.packs, stored),
-        )
-
-    def moved_to(self) -> int:
-        """Number of the new pack."""
-        ((pack_no,),) = self.site.sql(
-            "SELECT pack_no FROM pack WHERE generation = %s", self.generation
-        )
-        return int(pack_no)

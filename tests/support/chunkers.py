@@ -16,6 +16,7 @@ from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.parts.attempts import Attempts
 from services.chunker.parts.fetching import Dial
+from services.chunker.parts.nodes import KnownNodes
 from services.chunker.parts.positions import Positions
 from services.chunker.parts.renewing import Renewal
 from services.chunker.sealer import Sealer
@@ -50,7 +51,7 @@ def wire_chunker(
         catalog=catalog,
         vault=vault,
         packer=packer or Packer(catalog, Stores(store), 2),
-        frames=FrameReader(Stores(store), vault),
+        nodes=KnownNodes(catalog, FrameReader(Stores(store), vault)),
         known_chunk_sample=known_chunk_sample,
         share=lanes.submit_if_idle,
         dial=dial,

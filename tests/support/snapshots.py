@@ -6,6 +6,7 @@ from uuid import UUID
 
 from libs.blockmap.tagged import OWN_TAG
 from libs.catalogdb.protected import Volume, add_volume, announce_node
+from libs.catalogdb.sessions.attempts import CaptureBegun
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import PartView, SessionView, open_session, read_session
 from libs.copies.stores import Stores
@@ -21,9 +22,10 @@ from libs.reading.frames import FrameReader
 from libs.spans.connection import SpanConnection
 from libs.store.port import ObjectStore
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.chunker.packer import Packer, attempt_packs
+from services.chunker.packer import Packer, SharedPack, attempt_packs
+from services.chunker.parts.nodes import KnownNodes
 from services.chunker.parts.work import PartWork
-from services.chunker.sealer import Sealer
+from services.chunker.sealer import Sealer, StoredPart
 from services.chunker.surroundings import Surroundings
 from tests.support.catalog import BOOT, NODE, CatalogSite, Worker, cut
 
@@ -101,16 +103,16 @@ class SnapshotTaker:
     ) -> None:
         chunks = _chunks_of(content)
         started = started_of(view, part, len(content))
-        packs = attempt_packs(self._vault, attempt, view)
+        packs = attempt_packs(self._vault, attempt, view, SharedPack())
 
         def dial(*_: object) -> SpanConnection:
-            return _MemorySpans(chunks)
+            return MemorySpans(chunks)
 
         around = Surroundings(
             catalog=self._site.chunker,
             vault=self._vault,
             packer=self._packer,
-            frames=self._frames,
+            nodes=KnownNodes(self._site.chunker, self._frames),
             known_chunk_sample=128,
             share=self._share,
             dial=dial,
@@ -137,7 +139,13 @@ class SnapshotTaker:
                     tags=tags if any(tags) else b"",
                 )
             )
-        self._sealer.finish_part(work, completed_of(started, BatchesDigest()))
+        root = work.finish()
+        self._packer.flush(packs)
+        self._sealer.count_departed([work])
+        self._packer.finish(packs)
+        completed = completed_of(started, BatchesDigest())
+        begun = CaptureBegun(BOOT, 0, 0)
+        assert not self._sealer.finish_parts([StoredPart(work, begun, root, completed)]).stale
 
 
 def started_of(
@@ -175,7 +183,7 @@ def completed_of(started: CaptureStarted, digest: BatchesDigest) -> CaptureCompl
     )
 
 
-class _MemorySpans(SpanConnection):
+class MemorySpans(SpanConnection):
     """A span connection to an agent that has everything in memory; it never loses a span."""
 
     def __init__(self, chunks: Sequence[bytes]) -> None:  # no socket

@@ -43,8 +43,8 @@ from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.copies import INSERT_COPIES, withdraw_whole
 from libs.catalogdb.packs.ids import chunk_table, halves
-from libs.catalogdb.packs.index import PackRecord
 from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows

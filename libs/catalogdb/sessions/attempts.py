@@ -3,10 +3,15 @@
 A chunker that takes a part over increments its attempt; whatever an older attempt still does is
 refused, because every transaction of a chunker names its attempt and requires it to be open
 (scenario 1).
+
+A chunker works on all parts of a session whose captures it reads, and records what it does to them
+together: it takes them in one transaction, renews them in one, and finishes them in one. Each part
+has its attempt all the same, so another chunker may take over any of them alone. Parts are locked
+before their session, in order of their captures.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
@@ -31,6 +36,8 @@ class Taken:
 
     attempt: UUID
     number: int
+    #: Capture → attempt at the part of another volume that was taken with it.
+    with_it: Mapping[UUID, UUID] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,58 @@ class PackUse:
 Tracking = Literal["none", "lost", "exact", "candidates"]
 
 
+@dataclass(frozen=True, slots=True)
+class CaptureBegun:
+    """How a part's capture began, which the catalog keeps for whoever takes the part over."""
+
+    #: The agent process that captures; only one ever does.
+    boot: UUID
+    #: Partition of `block-changes` that the capture is in.
+    partition: int
+    #: Offset of its CaptureStarted: where a successor must begin reading.
+    start_offset: int
+    #: How the capture's changes are known.
+    tracking: Tracking = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PartInWork:
+    """What is recorded of a part while it is worked on."""
+
+    attempt: UUID
+    begun: CaptureBegun
+    progress: PartProgress
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPart:
+    """A part all of which is stored and registered: everything that the seal will need."""
+
+    attempt: UUID
+    #: How its capture began; None: it is recorded already.
+    begun: CaptureBegun | None
+    #: Node id of the new block map's root; None for an empty map.
+    root: bytes | None
+    root_level: int
+    #: Final figures.
+    progress: PartProgress
+    #: "frozen", "quiet" or "fuzzy".
+    consistency: str
+    #: Per pack number, the addresses that enter and leave. Every pack with entered > 0 must be
+    #: pinned by the attempt: the seal expects exactly these.
+    use: Mapping[int, PackUse]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of parts that were to be finished."""
+
+    #: Attempts that are no longer the current ones of an open session; nothing was recorded.
+    stale: frozenset[UUID]
+    #: Whether all parts of the session are finished now: the caller seals (scenario 11).
+    is_session: bool
+
+
 @idempotent
 def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture stands in the topic
     catalog: Catalog,
@@ -79,10 +138,14 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
     partition: int,
     start_offset: int,
     tracking: Tracking = "none",
+    siblings: Collection[UUID] = (),
 ) -> Taken | NotTaken | WrongBoot:
     """Make a new attempt at a part; older ones are closed and lose their pins.
 
     Calling it again makes another attempt: what the first answer was worth is refused from then on.
+
+    Other parts of the session are taken with it if nobody has an attempt at them, before their
+    captures have begun. How those began is recorded with their progress, or when they are finished.
 
     Args:
         catalog: the catalog.
@@ -92,123 +155,101 @@ def take_part(  # noqa: PLR0913 -- who takes which part, and where its capture s
         partition: partition of `block-changes` that the capture is in.
         start_offset: offset of its CaptureStarted: where a successor must begin reading.
         tracking: how the capture's changes are known.
+        siblings: captures of other parts of the session that the caller will read.
     """
     with catalog.transaction() as tx:
         require_reconciled(tx)
-        part = tx.execute(
-            """SELECT p.session, p.volume_no, p.state::text, p.boot, s.state::text
-               FROM part p JOIN session s USING (session) WHERE p.capture = %s FOR UPDATE""",
-            [capture],
-        ).fetchone()
+        parts = tx.execute(
+            """SELECT capture, session, volume_no, state::text, boot, attempt IS NULL FROM part
+               WHERE capture = %s OR (
+                   capture = ANY(%s) AND attempt IS NULL
+                   AND session = (SELECT session FROM part WHERE capture = %s))
+               ORDER BY capture FOR UPDATE""",
+            [capture, list(siblings), capture],
+        ).fetchall()
+        part = next((row for row in parts if row[0] == capture), None)
         if part is None:
             return NotTaken(session_ended=True)
-        session, volume_no, part_state, part_boot, session_state = part
-        if session_state != "o" or part_state == "f":
-            return NotTaken(session_ended=session_state != "o")
+        _, session, volume_no, part_state, part_boot, _ = part
+        is_open = _lock_session(tx, session)
+        if not is_open or part_state == "f":
+            return NotTaken(session_ended=not is_open)
         if part_boot not in (None, boot):
             return WrongBoot()
         close_attempts(tx, session, volume_no)
-        attempt = uuid7()
-        row = tx.execute(
-            """UPDATE part SET attempt = %s, attempt_number = attempt_number + 1, state = 'c',
-                               boot = %s, partition = %s, start_offset = %s, tracking = %s
-               WHERE capture = %s RETURNING attempt_number""",
-            [attempt, boot, partition, start_offset, tracking, capture],
-        ).fetchone()
-        assert row is not None
+        # Those that somebody else has taken while we waited for their rows are theirs.
+        with_it = {
+            row[0]: uuid7() for row in parts if row[0] != capture and row[5] and row[3] == "w"
+        }
+        attempts = {capture: uuid7()} | with_it
+        number = _insert_attempts(tx, session, attempts, chunker)[capture]
         tx.execute(
-            """INSERT INTO attempt (attempt, session, volume_no, number, chunker)
-               VALUES (%s, %s, %s, %s, %s)""",
-            [attempt, session, volume_no, row[0], chunker],
+            """UPDATE part SET state = 'c', boot = %s, partition = %s, start_offset = %s,
+                               tracking = %s WHERE capture = %s""",
+            [boot, partition, start_offset, tracking, capture],
         )
-        return Taken(attempt, row[0])
+        return Taken(attempts[capture], number, with_it)
 
 
-def renew(catalog: Catalog, attempt: UUID, progress: PartProgress, deadline_seconds: float) -> bool:
-    """Move the session's deadline and record progress; False if the attempt is stale."""
+def renew(
+    catalog: Catalog, parts: Sequence[PartInWork], deadline_seconds: float
+) -> frozenset[UUID]:
+    """Move the deadlines of the parts' sessions and record progress, in one transaction for all.
+
+    Returns:
+        Attempts that are stale.
+    """
     with catalog.transaction() as tx:
-        row = tx.execute(
-            """UPDATE part SET size_bytes = %s, read_bytes = greatest(read_bytes, %s),
-                               changed_bytes = %s, sent_bytes = %s, stored_bytes = %s
-               WHERE attempt = %s AND state = 'c' RETURNING session""",
-            [
-                progress.size_bytes,
-                progress.read_bytes,
-                progress.changed_bytes,
-                progress.sent_bytes,
-                progress.stored_bytes,
-                attempt,
-            ],
-        ).fetchone()
-        if row is None:
-            return False
-        renewed = tx.execute(
-            """UPDATE session SET deadline = now() + make_interval(secs => %s)
-               WHERE session = %s AND state = 'o'""",
-            [deadline_seconds, row[0]],
-        )
-        notify_session(tx, row[0])
-        return renewed.rowcount == 1
+        by_attempt = {part.attempt: part for part in parts}
+        rows = tx.execute(
+            """SELECT attempt, session FROM part WHERE attempt = ANY(%s) AND state <> 'f'
+               ORDER BY capture FOR UPDATE""",
+            [list(by_attempt)],
+        ).fetchall()
+        _record_work(tx, [by_attempt[attempt] for attempt, _ in rows])
+        still_open = {
+            session
+            for (session,) in tx.execute(
+                """UPDATE session SET deadline = now() + make_interval(secs => %s)
+                   WHERE session IN (SELECT session FROM session
+                                     WHERE session = ANY(%s) AND state = 'o'
+                                     ORDER BY session FOR UPDATE) RETURNING session""",
+                [deadline_seconds, sorted({session for _, session in rows})],
+            )
+        }
+        for session in sorted(still_open):
+            notify_session(tx, session)
+        current = {attempt for attempt, session in rows if session in still_open}
+        return frozenset(by_attempt.keys() - current)
 
 
 @idempotent
-def finish_part(  # noqa: PLR0913 -- everything the seal will need from a part
-    catalog: Catalog,
-    attempt: UUID,
-    root: bytes | None,
-    root_level: int,
-    progress: PartProgress,
-    consistency: str,
-    use: Mapping[int, PackUse],
-) -> bool | Stale:
-    """Record that all of a part is stored and registered; its pins stay until the session ends.
+def finish_parts(catalog: Catalog, parts: Sequence[FinishedPart]) -> Finished:
+    """Record that all of some parts of one session is stored; their pins stay until it ends.
+
+    A part whose attempt is stale is left out, and does not keep back the others.
 
     Args:
         catalog: the catalog.
-        attempt: the attempt that did it.
-        root: node id of the new block map's root; None for an empty map.
-        root_level: its level.
-        progress: final figures.
-        consistency: "frozen", "quiet" or "fuzzy".
-        use: per pack number, the addresses that enter and leave. Every pack with entered > 0 must
-            be pinned by the attempt: the seal expects exactly these.
-
-    Returns:
-        Whether all parts of the session are finished now: the caller seals (scenario 11).
+        parts: at least one, all of one session.
     """
     with catalog.transaction() as tx:
-        part = tx.execute(
-            """SELECT p.session, p.volume_no, p.state::text
-               FROM part p JOIN session s USING (session)
-               WHERE p.attempt = %s AND s.state = 'o' FOR UPDATE""",
-            [attempt],
-        ).fetchone()
-        if part is None:
-            return Stale(attempt)
-        session, volume_no, state = part
-        if state != "f":
-            tx.execute(
-                """UPDATE part SET state = 'f', root = %s, root_level = %s, size_bytes = %s,
-                                   read_bytes = %s, changed_bytes = %s, sent_bytes = %s,
-                                   stored_bytes = %s, consistency = %s
-                   WHERE attempt = %s""",
-                [
-                    root,
-                    root_level,
-                    progress.size_bytes,
-                    progress.read_bytes,
-                    progress.changed_bytes,
-                    progress.sent_bytes,
-                    progress.stored_bytes,
-                    consistency,
-                    attempt,
-                ],
-            )
-            _record_use(tx, session, volume_no, use)
+        by_attempt = {part.attempt: part for part in parts}
+        rows = tx.execute(
+            """SELECT attempt, session, volume_no, state::text FROM part
+               WHERE attempt = ANY(%s) ORDER BY capture FOR UPDATE""",
+            [list(by_attempt)],
+        ).fetchall()
+        if not rows or not _lock_session(tx, session := rows[0][1]):
+            return Finished(frozenset(by_attempt), is_session=False)
+        for attempt, _, volume_no, state in rows:
+            if state != "f":
+                _record_finished(tx, session, volume_no, by_attempt[attempt])
         row = tx.execute(
             "SELECT bool_and(state = 'f') FROM part WHERE session = %s", [session]
         ).fetchone()
-        return bool(row and row[0])
+        stale = by_attempt.keys() - {row[0] for row in rows}
+        return Finished(frozenset(stale), is_session=bool(row and row[0]))
 
 
 @idempotent
@@ -250,6 +291,84 @@ def require_open(tx: Tx, attempt: UUID) -> bool:
         ).fetchone()
         is not None
     )
+
+
+def _lock_session(tx: Tx, session: UUID) -> bool:
+    """Whether the session is open; it stays so until the transaction ends."""
+    row = tx.execute(
+        "SELECT state = 'o' FROM session WHERE session = %s FOR UPDATE", [session]
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _insert_attempts(
+    tx: Tx, session: UUID, attempts: Mapping[UUID, UUID], chunker: str
+) -> dict[UUID, int]:
+    """Make attempts, by capture, the current ones of their parts; capture → its number."""
+    rows = tx.execute(
+        """WITH taken AS (
+               UPDATE part p SET attempt = a.attempt, attempt_number = attempt_number + 1
+               FROM unnest(%s::uuid[], %s::uuid[]) AS a (capture, attempt)
+               WHERE p.capture = a.capture
+               RETURNING p.capture, p.attempt, p.volume_no, p.attempt_number),
+           inserted AS (
+               INSERT INTO attempt (attempt, session, volume_no, number, chunker)
+               SELECT attempt, %s, volume_no, attempt_number, %s FROM taken)
+           SELECT capture, attempt_number FROM taken""",
+        [list(attempts), list(attempts.values()), session, chunker],
+    ).fetchall()
+    return dict(rows)
+
+
+def _record_work(tx: Tx, parts: Sequence[PartInWork]) -> None:
+    tx.execute(
+        """UPDATE part p SET state = 'c',
+                  size_bytes = w.size, read_bytes = greatest(p.read_bytes, w.read),
+                  changed_bytes = w.changed, sent_bytes = w.sent, stored_bytes = w.stored,
+                  boot = w.boot, partition = w.partition, start_offset = w.start_offset,
+                  tracking = w.tracking
+           FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+                       %s::bigint[], %s::uuid[], %s::int[], %s::bigint[], %s::text[])
+                AS w (attempt, size, read, changed, sent, stored, boot, partition, start_offset,
+                      tracking)
+           WHERE p.attempt = w.attempt""",
+        [
+            [part.attempt for part in parts],
+            [part.progress.size_bytes for part in parts],
+            [part.progress.read_bytes for part in parts],
+            [part.progress.changed_bytes for part in parts],
+            [part.progress.sent_bytes for part in parts],
+            [part.progress.stored_bytes for part in parts],
+            [part.begun.boot for part in parts],
+            [part.begun.partition for part in parts],
+            [part.begun.start_offset for part in parts],
+            [part.begun.tracking for part in parts],
+        ],
+    )
+
+
+def _record_finished(tx: Tx, session: UUID, volume_no: int, part: FinishedPart) -> None:
+    if part.begun is not None:
+        _record_work(tx, [PartInWork(part.attempt, part.begun, part.progress)])
+    progress = part.progress
+    tx.execute(
+        """UPDATE part SET state = 'f', root = %s, root_level = %s, size_bytes = %s,
+                           read_bytes = %s, changed_bytes = %s, sent_bytes = %s,
+                           stored_bytes = %s, consistency = %s
+           WHERE attempt = %s""",
+        [
+            part.root,
+            part.root_level,
+            progress.size_bytes,
+            progress.read_bytes,
+            progress.changed_bytes,
+            progress.sent_bytes,
+            progress.stored_bytes,
+            part.consistency,
+            part.attempt,
+        ],
+    )
+    _record_use(tx, session, volume_no, part.use)
 
 
 def _record_use(tx: Tx, session: UUID, volume_no: int, use: Mapping[int, PackUse]) -> None:

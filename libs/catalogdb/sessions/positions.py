@@ -5,6 +5,8 @@ what was stored before is found in the index, and captures of ended sessions are
 again is cheap and losing this position costs time only.
 """
 
+from collections.abc import Mapping
+
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog
 
@@ -27,12 +29,23 @@ def start_offset(catalog: Catalog, topic: str, partition: int) -> int | None:
     return int(row[0]) if row and row[0] is not None and stored else None
 
 
-def store_offset(catalog: Catalog, topic: str, partition: int, next_offset: int) -> None:
-    """Record that everything before ``next_offset`` is finished; never moves backwards."""
+def store_offsets(catalog: Catalog, next_offsets: Mapping[tuple[str, int], int]) -> None:
+    """Record that everything before an offset is finished; never moves backwards.
+
+    Args:
+        catalog: the catalog.
+        next_offsets: by topic and partition.
+    """
+    partitions = sorted(next_offsets)  # one order, so that two of these never wait for each other
     with catalog.transaction() as tx:
         tx.execute(
-            """INSERT INTO consumer_position (topic, partition, next_offset) VALUES (%s, %s, %s)
+            """INSERT INTO consumer_position (topic, partition, next_offset)
+               SELECT * FROM unnest(%s::text[], %s::int[], %s::bigint[])
                ON CONFLICT (topic, partition) DO UPDATE
                SET next_offset = greatest(consumer_position.next_offset, excluded.next_offset)""",
-            [topic, partition, next_offset],
+            [
+                [topic for topic, _ in partitions],
+                [number for _, number in partitions],
+                [next_offsets[partition] for partition in partitions],
+            ],
         )

@@ -30,8 +30,8 @@ from libs.catalogdb.deletion.rewriting import (
     renew_marking,
 )
 from libs.catalogdb.deletion.small_packs import SmallPack, find_small
-from libs.catalogdb.packs.index import PackRecord
 from libs.catalogdb.packs.location import PackLocation
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Copy, Stores
 from libs.errors import DamagedDataError, NotFoundError

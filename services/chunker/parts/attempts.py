@@ -1,21 +1,22 @@
 """The parts that this chunker works on, each by an attempt, and the lanes that do the work.
 
 A part goes: begun (taken) → spans on the lanes, in any order → all published by the agent → all
-spans taken → finished → sealed, if it is the session's last part (`services.chunker.parts.state`).
-It ends at once when it fails (its session is rejected), or when its attempt turns out to be stale
-(somebody else has the part).
+spans taken (`services.chunker.parts.state`) → finished, together with the session's other parts
+here (`services.chunker.parts.together`) → sealed, if it is the session's last part. It ends at once
+when it fails (its session is rejected), or when its attempt turns out to be stale (somebody else
+has the part).
 """
 
 import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from libs.catalogdb.sessions.attempts import PartProgress, reject_attempt
+from libs.catalogdb.sessions.attempts import CaptureBegun, PartProgress, Tracking, reject_attempt
 from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import BackcastError
 from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
@@ -36,8 +37,9 @@ from services.chunker.parts.state import (
     TakeSpan,
     WorkEnded,
 )
+from services.chunker.parts.together import Reserved, SessionParts
 from services.chunker.parts.work import PartWork
-from services.chunker.sealer import Sealer, reason_of
+from services.chunker.sealer import Sealer, StoredPart, reason_of
 from services.chunker.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Attempt:
     partition: Partition
     start_offset: int
     work: PartWork
+    #: The session's parts here.
+    together: "SessionParts[ThroughPart]"
     #: What was last recorded of it.
     renewed: PartProgress | None = None
     _state: PartState = field(default_factory=PartState)
@@ -63,6 +67,12 @@ class Attempt:
     def id(self) -> UUID:
         """Names the attempt in the catalog."""
         return self.work.packs.attempt
+
+    @property
+    def begun(self) -> CaptureBegun:
+        """How its capture began, for the catalog."""
+        tracking = tracking_of(self.view, self.started)
+        return CaptureBegun(self.started.boot, self.partition.number, self.start_offset, tracking)
 
     @property
     def is_over(self) -> bool:
@@ -80,6 +90,21 @@ class Attempt:
             was_over = self._state.is_over
             self._state.learn(WorkEnded())
         return not was_over
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughPart:
+    """A part all of which was handed to the packer."""
+
+    attempt: Attempt
+    stored: StoredPart
+
+
+def tracking_of(view: SessionView, event: CaptureStarted) -> Tracking:
+    """How the changes of a capture are known."""
+    if event.tracking != "none":
+        return event.tracking
+    return "lost" if view.base else "none"
 
 
 class Attempts:
@@ -107,6 +132,8 @@ class Attempts:
         self._positions = positions
         self._queue_slots = asyncio.Semaphore(span_queue_length_max)
         self._by_capture: dict[UUID, Attempt] = {}
+        self._by_session: dict[UUID, SessionParts[ThroughPart]] = {}
+        self._closing = False
         self._lock = threading.Lock()
 
     def find(self, capture: UUID) -> Attempt | None:
@@ -119,6 +146,25 @@ class Attempts:
         with self._lock:
             return list(self._by_capture.values())
 
+    def reserve(self, view: SessionView, attempts: Mapping[UUID, UUID]) -> None:
+        """Expect captures of a session, given the attempts that were taken at their parts."""
+        if attempts:
+            self._session(view).reserve(attempts)
+
+    def reserved(self, capture: UUID) -> Reserved | None:
+        """The attempt at a part whose capture is expected, if it is."""
+        with self._lock:
+            for parts in self._by_session.values():
+                if attempt := parts.reserved().get(capture):
+                    return Reserved(attempt, parts.view)
+        return None
+
+    def all_reserved(self) -> dict[UUID, UUID]:
+        """Capture of each attempt whose capture is expected."""
+        with self._lock:
+            sessions = list(self._by_session.values())
+        return {attempt: capture for one in sessions for capture, attempt in one.reserved().items()}
+
     def begin(  # noqa: PLR0913 -- everything known when a part is taken
         self,
         attempt: UUID,
@@ -129,14 +175,17 @@ class Attempts:
         start_offset: int,
     ) -> None:
         """Start to work on a part that was just taken."""
-        packs = attempt_packs(self._around.vault, attempt, view)
-        work = PartWork(part, started, packs, self._around)
-        with self._lock:
-            earlier = self._by_capture.pop(part.capture, None)
-            begun = Attempt(view, part, started, partition, start_offset, work)
-            self._by_capture[part.capture] = begun
-        if earlier:
+        if earlier := self.find(part.capture):
             self._drop(earlier)
+        together = self._session(view)
+        packs = attempt_packs(self._around.vault, attempt, together.view, together.shared)
+        work = PartWork(part, started, packs, self._around)
+        together.begin(part.capture)
+        with self._lock:
+            self._by_session[view.session] = together
+            self._by_capture[part.capture] = Attempt(
+                view, part, started, partition, start_offset, work, together
+            )
 
     async def add_batch(self, attempt: Attempt, event: Batch, value: bytes) -> None:
         """Queue a batch for the lanes; waits while the queue is full."""
@@ -184,6 +233,27 @@ class Attempts:
         """Stop working on parts whose partitions others will get; their sessions stay open."""
         for attempt in self._of(partitions):
             self._drop(attempt)
+        # Every rebalance takes all partitions away: what is expected may go to others, too.
+        for capture in self.all_reserved().values():
+            self.forget_reserved(capture)
+
+    def forget_reserved(self, capture: UUID) -> None:
+        """Expect a capture no longer."""
+        with self._lock:
+            found = [one for one in self._by_session.values() if capture in one.reserved()]
+        for together in found:
+            self._leave(together, capture)
+
+    def finish_waiting(self) -> None:
+        """Let a round pass: parts that have waited for others for long are finished alone."""
+        with self._lock:
+            # Of some the only part could not be begun.
+            self._by_session = {
+                session: one for session, one in self._by_session.items() if not one.is_empty
+            }
+            sessions = list(self._by_session.values())
+        for together in sessions:
+            self._submit_finish(together.waited())
 
     def let_go(self, attempt: Attempt) -> None:
         """Stop working on a part whose attempt was closed: its session ended, or was taken."""
@@ -211,6 +281,7 @@ class Attempts:
 
     def close(self) -> None:
         """Stop the lanes; parts in work are left to a successor."""
+        self._closing = True
         for attempt in self.all():
             self._drop(attempt)
         self._lanes.close()
@@ -218,6 +289,10 @@ class Attempts:
 
     def _of(self, partitions: frozenset[Partition]) -> list[Attempt]:
         return [attempt for attempt in self.all() if attempt.partition in partitions]
+
+    def _session(self, view: SessionView) -> SessionParts[ThroughPart]:
+        with self._lock:
+            return self._by_session.setdefault(view.session, SessionParts(view))
 
     def _submit(self, attempt: Attempt, step: Callable[[], None]) -> Future[None]:
         """Run a step on a lane, unless the work is over by then; an error in it ends the work."""
@@ -227,14 +302,15 @@ class Attempts:
                 if not attempt.is_over:
                     step()
             except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
-                if (
-                    not attempt.is_over
-                ):  # or it only says that its connections and packs were closed
-                    self.give_up(attempt, err)
+                self._end_for(attempt, err)
 
         future = self._lanes.submit(run)
         end_with("lane", future)
         return future
+
+    def _end_for(self, attempt: Attempt, err: Exception) -> None:
+        if not attempt.is_over:  # or it only says that its connections and packs were closed
+            self.give_up(attempt, err)
 
     def _take(self, attempt: Attempt, event: Batch) -> None:
         attempt.work.take(event)
@@ -243,10 +319,48 @@ class Attempts:
                 self._finish(attempt, completed)
 
     def _finish(self, attempt: Attempt, completed: CaptureCompleted) -> None:
-        is_last = self._sealer.finish_part(attempt.work, completed)
-        self._drop(attempt)
-        if is_last:
-            self._sealer.seal_or_reject(attempt.view.session)
+        """Hand the rest of a part to the packer, and finish what is due then."""
+        root = attempt.work.finish()
+        part = ThroughPart(attempt, StoredPart(attempt.work, attempt.begun, root, completed))
+        self._finish_all(attempt.together.through(attempt.part.capture, part))
+
+    def _submit_finish(self, due: Sequence[ThroughPart]) -> None:
+        if due and not self._closing:
+            end_with("lane", self._lanes.submit(lambda: self._finish_all(due)))
+
+    def _finish_all(self, due: Sequence[ThroughPart]) -> None:
+        """Register the packs of parts of one session and record the parts; seal after the last."""
+        due = [part for part in due if not part.attempt.is_over]
+        if not due:
+            return
+        try:
+            for part in due:
+                self._around.packer.flush(part.attempt.work.packs)
+            self._sealer.count_departed([part.attempt.work for part in due])  # during the upload
+            stored = [part for part in due if self._is_registered(part.attempt)]
+            if not stored:
+                return
+            finished = self._sealer.finish_parts([part.stored for part in stored])
+        except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+            for part in due:
+                self._end_for(part.attempt, err)
+            return
+        for part in stored:
+            if part.attempt.id in finished.stale:
+                self.give_up(part.attempt, StaleAttemptError())
+            else:
+                self._drop(part.attempt)
+        if finished.is_session:
+            self._sealer.seal_or_reject(due[0].attempt.view.session)
+
+    def _is_registered(self, attempt: Attempt) -> bool:
+        """Wait for a part's packs; False if they could not be stored, which ends the part alone."""
+        try:
+            self._around.packer.finish(attempt.work.packs)
+        except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+            self._end_for(attempt, err)
+            return False
+        return True
 
     def _drop(self, attempt: Attempt) -> bool:
         """Stop working on it; whether this call did that."""
@@ -256,4 +370,12 @@ class Attempts:
             if self._by_capture.get(attempt.part.capture) is attempt:
                 del self._by_capture[attempt.part.capture]
         attempt.work.abandon()
+        self._leave(attempt.together, attempt.part.capture)
         return True
+
+    def _leave(self, together: SessionParts[ThroughPart], capture: UUID) -> None:
+        due = together.leave(capture)
+        with self._lock:
+            if together.is_empty and self._by_session.get(together.view.session) is together:
+                del self._by_session[together.view.session]
+        self._submit_finish(due)

@@ -19,7 +19,6 @@ from libs.events.block_changes import CaptureStarted, ExtentsChanged, UnchangedS
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.packs.trailer import ItemKind
 from libs.ranges import ChunkRun, unpack_runs
-from libs.reading.nodes import read_node
 from services.chunker.frames import OpenFrame, store_frame
 from services.chunker.packer import AttemptPacks
 from services.chunker.parts.sample import overlooked
@@ -101,9 +100,9 @@ class PartMap:
             store_frame(self._around.packer, self._packs, self._nodes)
         return root
 
-    def count_departed(self, count_min: int = 1) -> None:
-        """Have the catalog count ids that left addresses, if there are so many."""
-        ids = self._packs.ledger.take_departed(count_min)
+    def _count_departed(self) -> None:
+        """Have the catalog count ids that left addresses, if there are many."""
+        ids = self._packs.ledger.take_departed(_DEPARTED_BATCH)
         if ids:
             counts = count_by_pack(self._around.catalog, self._packs.domains, ids)
             self._packs.ledger.departed(counts)
@@ -134,11 +133,10 @@ class PartMap:
                     # Departed ids are looked up as they come: a volume that shrinks by a tebibyte
                     # has 16 million.
                     self._packs.ledger.settled(step)
-                    self.count_departed(_DEPARTED_BATCH)
+                    self._count_departed()
 
     def _read(self, node_id: NodeId) -> bytes:
-        around = self._around
-        return read_node(around.catalog, around.frames, self._packs.domain_no, node_id)
+        return self._around.nodes.read(self._packs.domain_no, node_id)
 
     def _store(self, node_id: NodeId, encoded: bytes) -> None:
         """Keep a new map node for packing.
@@ -148,6 +146,7 @@ class PartMap:
         """
         if not self._packs.ledger.claim([node_id]):
             return
+        self._around.nodes.keep(self._packs.domain_no, node_id, encoded)
         if not self._nodes.has_room(len(encoded)):
             store_frame(self._around.packer, self._packs, self._nodes)
         self._nodes.space(len(encoded))[:] = encoded

@@ -117,17 +117,17 @@ class PartWork:
         self._map.pass_by(event.batch)
 
     def finish(self) -> MapRoot:
-        """Write the rest of the block map and of the packs; all is registered when it returns."""
+        """Hand the rest of the block map and of the frames to the packer; the map's root.
+
+        The open pack stays open: other parts of the session may have something for it.
+        """
         for bench in self._idle_benches:
             self._pass_on(bench.frame)
             bench.connection.close()
         root = self._map.finish()
         for stored in self._shared:
             stored.result()
-        packer = self._around.packer
-        packer.flush(self.packs)
-        self._map.count_departed()  # while the last pack is uploaded
-        packer.finish(self.packs)
+        self._idle_benches, self._idle_frames = [], []
         return root
 
     def abandon(self) -> None:

@@ -9,8 +9,8 @@ from psycopg import sql
 from libs.catalogdb.deletion import condemning as collecting
 from libs.catalogdb.deletion.rewriting import Moved, commit_rewrite
 from libs.catalogdb.log.log import fold_events, mark_published, read_log
-from libs.catalogdb.packs import index as packs
-from libs.catalogdb.packs.index import PackRecord
+from libs.catalogdb.packs import registering
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions import folding as sessions
 from libs.events.record import to_record
@@ -87,9 +87,9 @@ class PlantedBug(NamedTuple):
 #: Bugs that the harness must find.
 PLANTED = {
     "an older attempt may still register": PlantedBug(
-        packs,
-        "require_open",
-        lambda _tx, _attempt: True,
+        registering,
+        "_lock_open",
+        lambda _tx, attempts: frozenset(attempts),
         "first backup",
         ("register",),
     ),

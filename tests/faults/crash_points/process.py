@@ -134,6 +134,9 @@ class ChunkerProcess(Actor):
             name=name,
             dial=self._dial,
         )
+        self._chunker.intake.reads = lambda volume: (
+            world.partition_of(volume) in world.partitions_of(name)
+        )
         self._next: dict[Partition, int] = {}
         self._news = False
 
@@ -175,7 +178,7 @@ class SmallPacks(Packer):
         self, owner: AttemptPacks, frame: CompressedFrame, items: Sequence[FrameItem]
     ) -> None:
         super().store(owner, frame, items)
-        pack = owner.open_pack
+        pack = owner.shared.open_pack
         if pack and len(pack.builder.items) >= _ITEMS_PER_PACK:
             self._close(pack)
 

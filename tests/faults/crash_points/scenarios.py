@@ -243,6 +243,12 @@ SCENARIOS = (
         chunkers=2,
     ),
     Scenario(
+        "group of two volumes on one chunker",
+        TWO_VOLUMES,
+        [Write("v", 10, values=8), Write("w", 10, values=8), Take(), Write("v", 5), Write("w", 5)],
+        [Take()],
+    ),
+    Scenario(
         "two sessions store the same chunks",
         TWO_GROUPS,
         [Write("v", 16, values=10), Write("w", 16, values=10)],

@@ -5,6 +5,7 @@ from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.together import TOGETHER
 
 _CATALOG = "libs/catalogdb"
 
@@ -13,8 +14,8 @@ MUTANTS: tuple[Mutant, ...] = (
         1,
         "a take-over leaves the older attempt open",
         f"{_CATALOG}/sessions/attempts.py",
-        "        close_attempts(tx, session, volume_no)\n        attempt = uuid7()",
-        "        attempt = uuid7()",
+        "        close_attempts(tx, session, volume_no)\n        # Those",
+        "        # Those",
         "take-over closes the older attempt, and all its pins fall",
     ),
     scenario(
@@ -39,6 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "services/chunker/parts/mapping.py",
         "        if not self._packs.ledger.claim([node_id]):\n            return\n",
         "        if not self._packs.ledger.claim([node_id]):\n            return\n"
+        "        from libs.catalogdb.packs.index import count_by_pack\n"
         "        from libs.errors import InvariantViolation\n"
         "        try:\n"
         "            count_by_pack(self._around.catalog, self._packs.domains, [node_id])\n"
@@ -68,7 +70,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         5,
         "who was second does not hear of the winner",
-        f"{_CATALOG}/packs/index.py",
+        f"{_CATALOG}/packs/registering.py",
         "winners = {n: winner for n, (winner, _) in found.items() if winner != pack_no}",
         "winners: dict[int, int] = {}",
         "register returns and pins the winner",
@@ -110,7 +112,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         7,
         "a dead pack is registered",
-        f"{_CATALOG}/packs/index.py",
+        f"{_CATALOG}/packs/registering.py",
         '        if state not in ("u", "l"):',
         "        if state is None:",
         "register takes only what is uploading",
@@ -153,7 +155,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "each chunker sees only its own part",
         f"{_CATALOG}/sessions/attempts.py",
         "\"SELECT bool_and(state = 'f') FROM part WHERE session = %s\", [session]",
-        "\"SELECT bool_and(state = 'f') FROM part WHERE attempt = %s\", [attempt]",
+        "\"SELECT bool_and(state = 'f') FROM part WHERE attempt = %s\", [rows[0][0]]",
         "the transaction that adds the last part seals",
     ),
     scenario(
@@ -168,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
     scenario(
         13,
         "a generation may come twice",
-        f"{_CATALOG}/packs/index.py",
+        f"{_CATALOG}/packs/registering.py",
         "ON CONFLICT (generation) DO NOTHING RETURNING pack_no",
         "ON CONFLICT (generation) DO UPDATE SET state = 'u' RETURNING pack_no",
         "generations are claimed in the catalog",
@@ -343,4 +345,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *BEYOND_SCENARIOS,
     *DOMAINS,
     *COPIES,
+    *TOGETHER,
 )

@@ -3,9 +3,9 @@
 import pytest
 
 from libs.catalogdb.deletion.sweeping import bury_abandoned
-from libs.catalogdb.packs.index import PackRecord
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.sessions.attempts import PackUse, Stale
-from libs.catalogdb.sessions.positions import start_offset, store_offset
+from libs.catalogdb.sessions.positions import start_offset, store_offsets
 from libs.catalogdb.sessions.sealing import Refused, Sealed
 from libs.catalogdb.sessions.session import read_session, reject_overdue, reject_session
 from libs.catalogdb.snapshots.expiry import Expired, expire
@@ -144,7 +144,7 @@ def test_scenario_15_a_session_past_its_deadline_holds_nothing_back(site: Catalo
     protect(site, "vm")
     dead = Worker(site, open_on(site, "vm"))
     dead.store(item(1))
-    store_offset(site.chunker, BLOCK_CHANGES, 0, 50)
+    store_offsets(site.chunker, {(BLOCK_CHANGES, 0): 50})
     assert start_offset(site.chunker, BLOCK_CHANGES, 0) == 0
     site.sql("UPDATE session SET deadline = now() - interval '1 second'")
     assert reject_overdue(site.catalog) == [dead.view.session]

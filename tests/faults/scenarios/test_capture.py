@@ -201,6 +201,9 @@ class Sealing:
     def find(self, _capture: UUID) -> None:
         return None
 
+    def reserved(self, _capture: UUID) -> None:
+        return None
+
     def seal(self, session: UUID) -> None:
         self.sealed.append(session)
 

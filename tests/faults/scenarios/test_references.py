@@ -17,7 +17,6 @@ from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
-    Rewriting,
     Worker,
     condemn,
     expire_anyway,
@@ -26,6 +25,7 @@ from tests.support.catalog import (
     protect,
     take_snapshot,
 )
+from tests.support.rewriting import Rewriting
 
 STORED = [item(1), item(2), item(3)]
 LIVE = [item(1)]

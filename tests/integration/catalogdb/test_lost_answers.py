@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 
 from libs.catalogdb.log.log import mark_published, published_position
-from libs.catalogdb.packs.index import PackRecord
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import add_volume, announce_node, create_tenant, find_node
-from libs.catalogdb.sessions.attempts import PackUse, PartProgress, Taken, renew, take_part
-from libs.catalogdb.sessions.positions import start_offset, store_offset
+from libs.catalogdb.sessions.attempts import PackUse, Taken, take_part
+from libs.catalogdb.sessions.positions import start_offset, store_offsets
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import SessionView, open_session, read_session, reject_session
 from libs.errors import UnavailableError
@@ -106,7 +106,7 @@ def test_taking_a_part(site: CatalogSite, link: LossyLink) -> None:
 def test_renewing(site: CatalogSite, link: LossyLink) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
-    assert called_again(link, lambda: renew(site.chunker, worker.attempt, PartProgress(), 60))
+    assert called_again(link, worker.renew)
 
 
 def test_looking_up(site: CatalogSite, link: LossyLink) -> None:
@@ -145,7 +145,7 @@ def test_finishing_and_sealing(site: CatalogSite, link: LossyLink) -> None:
 
 
 def test_positions(site: CatalogSite, link: LossyLink) -> None:
-    called_again(link, lambda: store_offset(site.chunker, BLOCK_CHANGES, 0, 5))
+    called_again(link, lambda: store_offsets(site.chunker, {(BLOCK_CHANGES, 0): 5}))
     assert start_offset(site.chunker, BLOCK_CHANGES, 0) == 5
     called_again(link, lambda: mark_published(site.catalog, PACKS, 5))
     assert published_position(site.catalog, PACKS) == 5

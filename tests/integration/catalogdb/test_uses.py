@@ -23,12 +23,12 @@ from libs.errors import InvariantViolation
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
-    Rewriting,
     Worker,
     item,
     open_on,
     protect,
 )
+from tests.support.rewriting import Rewriting
 
 #: Few of each, so that chunks are shared, left and come back all the time.
 GROUPS, ADDRESSES, CHUNKS = ("a", "b"), 6, 8

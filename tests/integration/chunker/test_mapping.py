@@ -18,6 +18,7 @@ from libs.store.memory import MemoryStore
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer
 from services.chunker.parts.mapping import PartMap
+from services.chunker.parts.nodes import KnownNodes
 from services.chunker.surroundings import Surroundings
 from tests.support.catalog import TENANT, CatalogSite, Worker, open_on
 from tests.support.snapshots import SnapshotTaker, started_of
@@ -81,7 +82,7 @@ def test_a_lane_enters_its_span_while_another_waits_for_a_node_of_the_base(
         catalog=site.chunker,
         vault=vault,
         packer=packer,
-        frames=frames,
+        nodes=KnownNodes(site.chunker, frames),
         known_chunk_sample=128,
         share=lambda _step: None,
     )

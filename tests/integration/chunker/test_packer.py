@@ -116,7 +116,7 @@ def test_buffers_that_were_made_beforehand_are_all_there_are(site: CatalogSite) 
     owners = [new_attempt(site, name) for name in ("first", "second")]
     for owner in owners:
         packer.store(owner, SMALL, items())
-    assert [owner.open_pack is None for owner in owners] == [True, False]
+    assert [owner.shared.open_pack is None for owner in owners] == [True, False]
     packer.finish(owners[1])
 
 

@@ -1,14 +1,11 @@
 """What open sessions cost a coordinator: it grows with their number, not with its square."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from uuid import UUID
 
 import pytest
 
-from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.protected import Node, add_volume, announce_node
 from libs.catalogdb.sessions.session import SessionView
 from libs.ids import uuid7
@@ -22,42 +19,12 @@ from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.rpc import CaptureStatus
 from tests.support.catalog import TENANT, CatalogSite
 from tests.support.conducting import conductor_of
+from tests.support.counting import CountingCatalog
 from tests.support.running import eventually
 
 #: Rounds of the coordinator, each after a push of its agent.
 ROUNDS = 3
 NODE = Node("node-1", "http://node-1:1", "node-1:2", UUID(int=7))
-
-
-class CountingCatalog(Catalog):
-    """Counts transactions, over the connections of another pool."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self.patience_seconds = catalog.patience_seconds
-        self._lock = threading.Lock()
-        self.count = 0
-
-    def _note(self) -> None:
-        with self._lock:
-            self.count += 1
-
-    @contextmanager
-    def transaction(self) -> Iterator[Tx]:
-        self._note()
-        with self._catalog.transaction() as tx:
-            yield tx
-
-    @contextmanager
-    def reading(self) -> Iterator[Tx]:
-        self._note()
-        with self._catalog.reading() as tx:
-            yield tx
-
-    @contextmanager
-    def listen(self, channel: str) -> Iterator[Tx]:
-        with self._catalog.listen(channel) as connection:
-            yield connection
 
 
 class QuietAgents(Agents):

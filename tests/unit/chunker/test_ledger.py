@@ -65,7 +65,7 @@ def test_the_winner_of_an_item_is_counted_and_found_from_then_on() -> None:
     ledger = Ledger()
     ledger.claim([id_of(1), id_of(2)])
     ledger.settled(change(entered=(1, 2)))
-    ledger.registered([id_of(1), id_of(2)], 7, {1: 3})
+    ledger.registered([id_of(1), id_of(2)], 7, {id_of(2): 3})
     ledger.settled(change(entered=(2,)))
     assert ledger.use({}) == {7: PackUse(entered=1), 3: PackUse(entered=2)}
 
@@ -110,7 +110,8 @@ def play(rng: random.Random) -> tuple[Ledger, Truth]:
                 batch, waiting = waiting[:count], waiting[count:]
                 pack = rng.randrange(10, 20)
                 winners = {at: 30 for at in range(count) if rng.random() < 0.2}
-                ledger.registered([id_of(n) for n in batch], pack, winners)
+                by_id = {id_of(batch[at]): winner for at, winner in winners.items()}
+                ledger.registered([id_of(n) for n in batch], pack, by_id)
                 stored |= {n: winners.get(at, pack) for at, n in enumerate(batch)}
                 truth.packs |= {n: stored[n] for n in batch}
             case _:

@@ -147,14 +147,27 @@ def test_pack_takes_no_more_frames_or_items_than_its_limits() -> None:
     assert builder.reserve(frame, []) is None
 
     big = compress(bytes(FRAME_PLAIN_SIZE_BYTES_MAX))
-    items = [FrameItem(ItemKind.NODE, bytes(32), at, 1) for at in range(ITEM_COUNT_MAX)]
+    items = [FrameItem(ItemKind.NODE, at.to_bytes(32), at, 1) for at in range(ITEM_COUNT_MAX + 1)]
     builder = new_builder()
-    slot = builder.reserve(big, items)
+    slot = builder.reserve(big, items[:-1])
     assert slot
-    assert builder.reserve(big, items[:1]) is None
+    assert builder.reserve(big, items[-1:]) is None
     builder.close()
     builder.fill(slot, big)
     assert len(index_of(builder.finish()).items) == ITEM_COUNT_MAX
+
+
+def test_an_item_that_comes_again_is_where_it_was_first() -> None:
+    frame, id_ = compress(b"xy"), b"i" * 32
+    builder = new_builder()
+    items = [FrameItem(ItemKind.CHUNK, id_, 0, 1), FrameItem(ItemKind.CHUNK, b"j" * 32, 1, 1)]
+    for some in (items, items[:1]):
+        slot = builder.reserve(frame, some)
+        assert slot
+        builder.fill(slot, frame)
+    assert builder.close()
+    assert index_of(builder.finish()).items == builder.items
+    assert [(item.id, item.place) for item in builder.items] == [(id_, 0), (b"j" * 32, 1)]
 
 
 @pytest.mark.parametrize(("position", "size"), [(0, 0), (-1, 1), (0, 4), (3, 1)])

@@ -23,7 +23,6 @@ from libs.points import RecoveryPoint
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
-    Rewriting,
     Worker,
     expire_anyway,
     item,
@@ -31,6 +30,7 @@ from tests.support.catalog import (
     protect,
     take_snapshot,
 )
+from tests.support.rewriting import Rewriting
 
 STORED = [item(1), item(2), item(3)]
 LIVE = [item(1)]

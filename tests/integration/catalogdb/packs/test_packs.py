@@ -2,7 +2,8 @@
 
 import pytest
 
-from libs.catalogdb.packs.index import PackRecord, count_by_pack, find_item
+from libs.catalogdb.packs.index import count_by_pack, find_item
+from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.sessions.attempts import PackUse, Stale
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import reject_session

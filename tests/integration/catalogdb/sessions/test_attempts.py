@@ -5,13 +5,11 @@ from uuid import UUID
 from libs.catalogdb.sessions.attempts import (
     NotTaken,
     PackUse,
-    PartProgress,
     Stale,
     Taken,
     WrongBoot,
     closed_attempts,
     reject_attempt,
-    renew,
     take_part,
 )
 from libs.catalogdb.sessions.sealing import Refused, Sealed
@@ -44,7 +42,7 @@ def test_a_takeover_refuses_everything_that_the_older_attempt_still_does(
     assert a.look_up(item(1)) == stale
     assert a.begin(new_generation()) == stale
     assert a.register(uploading, item(3)) == stale
-    assert renew(site.chunker, a.attempt, PartProgress(), 60) is False
+    assert a.renew() is False
     assert a.finish({stored: PackUse(entered=1)}) == stale
     assert site.sql("SELECT owner FROM pin WHERE owner = %s", a.attempt) == []
     assert isinstance(b.look_up(item(1)), list)

@@ -7,13 +7,7 @@ import pytest
 from libs.catalogdb.deletion.condemning import record_manifests_deleted
 from libs.catalogdb.deletion.sweeping import Verdict, judge_manifests
 from libs.catalogdb.recovery.adoption import undecided_sessions, unknown_sessions
-from libs.catalogdb.sessions.attempts import (
-    NotTaken,
-    PartProgress,
-    closed_attempts,
-    renew,
-    take_part,
-)
+from libs.catalogdb.sessions.attempts import NotTaken, closed_attempts, take_part
 from libs.catalogdb.sessions.folding import fold_sessions, has_ended
 from libs.catalogdb.sessions.sealing import Sealed, seal
 from libs.catalogdb.sessions.session import (
@@ -108,7 +102,7 @@ def test_a_late_event_and_a_late_chunker_find_that_the_session_ended(vm: Catalog
     taken = take_part(vm.chunker, worker.capture, BOOT, "late", 0, 0)
     assert taken == NotTaken(session_ended=True)
     assert closed_attempts(vm.chunker, [worker.attempt]) == {worker.attempt}
-    assert not renew(vm.chunker, worker.attempt, PartProgress(), 60)
+    assert not worker.renew()
     assert not reject_session(vm.chunker, "chunker", view.session, "x", "again")
     with pytest.raises(ConflictError, match="ended long ago"):
         open_session(vm.coordinator, TENANT, "vm", view.session, 60)

@@ -4,8 +4,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.catalogdb.sessions.attempts import PartProgress, renew, take_part
-from libs.catalogdb.sessions.positions import start_offset, store_offset
+from libs.catalogdb.sessions.attempts import PartProgress, take_part
+from libs.catalogdb.sessions.positions import start_offset, store_offsets
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import (
     GroupBusy,
@@ -180,7 +180,7 @@ def test_a_session_past_its_deadline_is_rejected_and_holds_nothing_back(site: Ca
     protect(site, "b")
     late, busy = Worker(site, open_on(site, "a")), open_on(site, "b")
     late.store(item(1))
-    store_offset(site.chunker, BLOCK_CHANGES, 0, 50)
+    store_offsets(site.chunker, {(BLOCK_CHANGES, 0): 50})
     assert start_offset(site.chunker, BLOCK_CHANGES, 0) == 0
     overdue(site, late.view)
 
@@ -197,7 +197,7 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     overdue(site, worker.view)
-    assert renew(site.chunker, worker.attempt, PartProgress(), 60)
+    assert worker.renew()
     assert reject_overdue(site.catalog) == []
 
     overdue(site, worker.view)
@@ -207,7 +207,7 @@ def test_progress_renews_the_deadline(site: CatalogSite) -> None:
     overdue(site, worker.view)
     report_reads(site.coordinator, {worker.capture: 4096}, 60)
     assert reject_overdue(site.catalog) == [worker.view.session]
-    assert not renew(site.chunker, worker.attempt, PartProgress(), 60)
+    assert not worker.renew()
 
 
 def test_a_session_that_is_renewed_at_its_deadline_is_not_rejected(site: CatalogSite) -> None:
@@ -225,7 +225,7 @@ def test_read_bytes_never_go_backwards(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
     report_reads(site.coordinator, {worker.capture: 8192}, 60)
-    renew(site.chunker, worker.attempt, PartProgress(read_bytes=4096), 60)
+    worker.renew(PartProgress(read_bytes=4096))
     report_reads(site.coordinator, {worker.capture: 100}, 60)
     assert read_session(site.coordinator, worker.view.session).parts[0].read_bytes == 8192
 
@@ -235,8 +235,8 @@ def test_reading_starts_at_the_earliest_capture_of_an_open_session(site: Catalog
     protect(site, "a")
     protect(site, "b")
     assert start_offset(site.chunker, BLOCK_CHANGES, 3) is None
-    store_offset(site.chunker, BLOCK_CHANGES, 3, 100)
-    store_offset(site.chunker, BLOCK_CHANGES, 3, 70)
+    store_offsets(site.chunker, {(BLOCK_CHANGES, 3): 100})
+    store_offsets(site.chunker, {(BLOCK_CHANGES, 3): 70})
     assert start_offset(site.chunker, BLOCK_CHANGES, 3) == 100
     views = [open_on(site, "a"), open_on(site, "b")]
     for view, offset in zip(views, (40, 60), strict=True):
