@@ -69,20 +69,26 @@ def report_reads(catalog: Catalog, read_bytes: Mapping[UUID, int], deadline_seco
         read_bytes: how far each capture is; one that has not advanced changes nothing.
         deadline_seconds: time that progress gives a session.
     """
-    captures = sorted(read_bytes)  # one order, so that two of these never wait for each other
+    captures = list(read_bytes)
     with catalog.transaction() as tx:
         advanced = tx.execute(
+            # In one order, as chunkers renew parts, so that nobody waits for who waits.
             """UPDATE part p SET read_bytes = r.read_bytes
-               FROM unnest(%s::uuid[], %s::bigint[]) AS r (capture, read_bytes)
-               WHERE p.capture = r.capture AND p.state <> 'f' AND p.read_bytes < r.read_bytes
-               RETURNING p.session""",
+               FROM (SELECT capture, r.read_bytes
+                     FROM part JOIN unnest(%s::uuid[], %s::bigint[]) AS r (capture, read_bytes)
+                          USING (capture)
+                     WHERE state <> 'f' AND part.read_bytes < r.read_bytes
+                     ORDER BY capture FOR UPDATE OF part) r
+               WHERE p.capture = r.capture RETURNING p.session""",
             [captures, [read_bytes[capture] for capture in captures]],
         ).fetchall()
         sessions = sorted({row[0] for row in advanced})
         if sessions:
             tx.execute(
                 """UPDATE session SET deadline = now() + make_interval(secs => %s)
-                   WHERE session = ANY(%s) AND state = 'o'""",
+                   WHERE session IN (SELECT session FROM session
+                                     WHERE session = ANY(%s) AND state = 'o'
+                                     ORDER BY session FOR UPDATE)""",
                 [deadline_seconds, sessions],
             )
         for session in sessions:
