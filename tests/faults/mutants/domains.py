@@ -98,11 +98,12 @@ DOMAINS = (
     ),
     Mutant(
         name="what another domain lacks is stored for it",
-        file="services/chunker/domains.py",
-        old="    if not are_all_own(missing):",
-        new="    if not missing:",
-        rule="a claimed chunk is known in its domain, or refused",
+        file="services/chunker/parts/work.py",
+        old="        lacking = set[bytes]() if are_all_own(missing) else "
+        "{id_ for id_ in missing if tag_of(id_)}\n",
+        new="        lacking = set[bytes]()\n",
+        rule="nothing is ever stored in another tenant's domain",
         tests=_LIVES,
-        chosen="named_where_it_is_read",
+        chosen="another_domain_lacks",
     ),
 )
