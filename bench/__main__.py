@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
     deleting.set_defaults(do=_collection)
 
-    hinting = commands.add_parser("hints", help="measure a capture by hints on 4 GiB and on 1 TiB")
+    hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
     hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
     hinting.set_defaults(do=_hints)
 
@@ -149,7 +149,10 @@ def _hints(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix="hints-") as work:
         found = measure_hints(options.repeat, Path(work))
     for name, one in found.items():
-        print(f"{name}: {one.seconds:.3f} s, read {one.read_bytes}, written {one.written_bytes} B")
+        print(
+            f"{name}: {one.wall_seconds:.3f} s, {one.cpu_seconds:.2f} CPU s, "
+            f"read {one.read_bytes} B, stored {one.stored_bytes} B"
+        )
 
 
 def _report(options: argparse.Namespace) -> None:

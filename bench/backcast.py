@@ -72,6 +72,12 @@ class Backcast(Subject):
         reported = json.loads(usage.output) | {"catalog_rows": added}
         return dataclasses.replace(usage, reported=reported)
 
+    def backup_by_hints(self, volume: str, hints: Path) -> Usage:
+        """A snapshot that reads what a file says has changed since the latest one."""
+        base = ("--base", f"{volume}@latest")
+        usage = self._run("snapshot", "take", volume, "--hints", hints, *base, "--json")
+        return dataclasses.replace(usage, reported=json.loads(usage.output))
+
     @override
     def restore(self, volume: str, target: Path) -> Usage:
         usage = self._run("restore", f"{volume}@latest", target, "--json")
