@@ -45,10 +45,19 @@ class FrameItem(NamedTuple):
 
 
 class FrameSlot(NamedTuple):
-    """A frame's reserved place in a pack under construction."""
+    """A frame's reserved place in a pack under construction.
+
+    Without an entry the frame has no place: everything in it is in the pack already. The slot must
+    be filled all the same, so that the pack is not finished before its caller has noted that.
+    """
 
     number: int
-    entry: FrameEntry
+    entry: FrameEntry | None
+
+    @property
+    def stored_size_bytes(self) -> int:
+        """What the frame takes in the pack."""
+        return self.entry.stored_size_bytes if self.entry else 0
 
 
 class PackBuilder:
@@ -96,6 +105,7 @@ class PackBuilder:
         self._items: list[Item] = []
         self._ids: set[bytes] = set()
         self._end = PACK_HEADER.size
+        self._reserved_count = 0
         self._filled_count = 0
         self._closed = False
         self._handed_over = False
@@ -106,7 +116,7 @@ class PackBuilder:
 
         The caller must `fill` the slot. Items appear in the trailer in the order of reservations.
         An item that is in an earlier frame of the pack does not appear again: the first one counts,
-        and the bytes in this frame belong to no item.
+        and the bytes in this frame belong to no item. A frame of such items alone takes no room.
 
         Raises:
             InvariantViolation: an item lies outside its frame or its id is not 32 bytes.
@@ -122,34 +132,37 @@ class PackBuilder:
                     f"item {item.id.hex()} of {item.size_bytes} bytes at {item.position} in a "
                     f"frame of {frame.plain_size_bytes}"
                 )
-        ids = [item.id for item in items]
         with self._lock:
             number, size = len(self._frames), frame.stored_size_bytes
+            fresh = [item for item in items if item.id not in self._ids]
+            if items and not fresh and not self._closed:
+                self._reserved_count += 1
+                return FrameSlot(number, None)
             if (
                 self._closed
                 or number == FRAME_COUNT_MAX
                 or self._end + size > PACK_TARGET_SIZE_BYTES
-                or len(self._items) + len(items) > ITEM_COUNT_MAX
+                or len(self._items) + len(fresh) > ITEM_COUNT_MAX
             ):
                 return None
             entry = FrameEntry(self._end, size, frame.plain_size_bytes)
             self._frames.append(entry)
-            if not self._ids.isdisjoint(ids):
-                items = [item for item in items if item.id not in self._ids]
-            self._ids.update(ids)
+            self._reserved_count += 1
+            self._ids.update(item.id for item in fresh)
             self._items += [
                 Item(item.kind, item.id, place_of(number, item.position), item.size_bytes)
-                for item in items
+                for item in fresh
             ]
             self._end += size
         return FrameSlot(number, entry)
 
     def fill(self, slot: FrameSlot, frame: CompressedFrame) -> bool:
         """Encrypt ``frame`` into its slot, once per slot. True: the caller must `finish`."""
-        at = slot.entry.offset
-        self._cipher.seal_into(
-            slot.number, frame, self._buffer[at : at + slot.entry.stored_size_bytes]
-        )
+        if slot.entry:
+            at = slot.entry.offset
+            self._cipher.seal_into(
+                slot.number, frame, self._buffer[at : at + slot.entry.stored_size_bytes]
+            )
         with self._lock:
             self._filled_count += 1
             return self._hand_over()
@@ -170,10 +183,10 @@ class PackBuilder:
             InvariantViolation: the pack is empty, still open, or a frame is not filled.
         """
         with self._lock:
-            if not (self._closed and self._frames and self._filled_count == len(self._frames)):
+            if not (self._closed and self._frames and self._filled_count == self._reserved_count):
                 raise InvariantViolation(
                     f"pack {self.header.generation.hex} cannot be finished: closed {self._closed}, "
-                    f"{self._filled_count} of {len(self._frames)} frames filled"
+                    f"{self._filled_count} of {self._reserved_count} frames filled"
                 )
             if self._finished is None:
                 self._finished = self._write_ends()
@@ -201,7 +214,7 @@ class PackBuilder:
             return encode_frame_table(self._frames)
 
     def _hand_over(self) -> bool:
-        if self._handed_over or not self._closed or self._filled_count < len(self._frames):
+        if self._handed_over or not self._closed or self._filled_count < self._reserved_count:
             return False
         self._handed_over = True
         return True

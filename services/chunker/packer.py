@@ -28,7 +28,7 @@ from libs.keys.vault import KeyVault
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import CompressedFrame
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
-from libs.packs.pack import FrameItem, PackBuilder
+from libs.packs.pack import FrameItem, FrameSlot, PackBuilder
 from libs.packs.trailer import ItemKind
 from libs.runtime.buffers import BufferPool
 from libs.runtime.threads import end_with
@@ -197,7 +197,7 @@ class Packer:
             if slot is None:
                 self._close(pack)
             else:
-                self._note(pack, owner, frame, items)
+                self._note(pack, owner, slot, items)
                 if pack.builder.fill(slot, frame):
                     self._begin_upload(pack)
                 return
@@ -258,7 +258,7 @@ class Packer:
         self,
         pack: OpenPack,
         owner: AttemptPacks,
-        frame: CompressedFrame,
+        slot: FrameSlot,
         items: Sequence[FrameItem],
     ) -> None:
         """A frame is an attempt's; before it is filled, so before the pack can be uploaded."""
@@ -268,7 +268,7 @@ class Packer:
                 owner.unregistered += 1
             contribution = pack.contributions[owner.attempt]
             contribution.ids += [item.id for item in items]
-            contribution.size_bytes += frame.stored_size_bytes
+            contribution.size_bytes += slot.stored_size_bytes
 
     def _begin(self, owner: AttemptPacks) -> OpenPack:
         generation = new_generation()

@@ -228,6 +228,13 @@ def test_a_chunk_of_two_volumes_is_in_their_pack_once_and_counts_for_both(
     assert indexed == site.sql("SELECT items FROM pack") == [(11,)]
 
 
+def test_equal_volumes_take_the_room_of_one(site: CatalogSite, chunkers: Any) -> None:
+    chunker = chunkers(contents=dict.fromkeys(NAMES, os.urandom(64 * CHUNK_SIZE_BYTES)))
+    overlapping(chunker, NAMES)
+    ((size_bytes,),) = site.sql("SELECT size_bytes FROM pack WHERE state = 'l'")
+    assert 64 * CHUNK_SIZE_BYTES < size_bytes < 65 * CHUNK_SIZE_BYTES
+
+
 def test_what_parts_have_stored_is_what_their_packs_have(site: CatalogSite, chunkers: Any) -> None:
     chunker = chunkers("u", "v")
     overlapping(chunker, ("u", "v"))

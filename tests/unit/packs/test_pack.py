@@ -170,6 +170,22 @@ def test_an_item_that_comes_again_is_where_it_was_first() -> None:
     assert [(item.id, item.place) for item in builder.items] == [(id_, 0), (b"j" * 32, 1)]
 
 
+def test_a_frame_of_items_that_are_there_takes_no_room_but_is_waited_for() -> None:
+    frame, items = frame_of(b"here")
+    builder = new_builder()
+    slot = builder.reserve(frame, items)
+    assert slot
+    builder.fill(slot, frame)
+    size_bytes = builder.size_bytes
+    again = builder.reserve(frame, items)
+    assert again
+    assert (again.entry, again.stored_size_bytes, builder.size_bytes) == (None, 0, size_bytes)
+    assert builder.close() is False
+    assert builder.fill(again, frame) is True
+    assert contents(bytes(builder.finish())) == [b"here"]
+    assert builder.reserve(frame, items) is None
+
+
 @pytest.mark.parametrize(("position", "size"), [(0, 0), (-1, 1), (0, 4), (3, 1)])
 def test_item_outside_its_frame_is_a_broken_invariant(position: int, size: int) -> None:
     item = FrameItem(ItemKind.CHUNK, bytes(32), position, size)
