@@ -245,15 +245,14 @@ def weakest_consistency(view: SessionView) -> Consistency:
 
 def close_attempts(tx: Tx, session: UUID, volume_no: int | None = None) -> None:
     """Close the open attempts of a session, or of one of its parts, and drop all pins they own."""
-    closed = [
-        r[0]
-        for r in tx.execute(
-            """UPDATE attempt SET open = false
-               WHERE session = %s AND open AND (%s::int IS NULL OR volume_no = %s)
-               RETURNING attempt""",
-            [session, volume_no, volume_no],
-        )
-    ]
+    found = tx.execute(  # in the order in which a registration locks those that share its pack
+        """SELECT attempt FROM attempt
+           WHERE session = %s AND open AND (%s::int IS NULL OR volume_no = %s)
+           ORDER BY attempt FOR UPDATE""",
+        [session, volume_no, volume_no],
+    )
+    closed = [attempt for (attempt,) in found]
+    tx.execute("UPDATE attempt SET open = false WHERE attempt = ANY(%s)", [closed])
     tx.execute("DELETE FROM pin WHERE owner = ANY(%s)", [closed])
 
 

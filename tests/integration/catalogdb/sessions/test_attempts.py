@@ -190,3 +190,22 @@ def test_an_older_attempt_cannot_finish_a_part_that_is_being_taken_over(site: Ca
         site.wait_until_waiting(2)
     taking.result()
     assert finishing.result() == Stale(a.attempt)
+
+
+def test_closing_locks_attempts_in_the_order_in_which_a_registration_does(
+    site: CatalogSite,
+) -> None:
+    """Else the two could wait for each other."""
+    protect(site, "g", "u", "v")
+    view = open_on(site, "g")
+    second, moved = (Worker(site, view, part).attempt for part in range(2))
+    first = UUID(int=0)  # and the last one in the table, as its index has to be written anew
+    site.sql("UPDATE attempt SET attempt = %s WHERE attempt = %s RETURNING 1", first, moved)
+    with site.chunker.transaction() as tx:
+        lock = "SELECT 1 FROM attempt WHERE attempt = %s FOR SHARE"
+        tx.execute(lock, [first])
+        ending = site.start(reject_session, site.coordinator, "coordinator", view.session, "x", "y")
+        site.wait_until_waiting(1)
+        tx.execute(lock, [second])
+    ending.result()
+    assert read_session(site.chunker, view.session).state == "rejected"
