@@ -13,8 +13,10 @@ from libs.catalogdb.pool import Catalog
 from libs.reading.frames import FrameReader
 from libs.reading.nodes import read_node
 
-#: Bytes that are kept at most: leaves of 30 GiB of volumes.
+#: Bytes of memory that are kept at most: leaves of 30 GiB of volumes.
 _KEPT_SIZE_BYTES_MAX = 16 << 20
+#: What an entry takes beside the node's bytes. The smallest nodes have 105.
+_ENTRY_SIZE_BYTES = 300
 
 
 class KnownNodes:
@@ -53,7 +55,7 @@ class KnownNodes:
             if (domain_no, node_id) in self._kept:
                 return
             self._kept[domain_no, node_id] = bytes(encoded)
-            self._size_bytes += len(encoded)
+            self._size_bytes += len(encoded) + _ENTRY_SIZE_BYTES
             while self._size_bytes > self._size_bytes_max:
                 _, dropped = self._kept.popitem(last=False)
-                self._size_bytes -= len(dropped)
+                self._size_bytes -= len(dropped) + _ENTRY_SIZE_BYTES

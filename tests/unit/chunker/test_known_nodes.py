@@ -31,7 +31,7 @@ def node(number: int) -> NodeId:
 
 
 def test_a_node_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, kept = Asked(monkeypatch), known(100)
+    asked, kept = Asked(monkeypatch), known(1000)
     kept.keep(1, node(2), b"written")
     assert kept.read(1, node(2)) == b"written"
     assert [kept.read(1, node(1)) for _ in range(2)] == [b"\1" * 10] * 2
@@ -39,18 +39,18 @@ def test_a_node_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nodes_of_two_domains_are_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, kept = Asked(monkeypatch), known(100)
+    asked, kept = Asked(monkeypatch), known(1000)
     assert kept.read(1, node(1)) != kept.read(2, node(1))
     assert asked.ids == [node(1), node(1)]
 
 
 def test_what_was_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, kept = Asked(monkeypatch), known(30)
+    asked, kept = Asked(monkeypatch), known(3 * 310)
     for number in (1, 2, 3, 1, 4):
         kept.read(1, node(number))
     assert asked.ids == [node(number) for number in (1, 2, 3, 4)]
     kept.read(1, node(1))
     kept.read(1, node(2))
     assert asked.ids[4:] == [node(2)]
-    kept.keep(1, node(5), bytes(31))
-    assert kept.read(1, node(5)) != bytes(31)
+    kept.keep(1, node(5), bytes(631))
+    assert kept.read(1, node(5)) != bytes(631)
