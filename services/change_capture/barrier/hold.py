@@ -170,7 +170,8 @@ def require_freezable(mount: str) -> None:
             f"mount point {mount}: nothing is mounted there, so that nothing can be frozen; "
             f"give the absolute path of a mounted file system"
         )
-    folder = _mounted_folder(mount)
+    mounts = Path("/proc/self/mountinfo").read_bytes()
+    folder = mounted_folder(mounts, os.path.realpath(mount))
     if folder != "/":
         raise SourceError(
             f"mount point {mount}: only the folder {folder} of its file system is mounted there, "
@@ -218,18 +219,29 @@ def journal_path(folder: Path, name: str) -> Path:
     return folder / f"{name}{_JOURNAL_SUFFIX}"
 
 
-def _mounted_folder(mount: str) -> str:
+def mounted_folder(mounts: bytes, mount: str) -> str:
     """The folder of its file system that is mounted at a mount point; "/" is all of it.
 
-    A subvolume of btrfs counts as all of it: that is how its file systems are mounted.
+    Args:
+        mounts: as `/proc/self/mountinfo` says (proc(5)).
+        mount: real path of the mount point.
+
+    A whole subvolume of btrfs counts as all of it: that is how its file systems are mounted. A
+    freeze still holds the other subvolumes, too.
     """
-    place, folder = os.path.realpath(mount), "/"
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():  # proc(5)
+    folder = "/"
+    for line in mounts.splitlines():
         fields, _, kind = line.partition(b" - ")
         root, point = (_unescaped(field) for field in fields.split()[3:5])
-        if point == place:  # the last one lies on top
-            folder = "/" if kind.startswith(b"btrfs ") else root
+        if point == mount:  # the last one lies on top
+            folder = "/" if kind.startswith(b"btrfs ") and root == _subvolume(kind) else root
     return folder
+
+
+def _subvolume(kind: bytes) -> str:
+    """The subvolume that the end of a line of mountinfo names (btrfs(5)), or the empty text."""
+    options = kind.split()[-1].split(b",")
+    return next((_unescaped(one[7:]) for one in options if one.startswith(b"subvol=")), "")
 
 
 def _unescaped(field: bytes) -> str:
