@@ -231,6 +231,7 @@ class Attempts:
 
     def drop_partitions(self, partitions: frozenset[Partition]) -> None:
         """Stop working on parts whose partitions others will get; their sessions stay open."""
+        self._positions.forget(partitions)  # first: a part that is gone keeps no position back
         for attempt in self._of(partitions):
             self._drop(attempt)
         # Every rebalance takes all partitions away: what is expected may go to others, too.
@@ -282,7 +283,9 @@ class Attempts:
     def close(self) -> None:
         """Stop the lanes; parts in work are left to a successor."""
         self._closing = True
-        for attempt in self.all():
+        in_work = self.all()
+        self._positions.forget({attempt.partition for attempt in in_work})
+        for attempt in in_work:
             self._drop(attempt)
         self._lanes.close()
         self._around.packer.close()

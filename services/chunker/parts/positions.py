@@ -4,7 +4,7 @@ Pure: what is read and stored is the caller's business.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from libs.kafka.consumer import Partition
 
@@ -22,8 +22,13 @@ class Positions:
         with self._lock:
             self._read = dict(positions)
 
+    def forget(self, partitions: Collection[Partition]) -> None:
+        """Partitions whose parts are about to be left to others: nothing of them is stored."""
+        with self._lock:
+            self._read = {at: read for at, read in self._read.items() if at not in partitions}
+
     def read(self) -> Mapping[Partition, int]:
-        """How far each partition was read."""
+        """How far each partition was read; the same object as long as nothing changes."""
         with self._lock:
             return self._read
 
@@ -53,8 +58,8 @@ def kept_back(
     """Where a successor begins in each partition: no later than any part that is in work.
 
     Args:
-        read: how far each partition was read; known before ``begun``, so that every part which
-            begins before such a position is among them, or has ended.
+        read: how far each partition was read; known before ``begun``, and the same after it, so
+            that every part which begins before such a position is among them, or has ended.
         begun: partition and first offset of each part that is in work.
     """
     positions = dict(read)

@@ -76,6 +76,10 @@ class Renewal:
     def _store_positions(self) -> None:
         read = self._positions.read()  # before the attempts, as `kept_back` says
         begun = [(attempt.partition, attempt.start_offset) for attempt in self._attempts.all()]
+        if self._positions.read() is not read:
+            # Parts may be gone that nobody has ended: a rebalance took their partitions away. Of
+            # one that was taken with another part, the catalog may not know yet where it begins.
+            return  # the next round stores what was read
         moved = {
             partition: offset
             for partition, offset in kept_back(read, begun).items()

@@ -3,6 +3,7 @@
 from tests.faults.mutants.mutant import Mutant
 
 _TESTS = "tests/integration/chunker/test_together.py"
+_RACES = "tests/integration/chunker/test_together_races.py"
 
 TOGETHER = (
     Mutant(
@@ -58,5 +59,14 @@ TOGETHER = (
         rule="what a successor needs is recorded when a part is finished at the latest",
         tests=_TESTS,
         chosen="costs_a_look_up",
+    ),
+    Mutant(
+        name="what was read of a partition is stored after its parts were dropped",
+        file="services/chunker/parts/attempts.py",
+        old="        self._positions.forget(partitions)",
+        new="        self._positions.forget(frozenset())",
+        rule="the stored position is behind no capture that nobody has recorded",
+        tests=_RACES,
+        chosen="lost_before_it_was_recorded",
     ),
 )
