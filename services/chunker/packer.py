@@ -20,12 +20,9 @@ from uuid import UUID
 from libs.catalogdb.packs.registering import PackRecord, begin_pack, register
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.attempts import Stale
-from libs.catalogdb.sessions.session import SessionView
 from libs.copies.stores import Stores
 from libs.ids import new_generation
 from libs.keys.keyring import DomainKeys
-from libs.keys.vault import KeyVault
-from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import CompressedFrame
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.pack import FrameItem, FrameSlot, PackBuilder
@@ -115,41 +112,6 @@ class OpenPack:
         return [one.owner for one in list(self.contributions.values())]
 
 
-def attempt_packs(
-    vault: KeyVault, attempt: UUID, view: SessionView, shared: SharedPack
-) -> AttemptPacks:
-    """What an attempt at a part of a session stores with.
-
-    Args:
-        vault: gives the keys.
-        attempt: the attempt.
-        view: its session.
-        shared: with the other attempts of this chunker at parts of the session.
-
-    Raises:
-        WrongKeyError: the keys of one of the group's domains cannot be opened.
-        UnavailableError: the store does not answer.
-    """
-    own, *others = view.domains
-    return AttemptPacks(
-        attempt,
-        view.session,
-        view.tenant,
-        own.domain_no,
-        vault.get(own.domain, own.key_id),
-        Ledger(),
-        [
-            OtherDomain(
-                other.domain_no,
-                ChunkHasher(vault.get(other.domain, other.key_id).id_key),
-                other.granted,
-            )
-            for other in others
-        ],
-        shared=shared,
-    )
-
-
 class Packer:
     """Thread-safe; shared by all lanes.
 
@@ -236,8 +198,12 @@ class Packer:
                 return
             owner.shared.open_pack = None
         self._withdraw(pack)
-        if pack.builder.close():
+        if not pack.builder.close():
+            return
+        if all(owner.over for owner in pack.owners()):
             self._release(pack)
+        else:  # somebody had it in hand already, and has put a frame into it meanwhile
+            self._begin_upload(pack)
 
     def close(self) -> None:
         """End the uploads; those that have not begun are left out. Nobody stores any more."""

@@ -22,9 +22,9 @@ from libs.reading.frames import FrameReader
 from libs.spans.connection import SpanConnection
 from libs.store.port import ObjectStore
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.chunker.packer import Packer, SharedPack, attempt_packs
+from services.chunker.packer import Packer, SharedPack
 from services.chunker.parts.nodes import KnownNodes
-from services.chunker.parts.work import PartWork
+from services.chunker.parts.work import PartWork, attempt_packs
 from services.chunker.sealer import Sealer, StoredPart
 from services.chunker.surroundings import Surroundings
 from tests.support.catalog import BOOT, NODE, CatalogSite, Worker, cut

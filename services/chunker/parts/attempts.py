@@ -23,7 +23,7 @@ from libs.events.block_changes import Batch, CaptureCompleted, CaptureStarted
 from libs.kafka.consumer import Partition
 from libs.runtime.threads import end_with, is_expected
 from services.chunker.lanes import Lanes
-from services.chunker.packer import StaleAttemptError, attempt_packs
+from services.chunker.packer import StaleAttemptError
 from services.chunker.parts.positions import Positions
 from services.chunker.parts.state import (
     Action,
@@ -38,7 +38,7 @@ from services.chunker.parts.state import (
     WorkEnded,
 )
 from services.chunker.parts.together import Reserved, SessionParts
-from services.chunker.parts.work import PartWork
+from services.chunker.parts.work import PartWork, attempt_packs
 from services.chunker.sealer import Sealer, StoredPart, reason_of
 from services.chunker.surroundings import Surroundings
 

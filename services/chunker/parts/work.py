@@ -11,21 +11,24 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from uuid import UUID
 
 from libs.blockmap.tagged import are_all_own, tag_of, tagged_ids
 from libs.blockmap.tree import MapRoot
 from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.sessions.attempts import PartProgress, Stale
-from libs.catalogdb.sessions.session import PartView
+from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import DamagedDataError
 from libs.events.block_changes import Batch, CaptureStarted, ExtentsChanged, UnchangedSampled
+from libs.keys.vault import KeyVault
 from libs.packs.chunk import ChunkHasher, split_chunks
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ChunkRun, unpack_runs
 from libs.spans.connection import SpanConnection
-from services.chunker.domains import check_tags, have_ids, renamed
+from services.chunker.domains import OtherDomain, check_tags, have_ids, renamed
 from services.chunker.frames import OpenFrame, store_frame
-from services.chunker.packer import AttemptPacks, StaleAttemptError
+from services.chunker.ledger import Ledger
+from services.chunker.packer import AttemptPacks, SharedPack, StaleAttemptError
 from services.chunker.parts.fetching import AgentLine, SpanRequest
 from services.chunker.parts.mapping import PartMap
 from services.chunker.parts.sample import report_overlooked
@@ -41,6 +44,41 @@ class _Bench:
 
     connection: SpanConnection
     frame: OpenFrame
+
+
+def attempt_packs(
+    vault: KeyVault, attempt: UUID, view: SessionView, shared: SharedPack
+) -> AttemptPacks:
+    """What an attempt at a part of a session stores with.
+
+    Args:
+        vault: gives the keys.
+        attempt: the attempt.
+        view: its session.
+        shared: with the other attempts of this chunker at parts of the session.
+
+    Raises:
+        WrongKeyError: the keys of one of the group's domains cannot be opened.
+        UnavailableError: the store does not answer.
+    """
+    own, *others = view.domains
+    return AttemptPacks(
+        attempt,
+        view.session,
+        view.tenant,
+        own.domain_no,
+        vault.get(own.domain, own.key_id),
+        Ledger(),
+        [
+            OtherDomain(
+                other.domain_no,
+                ChunkHasher(vault.get(other.domain, other.key_id).id_key),
+                other.granted,
+            )
+            for other in others
+        ],
+        shared=shared,
+    )
 
 
 class PartWork:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from libs.catalogdb.packs.index import find_item
 from libs.catalogdb.sessions.session import reject_session
 from libs.copies.stores import Stores
 from libs.errors import UnavailableError
+from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys
 from libs.packs.frame import CompressedFrame, compress
 from libs.packs.layout import CHUNK_SIZE_BYTES, FRAME_PLAIN_SIZE_BYTES_MAX
@@ -18,8 +20,9 @@ from libs.packs.trailer import ItemKind
 from libs.store.memory import MemoryStore
 from libs.store.port import Body
 from services.chunker.ledger import Ledger
-from services.chunker.packer import AttemptPacks, Packer, StaleAttemptError
-from tests.support.catalog import CatalogSite, Worker, open_on, protect
+from services.chunker.packer import AttemptPacks, Packer, SharedPack, StaleAttemptError
+from tests.support.catalog import TENANT, CatalogSite, Worker, open_on, protect
+from tests.support.snapshots import SnapshotTaker
 
 #: Bytes that do not compress, so that 32 frames fill a pack.
 FRAME = compress(memoryview(os.urandom(FRAME_PLAIN_SIZE_BYTES_MAX)))
@@ -45,6 +48,26 @@ def new_attempt(site: CatalogSite, group: str) -> AttemptPacks:
     keys = DomainKeys(view.domain, view.key_id, b"i" * 32, b"d" * 32)
     attempt = Worker(site, view).attempt
     return AttemptPacks(attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
+
+
+def sharers(site: CatalogSite) -> tuple[AttemptPacks, AttemptPacks]:
+    """Attempts at the two volumes of a group, which share a pack."""
+    SnapshotTaker(site, MemoryStore(), KeyEncryptionKey.generate()).protect(TENANT, "g", "u", "v")
+    view, shared = open_on(site, "g"), SharedPack()
+    keys = DomainKeys(view.domain, view.key_id, b"i" * 32, b"d" * 32)
+    u, v = (
+        AttemptPacks(
+            Worker(site, view, number).attempt,
+            view.session,
+            view.tenant,
+            view.domain_no,
+            keys,
+            Ledger(),
+            shared=shared,
+        )
+        for number in range(2)
+    )
+    return u, v
 
 
 def items(frame: CompressedFrame = SMALL) -> list[FrameItem]:
@@ -243,3 +266,33 @@ def test_an_abandoned_attempt_returns_its_buffer_and_stores_nothing_more(
     with pytest.raises(StaleAttemptError):
         packer.store(owner, SMALL, items())
     assert not list(store.list("packs/"))
+
+
+def test_a_frame_that_is_stored_while_another_attempt_gives_their_pack_up_is_kept(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packer, (u, v) = Packer(site.chunker, Stores(MemoryStore()), 1), sharers(site)
+    packer.store(u, SMALL, items())
+    pack, one = u.shared.open_pack, items()
+    assert pack is not None
+    at_hand, closing = threading.Event(), threading.Event()
+    reserve, close = pack.builder.reserve, pack.builder.close
+
+    def late_reserve(*arguments: Any) -> Any:
+        at_hand.set()
+        assert closing.wait(30)
+        return reserve(*arguments)
+
+    def close_then() -> bool:
+        closing.set()
+        storer.join(30)
+        return close()
+
+    monkeypatch.setattr(pack.builder, "reserve", late_reserve)
+    monkeypatch.setattr(pack.builder, "close", close_then)
+    storer = threading.Thread(target=packer.store, args=(v, SMALL, one))
+    storer.start()
+    assert at_hand.wait(30)
+    packer.abandon(u)
+    packer.finish(v)
+    assert_found(site, v, [one[0].id])
