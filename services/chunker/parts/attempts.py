@@ -159,11 +159,11 @@ class Attempts:
                     return Reserved(attempt, parts.view)
         return None
 
-    def all_reserved(self) -> dict[UUID, UUID]:
-        """Capture of each attempt whose capture is expected."""
+    def all_reserved(self) -> list[UUID]:
+        """Attempts whose captures are expected."""
         with self._lock:
             sessions = list(self._by_session.values())
-        return {attempt: capture for one in sessions for capture, attempt in one.reserved().items()}
+        return [attempt for one in sessions for attempt in one.reserved().values()]
 
     def begin(  # noqa: PLR0913 -- everything known when a part is taken
         self,
@@ -180,7 +180,7 @@ class Attempts:
         together = self._session(view)
         packs = attempt_packs(self._around.vault, attempt, together.view, together.shared)
         work = PartWork(part, started, packs, self._around)
-        together.begin(part.capture)
+        together.begin(part.capture, attempt)
         with self._lock:
             self._by_session[view.session] = together
             self._by_capture[part.capture] = Attempt(
@@ -235,15 +235,16 @@ class Attempts:
         for attempt in self._of(partitions):
             self._drop(attempt)
         # Every rebalance takes all partitions away: what is expected may go to others, too.
-        for capture in self.all_reserved().values():
-            self.forget_reserved(capture)
+        for reserved in self.all_reserved():
+            self.forget_reserved(reserved)
 
-    def forget_reserved(self, capture: UUID) -> None:
-        """Expect a capture no longer."""
+    def forget_reserved(self, attempt: UUID) -> None:
+        """Expect the capture of an attempt no longer."""
         with self._lock:
-            found = [one for one in self._by_session.values() if capture in one.reserved()]
-        for together in found:
-            self._leave(together, capture)
+            sessions = list(self._by_session.values())
+        for together in sessions:
+            if attempt in together.reserved().values():
+                self._leave(together, attempt)
 
     def finish_waiting(self) -> None:
         """Let a round pass: parts that have waited for others for long are finished alone."""
@@ -325,7 +326,7 @@ class Attempts:
         """Hand the rest of a part to the packer, and finish what is due then."""
         root = attempt.work.finish()
         part = ThroughPart(attempt, StoredPart(attempt.work, attempt.begun, root, completed))
-        self._finish_all(attempt.together.through(attempt.part.capture, part))
+        self._finish_all(attempt.together.through(attempt.id, part))
 
     def _submit_finish(self, due: Sequence[ThroughPart]) -> None:
         if due and not self._closing:
@@ -373,11 +374,11 @@ class Attempts:
             if self._by_capture.get(attempt.part.capture) is attempt:
                 del self._by_capture[attempt.part.capture]
         attempt.work.abandon()
-        self._leave(attempt.together, attempt.part.capture)
+        self._leave(attempt.together, attempt.id)
         return True
 
-    def _leave(self, together: SessionParts[ThroughPart], capture: UUID) -> None:
-        due = together.leave(capture)
+    def _leave(self, together: SessionParts[ThroughPart], attempt: UUID) -> None:
+        due = together.leave(attempt)
         with self._lock:
             if together.is_empty and self._by_session.get(together.view.session) is together:
                 del self._by_session[together.view.session]

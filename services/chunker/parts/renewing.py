@@ -59,7 +59,7 @@ class Renewal:
             if closed in quiet:
                 self._attempts.let_go(quiet[closed])
             else:
-                self._attempts.forget_reserved(reserved[closed])
+                self._attempts.forget_reserved(closed)
 
     def _renew(self, advanced: Mapping[UUID, tuple[Attempt, PartProgress]]) -> None:
         parts = [

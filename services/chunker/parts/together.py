@@ -46,7 +46,10 @@ class SessionParts(Generic[T]):
     def __init__(self, view: SessionView) -> None:
         self.view = view
         self.shared = SharedPack()
+        #: By captures.
         self._reserved: dict[UUID, UUID] = {}
+        #: Attempts, as the keys of what is through: one that was dropped may still be on a lane
+        #: when its part has been begun anew.
         self._in_work: set[UUID] = set()
         self._through: dict[UUID, T] = {}
         self._rounds = 0
@@ -68,26 +71,28 @@ class SessionParts(Generic[T]):
         with self._lock:
             return dict(self._reserved)
 
-    def begin(self, capture: UUID) -> None:
+    def begin(self, capture: UUID, attempt: UUID) -> None:
         """A part is worked on."""
         with self._lock:
             self._reserved.pop(capture, None)
-            self._in_work.add(capture)
+            self._in_work.add(attempt)
 
-    def through(self, capture: UUID, part: T) -> list[T]:
+    def through(self, attempt: UUID, part: T) -> list[T]:
         """All of a part was handed to the packer."""
         with self._lock:
-            if capture in self._in_work:
-                self._in_work.remove(capture)
-                self._through[capture] = part
+            if attempt in self._in_work:
+                self._in_work.remove(attempt)
+                self._through[attempt] = part
             return self._due()
 
-    def leave(self, capture: UUID) -> list[T]:
-        """A part is not worked on here, or not any more."""
+    def leave(self, attempt: UUID) -> list[T]:
+        """An attempt is not worked on here, or not any more; a later one of its part may be."""
         with self._lock:
-            self._reserved.pop(capture, None)
-            self._in_work.discard(capture)
-            self._through.pop(capture, None)
+            self._reserved = {
+                capture: other for capture, other in self._reserved.items() if other != attempt
+            }
+            self._in_work.discard(attempt)
+            self._through.pop(attempt, None)
             return self._due()
 
     def waited(self) -> list[T]:

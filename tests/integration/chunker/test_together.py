@@ -365,7 +365,7 @@ def test_a_part_that_fails_ends_the_others(site: CatalogSite, chunkers: Any) -> 
     assert chunker.session.reject_code == "batches-missing"
     chunker.wired.renewal.look_after()
     assert chunker.wired.attempts.all() == []
-    assert chunker.wired.attempts.all_reserved() == {}
+    assert chunker.wired.attempts.all_reserved() == []
 
 
 def test_parts_that_are_taken_together_are_those_that_nobody_has(site: CatalogSite) -> None:

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
+from libs.catalogdb.sessions.attempts import Taken, take_part
 from libs.catalogdb.sessions.positions import start_offset
+from libs.events.batches import BatchesDigest
 from libs.kafka.consumer import Partition
 from services.chunker.parts.positions import Positions
-from tests.integration.chunker.test_together import Chunker, chunkers
-from tests.support.catalog import CatalogSite
+from tests.integration.chunker.test_together import ROUNDS, Chunker, chunkers
+from tests.support.catalog import BOOT, CatalogSite
+from tests.support.snapshots import completed_of
 
 __all__ = ["chunkers"]
 
@@ -72,3 +75,62 @@ def test_a_successor_reads_a_capture_that_was_left_at_the_end_of_the_process(
     begun.wired.attempts.close()
     begun.wired.renewal.look_after()
     assert starts(site) == [0, 0]
+
+
+@pytest.fixture
+def taken_over(site: CatalogSite, chunkers: Any) -> Chunker:
+    """A chunker that works on u and v, and does not know yet that another one has taken u."""
+    chunker: Chunker = chunkers("u", "v")
+    chunker.start("u")
+    chunker.start("v")
+    assert isinstance(
+        take_part(site.chunker, chunker.part("u").capture, BOOT, "other", 0, 0), Taken
+    )
+    return chunker
+
+
+def finish_both(chunker: Chunker) -> None:
+    """The rest of the captures of u and v, and time for whoever waits."""
+    for name in ("u", "v"):
+        chunker.batch(name)
+        chunker.complete(name)
+    for _ in range(ROUNDS):
+        chunker.wired.renewal.look_after()
+    assert chunker.session.state == "sealed"
+    assert chunker.wired.attempts.all() == []
+
+
+def test_a_part_that_is_begun_anew_while_its_old_attempt_is_dropped_is_finished(
+    taken_over: Chunker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = taken_over.wired.attempts
+    old = attempts.find(taken_over.part("u").capture)
+    assert old is not None
+    abandon = old.work.abandon
+
+    def abandon_slowly() -> None:
+        abandon()
+        taken_over.start("u")  # its partition is read again, for another part's sake
+
+    monkeypatch.setattr(old.work, "abandon", abandon_slowly)
+    attempts.let_go(old)
+    finish_both(taken_over)
+
+
+def test_a_part_that_is_begun_anew_while_its_old_attempt_is_on_a_lane_is_finished(
+    taken_over: Chunker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = taken_over.wired.attempts
+    old = attempts.find(taken_over.part("u").capture)
+    assert old is not None
+    finish = old.work.finish
+
+    def finish_slowly() -> Any:
+        root = finish()
+        attempts.let_go(old)
+        taken_over.start("u")
+        return root
+
+    monkeypatch.setattr(old.work, "finish", finish_slowly)
+    attempts.complete(old, completed_of(old.started, BatchesDigest()))
+    finish_both(taken_over)
