@@ -72,9 +72,9 @@ class PackBuilder:
         elif builder.fill(slot, frame):       # closed meanwhile, and this was the last frame
             put(builder.finish())
 
-    Of all calls of `close` and `fill`, exactly one returns True, and that caller calls `finish`. If
-    a thread dies between `reserve` and `fill`, none does: the pack is lost with the attempt, and
-    nothing was stored.
+    Of all calls of `close` and `fill`, exactly one returns True, and that caller calls `finish`.
+    Who reserved a slot and cannot fill it calls `spoil`, then `close`: the pack is handed over all
+    the same, once nobody writes into its buffer any more, and `finish` refuses it.
 
     Args:
         generation: the pack's name, claimed in the catalog, never used before.
@@ -107,6 +107,7 @@ class PackBuilder:
         self._end = PACK_HEADER.size
         self._reserved_count = 0
         self._filled_count = 0
+        self._spoiled_count = 0
         self._closed = False
         self._handed_over = False
         self._finished: memoryview | None = None
@@ -167,6 +168,11 @@ class PackBuilder:
             self._filled_count += 1
             return self._hand_over()
 
+    def spoil(self) -> None:
+        """A slot that was reserved will never be filled: the pack cannot be finished."""
+        with self._lock:
+            self._spoiled_count += 1
+
     def close(self) -> bool:
         """Reserve nothing more; every thread that finds the pack full, or is at its end, calls it.
 
@@ -214,7 +220,8 @@ class PackBuilder:
             return encode_frame_table(self._frames)
 
     def _hand_over(self) -> bool:
-        if self._handed_over or not self._closed or self._filled_count < self._reserved_count:
+        settled_count = self._filled_count + self._spoiled_count
+        if self._handed_over or not self._closed or settled_count < self._reserved_count:
             return False
         self._handed_over = True
         return True

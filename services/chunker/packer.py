@@ -159,8 +159,15 @@ class Packer:
             if slot is None:
                 self._close(pack)
             else:
-                self._note(pack, owner, slot, items)
-                if pack.builder.fill(slot, frame):
+                try:
+                    self._note(pack, owner, slot, items)
+                    is_last = pack.builder.fill(slot, frame)
+                except BaseException as err:  # all owners meet it: the pack is lost
+                    self._fail([owner, *pack.owners()], err)
+                    pack.builder.spoil()
+                    self._close(pack)
+                    raise
+                if is_last:
                     self._begin_upload(pack)
                 return
 
@@ -179,7 +186,7 @@ class Packer:
         """
         self.flush(owner)
         with self._changed:
-            self._changed.wait_for(lambda: owner.failure or owner.unregistered == 0)
+            self._changed.wait_for(lambda: owner.failure or owner.over or owner.unregistered == 0)
         if owner.failure:
             raise owner.failure
         if owner.over:  # what was in its open pack may have been thrown away
@@ -192,7 +199,9 @@ class Packer:
         swept later.
         """
         with owner.shared.lock:
-            owner.over = True
+            with self._changed:  # its `finish` may wait
+                owner.over = True
+                self._changed.notify_all()
             pack = owner.shared.open_pack
             if pack is None or any(not other.over for other in pack.owners()):
                 return
@@ -328,6 +337,7 @@ class Packer:
         with self._changed:
             for owner in owners:
                 owner.failure = owner.failure or err
+            self._changed.notify_all()
 
     def _take_buffer(self) -> memoryview:
         with self._changed:

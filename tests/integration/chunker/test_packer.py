@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -102,9 +103,21 @@ def in_threads(count: int, call: Callable[[int], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=20)
         assert not thread.is_alive()
     assert not failures
+
+
+def raises(error: type[BaseException], call: Callable[[AttemptPacks], None], of: Any) -> None:
+    with pytest.raises(error):
+        call(of)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_everything_that_was_stored_is_registered_and_pinned(site: CatalogSite) -> None:
@@ -296,3 +309,59 @@ def test_a_frame_that_is_stored_while_another_attempt_gives_their_pack_up_is_kep
     packer.abandon(u)
     packer.finish(v)
     assert_found(site, v, [one[0].id])
+
+
+def test_a_frame_that_cannot_be_encrypted_fails_all_whose_pack_it_is_in(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packer, (u, v) = Packer(site.chunker, Stores(MemoryStore()), 1), sharers(site)
+    packer.store(u, SMALL, items())
+    pack = u.shared.open_pack
+    assert pack is not None
+    filling, go_on = threading.Event(), threading.Event()
+    fill = pack.builder.fill
+
+    def fill_slowly(*arguments: Any) -> bool:
+        filling.set()
+        assert go_on.wait(30)
+        return fill(*arguments)
+
+    monkeypatch.setattr(pack.builder, "fill", fill_slowly)
+    slow = threading.Thread(target=packer.store, args=(u, SMALL, items()))
+    slow.start()
+    assert filling.wait(30)
+    monkeypatch.undo()
+    with pytest.raises(TypeError):
+        packer.store(v, SMALL._replace(body=[0] * len(SMALL.body)), items())
+    assert packer.free_buffer_count == 0  # somebody still writes into it
+    go_on.set()
+    slow.join(30)
+    in_threads(2, lambda number: raises(TypeError, packer.finish, (u, v)[number]))
+    until(lambda: packer.free_buffer_count == 1)
+    assert [u.unregistered, v.unregistered] == [0, 0]
+    for owner in (u, v):
+        packer.abandon(owner)
+    packer.close()
+
+
+def test_who_waits_for_packs_of_an_attempt_that_is_over_is_told(site: CatalogSite) -> None:
+    store, go_on = FaultyStore(), threading.Event()
+    packer, owner = Packer(site.chunker, Stores(store), 1), new_attempt(site, "owner")
+    reached = threading.Event()
+
+    def slow() -> None:
+        reached.set()
+        assert go_on.wait(60)
+
+    store.before = slow
+    packer.store(owner, SMALL, items())
+    finisher = threading.Thread(target=raises, args=(StaleAttemptError, packer.finish, owner))
+    finisher.start()
+    assert reached.wait(30)
+    packer.abandon(owner)
+    finisher.join(10)
+    told = not finisher.is_alive()
+    go_on.set()
+    finisher.join(30)
+    packer.close()
+    assert told
