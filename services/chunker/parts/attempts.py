@@ -216,11 +216,19 @@ class Attempts:
         """Seal a session all of whose parts were finished, by this process or another."""
         end_with("lane", self._lanes.submit(lambda: self._sealer.seal_or_reject(session)))
 
-    def fail(self, attempt: Attempt, code: str, message: str) -> None:
-        """Reject the part's session and stop working on it; nothing if it is over already."""
+    def fail(self, attempt: Attempt, code: str, message: str, volumes: Sequence[str] = ()) -> None:
+        """Reject the part's session and stop working on it; nothing if it is over already.
+
+        Args:
+            attempt: at the part.
+            code: why, for programs.
+            message: why, for people.
+            volumes: names of the volumes that it is about, if it is not this part's alone.
+        """
         if not self._drop(attempt):
             return
-        text = f"volume {attempt.part.volume_name}: {message}"
+        names = volumes or [attempt.part.volume_name]
+        text = f"{'volumes' if len(names) > 1 else 'volume'} {', '.join(names)}: {message}"
         if not reject_attempt(self._around.catalog, attempt.id, code, text):
             self._positions.note_taken_away(attempt.partition, attempt.start_offset)
 
@@ -262,7 +270,7 @@ class Attempts:
         if self._drop(attempt):
             self._positions.note_taken_away(attempt.partition, attempt.start_offset)
 
-    def give_up(self, attempt: Attempt, err: BaseException) -> None:
+    def give_up(self, attempt: Attempt, err: BaseException, volumes: Sequence[str] = ()) -> None:
         """End the work on a part for an error; its session hears of it if the part is ours."""
         about = {"capture": str(attempt.part.capture), "detail": str(err)}
         if isinstance(err, StaleAttemptError):
@@ -277,7 +285,7 @@ class Attempts:
             exc_info=None if expected else err,
         )
         try:
-            self.fail(attempt, *reason_of(err))
+            self.fail(attempt, *reason_of(err), volumes)
         except BackcastError as again:  # then its deadline rejects it
             log.warning("session not rejected", extra={"detail": str(again)})
 
@@ -312,9 +320,9 @@ class Attempts:
         end_with("lane", future)
         return future
 
-    def _end_for(self, attempt: Attempt, err: Exception) -> None:
+    def _end_for(self, attempt: Attempt, err: Exception, volumes: Sequence[str] = ()) -> None:
         if not attempt.is_over:  # or it only says that its connections and packs were closed
-            self.give_up(attempt, err)
+            self.give_up(attempt, err, volumes)
 
     def _take(self, attempt: Attempt, event: Batch) -> None:
         attempt.work.take(event)
@@ -346,8 +354,9 @@ class Attempts:
                 return
             finished = self._sealer.finish_parts([part.stored for part in stored])
         except Exception as err:  # noqa: BLE001 -- whatever it is, the session must hear of it
+            volumes = [part.attempt.part.volume_name for part in due]
             for part in due:
-                self._end_for(part.attempt, err)
+                self._end_for(part.attempt, err, volumes)
             return
         for part in stored:
             if part.attempt.id in finished.stale:

@@ -6,9 +6,11 @@ import pytest
 
 from libs.catalogdb.sessions.attempts import Taken, take_part
 from libs.catalogdb.sessions.positions import start_offset
+from libs.errors import DamagedDataError
 from libs.events.batches import BatchesDigest
 from libs.kafka.consumer import Partition
 from services.chunker.parts.positions import Positions
+from services.chunker.sealer import Sealer
 from tests.integration.chunker.test_together import ROUNDS, Chunker, chunkers
 from tests.support.catalog import BOOT, CatalogSite
 from tests.support.snapshots import completed_of
@@ -134,3 +136,17 @@ def test_a_part_that_is_begun_anew_while_its_old_attempt_is_on_a_lane_is_finishe
     monkeypatch.setattr(old.work, "finish", finish_slowly)
     attempts.complete(old, completed_of(old.started, BatchesDigest()))
     finish_both(taken_over)
+
+
+def test_an_error_of_what_parts_do_together_names_all_their_volumes(
+    chunkers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(_self: Sealer, _parts: object) -> None:
+        raise DamagedDataError("a chunk is lost")
+
+    chunker = chunkers("u", "v")
+    monkeypatch.setattr(Sealer, "finish_parts", lose)
+    for step in (chunker.start, chunker.batch, chunker.complete):
+        step("u")
+        step("v")
+    assert chunker.session.reject_message == "volumes u, v: a chunk is lost"
