@@ -1,18 +1,26 @@
 """Parts of one session at one chunker: what threads do between each other's steps harms nobody."""
 
+import os
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from libs.catalogdb.sessions.attempts import Taken, take_part
 from libs.catalogdb.sessions.positions import start_offset
+from libs.copies.stores import Stores
 from libs.errors import DamagedDataError
 from libs.events.batches import BatchesDigest
 from libs.kafka.consumer import Partition
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from services.chunker.packer import Packer
 from services.chunker.parts.positions import Positions
 from services.chunker.sealer import Sealer
-from tests.integration.chunker.test_together import ROUNDS, Chunker, chunkers
+from tests.integration.chunker.test_together import NAMES, ROUNDS, Chunker, chunkers
 from tests.support.catalog import BOOT, CatalogSite
+from tests.support.chunkers import wire_chunker
 from tests.support.snapshots import completed_of
 
 __all__ = ["chunkers"]
@@ -150,3 +158,46 @@ def test_an_error_of_what_parts_do_together_names_all_their_volumes(
         step("u")
         step("v")
     assert chunker.session.reject_message == "volumes u, v: a chunk is lost"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("events", range(3, 10))
+def test_parts_on_lanes_are_sealed_after_a_rebalance_in_the_middle(
+    site: CatalogSite, chunkers: Any, events: int
+) -> None:
+    """So many events were read before it; all of them are read again after it."""
+    same = os.urandom(CHUNK_SIZE_BYTES)
+    chunker = chunkers(contents={name: same + os.urandom(2 << 20) for name in NAMES})
+    packer = Packer(site.chunker, Stores(chunker.store), 2)
+    reads = chunker.wired.intake.reads
+    chunker.wired = wire_chunker(
+        site.chunker, chunker.vault, chunker.store, packer=packer, lane_count=4, dial=chunker._dial
+    )
+    chunker.wired.intake.reads = reads
+    wired, partitions = chunker.wired, [chunker.partition_of(name) for name in NAMES]
+    sent = [(step, name) for step in ("start", "batch", "complete") for name in NAMES]
+    for step, name in sent[:events]:
+        getattr(chunker, step)(name)
+    renewing = threading.Thread(target=wired.renewal.look_after)
+    renewing.start()
+    wired.attempts.drop_partitions(frozenset(partitions))
+    renewing.join()
+    again = [partition.number for partition in partitions]
+
+    def is_sealed() -> bool:
+        for number in again:
+            chunker.capture(NAMES[number])
+        wired.renewal.look_after()
+        again[:] = [partition.number for partition in wired.positions.to_read_again()]
+        return bool(chunker.session.state == "sealed")
+
+    until(is_sealed)
+    until(lambda: packer.free_buffer_count == 2)
+    assert wired.attempts.all() == wired.attempts.all_reserved() == []
+    assert set(chunker.states.values()) == {"f"}
