@@ -25,6 +25,7 @@ from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack,
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Node, add_volume, announce_node, create_tenant
 from libs.catalogdb.sessions.attempts import (
+    CaptureBegun,
     FinishedPart,
     PackUse,
     PartProgress,
@@ -166,7 +167,9 @@ class _Protected:
         use = {pack_no: PackUse(entered=CHUNKS_PER_PACK) for pack_no in stored[-1]}
         if len(stored) > _KEPT_FOR:
             use |= {pack_no: PackUse(departed=CHUNKS_PER_PACK) for pack_no in stored.popleft()}
-        part = FinishedPart(taken.attempt, None, None, 0, PartProgress(), "frozen", use)
+        part = FinishedPart(
+            taken.attempt, CaptureBegun(_BOOT, 0, 0), None, 0, PartProgress(), "frozen", use
+        )
         finish_parts(self._catalog, [part])
         key = f"manifests/bench/{view.session}"
         sealed = seal(self._catalog, view.session, key, b"mac", [view.domain])

@@ -312,7 +312,7 @@ class Worker:
     def finish(self, use: Mapping[int, PackUse], root: bytes | None = None) -> bool | Stale:
         """Finish the part."""
         done = PartProgress(size_bytes=1 << 30, read_bytes=1 << 20)
-        part = FinishedPart(self.attempt, None, root, 0, done, "frozen", use)
+        part = FinishedPart(self.attempt, CaptureBegun(BOOT, 0, 0), root, 0, done, "frozen", use)
         finished = finish_parts(self.site.chunker, [part])
         return Stale(self.attempt) if finished.stale else finished.is_session
 

@@ -105,8 +105,8 @@ class FinishedPart:
     """A part all of which is stored and registered: everything that the seal will need."""
 
     attempt: UUID
-    #: How its capture began; None: it is recorded already.
-    begun: CaptureBegun | None
+    #: How its capture began: it may not be recorded yet.
+    begun: CaptureBegun
     #: Node id of the new block map's root; None for an empty map.
     root: bytes | None
     root_level: int
@@ -348,8 +348,7 @@ def _record_work(tx: Tx, parts: Sequence[PartInWork]) -> None:
 
 
 def _record_finished(tx: Tx, session: UUID, volume_no: int, part: FinishedPart) -> None:
-    if part.begun is not None:
-        _record_work(tx, [PartInWork(part.attempt, part.begun, part.progress)])
+    _record_work(tx, [PartInWork(part.attempt, part.begun, part.progress)])
     progress = part.progress
     tx.execute(
         """UPDATE part SET state = 'f', root = %s, root_level = %s, size_bytes = %s,

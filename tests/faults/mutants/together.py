@@ -54,8 +54,8 @@ TOGETHER = (
     Mutant(
         name="how a capture began is never recorded",
         file="libs/catalogdb/sessions/attempts.py",
-        old="    if part.begun is not None:\n",
-        new="    if part.begun is not None and part.begun.start_offset < 0:\n",
+        old="    _record_work(tx, [PartInWork(part.attempt, part.begun, part.progress)])\n",
+        new="    _record_work(tx, [])\n",
         rule="what a successor needs is recorded when a part is finished at the latest",
         tests=_TESTS,
         chosen="costs_a_look_up",
