@@ -172,13 +172,6 @@ def last_position(catalog: Catalog, topic: str) -> int:
     return int(row[0]) if row else 0
 
 
-def published_position(catalog: Catalog, topic: str) -> int:
-    """Position of the last event of a topic that the relay saw acknowledged by Kafka."""
-    with catalog.transaction() as tx:
-        row = tx.execute("SELECT published FROM log_position WHERE topic = %s", [topic]).fetchone()
-    return int(row[0]) if row else 0
-
-
 def unpublished_topics(catalog: Catalog) -> dict[str, int]:
     """Topics whose log has events that the relay did not see acknowledged by Kafka.
 

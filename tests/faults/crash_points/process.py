@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import UUID, uuid4
 
-from libs.catalogdb.log.log import published_position
+from libs.catalogdb.log.log import unpublished_topics
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.record import from_record
-from libs.events.topics import BLOCK_CHANGES, RELAYED_TOPICS
+from libs.events.topics import BLOCK_CHANGES
 from libs.kafka.consumer import Partition, ReceivedEvent
 from libs.keys.vault import KeyVault
 from libs.packs.frame import CompressedFrame
@@ -351,7 +351,6 @@ class CatalogProcess(Actor):
     def relay(self) -> bool:
         """Publish a batch of each topic; whether there was anything to publish."""
         before = self.world.effects.total
-        for topic in RELAYED_TOPICS:
-            after = published_position(self._catalog, topic)
+        for topic, after in unpublished_topics(self._catalog).items():
             run(self._relay._publish_topic(self._publisher, topic, after))  # type: ignore[arg-type]  # the same two methods
         return self.world.effects.total != before

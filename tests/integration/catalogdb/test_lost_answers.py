@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from libs.catalogdb.log.log import mark_published, published_position
+from libs.catalogdb.log.log import mark_published
 from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import add_volume, announce_node, create_tenant, find_node
@@ -148,4 +148,4 @@ def test_positions(site: CatalogSite, link: LossyLink) -> None:
     called_again(link, lambda: store_offsets(site.chunker, {(BLOCK_CHANGES, 0): 5}))
     assert start_offset(site.chunker, BLOCK_CHANGES, 0) == 5
     called_again(link, lambda: mark_published(site.catalog, PACKS, 5))
-    assert published_position(site.catalog, PACKS) == 5
+    assert site.sql("SELECT published FROM log_position WHERE topic = %s", PACKS) == [(5,)]
