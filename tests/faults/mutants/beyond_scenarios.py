@@ -338,15 +338,6 @@ BEYOND_SCENARIOS = (
         chosen="between_the_reading_and_the_recording",
     ),
     Mutant(
-        name="a new incarnation builds on the forgotten one",
-        file="libs/catalogdb/recovery/beginning.py",
-        old="        forget_chain(tx)\n",
-        new="",
-        rule="after a fall-back nothing that was written before is built upon",
-        tests="tests/integration/catalog/recovery/test_chains.py",
-        chosen="new_incarnation",
-    ),
-    Mutant(
         name="a session that was rejected on the present head is folded",
         file="libs/catalogdb/sessions/folding.py",
         old="                   WHERE s.state = 'r' AND s.head_sequence < g.head_sequence",

@@ -27,8 +27,8 @@ TOGETHER = (
     Mutant(
         name="an item comes twice in a pack",
         file="libs/packs/pack.py",
-        old="            if not self._ids.isdisjoint(ids):\n",
-        new="            if not ids:\n",
+        old="            fresh = [item for item in items if item.id not in self._ids]\n",
+        new="            fresh = list(items)\n",
         rule="of equal items of several parts a pack has the first one",
         tests=_TESTS,
         chosen="in_their_pack_once",
