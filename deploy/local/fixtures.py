@@ -97,7 +97,6 @@ def _unhidden(config: pytest.Config) -> Tell:
     """Lines to the terminal although pytest captures output: a build takes minutes."""
     capture = config.pluginmanager.getplugin("capturemanager")
     reporter = config.pluginmanager.getplugin("terminalreporter")
-
     if reporter is None:  # a process of pytest-xdist has no terminal
         return lambda _: None
 

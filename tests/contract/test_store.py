@@ -45,7 +45,7 @@ class StoreContract:
 
     @pytest.fixture
     def store(self) -> ObjectStore:
-        raise NotImplementedError
+        raise NotImplementedError("a subclass says which store keeps the contract")
 
     def test_get_gives_what_was_put(self, store: ObjectStore) -> None:
         store.put("folder/object", BODY)

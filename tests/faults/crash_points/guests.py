@@ -129,7 +129,7 @@ class Worker(Actor):
 
     def pieces(self) -> Iterator[object]:
         """The work; others may act between two pieces."""
-        raise NotImplementedError
+        raise NotImplementedError("each kind of guest says what it does")
 
 
 class Expirer(Worker):

@@ -90,7 +90,7 @@ class Actor:
 
     def step(self) -> bool:
         """Do the next piece of work; False if there is nothing to do."""
-        raise NotImplementedError
+        raise NotImplementedError("each kind of process says what its next piece of work is")
 
     def successor(self) -> Self:
         """What is started in its place."""
