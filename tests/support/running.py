@@ -133,6 +133,12 @@ class RunningSite:
         server.spawn()
         server.wait_ready()
 
+    def heal(self) -> None:
+        """Start whatever was killed and not started again, as a test does that failed between."""
+        for server in (*self.cluster.servers(), *self.cluster.services()):
+            if server.process.pid is None:
+                self.start(server.name)
+
     def log(self, name: str) -> str:
         """What a process has printed."""
         return self.server(name).process.log_file.read_text(errors="replace")
