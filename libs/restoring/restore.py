@@ -79,15 +79,15 @@ def restore(  # noqa: PLR0913 -- what, whereto, how
         tenant: name of the tenant.
         point: of a volume, or of a group of a single one.
         out: file to make, or block device.
-        force: overwrite what ``out`` holds.
+        force: overwrite what ``out`` holds; a file is replaced by a new one at the end.
         progressed: called now and then, from any thread.
         retry_seconds_max: the service and the store are tried again for so long.
 
     Raises:
         ConflictError: ``out`` exists and ``force`` is not given.
         NotFoundError: no such recovery point, or the restore was not heard of for too long.
-        DamagedDataError: stored bytes are not what they must be; a file that was made is removed.
-        OutOfSpaceError: the disk is full; a file that was made is removed.
+        DamagedDataError: stored bytes are not what they must be; an unfinished file is removed.
+        OutOfSpaceError: the disk is full; an unfinished file is removed.
         ForbiddenError: no right to restore, or the plan's reads have expired.
         UnavailableError: the service or the store does not answer.
     """

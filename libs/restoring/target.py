@@ -10,22 +10,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from libs.errors import (
-    BackcastError,
-    BadInputError,
-    ConflictError,
-    NotFoundError,
-    OutOfSpaceError,
-    UnavailableError,
-)
+from libs.errors import BadInputError, ConflictError
 from libs.packs.layout import FRAME_PLAIN_SIZE_BYTES_MAX
 from libs.ranges import ByteRange
+from libs.restoring.new_file import new_file, opened_folder, target_errors
 from libs.runtime.buffers import large_buffer
 from libs.runtime.libc import allocate
 
 #: What file systems and devices say that cannot write so.
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTBLK)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: ioctl of Linux that zeroes a range of a block device, by the device itself where it can.
 _BLKZEROOUT = 0x127F
 #: ioctl of Linux that reads a disk's partition table again.
@@ -75,7 +68,7 @@ class RestoreTarget:
             OutOfSpaceError: the disk is full.
             UnavailableError: the disk does not take it.
         """
-        with _translated(self._path):
+        with target_errors(self._path):
             for piece in _pieces(buffers):
                 done = 0
                 if self._direct is not None and offset % _DIRECT_ALIGNMENT_BYTES == 0:
@@ -120,7 +113,7 @@ class RestoreTarget:
         """
         size = min(wanted.end, self._size_bytes) - wanted.start
         if self._allocates and size > 0:
-            with _translated(self._path):
+            with target_errors(self._path):
                 self._allocates = allocate(self._descriptor, wanted.start, size)
 
     def zero(self, wanted: ByteRange) -> None:
@@ -141,7 +134,7 @@ class RestoreTarget:
         A disk then has the partitions that were restored. The kernel forgets the old ones, and
         their page caches, which have not seen what was written to the whole disk.
         """
-        with _translated(self._path):
+        with target_errors(self._path):
             os.fdatasync(self._descriptor)
         if self.is_device:
             with contextlib.suppress(OSError):  # a partition, or a disk that cannot have any
@@ -179,61 +172,108 @@ def _pieces(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
 def open_target(path: Path, size_bytes: int, *, force: bool) -> Iterator[RestoreTarget]:
     """Open what a volume of ``size_bytes`` is restored to, while the context lasts.
 
-    A file that this call made is removed if the context ends by an error. With ``force`` an
-    existing file is emptied first; a device keeps what lies beyond the volume's size.
+    A file gets its name when the context ends without an error (`libs.restoring.new_file`). With
+    ``force`` it then takes the place of the file that has the name, and is a new file with mode
+    0600 all the same. A device is written to in place, and keeps what lies beyond the volume's
+    size. A link is followed only to a device, and only if this user or root has made it.
 
     Raises:
-        ConflictError: it exists and ``force`` is not given, or a device is in use.
+        ConflictError: it exists and ``force`` is not given, it was made meanwhile, or a device is
+            in use.
         NotFoundError: its folder does not exist.
         BadInputError: it is neither a file nor a block device, cannot be opened, or is too small.
         OutOfSpaceError: the file system has no room for a file of this size.
+        UnavailableError: the file cannot get its name.
     """
-    existing = check_target(path, force=force)
-    is_device = existing is not None and stat.S_ISBLK(existing.st_mode)
-    # On a block device O_EXCL refuses one that is mounted or otherwise in use.
-    flags = os.O_RDWR if existing and not is_device else os.O_RDWR | os.O_EXCL
-    descriptor = _open(path, flags if existing else flags | os.O_CREAT)
-    try:
-        with _translated(path):
-            if is_device:
-                _check_device(path, descriptor, size_bytes)
-            else:
-                os.ftruncate(descriptor, 0)
+    with contextlib.ExitStack() as opened:
+        folder = opened.enter_context(opened_folder(path))
+        device = opened.enter_context(_device_at(folder, path, force=force))
+        if device is None:
+            descriptor = opened.enter_context(new_file(folder, path, replaces=force))
+            with target_errors(path):
                 os.ftruncate(descriptor, size_bytes)
-        with _opened_directly(descriptor) as direct:
-            yield RestoreTarget(path, descriptor, direct, size_bytes, is_device=is_device)
-    except BaseException:
-        if existing is None:
-            path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
+        else:
+            descriptor = opened.enter_context(_opened_device(path, device, size_bytes))
+        direct = opened.enter_context(_opened_directly(descriptor))
+        yield RestoreTarget(path, descriptor, direct, size_bytes, is_device=device is not None)
 
 
-def check_target(path: Path, *, force: bool) -> os.stat_result | None:
-    """What is at ``path`` now; None if nothing. Errors as `open_target`, but nothing is touched."""
+def check_target(path: Path, *, force: bool) -> None:
+    """Refuse what `open_target` would refuse now; nothing is touched."""
+    with opened_folder(path) as folder, _device_at(folder, path, force=force):
+        pass
+
+
+@contextlib.contextmanager
+def _device_at(folder: int, path: Path, *, force: bool) -> Iterator[int | None]:
+    """The block device that a path names, located but not opened; None if a file is to be made."""
+    with contextlib.ExitStack() as opened:
+        found = opened.enter_context(_located(path, path.name or ".", folder, os.O_NOFOLLOW))
+        if found is not None and stat.S_ISLNK(os.fstat(found).st_mode):
+            found = opened.enter_context(_device_behind(found, folder, path))
+        if found is None:
+            yield None
+            return
+        mode = os.fstat(found).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise BadInputError(f"{path}: is neither a file nor a block device")
+        if not force:
+            raise ConflictError(
+                f"{path}: exists; choose another name, or overwrite it with --force"
+            )
+        yield found if stat.S_ISBLK(mode) else None
+
+
+@contextlib.contextmanager
+def _device_behind(link: int, folder: int, path: Path) -> Iterator[int]:
+    """The device that a link leads to, if this user or root has made the link."""
+    leads_to = os.readlink("", dir_fd=link)
+    with _located(path, leads_to, folder) as found:
+        is_device = found is not None and stat.S_ISBLK(os.fstat(found).st_mode)
+        is_trusted = os.fstat(link).st_uid in (0, os.geteuid())
+        if found is None or not is_device or not is_trusted:
+            raise BadInputError(
+                f"{path}: is a symbolic link, which is not followed; it leads to {leads_to}; "
+                f"name the file or device itself, or remove the link"
+            )
+        yield found
+
+
+@contextlib.contextmanager
+def _located(path: Path, name: str, folder: int, flags: int = 0) -> Iterator[int | None]:
+    """Where a name leads, open as a place (O_PATH), which touches nothing; None if nowhere."""
     try:
-        existing = path.stat()
+        found = os.open(name, os.O_PATH | os.O_CLOEXEC | flags, dir_fd=folder)
     except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise NotFoundError(f"{path}: there is no folder {path.parent}; make it") from None
-        return None
+        yield None
+        return
     except OSError as err:
         raise BadInputError(f"{path}: {err.strerror}") from err
-    if not (stat.S_ISREG(existing.st_mode) or stat.S_ISBLK(existing.st_mode)):
-        raise BadInputError(f"{path}: is neither a file nor a block device")
-    if not force:
-        raise ConflictError(f"{path}: exists; choose another name, or overwrite it with --force")
-    return existing
-
-
-def _open(path: Path, flags: int) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        yield found
+    finally:
+        os.close(found)
+
+
+@contextlib.contextmanager
+def _opened_device(path: Path, located: int, size_bytes: int) -> Iterator[int]:
+    """A device that was located, open for writing."""
+    try:
+        # On a block device O_EXCL refuses one that is mounted or otherwise in use.
+        flags = os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(f"/proc/self/fd/{located}", flags)
     except OSError as err:
-        if err.errno in (errno.EBUSY, errno.EEXIST):
+        if err.errno == errno.EBUSY:
             raise ConflictError(f"{path}: is in use: {err.strerror}") from err
         raise BadInputError(f"{path}: cannot be opened for writing: {err.strerror}") from err
+    try:
+        with target_errors(path):
+            has_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+        if has_bytes < size_bytes:
+            raise BadInputError(f"{path}: has {has_bytes} bytes, the volume needs {size_bytes}")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -248,20 +288,3 @@ def _opened_directly(descriptor: int) -> Iterator[int | None]:
         yield direct
     finally:
         os.close(direct)
-
-
-def _check_device(path: Path, descriptor: int, size_bytes: int) -> None:
-    has_bytes = os.lseek(descriptor, 0, os.SEEK_END)
-    if has_bytes < size_bytes:
-        raise BadInputError(f"{path}: has {has_bytes} bytes, the volume needs {size_bytes}")
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        kind: type[BackcastError] = UnavailableError
-        if err.errno in _NO_SPACE:
-            kind = OutOfSpaceError
-        raise kind(f"{path}: cannot be written: {err.strerror}") from err

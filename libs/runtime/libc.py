@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 #: mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
 _MALLOC = ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20))
-#: What file systems say that cannot allocate.
+#: What kernels and file systems say that cannot do what is asked.
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
 #: statx(2): flags, its answer's size, and where in it the time of birth and the alignments are.
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME, _STATX_DIOALIGN = 0x800, 0x2000
 _STATX_SIZE_BYTES, _STATX_BTIME_AT, _STATX_DIOALIGN_AT = 256, 80, 152
+#: renameat2(2).
+_RENAME_NOREPLACE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +55,36 @@ def allocate(descriptor: int, offset: int, size_bytes: int) -> bool:
             return False
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+    return True
+
+
+def rename_without_replacing(folder: int, old: str, new: str) -> None:
+    """Rename a file within a folder, unless the new name is taken: renameat2(2).
+
+    Where the file system cannot do that, the file gets the new name besides the old one, which is
+    removed then.
+
+    Raises:
+        FileExistsError: the new name is taken.
+        OSError: it cannot be renamed.
+    """
+    if not _renamed_without_replacing(folder, old, new):
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.unlink(old, dir_fd=folder)
+
+
+def _renamed_without_replacing(folder: int, old: str, new: str) -> bool:
+    """Whether the file is renamed: not every kernel and file system can."""
+    try:
+        renameat2 = _libc.renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(old), os.fsencode(new)
+    if renameat2(folder, names[0], folder, names[1], _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        if code in _NOT_SUPPORTED:
+            return False
+        raise OSError(code, os.strerror(code), new)
     return True
 
 

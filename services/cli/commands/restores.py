@@ -18,7 +18,11 @@ def add_parser(
     restore = nouns.add_parser("restore", parents=[everywhere], help=text, description=text)
     restore.add_argument("point", metavar="NAME@POINT", help="what to give back")
     restore.add_argument("out", metavar="OUT", help="file to make, or block device")
-    restore.add_argument("--force", action="store_true", help="overwrite what OUT holds")
+    restore.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite what OUT holds; a file is replaced by a new one (mode 0600) at the end",
+    )
     restore.set_defaults(run=_restore)
 
 

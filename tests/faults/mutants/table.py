@@ -5,6 +5,7 @@ from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
 
 _CATALOG = "libs/catalogdb"
@@ -346,4 +347,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *DOMAINS,
     *COPIES,
     *TOGETHER,
+    *TARGETS,
 )
