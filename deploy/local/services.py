@@ -186,6 +186,9 @@ class LocalServices:
             "NODE": _node_name(agent.number),
             "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
             "STATE_FOLDER": str(home.data(name)),
+            # Whoever has this home's token is the user who runs the agent, so that the agent opens
+            # what the user may read: the kernel refuses the rest.
+            "ROOTS": "*=/",
         }
 
     def _store_settings(self, prefix: str, bucket: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import errno
 import os
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 #: mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
 _MALLOC = ((-3, 32 << 20), (-1, 1 << 30), (-2, 64 << 20))
@@ -17,6 +18,16 @@ _STATX_BTIME, _STATX_DIOALIGN = 0x800, 0x2000
 _STATX_SIZE_BYTES, _STATX_BTIME_AT, _STATX_DIOALIGN_AT = 256, 80, 152
 #: renameat2(2).
 _RENAME_NOREPLACE = 1
+#: openat2(2): its number is the same on all machines that Linux 5.6 and newer runs on but Alpha.
+_SYS_OPENAT2 = 437
+#: Magic links are those of /proc that lead to open files, whatever their text.
+RESOLVE_NO_MAGICLINKS = 0x02
+#: Nothing leads out of the folder: neither `..` nor a link nor an absolute path.
+RESOLVE_BENEATH = 0x08
+#: The folder is the top of all paths: absolute links begin there.
+RESOLVE_IN_ROOT = 0x10
+#: The kernel gives up a path with `..` whenever something is renamed meanwhile.
+_RESOLVE_COUNT_MAX = 100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +67,46 @@ def allocate(descriptor: int, offset: int, size_bytes: int) -> bool:
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
     return True
+
+
+def open_resolved(folder: int | Path, path: str, flags: int, resolve: int) -> int:
+    """Open a path within a folder, resolved by rules: openat2(2).
+
+    Args:
+        folder: a descriptor, or the path of a folder, in which links are followed.
+        path: relative to it.
+        flags: as of open(2); none that makes a file.
+        resolve: RESOLVE_*.
+
+    Raises:
+        OSError: as open(2) says; EXDEV or ELOOP if a rule forbids it; ENOSYS or EPERM if the kernel
+            or the container has no openat2.
+        ValueError: the path has a NUL byte, or characters that no path has.
+    """
+    if "\0" in path:
+        raise ValueError("embedded null byte")
+    name = os.fsencode(path)
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    if isinstance(folder, Path):
+        opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _open_resolved(opened, name, how)
+        finally:
+            os.close(opened)
+    return _open_resolved(folder, name, how)
+
+
+def _open_resolved(folder: int, name: bytes, how: bytes) -> int:
+    code = 0
+    for _ in range(_RESOLVE_COUNT_MAX):
+        number, size = ctypes.c_long(_SYS_OPENAT2), ctypes.c_size_t(len(how))
+        descriptor: int = _libc.syscall(number, folder, name, how, size)
+        if descriptor >= 0:
+            return descriptor
+        code = ctypes.get_errno()
+        if code not in (errno.EAGAIN, errno.EINTR):
+            break
+    raise OSError(code, os.strerror(code))
 
 
 def rename_without_replacing(folder: int, old: str, new: str) -> None:

@@ -120,6 +120,16 @@ def render(settings: object, service: str) -> str:
     return "\n".join(lines)
 
 
+def secret_files(settings: object) -> Iterator[Path]:
+    """The files that the secrets of some settings were read from."""
+    for field in dataclasses.fields(typing.cast("Any", settings)):
+        value = getattr(settings, field.name)
+        if isinstance(value, Secret) and value.file:
+            yield value.file
+        elif dataclasses.is_dataclass(value):
+            yield from secret_files(value)
+
+
 def as_text(value: object) -> str:
     """A value as it would be written in the environment; secrets are masked."""
     match value:

@@ -32,6 +32,7 @@ class NodeAnnouncement(BaseModel):
 class ProbeRequest(BaseModel):
     """Look at a path that is to become a volume."""
 
+    tenant: str = Field(description="Tenant that the path must be open to")
     path: str
     freeze: str | None = None
 
@@ -78,6 +79,7 @@ class PrepareRequest(BaseModel):
     """Open what a node needs for a session's barrier; an older attempt's is let go."""
 
     attempt: int = Field(ge=1)
+    tenant: str = Field(description="Tenant that the volumes and mount points must be open to")
     sources: list[BarrierSource]
     hold_seconds: float = Field(gt=0, description="The node ends its hold by itself after so long")
 

@@ -15,6 +15,7 @@ from services.change_capture.drivers.port import (
     Tracker,
 )
 from tests.support.driver_sites import VOLUME, HintsSite, MemorySite, ScanSite, Site
+from tests.support.roots import TENANT
 
 #: Index → bytes of each chunk that is not zeros.
 Chunks = dict[int, bytes]
@@ -42,7 +43,7 @@ class Taken:
         order = site.order(named or (base.session if base else None), is_trusted=is_trusted)
         self._site = site
         self.session = order.session
-        self.view: FrozenView = site.driver.view(site.path)
+        self.view: FrozenView = site.driver.view(TENANT, site.path)
         self.tracker: Tracker = site.driver.tracker(order, self.view)
         self.trust, self.lost = self.tracker.trust, self.tracker.lost
         self.candidates: list[Candidate] = []
@@ -172,7 +173,7 @@ class TestDrivers:
         site.write(1, 1)
         second = Taken(site, first).settle(sealed=True).settle(sealed=True)
         site.write(2, 1)
-        assert Taken(site, second).chunks == chunks_of(site.driver.view(site.path))
+        assert Taken(site, second).chunks == chunks_of(site.driver.view(TENANT, site.path))
 
     def test_another_base_is_lost_and_everything_compared(self, site: Site) -> None:
         """Scenario 9: an agent from an older image."""
@@ -232,7 +233,7 @@ class TestDrivers:
         self, site: Site
     ) -> None:
         site.write_bytes(0, b"abc" * CHUNK_SIZE_BYTES)
-        view = site.driver.view(site.path)
+        view = site.driver.view(TENANT, site.path)
         whole = memoryview(bytearray(4 * CHUNK_SIZE_BYTES))
         view.read_into(0, whole)
         assert bytes(whole) == (b"abc" * CHUNK_SIZE_BYTES).ljust(len(whole), b"\0")
@@ -244,7 +245,7 @@ class TestDrivers:
     def test_outside_of_what_a_view_calls_data_are_zeros(self, site: Site) -> None:
         site.write(3, 1)
         site.write(100, 2)
-        view = site.driver.view(site.path)
+        view = site.driver.view(TENANT, site.path)
         for start in (0, 50, 101, 300):
             data = [
                 n
@@ -258,11 +259,11 @@ class TestDrivers:
 
     def test_an_identity_is_that_of_the_device(self, site: Site) -> None:
         site.write(0, 1)
-        first, again = site.driver.view(site.path), site.driver.view(site.path)
+        first, again = site.driver.view(TENANT, site.path), site.driver.view(TENANT, site.path)
         assert first.identity == again.identity
         site.replace()
-        assert site.driver.view(site.path).identity != first.identity
+        assert site.driver.view(TENANT, site.path).identity != first.identity
 
     def test_what_is_no_volume_is_a_source_error(self, site: Site) -> None:
         with pytest.raises(SourceError):
-            site.driver.view(Path("/nothing/here"))
+            site.driver.view(TENANT, Path("/nothing/here"))

@@ -11,6 +11,7 @@ from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.port import Driver, SourceOrder
 from services.change_capture.drivers.scan.driver import ScanDriver
 from tests.support.memory_driver import MemoryDriver, MemoryVolume
+from tests.support.roots import EVERYTHING
 from tests.unit.change_capture.capturing import Volume
 
 VOLUME = UUID(int=1)
@@ -69,7 +70,7 @@ class ScanSite(Site):
         self.folder = folder
         self.path = folder / "volume"
         self.file = Volume(self.path, self.rng)
-        self.driver = ScanDriver(folder / "state")
+        self.driver = ScanDriver(folder / "state", EVERYTHING)
 
     def write_bytes(self, offset: int, content: bytes) -> None:
         self.file.write_bytes(offset, content)
@@ -93,7 +94,7 @@ class HintsSite(ScanSite):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.driver = HintsDriver()
+        self.driver = HintsDriver(EVERYTHING)
 
     def write_bytes(self, offset: int, content: bytes) -> None:
         super().write_bytes(offset, content)

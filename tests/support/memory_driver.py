@@ -92,7 +92,7 @@ class MemoryDriver:
         self.volumes: dict[Path, MemoryVolume] = {}
         self.known: dict[UUID, _Known] = {}
 
-    def view(self, path: Path) -> FrozenView:
+    def view(self, tenant: str, path: Path) -> FrozenView:
         if path not in self.volumes:
             raise SourceError(f"volume {path}: there is none")
         return MemoryView(self.volumes[path])

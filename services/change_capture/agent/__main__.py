@@ -28,6 +28,7 @@ from services.change_capture.drivers.table import drivers
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the agent and run it until it is asked to stop."""
+    roots = settings.opened_roots()
     boot = uuid7()
     health, registry = Health(stop), new_registry()
     window = Window(settings.window_span_count_max)
@@ -35,8 +36,8 @@ def main(settings: Settings, stop: Stop) -> None:
     sender = EventSender(settings.kafka, check_name("node", settings.node))
     holds_folder = settings.state_folder / "holds"
     thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
-    known = drivers(settings.state_folder)
-    barriers = Barriers(known["scan"].view, holds_folder, settings.outcome_timeout_seconds)
+    known = drivers(settings.state_folder, roots)
+    barriers = Barriers(roots, holds_folder, settings.outcome_timeout_seconds)
     captures = AgentCaptures(
         boot,
         settings.node,

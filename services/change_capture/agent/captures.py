@@ -100,7 +100,7 @@ class AgentCaptures:
         """The volume as it was cut, or, without a barrier, as it is now."""
         if order.cut_attempt:
             return self.barriers.take_view(order.session, order.cut_attempt, order.volume)
-        return driver.view(order.path)
+        return driver.view(order.tenant, order.path)
 
     def find(self, capture: UUID) -> Capture | None:
         """The capture, if this process has it."""

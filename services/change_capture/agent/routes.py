@@ -12,7 +12,6 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
-from services.change_capture.barrier.hold import require_freezable
 from services.change_capture.rpc import (
     BarrierStatus,
     BarrierStep,
@@ -32,15 +31,18 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
-        with contextlib.closing(captures.drivers["scan"].view(Path(request.path))) as view:
+        view = captures.drivers["scan"].view(request.tenant, Path(request.path))
+        with contextlib.closing(view):
             if request.freeze is not None:
-                require_freezable(request.freeze)
+                captures.barriers.require_freezable(request.tenant, request.freeze)
             return ProbeResponse(size_bytes=view.size_bytes)
 
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
         members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
-        return captures.barriers.prepare(session, request.attempt, members, request.hold_seconds)
+        return captures.barriers.prepare(
+            session, request.attempt, request.tenant, members, request.hold_seconds
+        )
 
     @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
     def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:

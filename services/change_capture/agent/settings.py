@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.runtime.groups import KafkaSettings, ServiceSettings
-from libs.runtime.settings import Secret
+from libs.runtime.settings import Secret, secret_files
+from services.change_capture.drivers.local.roots import Roots, parse_roots
 from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
 
 
@@ -28,6 +29,10 @@ class Settings(ServiceSettings):
     coordinator_token: Secret
     #: File with the tokens that this agent's RPC accepts.
     tokens: Secret
+    #: What tenants may protect on this node: TENANT=PATH, separated by commas. A path is a folder
+    #: with all that lies in it, a file, or a block device; mount points to freeze count too. The
+    #: tenant * is every tenant. The agent opens nothing else. A path cannot have a comma.
+    roots: tuple[str, ...]
     #: Longest request body that is read. Hints take 8 MiB of one at most.
     request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: Folder of the fingerprint files; without those of the base a capture compares everything.
@@ -42,3 +47,24 @@ class Settings(ServiceSettings):
     report_interval_seconds: float = 2.0
     #: A capture that nobody asked for in so long is let go; longer than a session's deadline.
     outcome_timeout_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Check the roots as well.
+
+        Raises:
+            ValueError: a root is not TENANT=PATH, or its path is not absolute.
+        """
+        super().__post_init__()
+        parse_roots(self.roots)
+
+    def opened_roots(self) -> Roots:
+        """What the agent opens: its roots without what is its own.
+
+        Raises:
+            ConfigurationError: a root lies in what is the agent's own, or the kernel is too old.
+        """
+        own = [self.state_folder]
+        for file in (*secret_files(self), self.tls_key_file):
+            if file is not None:
+                own += [file, file.parent, file.resolve().parent]
+        return Roots(parse_roots(self.roots), own)

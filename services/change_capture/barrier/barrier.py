@@ -15,8 +15,10 @@ from pathlib import Path
 from uuid import UUID
 
 from libs.errors import BackcastError, ConflictError, HoldBrokenError, NotFoundError, SourceError
-from services.change_capture.barrier.hold import Hold, journal_path
-from services.change_capture.barrier.view import CutView, Open, lies_on
+from services.change_capture.barrier.hold import Hold, MountPoint, journal_path, open_mount_point
+from services.change_capture.barrier.view import CutView
+from services.change_capture.drivers.local.roots import Roots
+from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import FrozenView
 from services.change_capture.rpc import BarrierStatus, HoldMeans
 
@@ -37,39 +39,53 @@ class Barriers:
     """The barriers of this process, one attempt per session. Thread-safe.
 
     Args:
-        opened: opens a volume.
+        roots: what may be opened.
         folder: for journals of holds.
         outcome_timeout_seconds: views that no capture took are let go after so long.
     """
 
-    def __init__(self, opened: Open, folder: Path, outcome_timeout_seconds: float) -> None:
-        self._opened = opened
+    def __init__(self, roots: Roots, folder: Path, outcome_timeout_seconds: float) -> None:
+        self._roots = roots
         self._folder = folder
         self._outcome_timeout_seconds = outcome_timeout_seconds
         self._attempts: dict[UUID, _Attempt] = {}
         self._lock = threading.Lock()
 
     def prepare(
-        self, session: UUID, attempt: int, members: Sequence[Member], hold_seconds: float
+        self,
+        session: UUID,
+        attempt: int,
+        tenant: str,
+        members: Sequence[Member],
+        hold_seconds: float,
     ) -> BarrierStatus:
         """Open what is needed to cut these volumes; what an older attempt has is let go.
 
         Raises:
             ConflictError: a newer attempt is known.
-            SourceError: a volume cannot be read, or its mount point cannot be frozen.
+            SourceError: a volume cannot be read or is not open to the tenant, or its mount point
+                cannot be frozen or is not.
         """
         with self._lock:
             known = self._attempts.get(session)
             if known and known.number > attempt:
                 raise _outdated(session, attempt, known.number)
             if known is None or known.number < attempt:
-                fresh = _Attempt(session, attempt, members, hold_seconds, self._opened)
+                fresh = _Attempt(session, attempt, tenant, members, hold_seconds, self._roots)
                 self._attempts[session] = fresh
             else:
                 fresh, known = known, None
         if known:
             known.let_go()
         return fresh.prepare(journal_path(self._folder, f"{session}-{attempt}"))
+
+    def require_freezable(self, tenant: str, path: str) -> None:
+        """Refuse a mount point that this node would not freeze for a tenant.
+
+        Raises:
+            SourceError: as of `open_mount_point`.
+        """
+        open_mount_point(self._roots, tenant, path).close()
 
     def hold(self, session: UUID, attempt: int) -> BarrierStatus:
         """Hold writes.
@@ -156,25 +172,27 @@ class Barriers:
 class _Attempt:
     """One attempt; its lock lets one order at a time change it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- an order, and what may be opened for it
         self,
         session: UUID,
         number: int,
+        tenant: str,
         members: Sequence[Member],
         hold_seconds: float,
-        opened: Open,
+        roots: Roots,
     ) -> None:
         self.number = number
         self.last_used = time.monotonic()
         self._session = session
+        self._tenant = tenant
         self._members = members
         self._hold_seconds = hold_seconds
-        self._opened = opened
+        self._roots = roots
         self._mounts = sorted({one.freeze for one in members if one.freeze})
         self._lock = threading.Lock()
         self._prepared = self._over = False
         self._hold: Hold | None = None
-        self._sources: dict[UUID, FrozenView] = {}
+        self._sources: dict[UUID, LocalView] = {}
         self._views: dict[UUID, CutView] = {}
         means: HoldMeans = "fsfreeze" if self._mounts else "none"
         self._status = BarrierStatus(attempt=number, means=means, unbroken=False)
@@ -184,9 +202,9 @@ class _Attempt:
             if self._prepared or self._over:
                 return self._status
             for one in self._members:  # who cannot be read shall not hold anybody up
-                self._opened(one.path).close()
+                self._opened(one).close()
             if self._mounts:
-                self._hold = Hold(self._mounts, self._hold_seconds, journal)
+                self._hold = Hold(self._mount_points(), self._hold_seconds, journal)
             self._prepared = True
             return self._status
 
@@ -197,7 +215,7 @@ class _Attempt:
                 if self._hold:
                     self._hold.freeze()
                 for one in self._members:  # what writes from here on is seen
-                    self._sources[one.volume] = self._opened(one.path)
+                    self._sources[one.volume] = self._opened(one)
                 self._note(held_at=time.time())
             self._require_unbroken()
             return self._status
@@ -236,15 +254,28 @@ class _Attempt:
             if self._hold:
                 self._hold.end()
             self._hold = None
-            for view in (*self._sources.values(), *self._views.values()):
+            left: list[FrozenView] = [*self._sources.values(), *self._views.values()]
+            for view in left:
                 _close(view)
             self._sources, self._views = {}, {}
 
+    def _opened(self, member: Member) -> LocalView:
+        return LocalView(self._roots.open(self._tenant, member.path))
+
+    def _mount_points(self) -> list[MountPoint]:
+        with contextlib.ExitStack() as opened:
+            found = list[MountPoint]()
+            for mount in self._mounts:
+                found.append(open_mount_point(self._roots, self._tenant, mount))
+                opened.callback(found[-1].close)
+            opened.pop_all()  # they are the hold's
+        return found
+
     def _view(self, member: Member) -> CutView:
-        may_clone = not any(lies_on(member.path, mount) for mount in self._mounts)
         source = self._sources[member.volume]
-        held = member.freeze is not None
-        return CutView(member.path, self._opened, source, held=held, may_clone=may_clone)
+        # A file on a file system that is frozen takes no clone: that would wait for the thaw.
+        may_clone = self._hold is None or source.device not in self._hold.devices
+        return CutView(source, held=member.freeze is not None, may_clone=may_clone)
 
     def _require(self, condition: bool, step: str) -> None:
         if self._over or not condition or self._status.released_at is not None:

@@ -8,9 +8,9 @@ import errno
 import fcntl
 import os
 import stat
-from pathlib import Path
 
 from libs.errors import SourceError
+from services.change_capture.drivers.local.roots import OpenSource
 
 #: linux/fs.h: _IOW(0x94, 9, int).
 _FICLONE = 0x40049409
@@ -29,50 +29,28 @@ _CANNOT = frozenset(
 )
 
 
-class Clone:
-    """A file as it was at one instant; nothing can change it.
-
-    Args:
-        fd: of the unnamed file; closed with the clone.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @property
-    def path(self) -> Path:
-        """Under which this process can open it, while the clone is not closed."""
-        return Path(f"/proc/self/fd/{self._fd}")
-
-    def close(self) -> None:
-        """Give its blocks back once nobody has it open."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def clone(path: Path) -> Clone | None:
+def clone(source: OpenSource) -> OpenSource | None:
     """Clone a regular file; None if it is none, or its file system cannot.
 
     The kernel takes the file's locks and flushes what is dirty, so that no write is half in it.
+    Nothing can change the clone.
 
     Raises:
-        SourceError: the file cannot be read, or there is no room for what a clone needs.
+        SourceError: there is no room for what a clone needs.
     """
-    source = target = -1
+    if source.folder is None or not stat.S_ISREG(os.fstat(source.descriptor).st_mode):
+        return None
+    written = -1
     try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            return None
-        target = os.open(path.resolve().parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.ioctl(target, _FICLONE, source)
+        folder = f"/proc/self/fd/{source.folder}"
+        written = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.ioctl(written, _FICLONE, source.descriptor)
+        copy = os.open(f"/proc/self/fd/{written}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
-        if target >= 0:
-            os.close(target)
         if err.errno in _CANNOT:
             return None
-        raise SourceError(f"volume {path}: not cloned: {err.strerror}") from err
+        raise SourceError(f"volume {source.path}: not cloned: {err.strerror}") from err
     finally:
-        if source >= 0:
-            os.close(source)
-    return Clone(target)
+        if written >= 0:
+            os.close(written)
+    return OpenSource(source.path, copy)

@@ -6,7 +6,8 @@ standard input ends, which the kernel sees to if its starter is killed. Signals 
 are ignored until it has thawed. It writes to nothing but its standard output, because whatever it
 wrote to might lie on a file system that it froze.
 
-Arguments: seconds that a hold may last, then mount points. Standard input: ``H`` holds, ``R``
+Arguments: seconds that a hold may last, then paths of mount points. An agent names its own open
+descriptors by them, so that what it judged is what is frozen. Standard input: ``H`` holds, ``R``
 releases. Standard output, a line each: ``ready``; ``held``; ``released`` and whether the hold was
 unbroken (1 or 0); ``failed`` and a reason; ``broken`` when the time was over.
 """
@@ -37,12 +38,13 @@ def main(arguments: list[str]) -> None:
         fds = [os.open(mount, os.O_RDONLY | os.O_DIRECTORY) for mount in mounts]
         for fd in fds:  # most of what the freeze would have to write is written before it
             _LIBC.syncfs(fd)
+        names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]  # noqa: PTH115 -- starts faster than with pathlib
     except OSError as err:
         _say(f"failed {err}")
         return
     _say("ready")
     if _command(None) == b"H":
-        _hold(mounts, fds, seconds)
+        _hold(names, fds, seconds)
 
 
 def thaw(mounts: list[str]) -> None:
@@ -56,15 +58,15 @@ def thaw(mounts: list[str]) -> None:
         os.close(fd)
 
 
-def _hold(mounts: list[str], fds: list[int], seconds: float) -> None:
+def _hold(names: list[str], fds: list[int], seconds: float) -> None:
     until = time.monotonic() + seconds
     frozen: list[int] = []
-    for mount, fd in zip(mounts, fds, strict=True):
+    for name, fd in zip(names, fds, strict=True):
         try:
             fcntl.ioctl(fd, FIFREEZE, 0)
         except OSError as err:
             _thaw_all(frozen)
-            _say(f"failed {mount}: {_why(err)}")
+            _say(f"failed {name}: {_why(err)}")
             return
         frozen.append(fd)
     if time.monotonic() >= until:  # it took so long to write what was dirty

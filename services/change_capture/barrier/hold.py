@@ -9,17 +9,19 @@ import contextlib
 import json
 import logging
 import os
-import re
 import select
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from libs.errors import HoldBrokenError, SourceError
 from libs.runtime.threads import start_thread
 from services.change_capture.barrier import freezer
+from services.change_capture.drivers.local.file_systems import mount_of
+from services.change_capture.drivers.local.roots import Roots
 
 log = logging.getLogger(__name__)
 
@@ -32,34 +34,44 @@ _JOURNAL_SUFFIX = ".hold"
 _CAP_SYS_ADMIN = 21
 
 
+@dataclass(frozen=True, slots=True)
+class MountPoint:
+    """The top folder of a mounted file system, open; whoever has it closes it."""
+
+    #: Where it is mounted, for messages and for the journal.
+    path: str
+    descriptor: int
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
 class Hold:
     """Freezes file systems for a while; used by one thread at a time.
 
     Args:
-        mounts: mount points, each once.
+        mounts: mount points, each once; the hold closes them as soon as nothing can be frozen.
         seconds: it ends by itself after so long.
         journal: file that names the mount points while they may be frozen.
 
     Raises:
-        SourceError: one of them cannot be frozen (`require_freezable`), or cannot be opened.
+        SourceError: one of them cannot be opened by the process that freezes.
     """
 
-    def __init__(self, mounts: Sequence[str], seconds: float, journal: Path) -> None:
+    def __init__(self, mounts: Sequence[MountPoint], seconds: float, journal: Path) -> None:
         self._mounts = list(mounts)
+        self._names = [mount.path for mount in mounts]
+        #: Numbers of the file systems that are frozen (`st_dev`).
+        self.devices = frozenset(os.fstat(mount.descriptor).st_dev for mount in mounts)
         self._seconds = seconds
         self._journal = journal
-        for mount in mounts:
-            require_freezable(mount)
-        _write_journal(journal, self._mounts)
-        # Isolated and without packages: it starts in some 20 ms, and imports nothing later, when
-        # the file system that it would read from may be frozen.
-        self._process = subprocess.Popen(  # noqa: S603 -- our own script; the rest are its arguments
-            [sys.executable, "-I", "-S", freezer.__file__, str(seconds), *self._mounts],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
+        try:
+            _write_journal(journal, self._names)
+            self._process = _freezer(mounts, seconds)
+        except BaseException:
+            self._close_mounts()
+            raise
         self._watcher = start_thread("hold", self._watch, daemon=True)
         try:
             self._expect("ready", _READY_SECONDS_MAX)
@@ -107,18 +119,23 @@ class Hold:
                 process.stdin.close()
         self._watcher.join(2 * _THAW_SECONDS_MAX)
         if self._watcher.is_alive():  # the kernel does not let it thaw; it will when it can
-            log.critical("freezer does not end", extra={"mounts": self._mounts})
+            log.critical("freezer does not end", extra={"mounts": self._names})
             return
         if process.stdout:
             process.stdout.close()
         self._journal.unlink(missing_ok=True)
 
+    def _close_mounts(self) -> None:
+        for mount in self._mounts:
+            mount.close()
+
     def _watch(self) -> None:
-        """Body of a thread: thaws in the place of a freezer that was killed."""
+        """Body of a thread: thaws in the place of a freezer that was killed, and closes all."""
         status = self._process.wait()
         if status != 0:
-            log.error("freezer ended early", extra={"mounts": self._mounts, "status": status})
-            thaw(self._mounts)
+            log.error("freezer ended early", extra={"mounts": self._names, "status": status})
+            _thaw(_places(self._mounts), self._names, _descriptors(self._mounts))
+        self._close_mounts()  # they keep the file systems from being unmounted
 
     def _tell(self, command: bytes) -> None:
         assert self._process.stdin is not None
@@ -150,48 +167,50 @@ class Hold:
 
     def _broken(self) -> HoldBrokenError:
         return HoldBrokenError(
-            f"hold of {', '.join(self._mounts)}: it ended before the release, at the latest after "
+            f"hold of {', '.join(self._names)}: it ended before the release, at the latest after "
             f"{self._seconds:g} s; take the snapshot again"
         )
 
 
-def require_freezable(mount: str) -> None:
-    """Refuse a path whose file system this process may not freeze, or whose freeze would hold more.
+def open_mount_point(roots: Roots, tenant: str, path: str) -> MountPoint:
+    """Open a mount point whose file system this process may freeze for a tenant.
 
     A folder of the node that is mounted into a container is a mount point there, and its file
-    system may be the node's root.
+    system may be the node's root. A freeze would hold all of that.
 
     Raises:
-        SourceError: nothing is mounted there, only a folder of a file system is, it is not
-            absolute, or the kernel would refuse this process.
+        SourceError: it is missing or not open to the tenant, nothing is mounted there, only a
+            folder of a file system is, or the kernel would refuse this process.
     """
-    if not mount.startswith("/") or not os.path.ismount(mount):
+    descriptor = roots.open_folder(tenant, Path(path))
+    try:
+        return MountPoint(_require_freezable(path, descriptor), descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_freezable(path: str, descriptor: int) -> str:
+    """Where the file system of an open mount point is mounted."""
+    mount = mount_of(descriptor)
+    if mount is None or mount.point != str(Path(f"/proc/self/fd/{descriptor}").readlink()):
         raise SourceError(
-            f"mount point {mount}: nothing is mounted there, so that nothing can be frozen; "
+            f"mount point {path}: nothing is mounted there, so that nothing can be frozen; "
             f"give the absolute path of a mounted file system"
         )
-    mounts = Path("/proc/self/mountinfo").read_bytes()
-    folder = mounted_folder(mounts, os.path.realpath(mount))
-    if folder != "/":
+    # A freeze of a whole subvolume of btrfs still holds the other subvolumes, too.
+    if mount.folder != "/":
         raise SourceError(
-            f"mount point {mount}: only the folder {folder} of its file system is mounted there, "
-            f"and a freeze would hold all of it; give a path where the whole one is mounted"
+            f"mount point {path}: only the folder {mount.folder} of its file system is mounted "
+            f"there, and a freeze would hold all of it; give a path where the whole one is mounted"
         )
     if not _has_capability(_CAP_SYS_ADMIN):
         raise SourceError(
-            f"mount point {mount}: this agent may not freeze file systems, because it runs without "
+            f"mount point {path}: this agent may not freeze file systems, because it runs without "
             f"CAP_SYS_ADMIN; give it that (on Kubernetes: the component k8s/components/freeze), or "
             f"add the volume without --freeze"
         )
-
-
-def thaw(mounts: Sequence[str]) -> None:
-    """Thaw by a process of its own, which may have to wait for the file system."""
-    command = [sys.executable, "-I", "-S", freezer.__file__, "--thaw", *mounts]
-    try:
-        subprocess.run(command, timeout=_THAW_SECONDS_MAX, check=False)  # noqa: S603 -- as above
-    except subprocess.TimeoutExpired:
-        log.critical("not thawed", extra={"mounts": list(mounts)})
+    return mount.point
 
 
 def thaw_leftovers(folder: Path) -> list[str]:
@@ -207,7 +226,7 @@ def thaw_leftovers(folder: Path) -> list[str]:
         except ValueError:  # it was cut off, so nothing was frozen yet
             mounts = []
         if mounts:
-            thaw(mounts)
+            _thaw(mounts, mounts)
             log.warning("thawed what was left frozen", extra={"mounts": mounts})
         found += mounts
         journal.unlink()
@@ -219,35 +238,38 @@ def journal_path(folder: Path, name: str) -> Path:
     return folder / f"{name}{_JOURNAL_SUFFIX}"
 
 
-def mounted_folder(mounts: bytes, mount: str) -> str:
-    """The folder of its file system that is mounted at a mount point; "/" is all of it.
+def _thaw(places: Sequence[str], names: Sequence[str], descriptors: Sequence[int] = ()) -> None:
+    """Thaw by a process of its own, which may have to wait for the file system."""
+    command = [sys.executable, "-I", "-S", freezer.__file__, "--thaw", *places]
+    try:
+        subprocess.run(command, timeout=_THAW_SECONDS_MAX, check=False, pass_fds=descriptors)  # noqa: S603 -- as above
+    except subprocess.TimeoutExpired:
+        log.critical("not thawed", extra={"mounts": list(names)})
 
-    Args:
-        mounts: as `/proc/self/mountinfo` says (proc(5)).
-        mount: real path of the mount point.
 
-    A whole subvolume of btrfs counts as all of it: that is how its file systems are mounted. A
-    freeze still holds the other subvolumes, too.
+def _freezer(mounts: Sequence[MountPoint], seconds: float) -> subprocess.Popen[bytes]:
+    """The process that freezes and thaws.
+
+    Isolated and without packages: it starts in some 20 ms, and imports nothing later, when the file
+    system that it would read from may be frozen.
     """
-    folder = "/"
-    for line in mounts.splitlines():
-        fields, _, kind = line.partition(b" - ")
-        root, point = (_unescaped(field) for field in fields.split()[3:5])
-        if point == mount:  # the last one lies on top
-            folder = "/" if kind.startswith(b"btrfs ") and root == _subvolume(kind) else root
-    return folder
+    return subprocess.Popen(  # noqa: S603 -- our own script; the rest are its arguments
+        [sys.executable, "-I", "-S", freezer.__file__, str(seconds), *_places(mounts)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+        pass_fds=_descriptors(mounts),
+    )
 
 
-def _subvolume(kind: bytes) -> str:
-    """The subvolume that the end of a line of mountinfo names (btrfs(5)), or the empty text."""
-    options = kind.split()[-1].split(b",")
-    return next((_unescaped(one[7:]) for one in options if one.startswith(b"subvol=")), "")
+def _places(mounts: Sequence[MountPoint]) -> list[str]:
+    """Paths that lead a process to the descriptors that it has inherited."""
+    return [f"/proc/self/fd/{mount.descriptor}" for mount in mounts]
 
 
-def _unescaped(field: bytes) -> str:
-    """A path of mountinfo, where blanks and backslashes are octal numbers."""
-    plain = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)
-    return os.fsdecode(plain)
+def _descriptors(mounts: Sequence[MountPoint]) -> list[int]:
+    return [mount.descriptor for mount in mounts]
 
 
 def _has_capability(number: int) -> bool:

@@ -1,15 +1,14 @@
 """A volume as a node has cut it: its own bytes or a clone's, and how frozen it truly is."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Literal
 
 from libs.ranges import ByteRange
-from services.change_capture.barrier.clone import Clone, clone
+from services.change_capture.barrier.clone import clone
+from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import FrozenView
 
 Consistency = Literal["frozen", "quiet", "fuzzy"]
-Open = Callable[[Path], FrozenView]
 
 
 class CutView:
@@ -20,35 +19,26 @@ class CutView:
     beginning of the hold and the release: the clone was made in between.
 
     Args:
-        path: of the volume.
-        opened: opens a volume.
         source: the volume, opened before the cut; the view closes it.
         held: whether writes to it are held now.
         may_clone: whether its file system can be written to now.
     """
 
-    def __init__(
-        self, path: Path, opened: Open, source: FrozenView, *, held: bool, may_clone: bool
-    ) -> None:
+    def __init__(self, source: LocalView, *, held: bool, may_clone: bool) -> None:
         self._source = source
         self._held = held
-        self._clone: Clone | None = clone(path) if may_clone else None
-        try:
-            self._bytes = opened(self._clone.path) if self._clone else source
-        except BaseException:
-            if self._clone:
-                self._clone.close()
-            raise
+        copy = clone(source.source) if may_clone else None
+        self._bytes = LocalView(copy) if copy else source
         self._verdict: Consistency | None = None
 
     @property
     def is_clone(self) -> bool:
         """Whether a clone is read."""
-        return self._clone is not None
+        return self._bytes is not self._source
 
     def released(self, *, unbroken: bool) -> None:
         """The release has reached the node: from here on a clone's consistency is settled."""
-        if self._clone is None:
+        if not self.is_clone:
             return
         frozen = self._held and unbroken
         self._verdict = "frozen" if frozen else self._source.consistency()
@@ -78,22 +68,15 @@ class CutView:
 
     def consistency(self) -> Consistency:
         """How sure it is that all was read from the moment of the cut."""
-        if self._clone is None:
+        if not self.is_clone:
             return self._source.consistency()
         return self._verdict or "fuzzy"
 
     def close(self) -> None:
         """Let go of the volume and of the clone, which is gone with that."""
-        if self._bytes is not self._source:
+        if self.is_clone:
             self._bytes.close()
         self._source.close()
-        if self._clone:
-            self._clone.close()
-
-
-def lies_on(path: Path, mount: str) -> bool:
-    """Whether a file lies on the file system of a mount point; while frozen, it takes no clone."""
-    return path.stat().st_dev == Path(mount).stat().st_dev
 
 
 _: type[FrozenView] = CutView

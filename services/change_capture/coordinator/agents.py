@@ -33,11 +33,12 @@ class Agents:
         self._clients: dict[str, RestClient] = {}
         self._lock = threading.Lock()
 
-    def probe(self, node: Node, path: str, freeze: str | None = None) -> int:
+    def probe(self, node: Node, tenant: str, path: str, freeze: str | None = None) -> int:
         """Size in bytes of what lies at a path of a node.
 
         Args:
             node: the node.
+            tenant: whom the path must be open to there.
             path: of what is to become a volume.
             freeze: mount point that is to be frozen while it is cut, or None.
 
@@ -45,7 +46,8 @@ class Agents:
             SourceError: it cannot be captured.
             UnavailableError: the agent does not answer.
         """
-        answer = self._client(node.rpc_url).post("/v1/probe", {"path": path, "freeze": freeze})
+        body = {"tenant": tenant, "path": path, "freeze": freeze}
+        answer = self._client(node.rpc_url).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
 
     def begin(
@@ -76,11 +78,12 @@ class Agents:
         }
         return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
 
-    def prepare(
+    def prepare(  # noqa: PLR0913 -- what the RPC says
         self,
         url: str,
         session: UUID,
         attempt: int,
+        tenant: str,
         parts: Sequence[PartView],
         hold_seconds: float,
     ) -> BarrierStatus:
@@ -96,7 +99,12 @@ class Agents:
         sources = [
             {"volume": str(part.volume), "path": part.path, "freeze": part.freeze} for part in parts
         ]
-        body = {"attempt": attempt, "sources": sources, "hold_seconds": hold_seconds}
+        body = {
+            "attempt": attempt,
+            "tenant": tenant,
+            "sources": sources,
+            "hold_seconds": hold_seconds,
+        }
         return self._barrier(url, session, "prepare", body)
 
     def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:

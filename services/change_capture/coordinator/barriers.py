@@ -188,7 +188,9 @@ class Barriers:
         url, session, attempt = parts[0].rpc_url, view.session, view.cut_attempt
         match command:
             case PrepareNode():
-                return self._agents.prepare(url, session, attempt, parts, self._hold_seconds)
+                return self._agents.prepare(
+                    url, session, attempt, view.tenant, parts, self._hold_seconds
+                )
             case HoldNode():
                 return self._agents.hold(url, session, attempt)
             case CutNode():

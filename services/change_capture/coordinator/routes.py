@@ -127,7 +127,7 @@ def add_routes(
         name = check_name("volume", request.name)
         group = check_name("group", request.group or name)
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
-        size_bytes = agents.probe(node, request.path, request.freeze)
+        size_bytes = agents.probe(node, tenant, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
         volume = add_volume(catalog, tenant, name, group, node.name, request.path, request.freeze)
         return VolumeAnswer(

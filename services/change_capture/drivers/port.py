@@ -220,11 +220,11 @@ class Tracker(Protocol):
 class Driver(Protocol):
     """One way to read volumes and to know their changes. Thread-safe."""
 
-    def view(self, path: Path) -> FrozenView:
-        """Open a volume.
+    def view(self, tenant: str, path: Path) -> FrozenView:
+        """Open a volume of a tenant.
 
         Raises:
-            SourceError: it is missing, unreadable, or no volume.
+            SourceError: it is missing or not open to the tenant, unreadable, or no volume.
         """
         ...
 

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.change_capture.drivers.hints.driver import HintsDriver
+from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import Driver
 from services.change_capture.drivers.scan.driver import ScanDriver
 
 
-def drivers(state_folder: Path) -> Mapping[str, Driver]:
+def drivers(state_folder: Path, roots: Roots) -> Mapping[str, Driver]:
     """Name → driver.
 
     Args:
         state_folder: where drivers keep what they know of volumes.
+        roots: what they may open.
     """
-    return {"scan": ScanDriver(state_folder), "hints": HintsDriver()}
+    return {"scan": ScanDriver(state_folder, roots), "hints": HintsDriver(roots)}

@@ -51,12 +51,13 @@ class DirectAgents(Agents):
         url: str,
         session: UUID,
         attempt: int,
+        tenant: str,
         parts: Sequence[PartView],
         hold_seconds: float,
     ) -> BarrierStatus:
         members = [Member(part.volume, Path(part.path), part.freeze) for part in parts]
         return self._call(
-            lambda agent: agent.barriers.prepare(session, attempt, members, hold_seconds)
+            lambda agent: agent.barriers.prepare(session, attempt, tenant, members, hold_seconds)
         )
 
     def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:

@@ -53,6 +53,7 @@ from tests.faults.crash_points.inline import (
     run,
 )
 from tests.support.chunkers import wire_chunker
+from tests.support.roots import EVERYTHING
 
 if TYPE_CHECKING:
     from tests.faults.crash_points.world import World
@@ -224,8 +225,8 @@ class AgentProcess(Actor):
         self.boot = uuid4()
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
-        known = drivers(world.state_folder)
-        self.barriers = NodeBarriers(known["scan"].view, world.state_folder, 1e9)
+        known = drivers(world.state_folder, EVERYTHING)
+        self.barriers = NodeBarriers(EVERYTHING, world.state_folder, 1e9)
         self._captures = agent_captures.AgentCaptures(
             self.boot,
             "node-1",

@@ -53,6 +53,7 @@ from tests.faults.crash_points.inline import InlineExecutor
 from tests.faults.fuzz.rest import Answer, Request, Requests, send
 from tests.support.catalog import TENANT, CatalogSite, create_logins
 from tests.support.conducting import conductor_of, node_barriers
+from tests.support.roots import EVERYTHING
 from tests.support.snapshots import SnapshotTaker
 from tests.unit.change_capture.capturing import Model
 
@@ -93,7 +94,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         captures = AgentCaptures(
             uuid.uuid4(),
             "node",
-            drivers(tmp_path),
+            drivers(tmp_path, EVERYTHING),
             node_barriers(tmp_path),
             Window(4),
             Model(Window(4), {}),

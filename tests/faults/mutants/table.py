@@ -5,6 +5,7 @@ from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
 
@@ -348,4 +349,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *COPIES,
     *TOGETHER,
     *TARGETS,
+    *ROOTS,
 )

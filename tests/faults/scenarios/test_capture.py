@@ -44,6 +44,7 @@ from tests.support.catalog import (
 )
 from tests.support.chunkers import wire_chunker
 from tests.support.conducting import conductor_of, node_barriers
+from tests.support.roots import EVERYTHING
 from tests.support.snapshots import completed_of, started_of
 from tests.unit.blockmap.map_history import Clear, History, Put, Snapshot
 from tests.unit.change_capture.capturing import Model, Volume, order_for
@@ -87,7 +88,7 @@ class Node:
         self.agent = AgentCaptures(
             uuid4(),
             "node",
-            drivers(self.state),
+            drivers(self.state, EVERYTHING),
             node_barriers(self.state),
             window,
             model,

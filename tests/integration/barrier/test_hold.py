@@ -17,10 +17,10 @@ from services.change_capture.barrier import freezer
 from services.change_capture.barrier.hold import (
     Hold,
     journal_path,
-    require_freezable,
     thaw_leftovers,
 )
-from tests.support.file_systems import mounted, needs_mounts, run
+from tests.support.file_systems import is_done, mounted, needs_mounts, run
+from tests.support.roots import mount_point
 
 pytestmark = needs_mounts
 
@@ -50,7 +50,7 @@ def is_frozen(mount: Path) -> bool:
 
 
 def test_a_hold_keeps_writes_waiting_until_the_release(mount: Path, journal: Path) -> None:
-    hold = Hold([str(mount)], 10, journal)
+    hold = Hold([mount_point(mount)], 10, journal)
     assert not is_frozen(mount)
     hold.freeze()
     assert is_frozen(mount)
@@ -62,7 +62,7 @@ def test_a_hold_keeps_writes_waiting_until_the_release(mount: Path, journal: Pat
 
 
 def test_a_hold_ends_by_its_own_deadline_and_says_so(mount: Path, journal: Path) -> None:
-    hold = Hold([str(mount)], 0.3, journal)
+    hold = Hold([mount_point(mount)], 0.3, journal)
     hold.freeze()
     assert wait_until(lambda: not hold.is_unbroken, 5)
     assert not is_frozen(mount)
@@ -70,7 +70,7 @@ def test_a_hold_ends_by_its_own_deadline_and_says_so(mount: Path, journal: Path)
 
 
 def test_a_hold_that_somebody_else_ended_is_broken(mount: Path, journal: Path) -> None:
-    hold = Hold([str(mount)], 10, journal)
+    hold = Hold([mount_point(mount)], 10, journal)
     hold.freeze()
     run("fsfreeze", "--unfreeze", str(mount))
     assert hold.release() is False
@@ -80,16 +80,16 @@ def test_what_somebody_else_has_frozen_is_refused_and_left_alone(
     mount: Path, journal: Path
 ) -> None:
     run("fsfreeze", "--freeze", str(mount))
-    hold = Hold([str(mount)], 10, journal)
+    hold = Hold([mount_point(mount)], 10, journal)
     with pytest.raises(SourceError, match="somebody else has frozen it"):
         hold.freeze()
     hold.end()
     assert is_frozen(mount)
 
 
-def test_what_is_no_mount_point_is_refused_by_name(tmp_path: Path, journal: Path) -> None:
+def test_what_is_no_mount_point_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=str(tmp_path)):
-        Hold([str(tmp_path)], 10, journal)
+        mount_point(tmp_path)
 
 
 def test_of_several_file_systems_none_stays_frozen_when_one_fails(
@@ -97,15 +97,37 @@ def test_of_several_file_systems_none_stays_frozen_when_one_fails(
 ) -> None:
     with mounted(tmp_path / "second", tmp_path / "second-mount") as second:
         run("fsfreeze", "--freeze", str(second))
-        hold = Hold([str(mount), str(second)], 10, journal)
+        hold = Hold([mount_point(mount), mount_point(second)], 10, journal)
         with pytest.raises(SourceError, match=str(second)):
             hold.freeze()
         assert not is_frozen(mount)
         hold.end()
 
 
+def test_a_file_system_that_is_mounted_over_the_path_meanwhile_is_not_frozen(
+    mount: Path, tmp_path: Path, journal: Path
+) -> None:
+    """Whoever may mount, or exchange a link on the way, does not choose what is frozen."""
+    judged = mount_point(mount)
+    with mounted(tmp_path / "other", mount):
+        hold = Hold([judged], 10, journal)
+        hold.freeze()
+        assert not is_frozen(mount)
+        assert hold.release() is True
+
+
+def test_a_hold_that_is_over_lets_its_file_system_be_unmounted(tmp_path: Path) -> None:
+    with mounted(tmp_path / "image", tmp_path / "mount") as mount:
+        hold = Hold([mount_point(mount)], 0.1, journal_path(tmp_path, "session-1"))
+        hold.freeze()
+        assert wait_until(lambda: not hold.is_unbroken, 5)
+        assert wait_until(lambda: is_done("umount", str(mount)), 10)
+        run("mount", "-o", "loop", str(tmp_path / "image"), str(mount))
+    hold.end()
+
+
 def test_a_killed_freezer_is_noticed_and_its_file_system_thawed(mount: Path, journal: Path) -> None:
-    hold = Hold([str(mount)], 30, journal)
+    hold = Hold([mount_point(mount)], 30, journal)
     hold.freeze()
     os.kill(hold.pid, signal.SIGKILL)
     assert wait_until(lambda: not hold.is_unbroken, 5)
@@ -118,7 +140,8 @@ _AGENT = """
 import sys, time
 from pathlib import Path
 from services.change_capture.barrier.hold import Hold
-hold = Hold([sys.argv[1]], 60, Path(sys.argv[2]))
+from tests.support.roots import mount_point
+hold = Hold([mount_point(Path(sys.argv[1]))], 60, Path(sys.argv[2]))
 hold.freeze()
 print("frozen", hold.pid, flush=True)
 time.sleep(60)
@@ -147,7 +170,7 @@ def test_a_freezer_that_is_asked_to_end_thaws_only_when_its_agent_says_so(
     mount: Path, journal: Path
 ) -> None:
     """Whoever stops a service sends SIGTERM to all of its processes: the hold still stands."""
-    hold = Hold([str(mount)], 30, journal)
+    hold = Hold([mount_point(mount)], 30, journal)
     hold.freeze()
     os.kill(hold.pid, signal.SIGTERM)
     assert is_frozen(mount)
@@ -176,7 +199,7 @@ def test_a_journal_that_was_cut_off_is_removed(tmp_path: Path) -> None:
 def test_a_freezer_that_takes_longer_than_the_hold_may_last_breaks_it(
     mount: Path, journal: Path
 ) -> None:
-    hold = Hold([str(mount)], 1e-9, journal)
+    hold = Hold([mount_point(mount)], 1e-9, journal)
     with pytest.raises(HoldBrokenError, match=str(mount)):
         hold.freeze()
     hold.end()
@@ -197,7 +220,7 @@ def test_the_freezer_starts_without_packages() -> None:
 
 def test_an_agent_without_the_capability_says_what_it_lacks(mount: Path) -> None:
     """Not when a snapshot is taken, but when the volume is added."""
-    check = f"from {Hold.__module__} import require_freezable; require_freezable({str(mount)!r})"
+    check = f"from {mount_point.__module__} import mount_point; mount_point({str(mount)!r})"
     without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     refused = subprocess.run(
@@ -229,11 +252,11 @@ def test_a_folder_that_is_mounted_elsewhere_is_no_file_system_to_freeze(
     run("mount", "--bind", str(mount / "a folder"), str(inside))
     try:
         with pytest.raises(SourceError, match="only the folder /a folder of its file system"):
-            require_freezable(str(inside))
+            mount_point(inside).close()
     finally:
         run("umount", str(inside))
     run("mount", "--bind", str(mount), str(inside))
     try:
-        require_freezable(str(inside))
+        mount_point(inside).close()
     finally:
         run("umount", str(inside))

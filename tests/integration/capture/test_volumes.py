@@ -32,11 +32,11 @@ def make_character_device(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (make_nothing, "No such file"),
+        (make_nothing, "nothing there for tenant"),
         (Path.mkdir, "a directory"),
         (os.mkfifo, "a pipe"),
         (make_character_device, "a character device"),
-        (make_loop, "symbolic links"),
+        (make_loop, "nothing there for tenant"),
     ],
 )
 def test_what_is_no_volume_is_refused_by_name(

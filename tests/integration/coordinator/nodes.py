@@ -71,6 +71,7 @@ class NodeAgents(Agents):
         url: str,
         session: UUID,
         attempt: int,
+        tenant: str,
         parts: Sequence[PartView],
         hold_seconds: float,
     ) -> BarrierStatus:
@@ -78,7 +79,7 @@ class NodeAgents(Agents):
         return self._call(
             url,
             "prepare",
-            lambda node: node.barriers.prepare(session, attempt, members, hold_seconds),
+            lambda node: node.barriers.prepare(session, attempt, tenant, members, hold_seconds),
         )
 
     def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:

@@ -26,6 +26,7 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.port import Driver
 from services.change_capture.drivers.table import drivers
+from tests.support.roots import EVERYTHING
 
 ID_KEY = b"i" * 32
 TOKEN = b"t" * 32
@@ -206,7 +207,7 @@ class Agent:
     def __init__(self, folder: Path, volume: Volume, thread_count: int = 2) -> None:
         self.volume = volume
         self.window = Window(span_count_max=4)
-        self.drivers: dict[str, Driver] = dict(drivers(folder / "state"))
+        self.drivers: dict[str, Driver] = dict(drivers(folder / "state", EVERYTHING))
         self.volume_id = uuid4()
         self.rng = random.Random(1234)
         self._thread_count = thread_count
@@ -231,7 +232,7 @@ class Agent:
         """Begin a capture that reports to ``model``."""
         order = order_for(self.volume.path, self.volume_id, self._base)
         driver = self.drivers[order.driver]
-        view = driver.view(order.path)
+        view = driver.view(order.tenant, order.path)
         capture = Capture(order, driver, view, uuid4(), "node", self.window, model, self.rng)
         capture.start(self._thread_count)
         return capture

@@ -26,6 +26,7 @@ from services.change_capture.coordinator.agents import Agents
 from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import EndedCapture, NodeReport, ReportAnswer
 from tests.support.conducting import node_barriers
+from tests.support.roots import EVERYTHING, TENANT
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
 SESSION, VOLUME = UUID(int=1), UUID(int=2)
@@ -42,7 +43,7 @@ class Site:
         self.captures = AgentCaptures(
             uuid4(),
             "node-1",
-            drivers(folder / "state"),
+            drivers(folder / "state", EVERYTHING),
             node_barriers(folder / "state"),
             window,
             Model(window, {}),
@@ -107,7 +108,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) -> None:
     agents, url = site.agents, site.url
-    assert agents.prepare(url, SESSION, 1, [site.part()], 10).means == "none"
+    assert agents.prepare(url, SESSION, 1, TENANT, [site.part()], 10).means == "none"
     held = agents.hold(url, SESSION, 1).held_at
     cut = agents.cut(url, SESSION, 1).cut_at
     released = agents.release(url, SESSION, 1, abandoned=False)
@@ -127,12 +128,12 @@ def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
     agents, url = site.agents, site.url
     with pytest.raises(NotFoundError, match="restarted"):
         agents.hold(url, SESSION, 1)
-    agents.prepare(url, SESSION, 2, [site.part()], 10)
+    agents.prepare(url, SESSION, 2, TENANT, [site.part()], 10)
     with pytest.raises(ConflictError, match="attempt 2 has begun"):
         agents.hold(url, SESSION, 1)
     unmounted = replace(site.part(), freeze="/nowhere")
     with pytest.raises(SourceError, match="/nowhere"):
-        agents.prepare(url, UUID(int=9), 1, [unmounted], 10)
+        agents.prepare(url, UUID(int=9), 1, TENANT, [unmounted], 10)
 
 
 def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) -> None:

@@ -14,6 +14,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.buffers import large_buffer
 from services.change_capture.drivers.local.view import LocalView
 from tests.support.loop_devices import LoopDevice
+from tests.support.roots import view_of
 from tests.unit.change_capture.capturing import Agent, Volume
 
 MIB = 1 << 20
@@ -37,12 +38,12 @@ def read_all(view: LocalView) -> bytes:
 
 
 def content_of(path: Path) -> bytes:
-    with closing(LocalView(path)) as view:
+    with closing(view_of(path)) as view:
         return read_all(view)
 
 
 def identity_of(path: Path) -> str:
-    with closing(LocalView(path)) as view:
+    with closing(view_of(path)) as view:
         return view.identity
 
 
@@ -59,7 +60,7 @@ def test_what_is_written_through_a_partition_is_read_from_the_whole_disk(
     # The disk's own page cache now has all of it, and keeps it while the partition is open.
     loop.path.read_bytes()
     try:
-        with closing(LocalView(loop.path)) as view:
+        with closing(view_of(loop.path)) as view:
             assert read_all(view) == file.read_bytes()
             os.pwrite(partition, b"new" * MIB, 2 * MIB)
             os.fsync(partition)
@@ -91,7 +92,7 @@ def test_a_device_that_ends_within_a_chunk_is_read_to_its_end(
 ) -> None:
     file = file_of(tmp_path, 3 * CHUNK_SIZE_BYTES + beyond_bytes)
     loop.attach(file, "--sector-size", str(block_bytes))
-    with closing(LocalView(loop.path)) as view:
+    with closing(view_of(loop.path)) as view:
         assert view.size_bytes == file.stat().st_size
         assert read_all(view) == padded(file.read_bytes())
 
@@ -108,7 +109,7 @@ def test_a_buffer_that_begins_anywhere_is_read_into(loop: LoopDevice, tmp_path: 
     file = file_of(tmp_path, _SIZE_BYTES)
     loop.attach(file)
     buffer = bytearray(3 * CHUNK_SIZE_BYTES + 1)
-    with closing(LocalView(loop.path)) as view:
+    with closing(view_of(loop.path)) as view:
         view.read_into(CHUNK_SIZE_BYTES, memoryview(buffer)[1:])
     assert buffer[1:] == file.read_bytes()[CHUNK_SIZE_BYTES : 4 * CHUNK_SIZE_BYTES]
 
@@ -117,7 +118,7 @@ def test_nobody_vouches_for_a_device_not_even_if_it_is_read_only_here(
     loop: LoopDevice, tmp_path: Path
 ) -> None:
     loop.attach(file_of(tmp_path, _SIZE_BYTES), "--read-only")
-    with closing(LocalView(loop.path)) as view:
+    with closing(view_of(loop.path)) as view:
         assert view.consistency() == "fuzzy"
 
 

@@ -15,6 +15,7 @@ from services.change_capture.agent.window import Window
 from services.change_capture.drivers.scan.fingerprints import fingerprint_path
 from services.change_capture.drivers.table import drivers
 from tests.support.conducting import node_barriers
+from tests.support.roots import EVERYTHING
 from tests.unit.change_capture.capturing import Model, Volume, order_for
 
 VOLUME = UUID(int=1)
@@ -32,7 +33,7 @@ class Site:
         self.captures = AgentCaptures(
             uuid4(),
             "node",
-            drivers(folder / "state"),
+            drivers(folder / "state", EVERYTHING),
             node_barriers(folder / "state"),
             self.window,
             model,
@@ -111,7 +112,7 @@ def test_settling_twice_or_the_unknown_is_harmless(site: Site) -> None:
 
 
 def test_a_volume_that_cannot_be_opened_leaves_no_capture(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="No such file"):
+    with pytest.raises(SourceError, match="nothing there for tenant"):
         site.captures.begin(order_for(tmp_path / "nothing", VOLUME, None))
     assert not site.captures.all()
 

@@ -8,23 +8,30 @@ import pytest
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from services.change_capture.drivers.local import view as local_view
-from services.change_capture.drivers.local.file_systems import FileSystem, _kind_of, file_system_of
-from services.change_capture.drivers.local.view import LocalView
+from services.change_capture.drivers.local.file_systems import (
+    FileSystem,
+    Mount,
+    file_system_of,
+    mount_in,
+)
+from tests.support.roots import view_of
 
 _HALF = 8 << 20
 _BEHIND_HOLE = ByteRange.at(_HALF, CHUNK_SIZE_BYTES)
 _MOUNTS = """\
 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 361 35 0:45 / /a\\040-\\040b rw shared:2 - nfs4 server:/images rw,vers=4.2
+38 35 0:47 / /odd\r39 1 0:1 / /x rw - ext4 x rw - proc proc rw
 37 35 0:46 / /gluster rw - fuse.glusterfs server:/volume rw
 """
 
 
 def test_the_kind_is_that_of_the_mount(tmp_path: Path) -> None:
-    assert _kind_of("36", _MOUNTS) == "ext3"
-    assert _kind_of("361", _MOUNTS) == "nfs4"
-    assert _kind_of("37", _MOUNTS) == "fuse.glusterfs"
-    assert _kind_of("3", _MOUNTS) == ""
+    assert mount_in(_MOUNTS, "36") == Mount("/mnt1", "/mnt2", "ext3")
+    assert mount_in(_MOUNTS, "361") == Mount("/", "/a - b", "nfs4")
+    assert mount_in(_MOUNTS, "37") == Mount("/", "/gluster", "fuse.glusterfs")
+    assert mount_in(_MOUNTS, "3") is None
+    assert mount_in(_MOUNTS, "39") is None
     told = subprocess.run(
         ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(tmp_path)],
         check=True, capture_output=True, text=True,
@@ -71,7 +78,7 @@ def test_a_file_that_other_hosts_may_write_is_never_quiet(
         file.seek(_HALF)
         file.write(content)
     monkeypatch.setattr(local_view, "file_system_of", lambda _descriptor: FileSystem(kind))
-    with closing(LocalView(path)) as view:
+    with closing(view_of(path)) as view:
         assert list(view.data()) == [extent]
         buffer = memoryview(bytearray(CHUNK_SIZE_BYTES))
         view.read_into(_HALF, buffer)

@@ -33,6 +33,7 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.span_server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.local.view import LocalView
+from tests.support.roots import view_of
 from tests.unit.change_capture.capturing import TOKEN, order_for
 
 BOOT = UUID(int=3)
@@ -99,7 +100,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     path = tmp_path / "volume"
     content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
     path.write_bytes(content)
-    capture = StandingCapture(order_for(path, uuid4(), None), LocalView(path))
+    capture = StandingCapture(order_for(path, uuid4(), None), view_of(path))
 
     def find(name: UUID) -> Capture | None:
         return cast("Capture", capture) if name == capture.order.capture else None

@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange, check_runs, iter_runs
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
+from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import (
     Candidate,
@@ -27,11 +28,18 @@ from services.change_capture.drivers.port import (
 
 
 class HintsDriver:
-    """Views of files and block devices; the order's hints are the tracker."""
+    """Views of files and block devices; the order's hints are the tracker.
 
-    def view(self, path: Path) -> FrozenView:
+    Args:
+        roots: what may be opened.
+    """
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+
+    def view(self, tenant: str, path: Path) -> FrozenView:
         """As the port says."""
-        return LocalView(path)
+        return LocalView(self._roots.open(tenant, path))
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """As the port says; an order without a base, or without trust, compares everything."""

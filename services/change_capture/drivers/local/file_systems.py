@@ -6,6 +6,7 @@ speed, not right bytes.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,20 +70,60 @@ class FileSystem:
         return self.kind in _HOLES_BELIEVED
 
 
-def file_system_of(descriptor: int) -> FileSystem:
-    """The file system that an open file is on."""
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What is mounted where an open file is, as proc_pid_mountinfo(5) says."""
+
+    #: The folder of its file system that is mounted; "/" is all of it. A whole subvolume of btrfs
+    #: counts as all of it: that is how its file systems are mounted.
+    folder: str
+    #: Where it is mounted.
+    point: str
+    #: Type of file system.
+    kind: str
+
+
+def mount_of(descriptor: int) -> Mount | None:
+    """The mount that an open file was found through; None where this process cannot see it."""
     try:
         told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
-        mount = next(line.split()[1] for line in told.splitlines() if line.startswith("mnt_id:"))
-        return FileSystem(_kind_of(mount, os.fsdecode(_MOUNTS.read_bytes())))
+        number = next(line.split()[1] for line in told.splitlines() if line.startswith("mnt_id:"))
+        return mount_in(os.fsdecode(_MOUNTS.read_bytes()), number)
     except (OSError, StopIteration):
-        return FileSystem("")
+        return None
 
 
-def _kind_of(mount: str, mounts: str) -> str:
-    """The type of file system that proc_pid_mountinfo(5) gives for a mount's id."""
-    for line in mounts.splitlines():
+def file_system_of(descriptor: int) -> FileSystem:
+    """The file system that an open file is on."""
+    mount = mount_of(descriptor)
+    return FileSystem(mount.kind if mount else "")
+
+
+def mount_in(mounts: str, number: str) -> Mount | None:
+    """A mount by its id; None if it is not there.
+
+    Args:
+        mounts: as `/proc/self/mountinfo` says (proc(5)).
+        number: the mount's id.
+    """
+    for line in mounts.split("\n"):  # names may have other ends of lines
         about, _, source = line.partition(" - ")
-        if about.split(" ", 1)[0] == mount:
-            return source.split(" ", 1)[0]
-    return ""
+        fields = about.split(" ")
+        if fields[0] == number:
+            folder, point = _unescaped(fields[3]), _unescaped(fields[4])
+            kind = source.split(" ", 1)[0]
+            if kind == "btrfs" and folder == _subvolume(source):
+                folder = "/"
+            return Mount(folder, point, kind)
+    return None
+
+
+def _subvolume(source: str) -> str:
+    """The subvolume that the end of a line of mountinfo names (btrfs(5)), or the empty text."""
+    options = source.rsplit(" ", maxsplit=1)[-1].split(",")
+    return next((_unescaped(one[7:]) for one in options if one.startswith("subvol=")), "")
+
+
+def _unescaped(field: str) -> str:
+    """A path of mountinfo, where blanks and backslashes are octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

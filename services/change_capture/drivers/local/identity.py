@@ -127,7 +127,8 @@ def _file_of_loop(descriptor: int, disk: Path) -> str:
         device, inode, _, offset = _LOOP_INFO.unpack(
             fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, bytes(_LOOP_INFO.size))
         )
-        behind = os.open(told, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        # As a place only: whatever has the name now is neither read nor started.
+        behind = os.open(told, os.O_PATH | os.O_CLOEXEC)
     except OSError:  # deleted, or in another mount namespace
         return ""
     try:

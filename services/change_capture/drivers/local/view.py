@@ -10,7 +10,6 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from libs.errors import SourceError
@@ -24,6 +23,7 @@ from services.change_capture.drivers.local.identity import (
     file_identity,
 )
 from services.change_capture.drivers.local.reader import SourceReader
+from services.change_capture.drivers.local.roots import OpenSource
 from services.change_capture.drivers.port import FrozenView
 
 
@@ -34,24 +34,13 @@ class LocalView:
     who wants it in a snapshot of the device runs `sync`, or freezes the file system.
 
     Args:
-        path: a regular file or a block device.
-
-    Raises:
-        SourceError: missing, unreadable, or something that is no volume.
+        source: what is read; the view closes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            before = path.stat()
-            _refuse_special(path, before)
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as err:
-            raise SourceError(
-                f"volume {path}: {err.strerror}; check the path and its permissions"
-            ) from err
-        except ValueError as err:  # a NUL byte, or text that no file system takes
-            raise SourceError(f"volume {str(path)!r}: not a path: {err}") from err
+    def __init__(self, source: OpenSource) -> None:
+        self.source = source
+        self.path = source.path
+        self._fd = source.descriptor
         self._before = os.fstat(self._fd)
         #: Bytes of the volume when it was opened; the snapshot has exactly these.
         self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
@@ -75,6 +64,11 @@ class LocalView:
         with memoryview(large_buffer(CONTENT_SIZE_BYTES)) as content:
             self.read_into(0, content)
             return device_identity(self._fd, self.size_bytes, bytes(content))
+
+    @property
+    def device(self) -> int:
+        """Number of the file system that the volume lies on (`st_dev`)."""
+        return self._before.st_dev
 
     @property
     def chunk_count(self) -> int:
@@ -155,9 +149,9 @@ class LocalView:
 
     def close(self) -> None:
         """Close the volume; whoever still reads gets an error."""
-        fd, self._fd = self._fd, -1
+        self._fd = -1
         self._reader.close()
-        os.close(fd)
+        self.source.close()
 
     @property
     def _shows_every_write(self) -> bool:
@@ -169,20 +163,6 @@ class LocalView:
             f"volume {self.path}: it shrank below its {self.size_bytes} bytes while it was read; "
             f"take the snapshot again when nothing truncates it"
         )
-
-
-def _refuse_special(path: Path, status: os.stat_result) -> None:
-    mode = status.st_mode
-    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a character device",
-    }
-    kind = kinds.get(stat.S_IFMT(mode), "of an unknown kind")
-    raise SourceError(f"volume {path}: it is {kind}; expected a regular file or a block device")
 
 
 _: type[FrozenView] = LocalView

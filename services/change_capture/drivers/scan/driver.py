@@ -3,6 +3,7 @@
 from pathlib import Path
 from uuid import UUID
 
+from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import Driver, FrozenView, SourceOrder, Tracker
 from services.change_capture.drivers.scan.fingerprints import keep_only
@@ -14,14 +15,16 @@ class ScanDriver:
 
     Args:
         state_folder: where fingerprint files are.
+        roots: what may be opened.
     """
 
-    def __init__(self, state_folder: Path) -> None:
+    def __init__(self, state_folder: Path, roots: Roots) -> None:
         self._state_folder = state_folder
+        self._roots = roots
 
-    def view(self, path: Path) -> FrozenView:
+    def view(self, tenant: str, path: Path) -> FrozenView:
         """As the port says."""
-        return LocalView(path)
+        return LocalView(self._roots.open(tenant, path))
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """As the port says."""
