@@ -83,6 +83,7 @@ CHECKS: tuple[Check, ...] = (
     references.namespaces_exist,
     references.namespaces_enforce,
     settings.load_into_settings,
+    settings.roots_are_mounted,
     operators.known_fields,
     operators.topics_as_in_code,
     operators.users_may_what_they_need,

@@ -10,6 +10,7 @@ from k8s.kustomization import Manifest, identity
 from k8s.workloads import Workload, of_kind, projected_files, workloads
 from libs.errors import BackcastError
 from libs.runtime.settings import load
+from services.change_capture.drivers.local.roots import ALL_TENANTS, parse_roots
 
 #: Where each service's class `Settings` is.
 SETTINGS = {
@@ -41,6 +42,26 @@ def load_into_settings(manifests: list[Manifest]) -> Iterator[str]:
             if name.endswith("_FILE") and value and value not in files
         }
         yield from missing or problems_of(workload.name, environ)
+
+
+def roots_are_mounted(manifests: list[Manifest]) -> Iterator[str]:
+    """Roots of agents that are open to every tenant, or that no volume of the node brings."""
+    for workload in workloads(manifests):
+        written = environment(manifests, workload).get("BACKCAST_AGENT_ROOTS", "")
+        try:
+            roots = parse_roots([one for one in written.split(",") if one])
+        except ValueError:  # `load_into_settings` says so
+            continue
+        node = {
+            volume["name"] for volume in workload.pod.get("volumes", []) if "hostPath" in volume
+        }
+        mounts = workload.container.get("volumeMounts", [])
+        folders = [Path(mount["mountPath"]) for mount in mounts if mount["name"] in node]
+        for root in roots:
+            if root.tenant == ALL_TENANTS:
+                yield f"{workload}: root {root.path} is open to every tenant"
+            if not any(root.path.is_relative_to(folder) for folder in folders):
+                yield f"{workload}: root {root.path}: no volume of the node brings it"
 
 
 def problems_of(service: str, environ: Mapping[str, str]) -> Iterator[str]:

@@ -108,6 +108,15 @@ ROOTS = (
         chosen="agents_own_things",
     ),
     Mutant(
+        name="an agent does not know its secrets",
+        file="services/change_capture/agent/settings.py",
+        old="        for file in (*secret_files(self), self.tls_key_file):\n",
+        new="        for file in (self.tls_key_file,):\n",
+        rule="the agent's own secrets and state are never opened",
+        tests="tests/unit/change_capture/test_agent_settings.py",
+        chosen="folders_of_all_secrets",
+    ),
+    Mutant(
         name="a clone lies beside what has the path now",
         file="services/change_capture/barrier/clone.py",
         old='        folder = f"/proc/self/fd/{source.folder}"\n',

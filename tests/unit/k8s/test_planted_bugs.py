@@ -40,6 +40,10 @@ def config(manifests: Manifests, name: str = "chunker") -> Any:
     return one(manifests, "ConfigMap", name)["data"]
 
 
+def agent_config(manifests: Manifests) -> Any:
+    return one(manifests, "ConfigMap", "agent", "backcast-agents")["data"]
+
+
 def policy(manifests: Manifests, name: str, namespace: str = "backcast") -> Any:
     return one(manifests, "NetworkPolicy", name, namespace)["spec"]
 
@@ -224,6 +228,21 @@ PLANTED: list[tuple[Check, Callable[[Manifests], object], str]] = [
         settings.load_into_settings,
         lambda m: config(m).update(BACKCAST_CHUNKER_KAFKA_BOOTSTRAP="localhost:9092"),
         "no such host",
+    ),
+    (
+        settings.load_into_settings,
+        lambda m: agent_config(m).update(BACKCAST_AGENT_ROOTS="/srv"),
+        "expected TENANT=PATH",
+    ),
+    (
+        settings.roots_are_mounted,
+        lambda m: agent_config(m).update(BACKCAST_AGENT_ROOTS="*=/var/lib/libvirt/images"),
+        "open to every tenant",
+    ),
+    (
+        settings.roots_are_mounted,
+        lambda m: agent_config(m).update(BACKCAST_AGENT_ROOTS="acme=/run/backcast"),
+        "no volume of the node brings it",
     ),
     (
         operators.known_fields,
