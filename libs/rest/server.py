@@ -5,8 +5,8 @@ blocks is ``async def``.
 """
 
 import contextlib
+import functools
 import logging
-import socket
 import ssl
 import threading
 import time
@@ -30,6 +30,9 @@ from libs.errors import BackcastError, ConfigurationError, InvariantViolation
 from libs.rest import problems
 from libs.rest.auth import Tokens
 from libs.rest.documents import share_schemas
+from libs.rest.limits import ServerLimits
+from libs.rest.listener import BoundedListener, listen
+from libs.rest.protocol import BoundedProtocol
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
@@ -86,17 +89,25 @@ def create_app(
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, settings: ServiceSettings) -> Iterator[str]:
+def serving(
+    app: FastAPI, settings: ServiceSettings, limits: ServerLimits | None = None
+) -> Iterator[str]:
     """Serve ``app`` from a thread of its own while the context lasts; gives the base URL.
 
     On leaving, no new connection is accepted and requests in flight get ``stop_timeout_seconds``.
 
+    Args:
+        app: what `create_app` made.
+        settings: where to listen.
+        limits: of each client, and of all of them; those of this process if None.
+
     Raises:
         ConfigurationError: the address cannot be listened on, or the TLS files cannot be used.
     """
-    listener = _listen(settings.listen)
+    limits = limits or ServerLimits.of_this_process()
+    listener = listen(settings.listen, limits.connection_count_max, limits.head_seconds_max)
     with contextlib.closing(listener):
-        server = uvicorn.Server(_server_config(app, settings))
+        server = uvicorn.Server(_server_config(app, settings, limits, listener))
         leaving = threading.Event()
 
         def serve() -> None:
@@ -108,7 +119,8 @@ def serving(app: FastAPI, settings: ServiceSettings) -> Iterator[str]:
         scheme = "https" if settings.tls_certificate_file else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         thread = start_thread("http", serve, daemon=True)
-        log.info("listening", extra={"url": url})
+        most = limits.connection_count_max
+        log.info("listening", extra={"url": url, "connection_count_max": most})
         try:
             yield url
         finally:
@@ -219,36 +231,20 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal():
-        raise ConfigurationError(f"LISTEN {address!r}: expected HOST:PORT or [IPV6]:PORT")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, int(port)), family=family, backlog=1024)
-    except (OSError, OverflowError) as err:
-        raise ConfigurationError(f"LISTEN {address!r}: cannot listen there: {err}") from err
-    # Connections inherit it. asyncio sets it only where the socket's protocol number is TCP's, and
-    # here it is 0: the body of each answer then waits 40 ms for the client to acknowledge the head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _server_config(app: FastAPI, settings: ServiceSettings) -> uvicorn.Config:
+def _server_config(
+    app: FastAPI, settings: ServiceSettings, limits: ServerLimits, listener: BoundedListener
+) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="httptools",
+        http=functools.partial(BoundedProtocol, listener, limits),  # type: ignore[arg-type] # it is only called
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # Longer than clients and the proxies before us keep an idle connection (nginx: 60 s): the
-        # one who closes must be the one who sends, or a request meets a closed connection.
-        timeout_keep_alive=75,
+        timeout_keep_alive=limits.idle_seconds_max,
         timeout_graceful_shutdown=settings.stop_timeout_seconds,
         ssl_certfile=settings.tls_certificate_file,
         ssl_keyfile=settings.tls_key_file,

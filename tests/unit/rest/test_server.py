@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from libs.errors import ConfigurationError, NotFoundError, UnavailableError
 from libs.rest.auth import Caller, Role, Tokens, digest_of, require
+from libs.rest.limits import ServerLimits
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
@@ -306,7 +307,8 @@ def test_a_port_in_use_is_a_configuration_error(app: FastAPI) -> None:
             pass
 
 
-def test_tls_files_make_the_listener_speak_tls(app: FastAPI, tmp_path: Path) -> None:
+@pytest.fixture
+def tls_settings(tmp_path: Path) -> ServiceSettings:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x "
@@ -314,7 +316,12 @@ def test_tls_files_make_the_listener_speak_tls(app: FastAPI, tmp_path: Path) -> 
         check=True,
         capture_output=True,
     )
-    settings = dataclasses.replace(SETTINGS, tls_certificate_file=certificate, tls_key_file=key)
+    return dataclasses.replace(SETTINGS, tls_certificate_file=certificate, tls_key_file=key)
+
+
+def test_tls_files_make_the_listener_speak_tls(app: FastAPI, tls_settings: ServiceSettings) -> None:
+    settings, certificate = tls_settings, tls_settings.tls_certificate_file
+    assert certificate
     pool = urllib3.PoolManager(ca_certs=str(certificate), retries=False, timeout=20)
     with serving(app, settings) as url:
         assert url.startswith("https://")
@@ -323,6 +330,18 @@ def test_tls_files_make_the_listener_speak_tls(app: FastAPI, tmp_path: Path) -> 
     certificate.write_text("not a certificate")
     with pytest.raises(ConfigurationError, match="TLS files"), serving(app, settings):
         pass
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_client_that_ends_no_handshake_is_not_waited_for(
+    app: FastAPI, tls_settings: ServiceSettings, said: bytes
+) -> None:
+    limits = ServerLimits(head_seconds_max=0.5)
+    with serving(app, tls_settings, limits) as url:
+        host, port = url.removeprefix("https://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(said)
+            assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize(
