@@ -287,6 +287,8 @@ class SealedManifest:
     session: UUID
     key: str
     mac: bytes
+    #: Of the tenant, whose data key it is sealed under.
+    domain: UUID
 
 
 @idempotent
@@ -298,9 +300,11 @@ def manifests_to_copy(
         return all_rows(
             tx,
             SealedManifest,
-            """SELECT session, manifest_key AS key, mac FROM snapshot
-               WHERE state = 'l' AND (%s OR NOT manifest_copied) AND session > %s
-               ORDER BY session LIMIT %s""",
+            """SELECT s.session, s.manifest_key AS key, s.mac, d.domain
+               FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
+                 JOIN domain d ON d.domain_no = t.domain_no
+               WHERE s.state = 'l' AND (%s OR NOT s.manifest_copied) AND s.session > %s
+               ORDER BY s.session LIMIT %s""",
             [everything, after, limit],
         )
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from libs.checkpoints.rows import Digest, GoneRow, Row
 from libs.errors import BadInputError, DamagedDataError, WrongKeyError
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionKey
-from libs.store.layout import CheckpointName
+from libs.store.layout import CheckpointName, checkpoint_object, expect_object
 
 MAGIC = b"BCASTCP\x00"
 #: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
@@ -204,9 +204,11 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
             f"{kek.fingerprint.hex()}; give the right key file"
         )
     said = CheckpointName(incarnation, number, None if part == _NO_PART else part)
-    if said != name or len(data) != _HEADER.size + stored or plain_size > PLAIN_SIZE_BYTES_MAX:
+    expect_object(checkpoint_object(name), checkpoint_object(said))
+    if len(data) != _HEADER.size + stored or plain_size > PLAIN_SIZE_BYTES_MAX:
         raise DamagedDataError(
-            f"{label}: {len(data)} bytes that say to be {_label(said)} of {stored} bytes"
+            f"{label}: {len(data)} bytes; its header says {stored} of body, {plain_size} when "
+            f"expanded"
         )
     try:
         compressed = _cipher(kek, salt).decrypt(_NONCE, data[_HEADER.size :], header)

@@ -113,6 +113,26 @@ class CheckpointShelf:
         """
         return [*(self._linked(checkpoint, link) for link in checkpoint.head.chain), checkpoint]
 
+    def objects_of(self, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+        """Key and bytes of a checkpoint's own objects, the head last; one is in memory at a time.
+
+        Raises:
+            DamagedDataError: one of them was altered or exchanged.
+            NotFoundError: one of them is not there.
+        """
+        name, head = checkpoint.name, checkpoint.head
+        for number, digest in enumerate(head.parts):
+            key = checkpoint_object(CheckpointName(name.incarnation, name.number, number))
+            data = self._store.get(key)
+            if object_digest(data) != digest:
+                raise DamagedDataError(f"object {key}: not the bytes that its head names")
+            yield key, data
+        key = checkpoint_object(name)
+        data = self._store.get(key)
+        if open_head(data, name, self._kek) != head:
+            raise DamagedDataError(f"object {key}: has changed since it was read")
+        yield key, data
+
     def is_there(self, name: CheckpointName, link: Link) -> bool:
         """Whether the store has the head that a link names, unchanged."""
         try:

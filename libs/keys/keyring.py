@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.errors import DamagedDataError, WrongKeyError
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KeyEncryptionKey
+from libs.store.layout import DomainKeyName, domain_key_object, expect_object
 
 _MAGIC = b"BCASTKY\x00"
 _VERSION = 1
@@ -80,13 +81,18 @@ def wrap(keys: DomainKeys, kek: KeyEncryptionKey) -> bytes:
     return header + _wrapper(kek).encrypt(nonce, keys.id_key + keys.data_key, header)
 
 
-def unwrap(wrapped: bytes, kek: KeyEncryptionKey) -> DomainKeys:
+def unwrap(wrapped: bytes, name: DomainKeyName, kek: KeyEncryptionKey) -> DomainKeys:
     """Read an object that `wrap` made.
+
+    Args:
+        wrapped: the object.
+        name: what it was asked for as.
+        kek: the key-encryption key.
 
     Raises:
         WrongKeyError: it was wrapped by another key-encryption key; the message names both
             fingerprints.
-        DamagedDataError: the object was changed or cut.
+        DamagedDataError: the object was changed or cut, or it holds other keys.
     """
     if len(wrapped) != WRAPPED_SIZE_BYTES:
         raise DamagedDataError(
@@ -97,10 +103,11 @@ def unwrap(wrapped: bytes, kek: KeyEncryptionKey) -> DomainKeys:
         raise DamagedDataError(
             f"wrapped keys: expected {_MAGIC!r} version {_VERSION}, got {magic!r} version {version}"
         )
-    name = f"wrapped keys {uuid.UUID(bytes=key_id)} of domain {uuid.UUID(bytes=domain)}"
+    said = DomainKeyName(uuid.UUID(bytes=domain), uuid.UUID(bytes=key_id))
+    label = f"wrapped keys {said.key_id} of domain {said.domain}"
     if fingerprint != kek.fingerprint:
         raise WrongKeyError(
-            f"{name}: expected the key-encryption key {fingerprint.hex()}, got "
+            f"{label}: expected the key-encryption key {fingerprint.hex()}, got "
             f"{kek.fingerprint.hex()}; "
             f"give the right key file"
         )
@@ -108,24 +115,24 @@ def unwrap(wrapped: bytes, kek: KeyEncryptionKey) -> DomainKeys:
         secrets = _wrapper(kek).decrypt(nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size])
     except InvalidTag as err:
         raise DamagedDataError(
-            f"{name}: the object is damaged or was altered; restore it from a copy of the bucket"
+            f"{label}: the object is damaged or was altered; restore it from a copy of the bucket"
         ) from err
+    expect_object(domain_key_object(name), domain_key_object(said))
     return DomainKeys(
-        uuid.UUID(bytes=domain),
-        uuid.UUID(bytes=key_id),
-        secrets[:_KEY_SIZE_BYTES],
-        secrets[_KEY_SIZE_BYTES:],
+        said.domain, said.key_id, secrets[:_KEY_SIZE_BYTES], secrets[_KEY_SIZE_BYTES:]
     )
 
 
-def rewrap(wrapped: bytes, old: KeyEncryptionKey, new: KeyEncryptionKey) -> bytes:
+def rewrap(
+    wrapped: bytes, name: DomainKeyName, old: KeyEncryptionKey, new: KeyEncryptionKey
+) -> bytes:
     """The same keys under a new key-encryption key: rotation touches these objects only, no data.
 
     Raises:
         WrongKeyError: ``old`` is not what it was wrapped by.
-        DamagedDataError: the object was changed or cut.
+        DamagedDataError: the object was changed or cut, or it holds other keys.
     """
-    return wrap(unwrap(wrapped, old), new)
+    return wrap(unwrap(wrapped, name, old), new)
 
 
 def _wrapper(kek: KeyEncryptionKey) -> AESGCM:

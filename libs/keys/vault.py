@@ -4,10 +4,15 @@ import itertools
 import threading
 from uuid import UUID
 
-from libs.errors import NotFoundError, WrongKeyError
+from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import DomainKeys, unwrap, wrap
-from libs.store.layout import KEYS_PREFIX, DomainKeyName, domain_key_object
+from libs.store.layout import (
+    KEYS_PREFIX,
+    DomainKeyName,
+    domain_key_object,
+    parse_domain_key_object,
+)
 from libs.store.port import ObjectStore
 
 
@@ -29,10 +34,11 @@ class KeyVault:
         """Find out at start-up, not at the first snapshot, whether this is the bucket's key.
 
         Raises:
-            WrongKeyError: the first wrapped key of the bucket needs another key-encryption key.
+            WrongKeyError: the first wrapped key of the bucket needs another key-encryption key, or
+                was altered or exchanged.
         """
         for wrapped in itertools.islice(self._store.list(KEYS_PREFIX), 1):
-            unwrap(self._store.get(wrapped.key), self._kek)
+            self._read(parse_domain_key_object(wrapped.key))
 
     def put(self, keys: DomainKeys) -> None:
         """Store keys, wrapped; they are durable before anybody uses them (scenario 14)."""
@@ -44,21 +50,28 @@ class KeyVault:
         """The keys of a domain under one key id.
 
         Raises:
-            WrongKeyError: wrapped by another key-encryption key, or the wrapped key is missing.
-            DamagedDataError: the wrapped key was altered.
+            WrongKeyError: wrapped by another key-encryption key, or the wrapped key is missing, was
+                altered, or is that of another domain. It is one error, because what cannot be
+                opened for want of its key is not damaged.
         """
         with self._lock:
             known = self._keys.get((domain, key_id))
         if known:
             return known
-        key = domain_key_object(DomainKeyName(domain, key_id))
-        try:
-            wrapped = self._store.get(key)
-        except NotFoundError as err:
-            raise WrongKeyError(
-                f"domain {domain}: its wrapped key {key_id} is not in the bucket; restore object "
-                f"{key} from a copy of the bucket"
-            ) from err
-        keys = unwrap(wrapped, self._kek)
+        keys = self._read(DomainKeyName(domain, key_id))
         with self._lock:
             return self._keys.setdefault((domain, key_id), keys)
+
+    def _read(self, name: DomainKeyName) -> DomainKeys:
+        key = domain_key_object(name)
+        try:
+            return unwrap(self._store.get(key), name, self._kek)
+        except WrongKeyError:
+            raise
+        except NotFoundError as err:
+            raise WrongKeyError(
+                f"domain {name.domain}: its wrapped key {name.key_id} is not in the bucket; "
+                f"restore object {key} from a copy of the bucket"
+            ) from err
+        except DamagedDataError as err:
+            raise WrongKeyError(f"domain {name.domain}: {err}") from err

@@ -15,7 +15,7 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from libs.errors import BadInputError
+from libs.errors import BadInputError, DamagedDataError
 from libs.ids import check_name
 
 PACKS_PREFIX = "packs/"
@@ -133,6 +133,23 @@ def parse_checkpoint_object(key: str) -> CheckpointName:
     """What the key of a checkpoint says."""
     match = _match(_CHECKPOINT, "checkpoint", key)
     return CheckpointName(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
+
+
+def expect_object(asked: str, said: str) -> None:
+    """Refuse an object of ours that is not the one that was asked for.
+
+    Args:
+        asked: key under which a store gave it.
+        said: key of the object that it says it is, in what its encryption authenticates.
+
+    Raises:
+        DamagedDataError: they differ. The object is intact, and it is another.
+    """
+    if asked != said:
+        raise DamagedDataError(
+            f"object {asked}: says that it is {said}; objects of the bucket were exchanged: "
+            f"restore this one from a copy of the bucket"
+        )
 
 
 def store_object(store_id: uuid.UUID) -> str:

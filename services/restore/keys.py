@@ -43,7 +43,9 @@ def add_key_routes(
         store = stores.objects
         for stat in store.list(f"{KEYS_PREFIX}{found.domain}/"):
             name = parse_domain_key_object(stat.key)
-            unwrap(store.get(stat.key), kek)  # proves that the key-encryption key at hand opens it
+            unwrap(
+                store.get(stat.key), name, kek
+            )  # proves that the key-encryption key at hand opens it
             answers.append(
                 KeyAnswer(
                     domain=name.domain,

@@ -23,11 +23,13 @@ from libs.copies.stores import PRIMARY, SECOND, Stores
 from libs.errors import DamagedDataError, NotFoundError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import unwrap
-from libs.packs.manifest import manifest_mac
+from libs.keys.opening import open_manifest_object
+from libs.keys.vault import KeyVault
+from libs.packs.manifest import manifest_mac, parse_manifest_header
 from libs.store.layout import (
     KEYS_PREFIX,
     CheckpointName,
-    checkpoint_object,
+    parse_domain_key_object,
 )
 from libs.store.port import ObjectStore
 
@@ -42,7 +44,7 @@ class Mirror:
     Args:
         catalog: the catalog, in the catalog service's role.
         stores: both of them.
-        kek: opens wrapped keys and checkpoints, which are verified before they are copied.
+        kek: opens all of these objects, which are verified before they are copied.
         keep_count: so many checkpoints are kept.
     """
 
@@ -53,6 +55,7 @@ class Mirror:
         self._stores = stores
         self._kek = kek
         self._keep_count = keep_count
+        self._vault = KeyVault(stores.objects, kek)
         self._shelves = {
             store_no: CheckpointShelf(store, kek) for store_no, store in stores.by_number.items()
         }
@@ -65,7 +68,7 @@ class Mirror:
         for stat in source.list(KEYS_PREFIX):
             if stat.key not in known:
                 wrapped = source.get(stat.key)
-                unwrap(wrapped, self._kek)
+                unwrap(wrapped, parse_domain_key_object(stat.key), self._kek)
                 there.put(stat.key, wrapped)
                 copied += 1
         return copied
@@ -108,12 +111,8 @@ class Mirror:
 
     def _copy_link(self, link: Checkpoint, source: int, target: int) -> None:
         """Copy one checkpoint's own objects, its head last."""
-        name = link.name
-        parts = range(len(link.head.parts))
-        names = [CheckpointName(name.incarnation, name.number, part) for part in parts]
-        for one in [*names, name]:
-            key = checkpoint_object(one)
-            self._stores.by_number[target].put(key, self._stores.by_number[source].get(key))
+        for key, data in self._shelves[source].objects_of(link):
+            self._stores.by_number[target].put(key, data)
 
     def _sides(self, target: int) -> tuple[ObjectStore, ObjectStore]:
         """Where to read from, and the store that is written to."""
@@ -124,6 +123,8 @@ class Mirror:
         source, there = self._sides(target)
         try:
             body = source.get(manifest.key)
+            keys = self._vault.get(manifest.domain, parse_manifest_header(body).key_id)
+            open_manifest_object(manifest.key, body, keys)
             if not hmac.compare_digest(manifest_mac(body), manifest.mac):
                 raise DamagedDataError(
                     f"object {manifest.key}: is not the manifest that was sealed"

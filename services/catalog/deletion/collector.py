@@ -36,10 +36,10 @@ from libs.errors import (
     NotFoundError,
     UnavailableError,
 )
+from libs.keys.opening import read_known_pack
 from libs.keys.vault import KeyVault
-from libs.packs.frame import FrameCipher
 from libs.packs.layout import PACK_HEADER
-from libs.packs.trailer import PackHeader, PackIndex, read_pack_index
+from libs.packs.trailer import PackHeader, PackIndex
 from libs.ranges import ByteRange
 from services.catalog.deletion.passes import Freed, Stage
 
@@ -163,12 +163,8 @@ class Collector:
 
     def _items(self, dead: Tombstone) -> list[bytes]:
         """Ids of all that lies in a pack, by one request."""
-        keys = self._vault.get(dead.domain, dead.key_id)
         header = PackHeader(dead.domain, dead.generation, dead.key_id)
         tail = ByteRange(max(0, dead.size_bytes - _TAIL_SIZE_BYTES), dead.size_bytes)
-
-        def cipher_of(_: PackHeader) -> FrameCipher:
-            return FrameCipher(dead.generation, keys.pack_key(dead.generation))
 
         def read_index(copy: Copy) -> PackIndex:
             content = memoryview(copy.get_range(tail))
@@ -180,7 +176,7 @@ class Collector:
                     return bytes(content[wanted.start - tail.start : wanted.end - tail.start])
                 return copy.get_range(wanted)
 
-            return read_pack_index(dead.size_bytes, read, cipher_of)
+            return read_known_pack(dead, read, self._vault)
 
         return [item.id for item in self._stores.read(dead, read_index).items]
 

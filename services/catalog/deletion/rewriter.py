@@ -36,11 +36,11 @@ from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Copy, Stores
 from libs.errors import DamagedDataError, NotFoundError
 from libs.ids import new_generation, uuid7
+from libs.keys.opening import read_known_pack
 from libs.keys.vault import KeyVault
-from libs.packs.frame import FrameCipher
 from libs.packs.layout import PACK_SIZE_BYTES_MAX
 from libs.packs.pack import PackBuilder
-from libs.packs.trailer import Item, ItemKind, PackHeader, read_pack_index
+from libs.packs.trailer import Item, ItemKind
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReader, VolumeReaders
 from services.catalog.deletion.repacker import PackedFrame, Repacker
@@ -244,16 +244,8 @@ class Rewriter:
             yield _Old(pack, list(items), [item for id_, item in items.items() if id_ in here])
 
     def _read_items(self, pack: PackLocation) -> Sequence[Item]:
-        def cipher_of(header: PackHeader) -> FrameCipher:
-            if header.generation != pack.generation:
-                raise DamagedDataError(
-                    f"pack {pack.generation.hex}: its object says it is {header.generation.hex}"
-                )
-            keys = self._vault.get(pack.domain, pack.key_id)
-            return FrameCipher(pack.generation, keys.pack_key(pack.generation))
-
         def read(copy: Copy) -> Sequence[Item]:
-            return read_pack_index(pack.size_bytes, copy.get_range, cipher_of).items
+            return read_known_pack(pack, copy.get_range, self._vault).items
 
         return self._stores.read(pack, read)
 

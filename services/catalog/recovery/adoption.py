@@ -35,10 +35,10 @@ from libs.catalogdb.recovery.references import (
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
 from libs.copies.stores import Stores
 from libs.errors import DamagedDataError, UnavailableError, WrongKeyError
+from libs.keys.opening import open_manifest_object, read_found_pack
 from libs.keys.vault import KeyVault
-from libs.packs.frame import FrameCipher
-from libs.packs.manifest import manifest_mac, open_manifest, parse_manifest_header
-from libs.packs.trailer import PackHeader, encode_frame_table, read_pack_index
+from libs.packs.manifest import manifest_mac, parse_manifest_header
+from libs.packs.trailer import encode_frame_table
 from libs.reading.frames import FrameReader
 from libs.store.layout import (
     KEYS_PREFIX,
@@ -151,6 +151,8 @@ class Adoption:
         """Manifests beyond the heads, group by group; those of one group are in memory."""
         wrapped = sorted(self._store.list(KEYS_PREFIX), key=lambda stat: stat.modified_at)
         names = [parse_domain_key_object(stat.key) for stat in wrapped]
+        for key in names:  # else all that one of them opens would be given up as damaged
+            self._vault.get(key.domain, key.key_id)
         self._domains = {name.key_id: name.domain for name in names}
         self._newest_keys = {name.domain: name.key_id for name in names}
         heads = {head.group: head for head in group_heads(self._catalog)}
@@ -234,7 +236,7 @@ class Adoption:
             if domain is None:
                 raise DamagedDataError(f"its key {header.key_id} is not in the bucket")
             keys = self._vault.get(domain, header.key_id)
-            manifest = open_manifest(data, header.key_id, keys.manifest_key())
+            manifest = open_manifest_object(stat.key, data, keys)
         except WrongKeyError:  # it was listed a moment ago
             raise
         except DamagedDataError as err:
@@ -256,14 +258,8 @@ class Adoption:
         generation, store_no, size_bytes = pack
         copy = self._stores.copy(generation, store_no)
 
-        def cipher_of(header: PackHeader) -> FrameCipher:
-            if header.generation != generation:
-                raise DamagedDataError(f"{copy.key}: says to be pack {header.generation.hex}")
-            keys = self._vault.get(header.domain, header.key_id)
-            return FrameCipher(generation, keys.pack_key(generation))
-
         try:
-            index = read_pack_index(size_bytes, copy.get_range, cipher_of)
+            index = read_found_pack(generation, size_bytes, copy.get_range, self._vault)
         except DamagedDataError as err:
             self._unreadable(copy.key, err)
             return False

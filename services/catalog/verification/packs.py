@@ -13,6 +13,7 @@ from libs.catalogdb.packs.location import PackLocation
 from libs.copies.stores import Copy
 from libs.errors import DamagedDataError, NotFoundError
 from libs.events.fields import VerificationLevel
+from libs.keys.opening import read_known_pack
 from libs.keys.vault import KeyVault
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import FrameCipher
@@ -21,10 +22,8 @@ from libs.packs.trailer import (
     FrameEntry,
     Item,
     ItemKind,
-    PackHeader,
     PackIndex,
     encode_frame_table,
-    read_pack_index,
 )
 from libs.ranges import ByteRange
 
@@ -85,6 +84,7 @@ class _CopyCheck:
     def __init__(self, copy: Copy, vault: KeyVault, pack: PackLocation) -> None:
         self._copy = copy
         self._pack = pack
+        self._vault = vault
         keys = vault.get(pack.domain, pack.key_id)
         self._cipher = FrameCipher(pack.generation, keys.pack_key(pack.generation))
         self._chunks = ChunkHasher(keys.id_key)
@@ -118,20 +118,12 @@ class _CopyCheck:
             )
         if whole:
             self.body = memoryview(self._read(ByteRange(0, expected)))
-        index = read_pack_index(expected, self._read, self._cipher_of)
+        index = read_known_pack(self._pack, self._read, self._vault)
         if encode_frame_table(index.frames) != self._pack.frames:
             raise DamagedDataError(
                 f"object {self._copy.key}: its frames are not those that the catalog has"
             )
         return index
-
-    def _cipher_of(self, header: PackHeader) -> FrameCipher:
-        expected = PackHeader(self._pack.domain, self._pack.generation, self._pack.key_id)
-        if header != expected:
-            raise DamagedDataError(
-                f"object {self._copy.key}: expected {expected}, its header says {header}"
-            )
-        return self._cipher
 
     def _check_frame(self, number: int, entry: FrameEntry, items: list[Item]) -> None:
         self._found.frames += 1

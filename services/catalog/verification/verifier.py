@@ -42,8 +42,9 @@ from libs.copies.stores import Stores
 from libs.errors import ConflictError, DamagedDataError, NotFoundError
 from libs.events.fields import VerificationLevel
 from libs.ids import uuid7
+from libs.keys.opening import open_manifest_object
 from libs.keys.vault import KeyVault
-from libs.packs.manifest import Manifest, manifest_mac, open_manifest
+from libs.packs.manifest import Manifest, manifest_mac
 from libs.reading.frames import FrameReader
 from libs.runtime.retries import tried_again
 from libs.runtime.signals import Stop
@@ -228,7 +229,7 @@ class Verifier:
         keys = self._vault.get(point.domain, point.key_id)  # a wrong one is no damage
         try:
             body = self._get(record.key)
-            manifest = open_manifest(body, point.key_id, keys.manifest_key())
+            manifest = open_manifest_object(record.key, body, keys)
         except (DamagedDataError, NotFoundError) as err:
             return str(err)
         if not hmac.compare_digest(manifest_mac(body), record.mac):

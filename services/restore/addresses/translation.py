@@ -9,9 +9,9 @@ from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.leases import resolve_pack
 from libs.copies.stores import STORE_NAMES, Copy, Stores, object_key
 from libs.errors import BadInputError, DamagedDataError, NotFoundError
-from libs.packs.frame import FrameCipher
+from libs.keys.opening import read_known_pack
 from libs.packs.layout import CHUNK_SIZE_BYTES, split_place
-from libs.packs.trailer import Item, ItemKind, PackHeader, read_pack_index
+from libs.packs.trailer import Item, ItemKind
 from libs.ranges import ChunkRun, runs_of
 from libs.reading.frames import frame_entry
 from libs.reading.volume import VolumeReader, VolumeReaders
@@ -181,17 +181,8 @@ def _storage_address(pack: PackLocation, place: int, within: int) -> StorageAddr
 
 
 def _items_of(pack: PackLocation, readers: VolumeReaders, stores: Stores) -> tuple[Item, ...]:
-    def cipher_of(header: PackHeader) -> FrameCipher:
-        expected = PackHeader(pack.domain, pack.generation, pack.key_id)
-        if header != expected:
-            raise DamagedDataError(
-                f"pack {pack.generation.hex}: expected {expected}, its header says {header}"
-            )
-        keys = readers.vault.get(pack.domain, pack.key_id)
-        return FrameCipher(pack.generation, keys.pack_key(pack.generation))
-
     def read(copy: Copy) -> tuple[Item, ...]:
-        return read_pack_index(pack.size_bytes, copy.get_range, cipher_of).items
+        return read_known_pack(pack, copy.get_range, readers.vault).items
 
     try:
         return stores.read(pack, read)

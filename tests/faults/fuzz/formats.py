@@ -47,6 +47,7 @@ _PACK_KEY = KEYS.pack_key(GENERATION)
 _CIPHER = FrameCipher(GENERATION, _PACK_KEY)
 _MANIFEST = manifests.seal_manifest(MANIFEST, KEYS.key_id, KEYS.manifest_key(), b"s" * 16)
 _WRAPPED = Path("tests/golden/keys/wrapped-v1.bin").read_bytes()
+_KEYS_NAME = layout.DomainKeyName(KEYS.domain, KEYS.key_id)
 _SHEET = RecoverySheet(KEK, "https://s3.example.org", "backups")
 _FRAMES_END = 1 << 20
 _SESSION, _IDENTITY = uuid.UUID(int=5), "ext4:0123"
@@ -158,7 +159,7 @@ def _read_node(data: bytes) -> None:
 
 
 def _read_wrapped(data: bytes) -> None:
-    assert unwrap(data, KEK) == KEYS
+    assert unwrap(data, _KEYS_NAME, KEK) == KEYS
     assert data == _WRAPPED, "a changed wrapped key was opened"
 
 
@@ -225,7 +226,7 @@ def _fingerprint_seeds() -> list[bytes]:
 def _read_two(data: bytes) -> None:
     """A wrapped key under another key-encryption key, whose fingerprint it may claim."""
     wrapped, secret = parts_of(data, 2)
-    unwrap(wrapped, KeyEncryptionKey(secret))
+    unwrap(wrapped, _KEYS_NAME, KeyEncryptionKey(secret))
     assert secret == KEK.secret, "another key opened it"
 
 

@@ -13,6 +13,7 @@ from libs.keys.keyring import unwrap, wrap
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
+from libs.store.layout import parse_domain_key_object
 from services.restore.__main__ import main
 from tests.integration.restore.conftest import (
     SECONDS_MAX,
@@ -145,7 +146,9 @@ def test_keys_that_are_lost_or_wrapped_otherwise_give_nothing(site: RestoreSite)
     )
     (key,) = [stat.key for stat in site.store.list(f"keys/{domain}/")]
     wrapped = site.store.get(key)
-    other = wrap(unwrap(wrapped, site.kek), KeyEncryptionKey.generate())
+    other = wrap(
+        unwrap(wrapped, parse_domain_key_object(key), site.kek), KeyEncryptionKey.generate()
+    )
     below = f"/volumes/{volume.name}/points/1"
     path = f"/v1/tenants/locked{below}"
     begin = {"restore": str(uuid.uuid4())}

@@ -13,19 +13,21 @@ from libs.keys.keyring import (
     wrap,
 )
 from libs.keys.sheet import RecoverySheet, export_sheet, read_sheet
+from libs.store.layout import DomainKeyName
 
 KEK = KeyEncryptionKey(bytes(range(32)))
 OTHER = KeyEncryptionKey(b"o" * 32)
 KEYS = DomainKeys(uuid.UUID(int=1), uuid.UUID(int=2), b"i" * 32, b"d" * 32)
+NAME = DomainKeyName(KEYS.domain, KEYS.key_id)
 SHEET = RecoverySheet(KEK, "https://s3.example.org:9000", "backups")
 
 
 def test_wrapped_keys_unwrap_with_the_same_kek_only() -> None:
     wrapped = wrap(KEYS, KEK)
     assert len(wrapped) == WRAPPED_SIZE_BYTES
-    assert unwrap(wrapped, KEK) == KEYS
+    assert unwrap(wrapped, NAME, KEK) == KEYS
     with pytest.raises(WrongKeyError) as refused:
-        unwrap(wrapped, OTHER)
+        unwrap(wrapped, NAME, OTHER)
     assert KEK.fingerprint.hex() in str(refused.value)
     assert OTHER.fingerprint.hex() in str(refused.value)
 
@@ -36,17 +38,17 @@ def test_every_flipped_bit_and_every_truncation_of_wrapped_keys_is_found() -> No
         flipped = bytearray(wrapped)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DamagedDataError):
-            unwrap(bytes(flipped), KEK)
+            unwrap(bytes(flipped), NAME, KEK)
     for length in range(len(wrapped)):
         with pytest.raises(DamagedDataError):
-            unwrap(wrapped[:length], KEK)
+            unwrap(wrapped[:length], NAME, KEK)
 
 
 def test_rewrapped_keys_need_the_new_kek() -> None:
-    rewrapped = rewrap(wrap(KEYS, KEK), KEK, OTHER)
-    assert unwrap(rewrapped, OTHER) == KEYS
+    rewrapped = rewrap(wrap(KEYS, KEK), NAME, KEK, OTHER)
+    assert unwrap(rewrapped, NAME, OTHER) == KEYS
     with pytest.raises(WrongKeyError):
-        unwrap(rewrapped, KEK)
+        unwrap(rewrapped, NAME, KEK)
 
 
 def test_secrets_are_never_shown() -> None:

@@ -9,6 +9,7 @@ from libs.keys.keyring import unwrap
 from libs.packs.frame import Codec, FrameCipher
 from libs.packs.manifest import open_manifest
 from libs.packs.trailer import ItemKind, read_pack_index
+from libs.store.layout import DomainKeyName
 from tests.golden import make_formats as golden
 
 
@@ -43,7 +44,8 @@ def test_golden_pack_gives_its_chunks_and_nodes() -> None:
 def test_golden_nodes_manifest_and_keys_read_back() -> None:
     assert decode_node(read("nodes/leaf-v1.bin")).entries() == golden.LEAF_ENTRIES
     assert decode_node(read("nodes/upper-v1.bin")).level == 1
-    assert unwrap(read("keys/wrapped-v1.bin"), golden.KEK) == golden.KEYS
+    name = DomainKeyName(golden.KEYS.domain, golden.KEYS.key_id)
+    assert unwrap(read("keys/wrapped-v1.bin"), name, golden.KEK) == golden.KEYS
     manifest = open_manifest(
         read("manifests/manifest-v1.bin"), golden.KEYS.key_id, golden.KEYS.manifest_key()
     )
