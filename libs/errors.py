@@ -15,6 +15,7 @@
     │       └── OversizedEventError  it is larger than any event may be
     ├── UnavailableError         a server or peer does not answer; trying again may help
     │   ├── OutOfSpaceError      a disk or quota is full; trying again helps once there is space
+    │   ├── TooManyRequestsError  one caller asks for too much at once; try again later
     │   ├── NotReconciledError   the catalog may have gone back in time; wait until it is compared
     │   └── HaltedError          a brake is on: a person must look and accept, or mend the cause
     ├── SourceError              a protected volume cannot be read as it should
@@ -145,6 +146,13 @@ class OutOfSpaceError(UnavailableError):
     code = "out-of-space"
     http_status = 507
     exit_code = 9
+
+
+class TooManyRequestsError(UnavailableError):
+    """A caller or its tenant asks for more at once than its share of a service."""
+
+    code = "too-many-requests"
+    http_status = 429
 
 
 class NotReconciledError(UnavailableError):

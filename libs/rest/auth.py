@@ -21,6 +21,9 @@ from libs.errors import ConfigurationError, ForbiddenError, UnauthenticatedError
 #: In a token's entry: every tenant.
 ALL_TENANTS = "*"
 
+#: Said to whoever has no token that is known.
+EXPECTED_TOKEN = "expected 'Authorization: Bearer' with a known token"  # noqa: S105 -- no password
+
 _bearer = HTTPBearer(auto_error=False, description="A token of the service's token file.")
 
 
@@ -61,6 +64,11 @@ class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: For logs; the beginning of the hash if empty.
     name: str = ""
 
+    @property
+    def label(self) -> str:
+        """What logs and messages call it."""
+        return self.name or self.sha256[:8]
+
 
 class Tokens:
     """The tokens that a service accepts, read once at start.
@@ -79,6 +87,11 @@ class Tokens:
             raise ConfigurationError(f"token file: {err}") from None
         if len({entry.sha256 for entry in self._entries}) < len(self._entries):
             raise ConfigurationError("token file: the same sha256 stands in it twice")
+
+    def of_request(self, authorization: str) -> TokenEntry | None:
+        """The entry that the value of an Authorization header names; None if it names none."""
+        scheme, _, token = authorization.partition(" ")
+        return self.find(token.strip()) if scheme.lower() == "bearer" else None
 
     def find(self, token: str) -> TokenEntry | None:
         """The entry of a presented token. Takes the same time whichever entry matches, or none."""
@@ -134,12 +147,12 @@ def _entry_of(request: Request, credentials: HTTPAuthorizationCredentials | None
     tokens: Tokens = request.app.state.tokens
     entry = tokens.find(credentials.credentials) if credentials else None
     if entry is None:
-        raise UnauthenticatedError("expected 'Authorization: Bearer' with a known token")
+        raise UnauthenticatedError(EXPECTED_TOKEN)
     return entry
 
 
 def _authorized(entry: TokenEntry, tenant: str, role: Role, restore: bool) -> Caller:
-    name = entry.name or entry.sha256[:8]
+    name = entry.label
     held = Role[entry.role.upper()]
     if entry.tenant not in (ALL_TENANTS, tenant):
         scope = "all tenants" if tenant == ALL_TENANTS else f"tenant {tenant}"

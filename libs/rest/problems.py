@@ -3,6 +3,7 @@
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import Request
@@ -16,6 +17,11 @@ from libs.errors import BackcastError, BadInputError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+#: Of some statuses: how to authenticate, and when to try again, in seconds.
+_HEADERS: dict[int, Mapping[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "1"},
+}
 
 
 class Problem(BaseModel):
@@ -29,7 +35,7 @@ class Problem(BaseModel):
     retriable: bool = Field(description="Whether the same request may succeed later")
     instance: str | None = Field(None, description="Id under which the log has the cause")
 
-    def response(self, headers: dict[str, str] | None = None) -> Response:
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """The document as a response."""
         body = self.model_dump_json(exclude_none=True)
         return Response(body, self.status, headers, media_type=MEDIA_TYPE)
@@ -70,8 +76,13 @@ async def on_backcast_error(request: Request, error: Exception) -> Response:
         "request failed",
         extra={"request": _name(request), "code": error.code, "detail": str(error)},
     )
-    headers = {"WWW-Authenticate": "Bearer"} if problem.status == HTTPStatus.UNAUTHORIZED else None
-    return problem.response(headers)
+    return refusal(error)
+
+
+def refusal(error: BackcastError) -> Response:
+    """The response that reports an error, with the header that its status asks for."""
+    problem = problem_of(error)
+    return problem.response(_HEADERS.get(problem.status))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -26,13 +26,19 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from libs.errors import BackcastError, ConfigurationError, InvariantViolation
+from libs.errors import (
+    BackcastError,
+    ConfigurationError,
+    InvariantViolation,
+    UnauthenticatedError,
+)
 from libs.rest import problems
-from libs.rest.auth import Tokens
+from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
 from libs.rest.documents import share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
 from libs.rest.protocol import BoundedProtocol
+from libs.rest.shares import Shares
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
@@ -82,7 +88,11 @@ def create_app(
     app.state.tokens = tokens
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
-        RequestGuard, body_size_bytes_max=settings.request_body_size_bytes_max, registry=registry
+        RequestGuard,
+        tokens=tokens,
+        body_size_bytes_max=settings.request_body_size_bytes_max,
+        shares=Shares(max(1, settings.request_thread_count_max // 2)),
+        registry=registry,
     )
     _add_operation_routes(app, health, registry)
     return app
@@ -130,11 +140,28 @@ def serving(
 
 
 class RequestGuard:
-    """The outermost layer: measures requests, refuses long bodies, hides what went wrong."""
+    """The outermost layer: measures and shares out requests, refuses bodies, hides what went wrong.
 
-    def __init__(self, app: ASGIApp, body_size_bytes_max: int, registry: CollectorRegistry) -> None:
+    Args:
+        app: what handles requests.
+        tokens: whose requests' bodies are read; None: anybody's.
+        body_size_bytes_max: longest body that is read.
+        shares: what one tenant may use at once; a token of all tenants has a share of its own.
+        registry: gets the durations of requests.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens | None,
+        body_size_bytes_max: int,
+        shares: Shares,
+        registry: CollectorRegistry,
+    ) -> None:
         self._app = app
+        self._tokens = tokens
         self._body_size_bytes_max = body_size_bytes_max
+        self._shares = shares
         self._seconds = Histogram(
             "backcast_http_request_seconds",
             "Time from the request's head to the end of its response, in seconds.",
@@ -157,7 +184,11 @@ class RequestGuard:
             await send(message)
 
         try:
-            await self._app(scope, self._bounded(scope, receive), send_and_note)
+            await self._handle(scope, self._bounded(scope, receive), send_and_note)
+        except BackcastError as err:  # of this layer: the application answers its own
+            if status:
+                raise
+            await problems.refusal(err)(scope, receive, send_and_note)
         except Exception as err:
             problem = problems.unexpected_problem(f"{scope['method']} {scope['path']}", err)
             if status:
@@ -167,6 +198,27 @@ class RequestGuard:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.perf_counter() - begun
             self._seconds.labels(_method(scope), route, str(status)).observe(seconds)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on in its turn.
+
+        Raises:
+            UnauthenticatedError: it has a body and no known token. The body is not read.
+            TooManyRequestsError: its tenant has too many.
+        """
+        if self._tokens is None:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        entry = self._tokens.of_request(headers.get("authorization", ""))
+        if entry is not None:
+            owner = f"token {entry.label}" if entry.tenant == ALL_TENANTS else entry.tenant
+            async with self._shares.taken(owner):
+                await self._app(scope, receive, send)
+        elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            raise UnauthenticatedError(EXPECTED_TOKEN)
+        else:
+            await self._app(scope, receive, send)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """``receive`` that refuses a body once its declared or received length is too long."""
@@ -193,13 +245,18 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
     async def healthz() -> Response:
         return _report("not alive", health.alive())
 
+    # Threads of their own: those of requests may all wait for something.
+    threads = anyio.CapacityLimiter(2)
+
     @app.get("/readyz", tags=["operation"], summary="Whether the process can take work")
-    def readyz() -> Response:
-        return _report("not ready", health.ready())
+    async def readyz() -> Response:
+        checks = await anyio.to_thread.run_sync(health.ready, limiter=threads)
+        return _report("not ready", checks)
 
     @app.get("/metrics", tags=["operation"], summary="Metrics in Prometheus' text format")
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> Response:
+        text = await anyio.to_thread.run_sync(generate_latest, registry, limiter=threads)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def _report(failure: str, checks: list[Check]) -> Response:
