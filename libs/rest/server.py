@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import Headers
@@ -37,6 +37,7 @@ from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
 from libs.rest.documents import share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
+from libs.rest.page import PAGE_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import Shares
 from libs.runtime.groups import ServiceSettings
@@ -76,7 +77,7 @@ def create_app(
         title=title,
         version="1",
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # the framework's page loads scripts from a server of others
         redoc_url=None,
         responses={"default": {"model": problems.Problem, "description": "Problem (RFC 9457)"}},
         exception_handlers={
@@ -244,6 +245,10 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
     @app.get("/healthz", tags=["operation"], summary="Whether the process should be left running")
     async def healthz() -> Response:
         return _report("not alive", health.alive())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(render_page(app.openapi()), headers=PAGE_HEADERS)
 
     # Threads of their own: those of requests may all wait for something.
     threads = anyio.CapacityLimiter(2)

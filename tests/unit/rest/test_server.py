@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -241,6 +242,21 @@ def test_the_openapi_document_is_3_1_and_promises_problems(client: Client) -> No
     assert set(operation["responses"]) == {"200", "default"}
     assert set(operation["responses"]["default"]["content"]) == {"application/problem+json"}
     assert operation["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_page_of_the_api_has_everything_and_loads_nothing(client: Client) -> None:
+    response = client.get("/docs")
+    page = response.data.decode()
+    assert response.status == 200
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert not re.search(r"<script|<link|<img|src=|https?:", page)
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert f"{method.upper()} {path}<" in page
+    for name in document["components"]["schemas"]:
+        assert f'id="{name}"' in page
+    assert '<a href="#Volume">' in page
 
 
 def test_a_request_in_flight_finishes_when_the_server_stops(app: FastAPI, gate: Gate) -> None:
