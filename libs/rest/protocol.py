@@ -20,8 +20,9 @@ from libs.rest import problems
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import AcceptedConnection, BoundedListener
 
-#: The parser gets no more at once, so limits are looked at in time: 57 requests fit at most.
-_PIECE_SIZE_BYTES = 1 << 10
+#: The parser gets no more at once, so limits are looked at in time: 57 requests fit into the first.
+#: A body goes in larger pieces, because each costs 2.5 µs of the event loop.
+_PIECE_SIZE_BYTES, _BODY_PIECE_SIZE_BYTES = 1 << 10, 8 << 10
 #: A client that does not take so much in `write_seconds_max`, nor all that is left, has gone.
 _TAKEN_SIZE_BYTES_MIN = 64 << 10
 
@@ -87,7 +88,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if room <= 0:
                 self._refuse_size()
                 return
-            piece = data[at : at + min(room, _PIECE_SIZE_BYTES)]
+            most = _BODY_PIECE_SIZE_BYTES if self._in_body else _PIECE_SIZE_BYTES
+            piece = data[at : at + min(room, most)]
             at += len(piece)
             self._withheld_bytes += len(piece)
             super().data_received(piece)
