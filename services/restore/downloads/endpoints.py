@@ -17,7 +17,12 @@ from libs.ranges import ByteRange
 from libs.reading.volume import VolumeReader, VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
-from services.restore.downloads.streaming import PIECE_SIZE_BYTES, ClosingStream, read_pieces
+from services.restore.downloads.streaming import (
+    PIECE_SIZE_BYTES,
+    ClosingStream,
+    DownloadSlots,
+    read_pieces,
+)
 
 DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
 
@@ -31,6 +36,7 @@ _RESPONSES: dict[int | str, dict[str, object]] = {
 
 def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> None:
     """Add the endpoints to the application."""
+    slots = DownloadSlots()
 
     @app.head(_PATH, tags=["data"], summary="Size and identity of a volume's bytes")
     def head(tenant: str, name: str, point: str, _: DataReader) -> Response:
@@ -68,29 +74,18 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
             status = HTTPStatus.PARTIAL_CONTENT
             last = wanted.end - 1
             headers["Content-Range"] = f"bytes {wanted.start}-{last}/{found.size_bytes}"
-        return _download(
-            readers, threads, found, wanted or ByteRange(0, found.size_bytes), (status, headers)
-        )
-
-
-def _download(
-    readers: VolumeReaders,
-    threads: Executor,
-    point: SnapshotVolume,
-    wanted: ByteRange,
-    head: tuple[int, dict[str, str]],
-) -> Response:
-    """A response whose first piece has been read and verified before anything is answered."""
-    status, headers = head
-    with ExitStack() as stack:
-        volume = stack.enter_context(readers.open(point))
-        pieces = read_pieces(volume, wanted, threads)
-        first = next(pieces, b"")
-        if wanted.length <= PIECE_SIZE_BYTES:
-            headers |= _costs(volume)
-        headers["Content-Length"] = str(wanted.length)
-        body: Iterator[bytes] = chain([first], pieces)
-        return ClosingStream(body, status, headers, stack.pop_all().close)
+        wanted = wanted or ByteRange(0, found.size_bytes)
+        with ExitStack() as stack:
+            stack.enter_context(slots.taken(tenant))
+            volume = stack.enter_context(readers.open(found))
+            pieces = read_pieces(volume, wanted, threads)
+            # It has been read and verified before anything is answered.
+            first = next(pieces, b"")
+            if wanted.length <= PIECE_SIZE_BYTES:
+                headers |= _costs(volume)
+            headers["Content-Length"] = str(wanted.length)
+            body: Iterator[bytes] = chain([first], pieces)
+            return ClosingStream(body, status, headers, stack.pop_all().close)
 
 
 def _headers(point: SnapshotVolume) -> dict[str, str]:

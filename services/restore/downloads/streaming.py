@@ -1,6 +1,8 @@
 """Downloads: a range of a volume in bounded pieces, read ahead of the client."""
 
-from collections import deque
+import contextlib
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
@@ -9,6 +11,7 @@ import anyio.to_thread
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from libs.errors import TooManyRequestsError
 from libs.ranges import ByteRange
 from libs.reading.volume import PlacedChunk, VolumeReader, chunks_of
 
@@ -16,8 +19,44 @@ from libs.reading.volume import PlacedChunk, VolumeReader, chunks_of
 _WINDOW_SIZE_BYTES = 32 << 20
 #: Two frames and more; read whole before any of it is sent.
 PIECE_SIZE_BYTES = 2 << 20
-#: Pieces of one download that are read while one is sent. With 32 downloads at once 200 MiB.
+#: Pieces of one download that are read while one is sent. A download that its client does not take
+#: keeps four pieces, which is 256 MiB for all that there may be at once.
 _PIECES_AHEAD = 2
+#: Downloads at once, and those of one tenant among them.
+DOWNLOAD_COUNT_MAX, _TENANT_DOWNLOAD_COUNT_MAX = 32, 8
+
+
+class DownloadSlots:
+    """How many downloads go on, so that their pieces fit into memory. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def taken(self, tenant: str) -> Iterator[None]:
+        """One slot while the context lasts.
+
+        Raises:
+            TooManyRequestsError: all of them, or all of the tenant's, are taken.
+        """
+        with self._lock:
+            if (
+                self._counts[tenant] >= _TENANT_DOWNLOAD_COUNT_MAX
+                or self._counts.total() >= DOWNLOAD_COUNT_MAX
+            ):
+                raise TooManyRequestsError(
+                    f"downloads: expected at most {_TENANT_DOWNLOAD_COUNT_MAX} of tenant {tenant} "
+                    f"and {DOWNLOAD_COUNT_MAX} of all at once; finish some, or try again later"
+                )
+            self._counts[tenant] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._counts[tenant] -= 1
+                if not self._counts[tenant]:
+                    del self._counts[tenant]
 
 
 class ClosingStream(StreamingResponse):

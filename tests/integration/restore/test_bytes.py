@@ -1,3 +1,4 @@
+import contextlib
 import random
 import socket
 import time
@@ -107,6 +108,26 @@ def test_a_cold_mebibyte_reads_its_frames_and_the_path_of_map_nodes_once(
     assert 'backcast_restore_fetched_frames_total{kind="chunk"} 2.0' in metrics
     assert 'backcast_restore_fetched_frames_total{kind="node"} 1.0' in metrics
     print(f"cold 1 MiB: {1000 * seconds:.0f} ms")
+
+
+def test_downloads_that_nobody_takes_are_few_and_end_with_their_clients(site: RestoreSite) -> None:
+    host, port = site.settings.listen.split(":")
+    request = (
+        f"GET /v1/tenants/{TENANT}{BYTES} HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer restorer\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        statuses = []
+        for _ in range(12):
+            client = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            client.sendall(request.encode())
+            statuses.append(client.recv(12))
+        assert statuses == [b"HTTP/1.1 200"] * 8 + [b"HTTP/1.1 429"] * 4
+        assert site.get("/volumes")
+    deadline = time.monotonic() + SECONDS_MAX
+    while (again := site.download(BYTES)).status == 429:
+        assert time.monotonic() < deadline
+    assert again.data == site.disk[0]
 
 
 def test_damaged_bytes_are_reported_and_never_given(site: RestoreSite) -> None:
