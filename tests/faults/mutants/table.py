@@ -6,6 +6,7 @@ from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.roots import ROOTS
+from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
 
@@ -347,6 +348,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *BEYOND_SCENARIOS,
     *DOMAINS,
     *COPIES,
+    *STRANGERS,
     *TOGETHER,
     *TARGETS,
     *ROOTS,

@@ -1,0 +1,42 @@
+"""Planted bugs that let strangers in: to the memory of a server, or to another tenant's keys."""
+
+from tests.faults.mutants.mutant import Mutant
+
+STRANGERS = (
+    Mutant(
+        name="what the parser keeps is not counted",
+        file="libs/rest/protocol.py",
+        old="            self._withheld_bytes += len(piece)\n",
+        new="",
+        rule="a request costs no more memory than a head may have",
+        tests="tests/unit/rest/test_attacks.py",
+        chosen="has_no_end or fields_at_most",
+    ),
+    Mutant(
+        name="a tenant uses all threads",
+        file="libs/rest/server.py",
+        old="shares=Shares(max(1, settings.request_thread_count_max // 2)),",
+        new="shares=Shares(settings.request_thread_count_max),",
+        rule="requests of one tenant leave half of the threads to others",
+        tests="tests/unit/rest/test_shares.py",
+        chosen="greedy_one",
+    ),
+    Mutant(
+        name="whose keys the store gave is not compared",
+        file="libs/keys/keyring.py",
+        old="    expect_object(domain_key_object(name), domain_key_object(said))\n",
+        new="",
+        rule="an object is opened only by its own name",
+        tests="tests/unit/keys",
+        chosen="exchanged",
+    ),
+    Mutant(
+        name="which manifest the store gave is not compared",
+        file="libs/keys/opening.py",
+        old="        expect_object(key, manifest_object(said))\n",
+        new="        manifest_object(said)\n",
+        rule="an object is opened only by its own name",
+        tests="tests/unit/keys",
+        chosen="exchanged_manifests",
+    ),
+)
