@@ -23,8 +23,10 @@ from libs.runtime.threads import is_expected, start_thread
 
 log = logging.getLogger(__name__)
 
-#: A tenth of the share that others get where processors are short.
-_BACKGROUND_NICENESS = 10
+#: So much nicer than the rest of the process: a tenth of its share where processors are short.
+_BACKGROUND_NICENESS_MORE = 10
+#: As nice as Linux lets a thread be.
+_NICENESS_MAX = 19
 #: Pauses after exceptions that nobody foresaw: a passing cause costs a second, and a lasting one
 #: fills no log.
 _PAUSE_SECONDS_FIRST = 1.0
@@ -68,7 +70,9 @@ def start_loops(loops: list[Loop], health: Health, stop: Stop) -> list[threading
 def _run(loop: Loop, watched: LoopHealth, stop: Stop) -> None:
     if loop.background:  # under Linux each thread has a priority of its own
         with contextlib.suppress(OSError):  # a sandbox that forbids it: then it competes
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICENESS)
+            mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            niceness = min(mine + _BACKGROUND_NICENESS_MORE, _NICENESS_MAX)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     failures = 0
 
     def worked() -> None:

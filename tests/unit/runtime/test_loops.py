@@ -132,5 +132,29 @@ def test_only_a_loop_in_the_background_gives_way(background: bool) -> None:
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     (thread,) = start_loops([Loop("one", look, 1, background=background)], Health(), Stop())
     thread.join(20)
-    assert (seen[0] > mine) == background
+    assert seen[0] == (min(mine + 10, 19) if background else mine)
     assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+
+
+@pytest.mark.parametrize(("mine", "expected"), [(12, 19), (5, 15)])
+def test_a_loop_in_the_background_is_nicer_than_a_process_that_is_nice(
+    mine: int, expected: int
+) -> None:
+    """As when a supervisor or `nice` starts the process: an absolute number would speed it up."""
+    seen: list[int] = []
+
+    def look(stop: Stop, _progressed: Callable[[], None]) -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        stop.request()
+
+    def start() -> None:
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, max(mine, os.getpriority(os.PRIO_PROCESS, own)))
+        (loop,) = start_loops([Loop("one", look, 1, background=True)], Health(), Stop())
+        loop.join(SECONDS_MAX)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    starting.join(SECONDS_MAX)
+    at_start = max(mine, os.getpriority(os.PRIO_PROCESS, 0))
+    assert seen == [max(expected, min(at_start + 10, 19))]
