@@ -151,8 +151,12 @@ def command_page(parser: argparse.ArgumentParser) -> str:
     parts = [f"# The command {parser.prog}", parser.description or ""]
     for one in _commands(parser):
         parts += [f"## {one.prog}", one.description or "", "```\n" + _usage(one) + "\n```"]
+        help_of = one._get_formatter()._expand_help  # noqa: SLF001 -- what --help shows: one % for %%
         rows = [
-            (f"`{', '.join(action.option_strings) or action.metavar or action.dest}`", action.help)
+            (
+                f"`{', '.join(action.option_strings) or action.metavar or action.dest}`",
+                help_of(action),
+            )
             for action in one._actions  # noqa: SLF001 -- argparse has no public way to list arguments
             if action.dest != "help" and action.help not in (None, argparse.SUPPRESS)
         ]

@@ -20,6 +20,8 @@
     │   └── HaltedError          a brake is on: a person must look and accept, or mend the cause
     ├── SourceError              a protected volume cannot be read as it should
     │   └── TrackingLostError    what was said of its changes is not true; compare everything
+    ├── TargetError              what a restore writes to does not take it
+    ├── OutputError              standard output does not take what a command has to say
     ├── ConfigurationError       settings are wrong; the process must not start
     └── InvariantViolation       a rule of the design is broken; stop, do not repair quietly
 
@@ -185,6 +187,21 @@ class TrackingLostError(SourceError):
     """A tracker called a chunk unchanged that has changed; the next capture compares everything."""
 
     code = "tracking-lost"
+
+
+class TargetError(BackcastError):
+    """What a restore writes to does not take it: it fails, or is protected against writing."""
+
+    code = "target"
+    http_status = 422
+    exit_code = 13
+
+
+class OutputError(BackcastError):
+    """Standard output does not take what a command has to say; what the command did stands."""
+
+    code = "output"
+    exit_code = 14
 
 
 class ConfigurationError(BackcastError):

@@ -152,6 +152,8 @@ def translated() -> Iterator[None]:
         raise UnavailableError(
             f"catalog: {err}; is Postgres running, and are there fewer callers than connections?"
         ) from err
+    except UnicodeEncodeError as err:
+        raise BadInputError("catalog: a text is not UTF-8; nothing was committed") from err
     except psycopg.Error as err:
         state = err.sqlstate or ""
         if state == _OUT_OF_SPACE:

@@ -34,6 +34,7 @@ from libs.errors import (
 )
 from libs.rest import problems
 from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
+from libs.rest.bodies import TextRoute
 from libs.rest.documents import share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
@@ -86,6 +87,7 @@ def create_app(
             HTTPException: problems.on_http_exception,
         },
     )
+    app.router.route_class = TextRoute
     app.state.tokens = tokens
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
@@ -242,6 +244,9 @@ class RequestGuard:
 
 
 def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegistry) -> None:
+    """Add what probes ask for, by GET or by HEAD; those who want the state alone send HEAD."""
+
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"], summary="Whether the process should be left running")
     async def healthz() -> Response:
         return _report("not alive", health.alive())
@@ -253,11 +258,13 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
     # Threads of their own: those of requests may all wait for something.
     threads = anyio.CapacityLimiter(2)
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], summary="Whether the process can take work")
     async def readyz() -> Response:
         checks = await anyio.to_thread.run_sync(health.ready, limiter=threads)
         return _report("not ready", checks)
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", tags=["operation"], summary="Metrics in Prometheus' text format")
     async def metrics() -> Response:
         text = await anyio.to_thread.run_sync(generate_latest, registry, limiter=threads)

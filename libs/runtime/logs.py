@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from libs.printable import printable, printable_lines
+
 _context: contextvars.ContextVar[Mapping[str, object]] = contextvars.ContextVar(
     "log context", default=MappingProxyType({})
 )
@@ -95,9 +97,9 @@ class ReadableFormatter(logging.Formatter):
         time = _time_of(record).astimezone().isoformat(timespec="milliseconds")[11:23]
         line = f"{time} {record.levelname:<7} {record.name}  {record.getMessage()}{fields}"
         # What others named or sent must not move the cursor or forge a line.
-        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+        line = printable(line)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + printable_lines(self.formatException(record.exc_info))
         return line
 
 

@@ -4,15 +4,17 @@ Imports are the price of every start: a command's own are made when it runs, so 
 answer within 0.3 s.
 """
 
+import argparse
 import atexit
 import gc
 import os
 import sys
 from collections.abc import Sequence
 
-from libs.errors import BackcastError, UnavailableError
+from libs.errors import BackcastError, OutOfSpaceError, UnavailableError
 from services.cli.output import Output
 from services.cli.parser import build_parser
+from services.cli.streams import flush_output, give_up, prepare_streams
 
 #: What a shell reports for a command that ended by Ctrl-C (128 + SIGINT), and by a closed pipe.
 INTERRUPTED_EXIT_CODE = 130
@@ -33,29 +35,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     gc.set_threshold(_GARBAGE_THRESHOLD)
     atexit.register(gc.freeze)
-    args = build_parser().parse_args(arguments)
-    out = Output(as_json=args.json)
+    prepare_streams()
+    out = Output(as_json=False)
     try:
+        args = _parsed(arguments)
+        if isinstance(args, int):
+            return args
+        out = Output(as_json=args.json)
         status: int = args.run(args)
-        sys.stdout.flush()
+        flush_output()
     except BackcastError as err:
-        out.failure(err.code, f"{err}{_hint(err)}")
+        out.failure(err.code, str(err), _hint(err))
         return err.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, as `head` has. Python would complain once more
-        # when it flushes at its end: give it somewhere to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
+        give_up(sys.stdout)
         return BROKEN_PIPE_EXIT_CODE
     except Exception as err:  # noqa: BLE001 -- the one place that turns what nobody foresaw into a status
         return _unexpected(err, out)
     return status
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace | int:
+    """The arguments; or the status, if the parser has said all that there is to say."""
+    try:
+        return build_parser().parse_args(arguments)
+    except SystemExit as end:
+        flush_output()
+        return int(end.code or 0)
+
+
 def _hint(error: BackcastError) -> str:
     at_home = isinstance(error, UnavailableError) and not os.environ.get("BACKCAST_URL")
-    return "\n`backcast dev status` shows what runs on this machine" if at_home else ""
+    if not at_home or isinstance(error, OutOfSpaceError):
+        return ""
+    return "`backcast dev status` shows what runs on this machine"
 
 
 def _unexpected(error: Exception, out: Output) -> int:
@@ -63,7 +78,8 @@ def _unexpected(error: Exception, out: Output) -> int:
 
     from libs.runtime.service import UNEXPECTED_EXIT_CODE  # noqa: PLC0415 -- the same
 
-    out.failure("unexpected", "".join(traceback.format_exception(error)).rstrip())
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    out.failure("unexpected", f"an error that nobody foresaw: {type(error).__name__}", trace)
     return UNEXPECTED_EXIT_CODE
 
 

@@ -1,11 +1,13 @@
 """What the command prints: text for people, or JSON for programs; never both on standard output."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from libs.printable import printable, printable_document, printable_lines
+from services.cli.streams import tell_line, write_line
 
 Document = Mapping[str, Any]
 
@@ -26,34 +28,58 @@ class Column:
 class Output:
     """Results on standard output; notes and errors on standard error.
 
+    What others have named or sent reaches people only in printable characters; JSON escapes it.
+
     Args:
         as_json: results as JSON, one object per line, flushed one by one; errors too.
+
+    Raises:
+        OutputError: standard output does not take a result (`show` and `show_all`).
     """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
-    def show(self, document: Document, text: str) -> None:
-        """One result: the document as JSON, or the text."""
-        print(json.dumps(document) if self.as_json else text, flush=True)
+    def show(self, document: Document, text: str | Callable[[Any], str]) -> None:
+        """One result: the document as JSON, or a text.
+
+        Args:
+            document: the result.
+            text: one line; or what makes the lines of the document, once that is printable.
+        """
+        if self.as_json:
+            write_line(json.dumps(document))
+        else:
+            write_line(printable(text) if isinstance(text, str) else text(_shown(document)))
 
     def show_all(self, documents: Iterable[Document], columns: Sequence[Column]) -> None:
         """Results of one kind: a JSON line each, or a table."""
         if not self.as_json:
-            print(table(columns, documents), flush=True)
+            write_line(table(columns, map(_shown, documents)))
             return
         for document in documents:
-            print(json.dumps(document), flush=True)
+            write_line(json.dumps(document))
 
     def note(self, text: str) -> None:
-        """Tell people something; programs find it in the result."""
+        """Tell people something, in one line; programs find it in the result."""
         if not self.as_json:
-            print(text, file=sys.stderr)
+            tell_line(printable(text))
 
-    def failure(self, code: str, message: str) -> None:
-        """Why something failed: a line for people, or an object with the stable code."""
-        line = json.dumps({"code": code, "message": message})
-        print(line if self.as_json else f"backcast: {message}", file=sys.stderr)
+    def failure(self, code: str, message: str, more: str = "") -> None:
+        """Why something failed: a line for people, or an object with the stable code.
+
+        Args:
+            code: of the error.
+            message: one line.
+            more: lines below it.
+        """
+        if self.as_json:
+            lines = f"{message}\n{more}" if more else message
+            tell_line(json.dumps({"code": code, "message": lines}))
+            return
+        tell_line(f"backcast: {printable(message)}")
+        if more:
+            tell_line(printable_lines(more))
 
 
 def table(columns: Sequence[Column], documents: Iterable[Document]) -> str:
@@ -68,6 +94,11 @@ def table(columns: Sequence[Column], documents: Iterable[Document]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _shown(document: Document) -> Document:
+    shown: Document = printable_document(dict(document))
+    return shown
 
 
 def human_bytes(count: int) -> str:

@@ -1,7 +1,9 @@
 """The parser of the command line: nouns and their verbs, from the modules named after them."""
 
 import argparse
+from typing import TYPE_CHECKING, NoReturn
 
+from libs.printable import printable
 from services.cli.commands import (
     addresses,
     catalog,
@@ -14,6 +16,10 @@ from services.cli.commands import (
     stores,
     volumes,
 )
+from services.cli.streams import write_line
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _DESCRIPTION = """\
 Protects volumes and gives back any recovery point, written NAME@latest, NAME@12 (its number),
@@ -25,17 +31,47 @@ up`), BACKCAST_TENANT the tenant, BACKCAST_HOME the folder of the local servers.
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. What it parses has ``run``, the function that does it."""
-    parser = argparse.ArgumentParser(prog="backcast", description=_DESCRIPTION, epilog=_ENVIRONMENT)
+    parser: argparse.ArgumentParser = _Parser(
+        prog="backcast", description=_DESCRIPTION, epilog=_ENVIRONMENT, parents=[_everywhere()]
+    )
+    parser.set_defaults(json=False, tenant=None)
     nouns = parser.add_subparsers(required=True, metavar="COMMAND")
-    everywhere = argparse.ArgumentParser(add_help=False)
-    everywhere.add_argument(
-        "--json", action="store_true", help="one JSON object, or one per line, on standard output"
-    )
-    everywhere.add_argument(
-        "--tenant", metavar="T", help="whose data (default: BACKCAST_TENANT, else default)"
-    )
+    everywhere = _everywhere()
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
     for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores):
         noun.add_parser(nouns, everywhere)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with arguments in printable characters, and notices where help is lost."""
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """As argparse's, which takes no notice of an error."""
+        if file is None:
+            write_line(self.format_help().rstrip())
+        else:
+            super().print_help(file)
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's."""
+        super().error(printable(message))
+
+
+def _everywhere() -> argparse.ArgumentParser:
+    """The options that stand at any place: before the noun, before the verb, or after it.
+
+    Where they are not given they set nothing, so that a later place does not undo an earlier one.
+    """
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    everywhere.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="one JSON object, or one per line, on standard output",
+    )
+    everywhere.add_argument(
+        "--tenant", metavar="T", help="whose data (default: BACKCAST_TENANT, else default)"
+    )
+    return everywhere

@@ -41,10 +41,10 @@ def _translate(args: argparse.Namespace) -> int:
     point = RecoveryPoint.parse(args.point)
     if args.storage is None:
         found = services.get(f"{point.path}/translate", {"offset": _offset(args.offset)})
-        out.show(found, _downwards(found))
+        out.show(found, _downwards)
     else:
         found = _find_addresses(services, point, args.storage)
-        out.show(found, _upwards(found, point))
+        out.show(found, lambda found: _upwards(found, point))
     return 0
 
 

@@ -13,27 +13,34 @@ _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
 #: How many differences are shown; ``--json`` shows all that the service tells.
 _SHOWN_MAX = 50
+#: What whoever asks for it should know before (`services.catalog.recovery.reconciler`).
+_PAUSE = (
+    "No snapshot begins and nothing is deleted until it is done. It first waits 90 s for deletions "
+    "that are under way. Sessions that are open are rejected; restores go on."
+)
 
 
 def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
     """Add the noun and its verbs."""
-    parser = nouns.add_parser("catalog", help="the catalog: status, reconcile, rebuild, check")
+    text = "the catalog: status, checkpoint, reconcile, rebuild, check"
+    parser = nouns.add_parser("catalog", parents=[everywhere], help=text, description=text)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    status = verbs.add_parser("status", parents=[everywhere], help="how it stands to the store")
+    text = "say whether the catalog agrees with the store, and what it waits for"
+    status = verbs.add_parser("status", parents=[everywhere], help=text, description=text)
     status.set_defaults(run=_status)
-    checkpoint = verbs.add_parser(
-        "checkpoint", parents=[everywhere], help="write a checkpoint into the store now"
-    )
+    text = "write what only the catalog knows into the store now, as a checkpoint"
+    checkpoint = verbs.add_parser("checkpoint", parents=[everywhere], help=text, description=text)
     checkpoint.set_defaults(run=_checkpoint)
+    text = "compare the catalog with all of the store, and take back what it has forgotten"
     reconcile = verbs.add_parser(
         "reconcile",
         parents=[everywhere],
-        help="compare with all of the store and take back what was forgotten",
+        help=text,
+        description=f"{text}. {_PAUSE}",
     )
     reconcile.set_defaults(run=_reconcile)
-    rebuild = verbs.add_parser(
-        "rebuild", parents=[everywhere], help="fill an empty catalog from what is left"
-    )
+    text = "fill an empty catalog from what is left"
+    rebuild = verbs.add_parser("rebuild", parents=[everywhere], help=text, description=text)
     rebuild.add_argument(
         "--from",
         dest="source",
@@ -43,17 +50,14 @@ def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
         "without it the store does (default)",
     )
     rebuild.set_defaults(run=_rebuild)
-    check = verbs.add_parser(
-        "check",
-        parents=[everywhere],
-        help="rebuild it beside the live one and compare both; status 6 if they differ",
-    )
+    text = "rebuild the catalog beside the live one and compare both; status 6 if they differ"
+    check = verbs.add_parser("check", parents=[everywhere], help=text, description=text)
     check.set_defaults(run=_check)
 
 
 def _status(args: argparse.Namespace) -> int:
     found = connect(args).catalog.get("/v1/catalog")
-    Output(as_json=args.json).show(found, _described(found))
+    Output(as_json=args.json).show(found, _described)
     return 0
 
 
@@ -65,6 +69,7 @@ def _checkpoint(args: argparse.Namespace) -> int:
 
 
 def _reconcile(args: argparse.Namespace) -> int:
+    Output(as_json=args.json).note(_PAUSE)
     return _ordered(args, "reconcile", None)
 
 
@@ -86,7 +91,7 @@ def _ordered(args: argparse.Namespace, what: str, body: Any) -> int:
             step = found["reconciliation"]["step"]
             out.note(f"{step} …")
         time.sleep(_POLL_SECONDS)
-    out.show(found, _described(found))
+    out.show(found, _described)
     damaged = found["reconciliation"]["damaged"]
     if damaged:
         points = ", ".join(one["point"] for one in damaged[:_SHOWN_MAX])
@@ -104,14 +109,18 @@ def _check(args: argparse.Namespace) -> int:
         time.sleep(_POLL_SECONDS)
     if found["error"]:
         raise UnavailableError(f"catalog: {found['error']}")
+    out.show(found, _compared)
+    return DamagedDataError.exit_code if found["differences"] else 0
+
+
+def _compared(found: Any) -> str:
     lines = [f"{found['rows']} rows compared, {found['differences']} differ"]
     for one in found["told"][:_SHOWN_MAX]:
         lines += [f"{one['table']} {one['key']}", f"  live    {one['live']}"]
         lines.append(f"  rebuilt {one['rebuilt']}")
     if found["changed_meanwhile"]:
         lines.append("something was decided meanwhile; check again when less is going on")
-    out.show(found, "\n".join(lines))
-    return DamagedDataError.exit_code if found["differences"] else 0
+    return "\n".join(lines)
 
 
 def _patiently(services: Services, path: str) -> Any:

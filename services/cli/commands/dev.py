@@ -7,11 +7,11 @@ import argparse
 import dataclasses
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from libs.errors import NotFoundError, UnavailableError
+from services.cli.streams import tell_line, write_line
 
 if TYPE_CHECKING:  # imported late below: most commands never need it, and start faster without
     from deploy.local.cluster import LocalCluster, ProcessStatus
@@ -29,11 +29,11 @@ def add_parser(
         subparsers: of the program.
         parents: parsers of options that every command has, ``--json`` among them.
     """
-    dev = subparsers.add_parser("dev", help="servers and services on this machine, without Docker")
+    text = "servers and services on this machine, without Docker"
+    dev = subparsers.add_parser("dev", parents=parents, help=text, description=text)
     commands = dev.add_subparsers(dest="dev_command", required=True, metavar="COMMAND")
-    up = commands.add_parser(
-        "up", parents=parents, help="start what does not run; wait until ready"
-    )
+    text = "start what does not run, and wait until it is ready"
+    up = commands.add_parser("up", parents=parents, help=text, description=text)
     up.add_argument(
         "--s3",
         choices=_S3_CHOICES,
@@ -53,11 +53,12 @@ def add_parser(
         "nodes; volumes are then added with --node",
     )
     up.add_argument("--servers-only", action="store_true", help="PostgreSQL, Kafka and S3 only")
-    commands.add_parser("status", parents=parents, help="what runs, and where")
-    commands.add_parser(
-        "env", parents=parents, help="addresses and credentials, to eval in a shell"
-    )
-    commands.add_parser("down", parents=parents, help="stop everything; data stay")
+    for name, text in (
+        ("status", "show what runs, and where; status 8 unless everything is ready"),
+        ("env", "print addresses and credentials, to eval in a shell"),
+        ("down", "stop everything; data stay"),
+    ):
+        commands.add_parser(name, parents=parents, help=text, description=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     as_json = bool(getattr(args, "json", False))
     if args.dev_command == "up":
         cluster.up(
-            _tell,
+            tell_line,
             s3=S3Choice(args.s3),
             servers_only=args.servers_only,
             second_store=args.second_store,
@@ -85,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
         _show_status(cluster, cluster.status(), as_json=as_json)
         return 0
     if args.dev_command == "down":
-        cluster.down(_tell)
+        cluster.down(tell_line)
         if as_json:
-            _write(json.dumps({"home": str(cluster.home.folder)}))
+            write_line(json.dumps({"home": str(cluster.home.folder)}))
         return 0
     if not cluster.home.exists:
         raise NotFoundError(
@@ -104,10 +105,10 @@ def run(args: argparse.Namespace) -> int:
 def _show_environment(cluster: "LocalCluster", *, as_json: bool) -> None:
     variables = cluster.environment()
     if as_json:
-        _write(json.dumps(variables))
+        write_line(json.dumps(variables))
         return
     for name, value in variables.items():
-        _write(f"export {name}={shlex.quote(value)}")
+        write_line(f"export {name}={shlex.quote(value)}")
 
 
 def _show_status(
@@ -116,17 +117,10 @@ def _show_status(
     if as_json:
         listed = [dataclasses.asdict(process) for process in processes]
         home = cluster.home
-        _write(json.dumps({"home": str(home.folder), "s3": home.s3_server, "processes": listed}))
+        write_line(
+            json.dumps({"home": str(home.folder), "s3": home.s3_server, "processes": listed})
+        )
         return
     for process in processes:
         state = "stopped" if process.pid is None else "ready" if process.ready else "not ready"
-        _write(f"{process.name:<12} {state:<10} {process.pid or '-':<8} {process.address}")
-
-
-def _write(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+        write_line(f"{process.name:<12} {state:<10} {process.pid or '-':<8} {process.address}")

@@ -17,7 +17,7 @@ def add_parser(
     everywhere: argparse.ArgumentParser,
 ) -> None:
     """Add ``events`` and its verbs."""
-    events = nouns.add_parser("events", help="what happened, in order")
+    events = nouns.add_parser("events", parents=[everywhere], help="what happened, in order")
     verbs = events.add_subparsers(required=True, metavar="COMMAND")
     text = "print the tenant's events from the catalog's log, oldest first"
     tail = verbs.add_parser("tail", parents=[everywhere], help=text, description=text)
@@ -35,7 +35,7 @@ def add_parser(
 def _tail(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
     for event in _events(services, out, args.topic, args.after, follow=args.follow):
-        out.show(event, _line(event))
+        out.show(event, _line)
     return 0
 
 

@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.explain:
         found = services.catalog.get(f"/v1/explanations/{quote(args.explain, safe='')}")
-        out.show(found, "\n".join(_explained(found)))
+        out.show(found, lambda found: "\n".join(_explained(found)))
         return 0
     found = services.catalog.get("/v1/collection")
     for halt in found["halts"]:
@@ -80,7 +80,7 @@ def _survey(services: Services, out: Output, found: Document) -> None:
     else:
         out.note("warning: the catalog is not reconciled with the store: no object can be judged")
     result = {"dry_run": True, **found, "sweep": sweep, "rewriting": rewriting}
-    out.show(result, "\n".join(_would(result)))
+    out.show(result, lambda result: "\n".join(_would(result)))
 
 
 def _free(services: Services, out: Output, found: Document, *, upkeep: bool) -> int:
@@ -99,7 +99,7 @@ def _free(services: Services, out: Output, found: Document, *, upkeep: bool) -> 
         "sweep": done and done["sweep"],
         "rewriting": done and done["rewriting"],
     }
-    out.show(result, "\n".join(_did(result)))
+    out.show(result, lambda result: "\n".join(_did(result)))
     if freed["failures"]:
         out.note(f"warning: {freed['failures']} objects were not deleted; tried again later")
     if done and done["state"] == "failed":

@@ -22,7 +22,12 @@ def add_parser(
     everywhere: argparse.ArgumentParser,
 ) -> None:
     """Add ``keys`` and its verbs."""
-    keys = nouns.add_parser("keys", help=f"the keys of stored data. {_LOSS}", description=_LOSS)
+    keys = nouns.add_parser(
+        "keys",
+        parents=[everywhere],
+        help=f"the keys of stored data. {_LOSS}",
+        description=_LOSS,
+    )
     verbs = keys.add_subparsers(required=True, metavar="COMMAND")
     text = "list the tenant's keys by their names; never their secrets"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
@@ -63,7 +68,7 @@ def _sheet(args: argparse.Namespace) -> int:
         "bucket": sheet.bucket,
         "sheet": text,
     }
-    Output(as_json=args.json).show(document, text)
+    Output(as_json=args.json).show(document, lambda _: text)
     return 0
 
 

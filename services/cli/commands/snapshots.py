@@ -22,7 +22,9 @@ def add_parser(
     everywhere: argparse.ArgumentParser,
 ) -> None:
     """Add ``snapshot`` and its verbs."""
-    snapshot = nouns.add_parser("snapshot", help="recovery points of volumes and groups")
+    snapshot = nouns.add_parser(
+        "snapshot", parents=[everywhere], help="recovery points of volumes and groups"
+    )
     verbs = snapshot.add_subparsers(required=True, metavar="COMMAND")
     text = "take a snapshot of each group, all at once, and wait until it is sealed"
     take = verbs.add_parser("take", parents=[everywhere], help=text, description=text)
@@ -203,7 +205,7 @@ def _show(args: argparse.Namespace) -> int:
     else:
         found = services.get(RecoveryPoint.parse(args.point, otherwise=LATEST).path)
         found["barrier"] = services.get(f"/snapshots/{found['session']}")["barrier"]
-    out.show(found, "\n".join(_lines(found)))
+    out.show(found, lambda found: "\n".join(_lines(found)))
     return 0
 
 

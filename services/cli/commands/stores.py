@@ -10,9 +10,11 @@ from services.cli.output import Column, Document, Output
 
 def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
     """Add the noun and its verbs."""
-    parser = nouns.add_parser("store", help="the object stores: list, lost, repair")
+    text = "the object stores: list, lost, repair"
+    parser = nouns.add_parser("store", parents=[everywhere], help=text, description=text)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    lister = verbs.add_parser("list", parents=[everywhere], help="the stores, and what each lacks")
+    text = "list the stores, and what each of them lacks"
+    lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
     lister.set_defaults(run=_list)
     text = "say that what a store held is gone for good; nothing waits for it any more"
     lost = verbs.add_parser("lost", parents=[everywhere], help=text, description=text)

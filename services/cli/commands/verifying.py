@@ -62,7 +62,7 @@ def _verify(args: argparse.Namespace) -> int:
         out.failure(end["code"], f"{point} was not verified: {end['message']}")
         return error_class(end["code"]).exit_code
     result = {"point": f"{found['volume']}@{found['sequence']}", **end}
-    out.show(result, "\n".join(_lines(result)))
+    out.show(result, lambda result: "\n".join(_lines(result)))
     return 0 if end["state"] == "intact" else DamagedDataError.exit_code
 
 

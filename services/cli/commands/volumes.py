@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from libs.errors import BadInputError
+from libs.printable import printable
 from services.cli.commands.retaining import add_volume_verbs
 from services.cli.connection import connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
@@ -13,7 +15,9 @@ def add_parser(
     everywhere: argparse.ArgumentParser,
 ) -> None:
     """Add ``volume`` and its verbs."""
-    volume = nouns.add_parser("volume", help="protected disks, partitions and images")
+    volume = nouns.add_parser(
+        "volume", parents=[everywhere], help="protected disks, partitions and images"
+    )
     verbs = volume.add_subparsers(required=True, metavar="COMMAND")
     text = "protect a volume; repeating it is harmless"
     add = verbs.add_parser("add", parents=[everywhere], help=text, description=text)
@@ -35,8 +39,7 @@ def add_parser(
 
 def _add(args: argparse.Namespace) -> int:
     services = connect(args)
-    # A relative path means the caller's folder, if it means anything on the node.
-    body = {"name": args.name, "path": str(Path(args.path).absolute())}
+    body = {"name": args.name, "path": _absolute(args.path)}
     body |= {key: value for key in ("node", "group", "freeze") if (value := getattr(args, key))}
     volume = services.coordinator.post(services.path("/volumes"), body)
     size = human_bytes(volume["size_bytes"])
@@ -44,6 +47,24 @@ def _add(args: argparse.Namespace) -> int:
         volume, f"{volume['name']}: {volume['path']} on node {volume['node']}, {size}"
     )
     return 0
+
+
+def _absolute(path: str) -> str:
+    """A relative path means the caller's folder, if it means anything on the node."""
+    try:
+        absolute = str(Path(path).absolute())
+    except FileNotFoundError:
+        raise BadInputError(
+            f"{path}: is relative to a folder that was deleted; give the whole path"
+        ) from None
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:
+        raise BadInputError(
+            f"{printable(absolute)}: is not UTF-8, and a volume's path must be; give the file or "
+            f"device another name, or a link to it"
+        ) from None
+    return absolute
 
 
 def _list(args: argparse.Namespace) -> int:

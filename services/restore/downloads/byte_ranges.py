@@ -1,4 +1,7 @@
-"""The Range header of a download (RFC 9110, section 14): at most one range of bytes."""
+"""What a download's headers ask for: at most one range of bytes, unless the client has it.
+
+RFC 9110, sections 13.1.2 (If-None-Match) and 14 (Range).
+"""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +9,9 @@ from dataclasses import dataclass
 from libs.ranges import ByteRange
 
 _ONE_RANGE = re.compile(r"bytes *= *(?:([0-9]{1,19}) *- *([0-9]{1,19})?|-([0-9]{1,19})) *")
+
+
+_ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +48,15 @@ def parse_range(header: str | None, size_bytes: int) -> ByteRange | NotSatisfiab
     if start >= end:
         return NotSatisfiable(f"range {header[:80]!r}: there are {size_bytes} bytes")
     return ByteRange(start, end)
+
+
+def is_known(if_none_match: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header names what would be sent, so that the client has it.
+
+    Args:
+        if_none_match: the header's value, None if there is none.
+        etag: of what would be sent, with its quotes.
+    """
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)

@@ -16,7 +16,7 @@ from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
 from libs.reading.volume import VolumeReader, VolumeReaders
 from libs.rest.auth import Caller, Role, require
-from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
+from services.restore.downloads.byte_ranges import NotSatisfiable, is_known, parse_range
 from services.restore.downloads.streaming import (
     PIECE_SIZE_BYTES,
     ClosingStream,
@@ -26,10 +26,15 @@ from services.restore.downloads.streaming import (
 
 DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
 
+IfNoneMatch = Annotated[
+    str | None, Header(description="ETags of what the client has; one that fits is answered 304")
+]
+
 _PATH = "/v1/tenants/{tenant}/volumes/{name}/points/{point}/bytes"
 _RESPONSES: dict[int | str, dict[str, object]] = {
     200: {"description": "The whole volume", "content": {"application/octet-stream": {}}},
     206: {"description": "The range", "content": {"application/octet-stream": {}}},
+    304: {"description": "The client has it: `If-None-Match` names it"},
     416: {"description": "The range cannot be given"},
 }
 
@@ -38,9 +43,18 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
     """Add the endpoints to the application."""
     slots = DownloadSlots()
 
-    @app.head(_PATH, tags=["data"], summary="Size and identity of a volume's bytes")
-    def head(tenant: str, name: str, point: str, _: DataReader) -> Response:
+    @app.head(
+        _PATH,
+        tags=["data"],
+        summary="Size and identity of a volume's bytes",
+        responses={304: _RESPONSES[304]},
+    )
+    def head(
+        tenant: str, name: str, point: str, _: DataReader, if_none_match: IfNoneMatch = None
+    ) -> Response:
         found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
+        if is_known(if_none_match, _etag(found)):
+            return _not_modified(found)
         headers = _headers(found) | {"Content-Length": str(found.size_bytes)}
         return Response(headers=headers, media_type="application/octet-stream")
 
@@ -51,15 +65,18 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
         response_class=Response,
         responses=_RESPONSES,
     )
-    def get(
+    def get(  # noqa: PLR0913 -- path and headers
         tenant: str,
         name: str,
         point: str,
         _: DataReader,
         range_: Annotated[str | None, Header(alias="Range")] = None,
         if_range: Annotated[str | None, Header()] = None,
+        if_none_match: IfNoneMatch = None,
     ) -> Response:
         found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
+        if is_known(if_none_match, _etag(found)):
+            return _not_modified(found)
         headers = _headers(found)
         applies = if_range is None or if_range == headers["ETag"]
         wanted = parse_range(range_ if applies else None, found.size_bytes)
@@ -88,11 +105,19 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
             return ClosingStream(body, status, headers, stack.pop_all().close)
 
 
+def _etag(point: SnapshotVolume) -> str:
+    return f'"{point.session}-{point.volume}"'
+
+
+def _not_modified(point: SnapshotVolume) -> Response:
+    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=_headers(point))
+
+
 def _headers(point: SnapshotVolume) -> dict[str, str]:
     return {
         "Accept-Ranges": "bytes",
         # A recovery point never changes, so a download may be continued whatever `latest` is then.
-        "ETag": f'"{point.session}-{point.volume}"',
+        "ETag": _etag(point),
         "Backcast-Snapshot": str(point.session),
         "Backcast-Sequence": str(point.sequence),
     }

@@ -48,6 +48,15 @@ def test_any_range_is_exactly_those_bytes(site: RestoreSite) -> None:
         assert answer.data == content[start:end], f"seed {SEED}: {start}-{end}"
 
 
+def test_what_the_client_has_is_not_sent_again(site: RestoreSite) -> None:
+    etag = site.download(BYTES, {"Range": "bytes=0-0"}).headers["ETag"]
+    for headers in ({}, {"Range": "bytes=0-9"}):
+        answer = site.download(BYTES, headers | {"If-None-Match": f'"other", W/{etag}'})
+        assert (answer.status, answer.data) == (304, b"")
+        assert answer.headers["ETag"] == etag
+    assert site.download(BYTES, {"If-None-Match": '"other"', "Range": "bytes=0-9"}).status == 206
+
+
 def test_open_and_suffix_ranges_and_head(site: RestoreSite) -> None:
     content = site.disk[0]
     size = len(content)

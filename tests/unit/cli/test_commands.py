@@ -238,6 +238,38 @@ def test_every_command_takes_json_and_tenant_and_is_described() -> None:
     assert commands >= 14
 
 
+def test_every_command_says_what_it_is_for() -> None:
+    def check(parser: argparse.ArgumentParser) -> None:
+        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        for group in groups:
+            for child in group.choices.values():
+                check(child)
+        if not groups:
+            assert parser.description, parser.prog
+
+    check(build_parser())
+
+
+def test_the_reference_has_texts_as_help_shows_them() -> None:
+    assert "%%" not in command_page(build_parser())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--json", "--tenant", "acme", "volume", "list"),
+        ("volume", "--tenant", "acme", "list", "--json"),
+        ("--tenant", "other", "volume", "--json", "list", "--tenant", "acme"),
+    ],
+)
+def test_options_of_every_command_stand_anywhere_and_the_last_one_counts(
+    backcast: Backcast, script: Script, arguments: tuple[str, ...]
+) -> None:
+    volume = {"name": "vm", "group": "vm", "node": "n", "path": "/x", "latest": None}
+    script["GET", "/v1/tenants/acme/volumes"] = [[volume]]
+    assert backcast(*arguments).objects == [volume]
+
+
 def test_starting_imports_nothing_that_takes_time() -> None:
     heavy = ("urllib3", "rich", "pydantic", "fastapi", "msgspec", "cryptography", "asyncio")
     code = (

@@ -155,6 +155,27 @@ def test_a_caller_acts_in_the_tenant_of_the_path(client: Client) -> None:
     assert client.get("/v1/tenants/acme/volumes", "all-admin").json() == ["all-admin", "acme"]
 
 
+@pytest.mark.parametrize("half", [rb'"\udc80"', rb'"\uDC80"', b'"\xed\xb2\x80"'])
+def test_text_that_is_none_is_bad_input(client: Client, half: bytes) -> None:
+    body = b'{"name": ' + half + b', "size_bytes": 1}'
+    answer = client.send("POST", "/v1/tenants/acme/volumes", "acme-operator", body)
+    assert (answer.status, answer.json()["code"]) == (422, "bad-input")
+    assert "UTF-8" in answer.json()["detail"]
+    whole = rb'{"name": "\ud83d\ude00 \u00fc", "size_bytes": 1}'
+    answer = client.send("POST", "/v1/tenants/acme/volumes", "acme-operator", whole)
+    assert answer.json() == "\U0001f600 \u00fc"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_probes_may_ask_for_the_head_alone(client: Client, health: Health, path: str) -> None:
+    for _ in ("not started", "started"):
+        head, whole = client.send("HEAD", path), client.get(path)
+        assert head.status == whole.status
+        assert head.data == b""
+        assert head.headers["Content-Type"] == whole.headers["Content-Type"]
+        health.started()
+
+
 def test_an_error_becomes_a_problem_document(client: Client) -> None:
     response = client.get("/fail/missing")
     assert response.status == 404

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.ranges import ByteRange
-from services.restore.downloads.byte_ranges import NotSatisfiable, parse_range
+from services.restore.downloads.byte_ranges import NotSatisfiable, is_known, parse_range
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,21 @@ def test_every_range_given_lies_within_the_size(header: str, size_bytes: int) ->
 def test_what_a_client_writes_is_what_it_gets(start: int, length: int) -> None:
     found = parse_range(f"bytes={start}-{start + length}", 3 * 10**6)
     assert found == ByteRange(start, start + length + 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        (None, False),
+        ("", False),
+        ('"a-b"', True),
+        ('W/"a-b"', True),
+        (' "x" , W/"y","a-b"', True),
+        ("*", True),
+        ('"a"', False),
+        ("a-b", False),
+        ('"xa-b"', False),
+    ],
+)
+def test_an_etag_that_the_client_names_is_known(header: str | None, known: bool) -> None:
+    assert is_known(header, '"a-b"') == known
