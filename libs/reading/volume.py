@@ -132,6 +132,17 @@ class VolumeReader:
             for run in self._map.lookup(leaf, ChunkRun(first, wanted.end - start - first)):
                 yield MapRun(start + run.first, run.tags, run.ids)
 
+    def next_chunk(self, first: int) -> int:
+        """The first chunk from ``first`` on that is not zero; the number of chunks if none is.
+
+        Reads one node of each level, or two, however long the gap is.
+        """
+        end = -(-self.point.size_bytes // CHUNK_SIZE_BYTES)
+        if first >= end:
+            return end
+        found = next(self._map.lookup(self._root, ChunkRun(first, end - first)), None)
+        return end if found is None else found.first
+
     def changes_since(self, older: SnapshotVolume, first: int) -> Iterator[ChunkRun]:
         """Where this point differs from another one of the volume, from chunk ``first`` on.
 

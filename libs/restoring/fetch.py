@@ -11,10 +11,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from libs.errors import DamagedDataError, ForbiddenError, NotFoundError, UnavailableError
+from libs.errors import (
+    DamagedDataError,
+    ForbiddenError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
 from libs.packs.chunk import ChunkHasher
 from libs.packs.frame import FrameCipher
 from libs.packs.layout import (
@@ -28,7 +35,6 @@ from libs.packs.layout import (
 from libs.packs.trailer import FrameEntry
 from libs.ranges import ByteRange, ChunkRun
 from libs.restoring.plan import PlannedFrame, PlannedPack, PlanWindow, no_plan
-from libs.restoring.target import RestoreTarget
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,21 @@ _GAP_SIZE_BYTES_MAX = 256 << 10
 WantedChunk = tuple[int, int, bytes]
 #: Fills a buffer with a range of the object that a URL names.
 GetInto = Callable[[str, ByteRange, memoryview], None]
+
+
+class FetchTarget(Protocol):
+    """What takes verified bytes. Thread-safe: every write names its offset."""
+
+    def write(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Take buffers, each of a frame at most, one after another from ``offset`` on.
+
+        The buffers stay the caller's. Each byte of the target is written once at most.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+            TargetError: it does not take them.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +145,14 @@ class Fetcher:
         self._avoided: set[str] = set()
         self._buffers = threading.local()
 
-    def fetch(self, fetch: Fetch, target: RestoreTarget) -> None:
+    def fetch(self, fetch: Fetch, target: FetchTarget) -> None:
         """Fetch, verify, write; from another copy if one does not answer or is not intact.
 
         Raises:
             DamagedDataError: bytes are not what they must be; nothing of their frame is written.
             ForbiddenError: the plan's reads have expired.
-            UnavailableError: the store does not answer, or the target does not take the bytes.
+            UnavailableError: the store does not answer.
+            TargetError: the target does not take the bytes.
             OutOfSpaceError: the target is full.
         """
         urls = [fetch.pack.url, *fetch.pack.other_urls]
@@ -138,6 +160,8 @@ class Fetcher:
         for url in urls[:-1]:
             try:
                 self._fetch_from(url, self._get_once, fetch, target)
+            except OutOfSpaceError:  # it is the target's: no other copy makes room there
+                raise
             except (UnavailableError, DamagedDataError, NotFoundError) as err:
                 if isinstance(err, UnavailableError):
                     self._avoided.add(urlsplit(url).netloc)
@@ -146,7 +170,7 @@ class Fetcher:
                 return
         self._fetch_from(urls[-1], self._get_into, fetch, target)
 
-    def _fetch_from(self, url: str, get: GetInto, fetch: Fetch, target: RestoreTarget) -> None:
+    def _fetch_from(self, url: str, get: GetInto, fetch: Fetch, target: FetchTarget) -> None:
         wanted = fetch.byte_range
         sealed = self._buffer()[: wanted.length]
         self._get(url, get, wanted, sealed)
@@ -174,7 +198,7 @@ class Fetcher:
             ) from err
 
     def _write(
-        self, pack: PlannedPack, frame: WantedFrame, plain: memoryview, target: RestoreTarget
+        self, pack: PlannedPack, frame: WantedFrame, plain: memoryview, target: FetchTarget
     ) -> None:
         """Verify a frame's chunks and write neighbours together."""
         hasher = ChunkHasher(pack.id_key) if pack.id_key else self._hasher

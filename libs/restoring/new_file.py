@@ -19,7 +19,7 @@ from libs.errors import (
     ConflictError,
     NotFoundError,
     OutOfSpaceError,
-    UnavailableError,
+    TargetError,
 )
 from libs.runtime.libc import rename_without_replacing
 
@@ -64,7 +64,7 @@ def new_file(folder: int, path: Path, *, replaces: bool) -> Iterator[int]:
     Raises:
         BadInputError: no file can be made in the folder.
         ConflictError: the name was taken meanwhile, and ``replaces`` is not given.
-        OutOfSpaceError, UnavailableError: the file cannot be renamed.
+        OutOfSpaceError, TargetError: the file cannot be renamed.
     """
     name = f".backcast-{secrets.token_hex(8)}.partial"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -91,15 +91,17 @@ def target_errors(path: Path) -> Iterator[None]:
 
     Raises:
         OutOfSpaceError: there is no room.
-        UnavailableError: any other fault of the medium.
+        TargetError: any other fault of the medium.
     """
     try:
         yield
     except OSError as err:
-        kind: type[BackcastError] = UnavailableError
+        kind: type[BackcastError] = TargetError
         if err.errno in _NO_SPACE:
             kind = OutOfSpaceError
-        raise kind(f"{path}: cannot be written: {err.strerror}") from err
+        raise kind(
+            f"{path}: cannot be written: {err.strerror}; nothing is wrong with the backup"
+        ) from err
 
 
 def _rename(folder: int, name: str, path: Path, *, replaces: bool) -> None:

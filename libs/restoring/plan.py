@@ -9,6 +9,8 @@ presigned URL and the key of that one pack, and says of every chunk that is not 
 pack it lies. On the wire they are JSON with columns in base64.
 """
 
+from collections import deque
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -25,7 +27,7 @@ from libs.packs.layout import (
     KEY_SIZE_BYTES,
     PACK_SIZE_BYTES_MAX,
 )
-from libs.ranges import RUN_SIZE_BYTES, ChunkRun, unpack_runs
+from libs.ranges import RUN_SIZE_BYTES, ChunkRun, pack_runs, unpack_runs
 
 #: Chunks of one window: 2 GiB of volume. Pack ordinals are 16 bits wide.
 WINDOW_CHUNK_COUNT_MAX = 32_768
@@ -154,6 +156,18 @@ class PlanWindow(msgspec.Struct, frozen=True, kw_only=True):
             description="frame << 20 | offset in the plain frame, u32 little-endian",
         ),
     ]
+    next_chunk: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                lt=2**48,
+                description="First chunk after the window that is not zero, or the volume's number "
+                "of chunks: the next window that is worth asking for. Null: nobody looked",
+            ),
+        ]
+        | None
+    ) = None
 
     @property
     def chunks(self) -> ChunkRun:
@@ -176,8 +190,13 @@ def decode_start(body: bytes) -> PlanStart:
     return _decode(body, PlanStart)
 
 
-def decode_window(body: bytes, first_chunk: int) -> PlanWindow:
+def decode_window(body: bytes, first_chunk: int, chunk_count: int) -> PlanWindow:
     """Read the answer to a request for the window that begins at ``first_chunk``.
+
+    Args:
+        body: the answer.
+        first_chunk: that was asked for.
+        chunk_count: chunks of the volume.
 
     Raises:
         DamagedDataError: it is another window, or exceeds a limit of the formats. Whether its
@@ -187,7 +206,52 @@ def decode_window(body: bytes, first_chunk: int) -> PlanWindow:
     window = _decode(body, PlanWindow)
     if window.first_chunk != first_chunk:
         raise no_plan(f"chunks from {window.first_chunk} on, asked for those from {first_chunk} on")
+    if not window.chunks.end <= following_chunk(window) <= chunk_count:
+        raise no_plan(
+            f"chunks up to {window.chunks.end}, then {following_chunk(window)}, of {chunk_count}"
+        )
     return window
+
+
+def following_chunk(window: PlanWindow) -> int:
+    """Where the next window begins; what lies between is zeros."""
+    return window.chunks.end if window.next_chunk is None else window.next_chunk
+
+
+def pieces_of(
+    window: PlanWindow, runs: Sequence[ChunkRun], chunk_count_max: int
+) -> Iterator[tuple[PlanWindow, list[ChunkRun]]]:
+    """A window in smaller ones, each with the chunks of it that are not zero.
+
+    Args:
+        window: of a plan.
+        runs: what `named_runs` read of it.
+        chunk_count_max: chunks of a piece at most.
+    """
+    done, left = 0, deque(runs)
+    for first in range(window.chunks.first, window.chunks.end, chunk_count_max):
+        end = min(first + chunk_count_max, window.chunks.end)
+        mine = list[ChunkRun]()
+        while left and left[0].first < end:
+            run = left.popleft()
+            if run.end > end:
+                left.appendleft(ChunkRun(end, run.end - end))
+                run = ChunkRun(run.first, end - run.first)
+            mine.append(run)
+        upto = done + sum(run.count for run in mine)
+        yield (
+            PlanWindow(
+                first_chunk=first,
+                chunk_count=end - first,
+                packs=window.packs,
+                runs=pack_runs(mine),
+                ids=window.ids[done * CHUNK_ID_SIZE_BYTES : upto * CHUNK_ID_SIZE_BYTES],
+                pack_ordinals=window.pack_ordinals[2 * done : 2 * upto],
+                places=window.places[4 * done : 4 * upto],
+            ),
+            mine,
+        )
+        done = upto
 
 
 def named_runs(window: PlanWindow) -> list[ChunkRun]:

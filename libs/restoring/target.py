@@ -66,7 +66,7 @@ class RestoreTarget:
 
         Raises:
             OutOfSpaceError: the disk is full.
-            UnavailableError: the disk does not take it.
+            TargetError: the disk does not take it: it fails, or may not be written.
         """
         with target_errors(self._path):
             for piece in _pieces(buffers):
@@ -174,8 +174,9 @@ def open_target(path: Path, size_bytes: int, *, force: bool) -> Iterator[Restore
 
     A file gets its name when the context ends without an error (`libs.restoring.new_file`). With
     ``force`` it then takes the place of the file that has the name, and is a new file with mode
-    0600 all the same. A device is written to in place, and keeps what lies beyond the volume's
-    size. A link is followed only to a device, and only if this user or root has made it.
+    0600 all the same; it takes the place of a link to nothing too. A device is written to in
+    place, and keeps what lies beyond the volume's size. A link is followed only to a device, and
+    only if this user or root has made it.
 
     Raises:
         ConflictError: it exists and ``force`` is not given, it was made meanwhile, or a device is
@@ -183,7 +184,7 @@ def open_target(path: Path, size_bytes: int, *, force: bool) -> Iterator[Restore
         NotFoundError: its folder does not exist.
         BadInputError: it is neither a file nor a block device, cannot be opened, or is too small.
         OutOfSpaceError: the file system has no room for a file of this size.
-        UnavailableError: the file cannot get its name.
+        TargetError: the file cannot get its name.
     """
     with contextlib.ExitStack() as opened:
         folder = opened.enter_context(opened_folder(path))
@@ -210,7 +211,7 @@ def _device_at(folder: int, path: Path, *, force: bool) -> Iterator[int | None]:
     with contextlib.ExitStack() as opened:
         found = opened.enter_context(_located(path, path.name or ".", folder, os.O_NOFOLLOW))
         if found is not None and stat.S_ISLNK(os.fstat(found).st_mode):
-            found = opened.enter_context(_device_behind(found, folder, path))
+            found = opened.enter_context(_device_behind(found, folder, path, force=force))
         if found is None:
             yield None
             return
@@ -225,10 +226,16 @@ def _device_at(folder: int, path: Path, *, force: bool) -> Iterator[int | None]:
 
 
 @contextlib.contextmanager
-def _device_behind(link: int, folder: int, path: Path) -> Iterator[int]:
-    """The device that a link leads to, if this user or root has made the link."""
+def _device_behind(link: int, folder: int, path: Path, *, force: bool) -> Iterator[int | None]:
+    """The device that a link leads to, if this user or root has made the link.
+
+    None if it leads nowhere and ``force`` lets a file take its place.
+    """
     leads_to = os.readlink("", dir_fd=link)
     with _located(path, leads_to, folder) as found:
+        if found is None and force:
+            yield None
+            return
         is_device = found is not None and stat.S_ISBLK(os.fstat(found).st_mode)
         is_trusted = os.fstat(link).st_uid in (0, os.geteuid())
         if found is None or not is_device or not is_trusted:

@@ -42,6 +42,9 @@ def plan_window(
         wanted: at most `libs.restoring.plan.WINDOW_CHUNK_COUNT_MAX` chunks.
     """
     placed = volume.locate(wanted)
+    next_chunk = None
+    if not placed or placed[-1].chunk_index < wanted.end - 1:  # else there is no gap to jump over
+        next_chunk = volume.next_chunk(wanted.end)
     ordinals: dict[int, int] = {}
     packs: list[_NeededPack] = []
     pack_column, place_column = array("H"), array("I")
@@ -62,6 +65,7 @@ def plan_window(
         ids=b"".join([chunk.id for chunk in placed]),
         pack_ordinals=_little_endian(pack_column),
         places=_little_endian(place_column),
+        next_chunk=next_chunk,
     )
 
 

@@ -250,7 +250,7 @@ def _read_plan(data: bytes) -> None:
 def _read_window(data: bytes) -> None:
     """Any answer at all, which a service of another version may send."""
     try:
-        window = decode_window(data, 0)
+        window = decode_window(data, 0, 2**47)
     except UnavailableError:  # no JSON
         return
     runs = named_runs(window)

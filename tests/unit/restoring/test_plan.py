@@ -19,7 +19,9 @@ from libs.restoring.plan import (
     decode_start,
     decode_window,
     encode,
+    following_chunk,
     named_runs,
+    pieces_of,
 )
 
 GENERATION = UUID(int=5)
@@ -58,7 +60,7 @@ def window_of(wanted: dict[int, tuple[int, int]], frame_count: int) -> dict[str,
 
 
 def fetches_from(document: object) -> list[Fetch]:
-    window = decode_window(json.dumps(document).encode(), 0)
+    window = decode_window(json.dumps(document).encode(), 0, 2**47)
     return fetches_of(window, named_runs(window))
 
 
@@ -145,11 +147,11 @@ def test_frames_out_of_bounds_are_refused_before_anything_is_read(frame: list[in
 
 def test_what_is_no_json_comes_from_somebody_else() -> None:
     with pytest.raises(UnavailableError, match="without JSON"):
-        decode_window(b"<html>", 0)
+        decode_window(b"<html>", 0, 1)
 
 
 def test_neither_urls_nor_keys_are_shown() -> None:
-    window = decode_window(json.dumps(window_of({0: (0, 0)}, 1)).encode(), 0)
+    window = decode_window(json.dumps(window_of({0: (0, 0)}, 1)).encode(), 0, 2**47)
     assert window.packs[0].url not in repr(window)
     assert repr(window.packs[0].key) not in repr(window.packs)
 
@@ -175,3 +177,46 @@ def test_a_start_is_read_back_as_it_was_written_and_its_bounds_are_checked() -> 
 
 def _text(column: bytes) -> str:
     return base64.b64encode(column).decode()
+
+
+def test_a_window_says_where_the_next_one_begins() -> None:
+    document = window_of({0: (0, 0)}, 1)
+    chunk_count = document["chunk_count"] + 100
+    first = document["chunk_count"]
+    window = decode_window(json.dumps(document).encode(), 0, chunk_count)
+    assert following_chunk(window) == first
+    for next_chunk in (first, first + 7, chunk_count):
+        body = json.dumps(document | {"next_chunk": next_chunk}).encode()
+        assert following_chunk(decode_window(body, 0, chunk_count)) == next_chunk
+    for next_chunk in (0, first - 1, chunk_count + 1):
+        body = json.dumps(document | {"next_chunk": next_chunk}).encode()
+        with pytest.raises(DamagedDataError, match="no window of a plan"):
+            decode_window(body, 0, chunk_count)
+
+
+@given(
+    st.sets(st.integers(0, 300), max_size=80),
+    st.integers(1, 120),
+)
+def test_pieces_of_a_window_fetch_what_the_window_does(wanted: set[int], size: int) -> None:
+    places = {index: (number // 16, number % 16) for number, index in enumerate(sorted(wanted))}
+    document = window_of(places, 8) | {"chunk_count": 301}
+    window = decode_window(json.dumps(document).encode(), 0, 301)
+    whole = [
+        chunk
+        for fetch in fetches_of(window, named_runs(window))
+        for frame in fetch.frames
+        for chunk in frame.chunks
+    ]
+    parts, at = [], 0
+    for piece, runs in pieces_of(window, named_runs(window), size):
+        assert piece.first_chunk == at
+        assert piece.chunk_count <= size
+        assert runs == named_runs(piece)
+        at = piece.chunks.end
+        for fetch in fetches_of(piece, runs):
+            chunks = [chunk for frame in fetch.frames for chunk in frame.chunks]
+            assert all(piece.first_chunk <= index < at for index, _, _ in chunks)
+            parts += chunks
+    assert at == 301
+    assert sorted(parts) == sorted(whole)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.errors import BackcastError, OutOfSpaceError, UnavailableError
+from libs.errors import BackcastError, OutOfSpaceError, TargetError
 from libs.ranges import ByteRange
 from libs.restoring.target import RestoreTarget, open_target
 from libs.runtime import libc
@@ -123,7 +123,7 @@ def test_what_is_reserved_has_room_and_reads_as_zeros(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [(errno.EOPNOTSUPP, None), (errno.ENOSPC, OutOfSpaceError), (errno.EIO, UnavailableError)],
+    [(errno.EOPNOTSUPP, None), (errno.ENOSPC, OutOfSpaceError), (errno.EIO, TargetError)],
 )
 def test_a_file_system_that_cannot_allocate_is_asked_once_and_a_full_one_is_named(
     tmp_path: Path,
@@ -184,3 +184,26 @@ def test_the_partitions_that_a_disk_had_before_a_restore_are_forgotten(
     assert loop.path.read_bytes() == content
     if loop.has_partition:
         assert loop.partition.read_bytes() == content[2 << 20 : 4 << 20]
+
+
+def test_force_puts_a_file_in_the_place_of_a_link_to_nothing(tmp_path: Path) -> None:
+    link, gone = tmp_path / "link", tmp_path / "gone"
+    link.symlink_to(gone)
+    with open_target(link, 3, force=True) as target:
+        target.write(0, [memoryview(b"abc")])
+    assert link.read_bytes() == b"abc"
+    assert not link.is_symlink()
+    assert not gone.exists()
+
+
+def test_a_target_that_fails_is_not_a_service_that_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_writes(*_: object) -> int:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with open_target(tmp_path / "out", 9, force=False) as target:
+        monkeypatch.setattr(os, "pwrite", refuse_writes)
+        with pytest.raises(TargetError, match="cannot be written: Operation not permitted"):
+            target.write(0, [memoryview(b"abc")])
+    assert not TargetError.retriable
