@@ -64,6 +64,38 @@ def find_tenant(catalog: Catalog, name: str) -> Tenant | None:
         return _tenant(tx, name)
 
 
+def require_tenant(catalog: Catalog, name: str) -> Tenant:
+    """The tenant of this name.
+
+    Raises:
+        NotFoundError: there is none: it has no volume yet, or its name is misspelt.
+    """
+    tenant = find_tenant(catalog, name)
+    if tenant is None:
+        raise NotFoundError(
+            f"tenant {name}: there is none of this name; its first volume makes it "
+            f"(`backcast volume add`)"
+        )
+    return tenant
+
+
+def require_names(catalog: Catalog, tenant: str, name: str | None) -> None:
+    """See to it that what a list is asked of exists: an empty list must mean that nothing is there.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: of one of its volumes or groups; None: all are meant.
+
+    Raises:
+        NotFoundError: no such tenant, or it has no volume or group of this name.
+    """
+    if name is None:
+        require_tenant(catalog, tenant)
+    else:
+        group_of(catalog, tenant, name)
+
+
 def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Tenant:
     """Create a tenant with a domain of its own, or return the one that exists.
 
@@ -198,6 +230,7 @@ def group_of(catalog: Catalog, tenant: str, name: str) -> str:
             [tenant, name, name],
         ).fetchone()
     if row is None:
+        require_tenant(catalog, tenant)
         raise NotFoundError(
             f"{name}: tenant {tenant} has no volume or group of this name; "
             f"`backcast volume list` shows what there is"

@@ -7,9 +7,8 @@ from uuid import UUID
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.protected import find_tenant
+from libs.catalogdb.protected import require_tenant
 from libs.copies.stores import Stores
-from libs.errors import NotFoundError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.keyring import unwrap
 from libs.reading.volume import VolumeReaders
@@ -36,9 +35,7 @@ def add_key_routes(
 
     @app.get("/v1/tenants/{tenant}/keys", tags=["listing"], summary="Keys, without their secrets")
     def keys(tenant: str, _: Reader) -> list[KeyAnswer]:
-        found = find_tenant(readers.catalog, tenant)
-        if found is None:
-            raise NotFoundError(f"tenant {tenant}: it has no volume yet, hence no keys")
+        found = require_tenant(readers.catalog, tenant)
         answers = []
         store = stores.objects
         for stat in store.list(f"{KEYS_PREFIX}{found.domain}/"):

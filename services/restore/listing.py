@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.protected import list_volumes
+from libs.catalogdb.protected import list_volumes, require_names, require_tenant
 from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
@@ -111,6 +111,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
 
     @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
     def volumes(tenant: str, _: Reader) -> list[VolumeAnswer]:
+        require_tenant(readers.catalog, tenant)
         newest = newest_points(readers.catalog, tenant)
         return [
             VolumeAnswer(
@@ -132,6 +133,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         before: Annotated[UUID | None, Query(description="`next` of the previous page")] = None,
     ) -> SnapshotPage:
+        require_names(readers.catalog, tenant, name)
         rows = list_snapshots(readers.catalog, tenant, name, limit, before)
         sessions = dict.fromkeys(row.session for row in rows)
         last = list(sessions)[-1] if len(sessions) == limit else None

@@ -186,7 +186,7 @@ def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> Snaps
         found = _select(tx, condition, wanted)
     if not found:
         raise NotFoundError(
-            f"{point.name}: tenant {tenant} has no such recovery point of it; "
+            f"{point}: tenant {tenant} has no such recovery point; "
             f"`backcast snapshot list {point.name}` shows those that there are"
         )
     first, *rest = found

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
+from libs.catalogdb.protected import require_tenant
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from services.restore.events.feed import parse_cursor, read_events
@@ -38,6 +39,7 @@ def add_event_routes(app: FastAPI, readers: VolumeReaders) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> EventsAnswer:
+        require_tenant(readers.catalog, tenant)
         cursor = parse_cursor(after, tuple(topic or ()))
         page = read_events(readers.catalog, tenant, cursor, limit, wait_seconds)
         return EventsAnswer(events=page.events, next=page.next, folded=page.folded)

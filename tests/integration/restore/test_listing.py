@@ -71,6 +71,20 @@ def test_a_point_is_found_by_number_instant_and_age(site: RestoreSite) -> None:
     assert site.get(f"/volumes/disk/points/{sealed[2].isoformat()}") == points[2]
 
 
+@pytest.mark.parametrize("path", ["/volumes", "/snapshots", "/events", "/keys"])
+def test_a_tenant_that_does_not_exist_is_not_an_empty_one(site: RestoreSite, path: str) -> None:
+    client = site.client("everyone")
+    with pytest.raises(NotFoundError, match="tenant nobody: there is none of this name"):
+        client.get(f"/v1/tenants/nobody{path}")
+
+
+def test_a_name_or_point_that_does_not_exist_is_told_by_what_was_asked(site: RestoreSite) -> None:
+    with pytest.raises(NotFoundError, match=f"nothing: tenant {TENANT} has no volume or group"):
+        site.get("/snapshots", name="nothing")
+    with pytest.raises(NotFoundError, match=f"disk@99: tenant {TENANT} has no such recovery"):
+        site.get("/volumes/disk/points/99")
+
+
 def test_listing_needs_a_token_of_the_tenant(site: RestoreSite) -> None:
     for path in ("/volumes", "/snapshots", "/events", "/keys", "/volumes/disk/points/1"):
         with pytest.raises(UnauthenticatedError):
