@@ -9,8 +9,11 @@ import contextlib
 import contextvars
 import json
 import logging
+import math
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -31,6 +34,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 _SECRET_WORDS = ("password", "secret", "token", "authorization", "credential", "dsn")
 #: Libraries that say at INFO what only their developers need.
 _TALKATIVE = ("aiokafka", "urllib3", "uvicorn", "asyncio")
+#: The same sentence of theirs is logged once in so long.
+_REPEATED_SECONDS = 30.0
+#: Sentences that are remembered.
+_REMEMBERED_MAX = 256
 
 
 def configure_logs(service: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -43,6 +50,7 @@ def configure_logs(service: str, level: str = "info", stream: TextIO | None = No
     """
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
+    handler.addFilter(RepetitionFilter(time.monotonic))
     handler.setFormatter(ReadableFormatter() if target.isatty() else JsonFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
@@ -63,6 +71,42 @@ def log_context(**fields: object) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+class RepetitionFilter(logging.Filter):
+    """Holds back what a library says again and again: aiokafka 0.14 can fill a disk with it.
+
+    While a topic is missing its producer logs the same sentence 700 times a second. The first one
+    is let through, and one each `_REPEATED_SECONDS`, which says how many it stands for. What our
+    own code logs is never held back.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: Logger, level and sentence → when it was let through last, and how often not since.
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log the record; may add the field ``repeated``."""
+        if not record.name.startswith(_TALKATIVE):
+            return True
+        key, now = (record.name, record.levelno, record.getMessage()), self._clock()
+        with self._lock:
+            at, held_back = self._said.get(key, (-math.inf, 0))
+            if now - at < _REPEATED_SECONDS:
+                self._said[key] = (at, held_back + 1)
+                return False
+            if len(self._said) >= _REMEMBERED_MAX:
+                self._said.clear()
+            self._said[key] = (now, 0)
+        if held_back:
+            record.repeated = held_back
+        return True
 
 
 class JsonFormatter(logging.Formatter):

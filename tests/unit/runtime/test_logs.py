@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from libs.runtime.logs import configure_logs, log_context
+from libs.runtime.logs import RepetitionFilter, configure_logs, log_context
 from libs.runtime.settings import Secret
 
 log = logging.getLogger("tested")
@@ -37,6 +37,35 @@ def test_a_line_for_machines_is_one_json_object_with_context_and_fields() -> Non
     assert (first["session"], first["volume"], first["sequence"]) == ("s1", "vm", 12)
     assert first["time"].endswith("Z")
     assert "session" not in second
+
+
+def test_what_a_library_repeats_is_logged_once_and_counted() -> None:
+    now, stream = 100.0, io.StringIO()
+    configure_logs("agent", stream=stream)
+    (handler,) = logging.getLogger().handlers
+    handler.filters[:] = [RepetitionFilter(lambda: now)]
+    library = logging.getLogger("aiokafka.cluster")
+    for _ in range(700):
+        library.error("Topic %s not found in cluster metadata", "backcast.block-changes")
+        log.warning("ours")
+    library.error("Topic %s not found in cluster metadata", "other")
+    now += 31
+    library.error("Topic %s not found in cluster metadata", "backcast.block-changes")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    of_library = [line for line in lines if line["logger"] == "aiokafka.cluster"]
+    assert [line.get("repeated") for line in of_library] == [None, None, 699]
+    assert sum(line["message"] == "ours" for line in lines) == 700
+
+
+def test_a_trace_on_a_terminal_moves_no_cursor() -> None:
+    stream = Terminal()
+    configure_logs("chunker", stream=stream)
+    try:
+        raise ValueError("\x1b[2Jforged")
+    except ValueError:
+        log.exception("failed")
+    assert "\x1b" not in stream.getvalue()
+    assert "Traceback (most recent call last):\n" in stream.getvalue()
 
 
 def test_an_exception_is_part_of_its_line() -> None:
