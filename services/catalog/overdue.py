@@ -13,8 +13,7 @@ log = logging.getLogger(__name__)
 
 def end_overdue(catalog: Catalog, _stop: Stop, _progressed: Callable[[], None]) -> None:
     """One round. Being wrong about who is dead costs a retry, never data."""
-    for session in reject_overdue(catalog):
-        log.info("session past its deadline", extra={"session": str(session)})
+    reject_overdue(catalog)
     dropped = drop_overdue_leases(catalog)
     if dropped:
         log.info("leases past their deadline", extra={"count": dropped})

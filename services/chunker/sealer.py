@@ -124,10 +124,28 @@ class Sealer:
         key = manifest_object(name)
         self._store.put(key, body)
         domains = [one.domain for one in view.domains]
-        return seal(self._catalog, session, key, manifest_mac(body), domains)
+        outcome = seal(self._catalog, session, key, manifest_mac(body), domains)
+        if isinstance(outcome, Sealed):
+            log.info("sealed", extra=_facts(view, outcome))
+        return outcome
 
     def _reject(self, session: UUID, code: str, message: str) -> None:
         reject_session(self._catalog, "chunker", session, code, message)
+
+
+def _facts(view: SessionView, sealed: Sealed) -> dict[str, object]:
+    """What the log says of a snapshot that was sealed."""
+    return {
+        "tenant": view.tenant,
+        "group": view.group,
+        "sequence": sealed.sequence,
+        "session": str(view.session),
+        "volumes": ", ".join(part.volume_name for part in view.parts),
+        "consistency": weakest_consistency(view),
+        "changed_bytes": sum(part.changed_bytes for part in view.parts),
+        "stored_bytes": sum(part.stored_bytes for part in view.parts),
+        "seconds": round(view.seconds, 3),
+    }
 
 
 def reason_of(err: BaseException) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.changes import forget_chain
 from libs.catalogdb.sessions.session import reject
+from libs.catalogdb.sessions.telling import tell_rejected
 from libs.events.positions import positions_begin
 
 
@@ -44,6 +45,7 @@ def reject_forgotten(catalog: Catalog) -> list[UUID]:
         sessions = [row[0] for row in tx.execute("SELECT session FROM session WHERE state = 'o'")]
         rejected = [reject(tx, session, "catalog-went-back", message) for session in sessions]
         append(tx, "catalog", [entry for entry in rejected if entry])
+    tell_rejected(rejected)
     return sessions
 
 

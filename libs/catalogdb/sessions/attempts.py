@@ -20,6 +20,7 @@ from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.sessions.session import close_attempts, notify_session, reject
+from libs.catalogdb.sessions.telling import tell_rejected
 from libs.ids import uuid7
 
 
@@ -271,7 +272,7 @@ def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> 
             return False
         rejected = reject(tx, session[0], code, message)
         append(tx, "chunker", [rejected] if rejected else [])
-        return rejected is not None
+    return tell_rejected([rejected])
 
 
 def closed_attempts(catalog: Catalog, attempts: Sequence[UUID]) -> set[UUID]:

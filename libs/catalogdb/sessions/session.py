@@ -19,6 +19,7 @@ from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.sources import needs_barrier
+from libs.catalogdb.sessions.telling import tell_rejected
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
@@ -215,7 +216,7 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
         require_reconciled(tx)
         rejected = reject(tx, session, code, message)
         append(tx, source, [rejected] if rejected else [])
-        return rejected is not None
+    return tell_rejected([rejected])
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
@@ -234,6 +235,7 @@ def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
         ).fetchall()
         rejected = [reject(tx, session, "deadline", message) for (session,) in overdue]
         append(tx, source, [entry for entry in rejected if entry])
+    tell_rejected(rejected)
     return [session for (session,) in overdue]
 
 
