@@ -195,6 +195,7 @@ class TestDrivers:
         site.replace()
         taken = Taken(site, first)
         assert taken.lost is not None
+        assert taken.lost.reason == "another-device"
         assert taken.chunks == taken.truth
 
     def test_nothing_is_used_that_was_found_untrue(self, site: Site) -> None:

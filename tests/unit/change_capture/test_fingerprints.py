@@ -100,6 +100,14 @@ def test_the_file_of_another_session_device_or_none_is_not_used(path: Path) -> N
     assert FingerprintFile.open_for(path.parent, SESSION, IDENTITY) is None
 
 
+def test_a_file_says_which_device_it_is_of(path: Path) -> None:
+    assert FingerprintFile.identity_at(path, SESSION) == IDENTITY
+    assert FingerprintFile.identity_at(path, uuid4()) is None
+    assert FingerprintFile.identity_at(path.with_name("none"), SESSION) is None
+    path.write_bytes(b"short")
+    assert FingerprintFile.identity_at(path, SESSION) is None
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -62,6 +62,19 @@ class FingerprintFile:
                 os.close(fd)
         return None
 
+    @staticmethod
+    def identity_at(path: Path, session: UUID) -> str | None:
+        """The device whose fingerprints of this session a file says it has; None: it says nothing.
+
+        For people, to tell why `open_for` gives none.
+        """
+        try:
+            with path.open("rb") as file:
+                _, _, owner, _, name_length = _HEADER.unpack(file.read(_HEADER.size))
+                return file.read(name_length).decode() if owner == session.bytes else None
+        except (OSError, ValueError, struct.error):
+            return None
+
     def record(self, region: int) -> bytes:
         """The 128 fingerprints of a region; all zero if it had no data.
 

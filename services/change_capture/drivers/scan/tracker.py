@@ -103,12 +103,18 @@ class FingerprintTracker:
             )
         path = fingerprint_path(self._state_folder, order.volume, order.base)
         old = FingerprintFile.open_for(path, order.base, self._view.identity)
-        if old is None:
+        if old:
+            return old, None
+        then, now = FingerprintFile.identity_at(path, order.base), self._view.identity
+        if then is None or then == now:
             return None, TrackingLost(
-                "unknown",
-                f"this node has no intact fingerprints of base {order.base} for this device",
+                "unknown", f"this node has no intact fingerprints of base {order.base}"
             )
-        return old, None
+        return None, TrackingLost(
+            "another-device",
+            f"{order.path} is another file or device than at base {order.base} (it was replaced, "
+            f"formatted or partitioned): {then} then, {now} now",
+        )
 
     def _candidates(self) -> Iterator[Candidate]:
         # What lies beyond the end was cut off, not cleared.
