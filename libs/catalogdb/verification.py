@@ -189,13 +189,13 @@ def keep_leases(catalog: Catalog, leases: Sequence[UUID], deadline_seconds: floa
             renew_lease(tx, lease, deadline_seconds)
 
 
-def misplaced_items(
-    catalog: Catalog, domain_no: int, pack_no: int, ids: Sequence[bytes], places: Sequence[int]
-) -> list[bytes]:
-    """Items that the catalog expects in this pack, but at other places than ``places``."""
+def expected_items(
+    catalog: Catalog, domain_no: int, pack_no: int, ids: Sequence[bytes]
+) -> dict[bytes, int]:
+    """Of these items, those that the catalog expects in this pack, and at which place."""
     with catalog.transaction() as tx:
         found = find_items(tx, [domain_no], ids)
-    return [ids[n] for n, (where, at) in found.items() if where == pack_no and at != places[n]]
+    return {ids[n]: place for n, (where, place) in found.items() if where == pack_no}
 
 
 def has_damage(catalog: Catalog, leases: Sequence[UUID]) -> bool:

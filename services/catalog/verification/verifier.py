@@ -26,11 +26,11 @@ from libs.catalogdb.verification import (
     Damaged,
     Intact,
     PackToCheck,
+    expected_items,
     has_damage,
     keep_leases,
     mark_assessed,
     measure_pinned,
-    misplaced_items,
     new_damage,
     packs_to_check,
     read_manifest_record,
@@ -322,13 +322,20 @@ class Verifier:
     def _check_pack(self, one: PackToCheck, how: Thoroughness) -> CopiesFindings:
         found = self._copies.check(one.pack, one.copies, how.level, how.sample)
         number, ids = one.pack.pack_no, [item.id for item in found.items]
-        places = [item.place for item in found.items]
-        if ids:
-            for id_ in misplaced_items(self.catalog, one.domain_no, number, ids, places):
-                found.damaged[id_] = "the catalog expects it at another place of the pack"
+        expected = expected_items(self.catalog, one.domain_no, number, ids) if ids else {}
+        for item in found.items:
+            if expected.get(item.id, item.place) != item.place:
+                found.damaged[item.id] = "the catalog expects it at another place of the pack"
+        # What was repaired is read elsewhere, and is as damaged here as it was. To record it anew
+        # would make whoever is counted in the pack count anew, after each look at the pack.
         for reason in dict.fromkeys(found.damaged.values()):
-            items = [item for item, why in found.damaged.items() if why == reason]
-            record_damage(self.catalog, number, items, reason)
+            items = [
+                item
+                for item, why in found.damaged.items()
+                if why == reason and (item == WHOLE_PACK or item in expected)
+            ]
+            if items:
+                record_damage(self.catalog, number, items, reason)
         if WHOLE_PACK not in found.damaged:
             intact = [id_ for id_ in found.intact if id_ not in found.damaged]
             withdraw_damage(self.catalog, number, [WHOLE_PACK, *intact])

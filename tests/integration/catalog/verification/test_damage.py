@@ -123,6 +123,21 @@ def test_a_flipped_bit_is_repaired_for_older_snapshots_and_outlives_the_repairin
     assert site.damaged() == {}
 
 
+def test_damage_that_was_repaired_is_not_found_again_and_makes_nobody_count_anew(
+    site: VerifySite, history: tuple[list[uuid.UUID], list[bytes]]
+) -> None:
+    """The pack stays, as the head needs others of its frames, and it stays as damaged as it was."""
+    sessions, contents = history
+    site.flip_frame_of(site.place(sessions[0], "disk", 5))
+    assert site.verify(sessions[2]) == "damaged"
+    repairing = site.take("disk", disk=contents[2])
+    assert [site.verify(session) for session in (*sessions, repairing)] == ["intact"] * 4
+    following = site.take("disk", disk=contents[2])
+    bases = dict(site.catalog.sql("SELECT session, base FROM snapshot"))
+    assert bases[repairing] is None  # it had to count anew
+    assert bases[following] == repairing
+
+
 def test_a_damaged_map_node_is_repaired(
     site: VerifySite, history: tuple[list[uuid.UUID], list[bytes]]
 ) -> None:
