@@ -19,7 +19,45 @@ _DAY_SECONDS = 24 * 60 * 60
 _INTRODUCTION = """\
 Values are msgpack maps of the fields below, UUIDs as 16 bytes; the CloudEvents attributes travel as
 `ce_*` headers. Notifications are CloudEvents JSON. [asyncapi.json](asyncapi.json) has the same for
-programs."""
+programs.
+
+`runs` and `zero_runs` are columns of runs of chunk indexes, ascending, without any header. A run
+has 12 bytes: its first chunk (unsigned, 8 bytes) and the number of its chunks (unsigned, 4 bytes),
+both little-endian. Chunk N is the bytes from N × `chunk_size_bytes` on. `ids` has 32 bytes for each
+chunk of `runs`, in the same order; `tags` has one byte for each, or is empty where all are 0.
+
+```python
+import struct
+
+import msgspec  # or any other msgpack
+
+event = msgspec.msgpack.decode(record.value)
+indexes = [
+    index
+    for first, count in struct.iter_unpack("<QI", event["runs"])
+    for index in range(first, first + count)
+]
+ids = [event["ids"][at : at + 32] for at in range(0, len(event["ids"]), 32)]
+changed = dict(zip(indexes, ids, strict=True))  # chunk index → id
+```"""
+#: Where the topics are: by name as everywhere, and how one reaches them in this installation.
+_SERVERS = {
+    "local": {
+        "host": "127.0.0.1:{port}",
+        "protocol": "kafka",
+        "description": "The servers of `backcast dev up`, without TLS and credentials.",
+        "variables": {"port": {"description": "As `backcast dev env` prints it"}},
+    },
+    "cluster": {
+        "host": "{bootstrap}",
+        "protocol": "kafka-secure",
+        "description": "A cluster: TLS, and SASL with a user that may read the topics.",
+        "variables": {
+            "bootstrap": {"description": "HOST:PORT of a broker, as BACKCAST_*_KAFKA_BOOTSTRAP"}
+        },
+        "security": [{"$ref": "#/components/securitySchemes/sasl"}],
+    },
+}
 _PAYLOADS = """\
 Payloads are msgpack; the schemas show the same maps as JSON would have them. Byte strings are
 base64
@@ -51,10 +89,12 @@ def asyncapi_document() -> str:
             "description": _PAYLOADS.replace("\n", " "),
         },
         "defaultContentType": "application/msgpack",
+        "servers": _SERVERS,
         "channels": {topic.name: _channel(topic) for topic in TOPICS},
         "components": {
             "messages": {event.name: _message(event) for event in EVENTS},
             "schemas": schemas,
+            "securitySchemes": {"sasl": {"type": "scramSha512"}},
         },
     }
     return json.dumps(document, indent=2) + "\n"

@@ -1,17 +1,23 @@
 import argparse
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from fastapi import FastAPI
 
 from docs import generate
 from docs.attributes import attributes_of
-from docs.event_reference import asyncapi_document
+from docs.event_reference import asyncapi_document, events_page
+from docs.generate import ROOT
 from docs.markdown import table
+from libs.events.block_changes import ExtentsChanged
+from libs.events.codec import encode
+from libs.ranges import ChunkRun, pack_runs
 
 
 @dataclass
@@ -38,6 +44,46 @@ def test_fields_come_with_their_comments_inherited_ones_first() -> None:
 
 def test_a_cell_cannot_break_its_table() -> None:
     assert table(("a", "b"), [("x|y", "1\n2")]).split("\n")[-1] == "| x\\|y | 1 2 |"
+
+
+def test_the_asyncapi_document_says_where_its_topics_are() -> None:
+    document = json.loads(asyncapi_document())
+    for server in document["servers"].values():
+        named = re.findall(r"{([a-z]+)}", server["host"])
+        assert server["protocol"] in ("kafka", "kafka-secure")
+        assert set(named) == server["variables"].keys()
+
+
+def test_what_the_reference_says_of_runs_decodes_them() -> None:
+    """The example of the page, run on an event as agents write it."""
+    (example,) = re.findall(r"```python\n(.*?)```", events_page(), re.DOTALL)
+    event = ExtentsChanged(
+        session=UUID(int=1),
+        capture=UUID(int=2),
+        volume=UUID(int=3),
+        batch=0,
+        runs=pack_runs([ChunkRun(5, 2), ChunkRun(900, 1)]),
+        ids=b"a" * 32 + b"b" * 32 + b"c" * 32,
+        zero_runs=b"",
+        settled_below=6,
+    )
+    scope: dict[str, Any] = {"record": types.SimpleNamespace(value=encode(event))}
+    exec(example, scope)
+    assert scope["changed"] == {5: b"a" * 32, 6: b"b" * 32, 900: b"c" * 32}
+
+
+def test_metrics_have_in_the_documents_the_names_that_they_are_exposed_by() -> None:
+    code = "".join(file.read_text() for file in sorted(ROOT.glob("[ls]*s/**/*.py")))
+    counters = set(re.findall(r'[cC]ounter\(\s*"(?:backcast_[a-z]+_)?([a-z_]+)"', code))
+    gauges = set(re.findall(r'[gG]auge\(\s*"(?:backcast_[a-z]+_)?([a-z_]+)"', code))
+    assert counters
+    assert gauges
+    named = set()
+    for page in ROOT.glob("docs/*.md"):
+        named |= set(
+            re.findall(r"`backcast_(?:catalog|chunker|restore)_([a-z_]+)`", page.read_text())
+        )
+    assert named <= {f"{name}_total" for name in counters} | gauges
 
 
 def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
