@@ -210,10 +210,16 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         return volume
 
 
-def list_volumes(catalog: Catalog, tenant: str) -> list[Volume]:
-    """The tenant's volumes, by name."""
+def list_volumes(catalog: Catalog, tenant: str, group: str | None = None) -> list[Volume]:
+    """The tenant's volumes, by name; of one group if it is named."""
+    of_group = " AND (%s::text IS NULL OR g.name = %s)"
     with catalog.transaction() as tx:
-        return all_rows(tx, Volume, _VOLUMES + " WHERE t.name = %s ORDER BY v.name", [tenant])
+        return all_rows(
+            tx,
+            Volume,
+            _VOLUMES + " WHERE t.name = %s" + of_group + " ORDER BY v.name",
+            [tenant, group, group],
+        )
 
 
 def group_of(catalog: Catalog, tenant: str, name: str) -> str:

@@ -7,7 +7,8 @@ from uuid import UUID
 from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.protected import list_volumes, require_names, require_tenant
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import group_of, list_volumes, require_names, require_tenant
 from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
@@ -110,20 +111,14 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     """Add the endpoints to the application."""
 
     @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
-    def volumes(tenant: str, _: Reader) -> list[VolumeAnswer]:
-        require_tenant(readers.catalog, tenant)
-        newest = newest_points(readers.catalog, tenant)
-        return [
-            VolumeAnswer(
-                volume=volume.volume,
-                name=volume.name,
-                group=volume.group,
-                node=volume.node,
-                path=volume.path,
-                latest=point_answer(newest[volume.volume]) if volume.volume in newest else None,
-            )
-            for volume in list_volumes(readers.catalog, tenant)
-        ]
+    def volumes(
+        tenant: str,
+        _: Reader,
+        name: Annotated[
+            str | None, Query(description="Only of this group, or of the group of this volume")
+        ] = None,
+    ) -> list[VolumeAnswer]:
+        return _volume_answers(readers.catalog, tenant, name)
 
     @app.get("/v1/tenants/{tenant}/snapshots", tags=["listing"], summary="Snapshots, newest first")
     def snapshots(
@@ -165,6 +160,25 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     )
     def point(tenant: str, name: str, point: str, _: Reader) -> PointAnswer:
         return point_answer(find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point)))
+
+
+def _volume_answers(catalog: Catalog, tenant: str, name: str | None) -> list[VolumeAnswer]:
+    group = None if name is None else group_of(catalog, tenant, name)
+    found = list_volumes(catalog, tenant, group)
+    if not found:
+        require_tenant(catalog, tenant)
+    newest = newest_points(catalog, tenant, group)
+    return [
+        VolumeAnswer(
+            volume=volume.volume,
+            name=volume.name,
+            group=volume.group,
+            node=volume.node,
+            path=volume.path,
+            latest=point_answer(newest[volume.volume]) if volume.volume in newest else None,
+        )
+        for volume in found
+    ]
 
 
 def _barrier_answer(node: BarrierEvidence) -> BarrierAnswer:

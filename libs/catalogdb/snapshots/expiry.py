@@ -67,7 +67,9 @@ class ExpiredSnapshot:
     expired_at: datetime | None
 
 
-def expire(catalog: Catalog, tenant: str, session: UUID, by: str) -> Expired | Refused:
+def expire(
+    catalog: Catalog, tenant: str, session: UUID, by: str, *, dry_run: bool = False
+) -> Expired | Refused:
     """Give up a snapshot, unless something needs it; one that has expired stays so.
 
     Never removed are the group's last good point (the newest live snapshot that is not known to be
@@ -79,13 +81,14 @@ def expire(catalog: Catalog, tenant: str, session: UUID, by: str) -> Expired | R
         tenant: whose snapshot.
         session: the snapshot.
         by: name of whoever asks.
+        dry_run: only say what would become of it now.
 
     Raises:
         NotFoundError: the tenant has no such snapshot.
         NotReconciledError: the catalog may have gone back in time; trying again later may help.
     """
     with catalog.transaction() as tx:
-        return _expire(tx, tenant, session, by)
+        return _expire(tx, tenant, session, by, dry_run=dry_run)
 
 
 def expire_overdue(catalog: Catalog, tenant: str, session: UUID) -> Expired | Refused:
@@ -129,7 +132,9 @@ class _Locked:
     live: bool
 
 
-def _expire(tx: Tx, tenant: str, session: UUID, by: str | None) -> Expired | Refused:
+def _expire(
+    tx: Tx, tenant: str, session: UUID, by: str | None, *, dry_run: bool = False
+) -> Expired | Refused:
     require_reconciled(tx)
     sequence = _past_sequence(tx, tenant, session)
     if sequence is not None:
@@ -140,6 +145,8 @@ def _expire(tx: Tx, tenant: str, session: UUID, by: str | None) -> Expired | Ref
     refusal = _refusal(tx, session, snapshot.group_no, overdue_only=by is None)
     if refusal:
         return Refused(session, snapshot.sequence, *refusal)
+    if dry_run:
+        return Expired(session, snapshot.sequence, rows=0, packs=0)
     tx.execute("UPDATE snapshot SET state = 'x', expired_at = now() WHERE session = %s", [session])
     rows, packs = _shorten(tx, snapshot)
     event = SnapshotExpired(

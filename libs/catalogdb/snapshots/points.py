@@ -149,13 +149,23 @@ def read_snapshot(catalog: Catalog, tenant: str, session: UUID) -> list[Snapshot
     return found
 
 
-def newest_points(catalog: Catalog, tenant: str) -> dict[UUID, SnapshotVolume]:
-    """The newest recovery point of each of the tenant's volumes that has one, by volume id."""
+def newest_points(
+    catalog: Catalog, tenant: str, group: str | None = None
+) -> dict[UUID, SnapshotVolume]:
+    """The newest recovery point of each of the tenant's volumes that has one, by volume id.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        group: only volumes of this group.
+    """
     newest: LiteralString = """
+        AND (%(group)s::text IS NULL OR g.name = %(group)s)
         AND s.sequence = (SELECT max(o.sequence) FROM snapshot o
                           WHERE o.group_no = g.group_no AND o.state = 'l')"""
+    wanted = {"tenant": tenant, "group": group}
     with catalog.transaction() as tx:
-        return {point.volume: point for point in _select(tx, newest, {"tenant": tenant})}
+        return {point.volume: point for point in _select(tx, newest, wanted)}
 
 
 def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> SnapshotVolume:

@@ -64,11 +64,19 @@ class OverdueSnapshot:
     session: UUID
 
 
-#: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`.
-_NOT_KEPT: LiteralString = """
+#: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`, in two parts.
+_FROM_RULES: LiteralString = """
     SELECT s.group_no, s.sequence, t.name AS tenant, s.session
     FROM retention r JOIN snapshot s USING (group_no) JOIN volume_group g USING (group_no)
-    JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c
+    JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c """
+#: The same of one rule for every group, which nobody has set.
+_FROM_ONE_RULE: LiteralString = """
+    SELECT s.group_no, s.sequence, t.name AS tenant, s.session
+    FROM (SELECT %(keep_last)s::int AS keep_last,
+                 %(keep_for_seconds)s::bigint AS keep_for_seconds) r
+    CROSS JOIN snapshot s JOIN volume_group g USING (group_no)
+    JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c """
+_IS_NOT_KEPT: LiteralString = """
     WHERE s.state = 'l' AND c.halted_since IS NULL
       AND s.sealed_at < c.trusted_at - make_interval(secs => r.keep_for_seconds)
       AND NOT EXISTS (
@@ -80,6 +88,9 @@ _NOT_KEPT: LiteralString = """
           WHERE newer.group_no = s.group_no AND newer.state = 'l' AND newer.sequence > s.sequence
             AND NOT EXISTS (SELECT FROM verification v
                             WHERE v.session = newer.session AND v.damaged))"""
+
+_NOT_KEPT: LiteralString = _FROM_RULES + _IS_NOT_KEPT
+_NOT_KEPT_BY_ONE: LiteralString = _FROM_ONE_RULE + _IS_NOT_KEPT
 
 #: Those of them that retention gives up: not the suspects that nobody has accepted.
 IS_OVERDUE: LiteralString = (
@@ -147,6 +158,29 @@ def set_retention(
             keep_for_seconds=policy.keep_for_seconds if policy else 0,
         )
         append(tx, "catalog", [Entry(event, tenant, str(group_id))])
+
+
+def points_given_up(
+    catalog: Catalog, tenant: str, group: str, policy: RetentionPolicy | None
+) -> list[int]:
+    """Sequences of the live snapshots of a group that a rule would not keep now; ascending.
+
+    Holds and leases may keep some of them, and so may the brake.
+    """
+    if policy is None:
+        return []
+    with catalog.transaction() as tx:
+        rows = tx.execute(
+            _NOT_KEPT_BY_ONE
+            + " AND t.name = %(tenant)s AND g.name = %(group)s ORDER BY s.sequence",
+            {
+                "tenant": tenant,
+                "group": group,
+                "keep_last": policy.keep_last,
+                "keep_for_seconds": policy.keep_for_seconds,
+            },
+        ).fetchall()
+    return [sequence for _, sequence, _, _ in rows]
 
 
 def read_retention(catalog: Catalog, tenant: str, group: str) -> RetentionPolicy | None:

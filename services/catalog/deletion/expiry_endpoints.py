@@ -9,11 +9,12 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import group_of
+from libs.catalogdb.protected import group_of, require_names, require_tenant
 from libs.catalogdb.snapshots.expiry import Refused, expire, list_expired
 from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
 from libs.catalogdb.snapshots.retention import (
     RetentionPolicy,
+    points_given_up,
     read_copies,
     read_retention,
     set_copies,
@@ -25,6 +26,8 @@ from libs.rest.auth import Caller, Role, require
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
+
+DryRun = Annotated[bool, Query(description="Only say what would be done; nothing is")]
 
 Owner = Annotated[
     str | None,
@@ -94,6 +97,15 @@ class RetentionDocument(BaseModel):
     )
 
 
+class ChangedRetention(RetentionDocument):
+    """A rule that was set, or would be, and what it gives up of what there is."""
+
+    expires: list[int] = Field(
+        description="Sequences that it gives up soon, unless somebody holds or reads them, or they "
+        "are so many that a person must accept it"
+    )
+
+
 def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
     """Add the endpoints to the application.
 
@@ -105,11 +117,14 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
     """
 
     @app.post(f"{_PATH}/expire", tags=["retention"], summary="Give up a snapshot")
-    def give_up(tenant: str, session: UUID, caller: Admin) -> ExpiredAnswer:
-        outcome = expire(catalog, tenant, session, _name_of(caller))
+    def give_up(
+        tenant: str, session: UUID, caller: Admin, dry_run: DryRun = False
+    ) -> ExpiredAnswer:
+        outcome = expire(catalog, tenant, session, _name_of(caller), dry_run=dry_run)
         if isinstance(outcome, Refused):
             raise ConflictError(f"snapshot {outcome.sequence} stays: {outcome.message}")
-        witness()
+        if not dry_run:
+            witness()
         return ExpiredAnswer(session=outcome.session, sequence=outcome.sequence)
 
     @app.get("/v1/tenants/{tenant}/expired", tags=["retention"], summary="Expired snapshots")
@@ -119,6 +134,7 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
         name: Annotated[str | None, Query(description="Only of this volume or group")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     ) -> list[ExpiredSnapshotAnswer]:
+        require_names(catalog, tenant, name)
         return [
             ExpiredSnapshotAnswer(
                 session=one.session,
@@ -156,6 +172,7 @@ def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]
 
     @app.get("/v1/tenants/{tenant}/holds", tags=["retention"], summary="Holds on snapshots")
     def holds(tenant: str, _: Reader) -> list[HoldAnswer]:
+        require_tenant(catalog, tenant)
         return [
             HoldAnswer(
                 session=one.session, owner=one.owner, reason=one.reason, placed_at=one.placed_at
@@ -175,14 +192,20 @@ def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
         )
 
     @app.post(path, tags=["retention"], summary="Change what is kept")
-    def retain(tenant: str, name: str, _: Admin, document: RetentionDocument) -> RetentionDocument:
+    def retain(
+        tenant: str, name: str, _: Admin, document: RetentionDocument, dry_run: DryRun = False
+    ) -> ChangedRetention:
         policy, group = None, group_of(catalog, tenant, name)
         if document.keep_last is not None or document.keep_for_seconds is not None:
             policy = RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
-        set_retention(catalog, tenant, group, policy)
-        if document.copies is not None:
-            set_copies(catalog, tenant, group, document.copies)
-        return _document(policy, read_copies(catalog, tenant, group))
+        expires = points_given_up(catalog, tenant, group, policy)
+        copies = document.copies or read_copies(catalog, tenant, group)
+        if not dry_run:
+            set_retention(catalog, tenant, group, policy)
+            if document.copies is not None:
+                set_copies(catalog, tenant, group, copies)
+        kept = _document(policy, copies)
+        return ChangedRetention(**kept.model_dump(), expires=expires)
 
 
 def _name_of(caller: Caller) -> str:

@@ -8,10 +8,26 @@ from uuid import UUID
 
 from libs.errors import BackcastError, BadInputError
 from libs.points import RecoveryPoint
+from services.cli.commands.effects import (
+    DECLINED_EXIT_CODE,
+    add_effect_options,
+    agreed,
+    listed,
+    of_others,
+    snapshot_at,
+    volumes_by_group,
+)
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_time
 
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+#: Bounds of the service (`services.catalog.deletion.expiry_endpoints`).
+_LAST_MAX = 2**31 - 1
+_REASON_LENGTH_MAX = 2000
+_OWNER_LENGTH_MAX = 63
+_AGE_SECONDS_MAX = 2**40
+#: How many points are named.
+_SHOWN_MAX = 10
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -22,15 +38,24 @@ def add_snapshot_verbs(
     """Add ``expire`` and ``hold`` to ``snapshot``."""
     text = "give up recovery points for good; the last good one of a group stays"
     expire = verbs.add_parser("expire", parents=[everywhere], help=text, description=text)
-    expire.add_argument("points", nargs="+", metavar="NAME@POINT|SNAPSHOT")
+    expire.add_argument(
+        "points",
+        nargs="+",
+        metavar="NAME@POINT|SNAPSHOT",
+        help="which; its whole group's snapshot is given up",
+    )
+    add_effect_options(expire)
     expire.set_defaults(run=_expire)
     text = "forbid a recovery point to expire, or release it; holds of others stand"
     hold = verbs.add_parser("hold", parents=[everywhere], help=text, description=text)
-    hold.add_argument("point", metavar="NAME@POINT|SNAPSHOT")
+    hold.add_argument(
+        "point", metavar="NAME@POINT|SNAPSHOT", help="which; its whole group's snapshot is held"
+    )
     what = hold.add_mutually_exclusive_group(required=True)
     what.add_argument("--reason", metavar="TEXT", help="why it must stay, for people")
     what.add_argument("--release", action="store_true", help="give up the hold")
     hold.add_argument("--owner", help="whose hold it is (default: the name of the token)")
+    add_effect_options(hold)
     hold.set_defaults(run=_hold)
 
 
@@ -50,6 +75,7 @@ def add_volume_verbs(
         "--copies", type=int, choices=(1, 2), help="stores that should have each one whole"
     )
     retain.add_argument("--forever", action="store_true", help="all: nothing expires by itself")
+    add_effect_options(retain)
     retain.set_defaults(run=_retain)
 
 
@@ -81,21 +107,45 @@ def _time(instant: str | None) -> str:
 
 def _expire(args: argparse.Namespace) -> int:
     services, out, status = connect(args), Output(as_json=args.json), 0
-    sessions = {point: _session(services, point) for point in args.points}
-    for point, session in sessions.items():
+    found = {
+        point: snapshot_at(services, _session(services, point))
+        for point in dict.fromkeys(args.points)
+    }
+    if not args.dry_run and not agreed(args, out, [_given_up(*one) for one in found.items()]):
+        return DECLINED_EXIT_CODE
+    for point, snapshot in found.items():
+        path = services.path(f"/snapshots/{snapshot['session']}/expire")
         try:
-            answer = services.catalog.post(services.path(f"/snapshots/{session}/expire"))
+            answer = services.catalog.post(f"{path}?dry_run=true" if args.dry_run else path)
         except BackcastError as err:  # one that stays keeps no other from being given up
             out.failure(err.code, str(err))
             status = err.exit_code
         else:
-            out.show({"point": point, **answer}, f"{point}: given up")
+            document = {"point": point, **answer, "volumes": snapshot["volumes"]}
+            document["dry_run"] = args.dry_run
+            out.show(document, f"{point}: {'would be ' if args.dry_run else ''}given up")
     return status
+
+
+def _given_up(point: str, snapshot: Document) -> str:
+    text = of_others(point, snapshot)
+    return f"{text}: all of it is given up for good" if text else f"{point} is given up for good"
 
 
 def _hold(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
-    path = services.path(f"/snapshots/{_session(services, args.point)}")
+    _check_text("--reason", args.reason, _REASON_LENGTH_MAX)
+    _check_text("--owner", args.owner, _OWNER_LENGTH_MAX)
+    snapshot = snapshot_at(services, _session(services, args.point))
+    others = of_others(args.point, snapshot)
+    what = "released" if args.release else "held"
+    if args.dry_run:
+        document = {"point": args.point, **snapshot, "held": not args.release, "dry_run": True}
+        out.show(document, f"{others or args.point}: would be {what}")
+        return 0
+    if not agreed(args, out, [f"{others}: all of it is {what}"] if others else []):
+        return DECLINED_EXIT_CODE
+    path = services.path(f"/snapshots/{snapshot['session']}")
     if args.release:
         services.catalog.post(f"{path}/release", {"owner": args.owner})
         out.show({"point": args.point, "held": False}, f"{args.point}: released")
@@ -106,21 +156,69 @@ def _hold(args: argparse.Namespace) -> int:
 
 
 def _retain(args: argparse.Namespace) -> int:
-    services = connect(args)
+    services, out = connect(args), Output(as_json=args.json)
     path = services.path(f"/volumes/{quote(args.name)}/retention")
+    if args.last is not None and not 1 <= args.last <= _LAST_MAX:
+        raise BadInputError(
+            f"--last {args.last}: expected 1 to {_LAST_MAX}; the newest good one stays anyhow"
+        )
     if args.forever and (args.last is not None or args.duration):
         raise BadInputError("--forever: keeps everything, so it goes with neither --last nor --for")
     copies = {} if args.copies is None else {"copies": args.copies}
     if args.forever or args.last is not None or args.duration:
         seconds = _seconds(args.duration) if args.duration else None
         body = {"keep_last": args.last, "keep_for_seconds": seconds, **copies}
-        kept = services.catalog.post(path, body)
     else:
+        if args.dry_run and not copies:
+            raise BadInputError("--dry-run: says what a rule would do; give one")
         kept = services.catalog.get(path)
-        if copies:
-            kept = services.catalog.post(path, kept | copies)
-    Output(as_json=args.json).show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
+        if not copies:
+            out.show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
+            return 0
+        body = kept | copies
+    if args.dry_run:
+        kept = services.catalog.post(f"{path}?dry_run=true", body)
+        for effect in _effects(services, args.name, kept):
+            out.note(effect)
+        document = {"name": args.name, **kept, "dry_run": True}
+        out.show(document, f"{args.name}: would be set: {_rule(kept)}")
+        return 0
+    if not agreed(
+        args,
+        out,
+        _effects(services, args.name, services.catalog.post(f"{path}?dry_run=true", body)),
+    ):
+        return DECLINED_EXIT_CODE
+    kept = services.catalog.post(path, body)
+    out.show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
     return 0
+
+
+def _effects(services: Services, name: str, planned: Document) -> list[str]:
+    """What a rule would do beyond what was named."""
+    effects = []
+    for group, volumes in volumes_by_group(services, name).items():
+        if name != group and len(volumes) > 1:
+            effects.append(f"{name} is in group {group}: the rule is for {listed(volumes)}")
+    expiring = planned["expires"]
+    if expiring:
+        points = listed(f"@{sequence}" for sequence in expiring[:_SHOWN_MAX])
+        more = f" and {len(expiring) - _SHOWN_MAX} more" if len(expiring) > _SHOWN_MAX else ""
+        effects.append(
+            f"retention gives up {len(expiring)} of its recovery points soon, unless somebody "
+            f"holds or reads them: {points}{more}"
+        )
+    return effects
+
+
+def _check_text(option: str, text: str | None, length_max: int) -> None:
+    """Refuse a text that the service would.
+
+    Raises:
+        BadInputError: it is empty or too long.
+    """
+    if text is not None and not 1 <= len(text) <= length_max:
+        raise BadInputError(f"{option}: {len(text)} characters, expected 1 to {length_max}")
 
 
 def _rule(kept: dict[str, Any]) -> str:
@@ -143,7 +241,10 @@ def _seconds(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise BadInputError(f"--for {text!r}: expected a number and s, m, h or d, such as 30d")
-    return int(match[1]) * _SECONDS[match[2]]
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > _AGE_SECONDS_MAX:
+        raise BadInputError(f"--for {text!r}: longer than anything lasts; use --forever")
+    return seconds
 
 
 def _session(services: Services, text: str) -> str:

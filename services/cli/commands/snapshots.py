@@ -9,8 +9,14 @@ from uuid import UUID
 from libs.errors import BackcastError, BadInputError, error_class
 from libs.ids import uuid7
 from libs.points import LATEST, RecoveryPoint
+from services.cli.commands.effects import (
+    DECLINED_EXIT_CODE,
+    add_effect_options,
+    agreed,
+    listed,
+)
 from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_expired
-from services.cli.commands.taking import Hints, Session, groups_of, hints_of, take_all
+from services.cli.commands.taking import Hints, Session, groups_of, hints_of, not_named, take_all
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
@@ -42,6 +48,7 @@ def add_parser(
         metavar="POINT",
         help="since which recovery point; must be the newest (with --hints)",
     )
+    add_effect_options(take)
     take.set_defaults(run=_take)
     text = "list recovery points, newest first"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
@@ -62,8 +69,23 @@ def add_parser(
 
 def _take(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
+    groups = groups_of(services, args.names)
+    if args.dry_run:
+        out.show_all(
+            [
+                {"group": group, "volumes": volumes, "dry_run": True}
+                for group, volumes in groups.items()
+            ],
+            [
+                Column("group", lambda one: one["group"]),
+                Column("snapshot of", lambda one: listed(one["volumes"])),
+            ],
+        )
+        return 0
+    if not agreed(args, out, not_named(groups, args.names)):
+        return DECLINED_EXIT_CODE
     hints = _hints(args, services)
-    sessions = {group: uuid7() for group in groups_of(services, args.names)}
+    sessions = {group: uuid7() for group in groups}
     status = 0
     try:
         with progress_bars() as show_bar:
@@ -110,6 +132,11 @@ def _report(out: Output, end: Session | BackcastError) -> int:
                 f"{taken['point']}: what changed since the snapshot before was not known, so "
                 f"everything was compared; `backcast events tail` has the reason"
             )
+        elif taken["compared_all"]:
+            out.note(
+                f"{taken['point']}: everything was compared and counted anew: because of --full, "
+                f"or because what the snapshot before needs was found damaged or had expired"
+            )
     return 0
 
 
@@ -124,7 +151,13 @@ def _taken(session: Session) -> Iterator[dict[str, Any]]:
             "seconds": session["seconds"],
             "consistency": part["consistency"],
             "tracking": part["tracking"],
+            "compared_all": _compared_all(session, part["tracking"]),
         }
+
+
+def _compared_all(session: Session, tracking: str) -> bool:
+    """Whether nobody knew what changed, although there is a snapshot before: all is "changed"."""
+    return tracking == "lost" or (tracking == "none" and session["sequence"] > 1)
 
 
 def _sentence(taken: Document) -> str:
@@ -132,8 +165,9 @@ def _sentence(taken: Document) -> str:
         human_bytes(taken[f"{figure}_bytes"])
         for figure in ("logical", "read", "changed", "sent", "stored")
     )
+    what = f"all {changed} compared" if taken["compared_all"] else f"changed {changed}"
     return (
-        f"{taken['point']}: {logical}, read {read}, changed {changed}, sent {sent}, "
+        f"{taken['point']}: {logical}, read {read}, {what}, sent {sent}, "
         f"stored {stored} in {taken['seconds']:.1f} s ({taken['consistency']})"
     )
 
@@ -161,7 +195,7 @@ def _list(args: argparse.Namespace) -> int:
             Column("point", lambda one: one["point"]),
             Column("sealed at", lambda one: human_time(one["sealed_at"])),
             Column("size", lambda one: human_bytes(one["size_bytes"]), right=True),
-            Column("changed", lambda one: human_bytes(one["changed_bytes"]), right=True),
+            Column("changed", _changed, right=True),
             Column("stored", lambda one: human_bytes(one["stored_bytes"]), right=True),
             Column("consistency", lambda one: one["consistency"]),
             Column("verified", _verified),
@@ -171,6 +205,12 @@ def _list(args: argparse.Namespace) -> int:
         ],
     )
     return 0
+
+
+def _changed(point: Document) -> str:
+    """What differs from the base. Where nobody knows, all was compared, and no figure says it."""
+    is_known = point["tracking"] in ("exact", "candidates")
+    return human_bytes(point["changed_bytes"]) if is_known else "all"
 
 
 def _verified(point: Document) -> str:

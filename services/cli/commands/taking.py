@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.errors import BackcastError, ConflictError, NotFoundError
 from libs.points import RecoveryPoint
 from libs.runtime.retries import tried_again
+from services.cli.commands.effects import listed, volumes_by_group
 from services.cli.connection import Services
 from services.cli.patience import RETRY_SECONDS_MAX, get_again
 from services.cli.progress import ShowBar
@@ -26,24 +27,32 @@ Hints = dict[str, str]
 _WAIT_SECONDS = 20
 
 
-def groups_of(services: Services, names: Sequence[str]) -> list[str]:
-    """The groups that names of groups and volumes mean, each once.
+def groups_of(services: Services, names: Sequence[str]) -> dict[str, list[str]]:
+    """The groups that names of groups and volumes mean, each once, and the volumes of each.
 
     Raises:
         NotFoundError: the tenant has none of this name.
     """
-    if len(names) == 1:  # the coordinator finds it; nothing could be asked for twice
-        return list(names)
-    volumes = services.get("/volumes")
-    groups = {volume["name"]: volume["group"] for volume in volumes}
-    groups |= {volume["group"]: volume["group"] for volume in volumes}
+    volumes = volumes_by_group(services, names[0] if len(names) == 1 else None)
+    groups = {name: group for group, members in volumes.items() for name in members}
+    groups |= {group: group for group in volumes}
     for name in names:
         if name not in groups:
             raise NotFoundError(
                 f"{name}: tenant {services.tenant} has no volume or group of this name; "
                 f"`backcast volume list` shows them"
             )
-    return list(dict.fromkeys(groups[name] for name in names))
+    return {groups[name]: volumes[groups[name]] for name in names}
+
+
+def not_named(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Says which snapshots are of more volumes than were named, by themselves or by their group."""
+    texts = []
+    for group, volumes in groups.items():
+        others = [volume for volume in volumes if volume not in names]
+        if others and group not in names:
+            texts.append(f"the snapshot of group {group} is of {listed(others)} too")
+    return texts
 
 
 def hints_of(services: Services, name: str, path: Path, base: str) -> Hints:

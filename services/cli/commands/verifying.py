@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from libs.errors import DamagedDataError, error_class
+from libs.errors import BadInputError, DamagedDataError, error_class
 from libs.ids import uuid7
 from libs.points import RecoveryPoint
 from services.cli.connection import Services, connect
@@ -16,6 +16,14 @@ from services.cli.progress import ShowBar, progress_bars
 #: The service answers sooner when the verification ends. It must stay below its limit of 30 s.
 _WAIT_SECONDS = 2
 _CHUNK_SIZE_BYTES = 64 * 1024
+#: As the service has it by default.
+_SAMPLE_PERCENT = 5.0
+#: What a verification that found nothing wrong has shown, by its level.
+_SHOWN = {
+    "structural": "structure intact, data not read",
+    "sampled": "structure and a sample of the data intact",
+    "full": "intact, all data read",
+}
 
 Verification = dict[str, Any]
 
@@ -32,11 +40,14 @@ def add_verify_parser(
         "--level",
         choices=("structural", "sampled", "full"),
         default="structural",
-        help="structural: manifest, block maps, and each pack's size and own index; sampled: also "
-        "a random share of the data; full: every byte (default: structural)",
+        help="structural: manifest, block maps, and each pack's size and own index, but no data; "
+        "sampled: also a random share of the data; full: every byte (default: structural)",
     )
     verify.add_argument(
-        "--sample", type=_percent, default=5.0, metavar="P%", help="that share (default: 5%%)"
+        "--sample",
+        type=_percent,
+        metavar="P%",
+        help=f"that share, with --level sampled (default: {_SAMPLE_PERCENT:g}%%)",
     )
     verify.add_argument(
         "--resume",
@@ -47,13 +58,17 @@ def add_verify_parser(
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if args.sample is not None and args.level != "sampled":
+        raise BadInputError(
+            f"--sample: is the share of --level sampled; --level {args.level} has none"
+        )
     services, out = connect(args), Output(as_json=args.json)
     point = RecoveryPoint.parse(args.point)
     found = services.get(point.path)
     request = {
         "verification": str(uuid7()),
         "level": args.level,
-        "sample_percent": args.sample,
+        "sample_percent": args.sample or _SAMPLE_PERCENT,
         "resume": args.resume,
     }
     with progress_bars() as show_bar:
@@ -93,7 +108,7 @@ def _lines(result: Verification) -> Iterator[str]:
             f"{result['copies_repaired']} of them were made anew from that"
         )
     if result["state"] == "intact":
-        yield f"{result['point']}: intact ({result['level']}: {checked})"
+        yield f"{result['point']}: {_SHOWN[result['level']]} ({checked})"
         return
     damaged = human_bytes(result["damaged_bytes"])
     yield f"{result['point']}: DAMAGED: {damaged} in {result['extent_count']} extents ({checked})"

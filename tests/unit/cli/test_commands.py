@@ -29,6 +29,7 @@ def point(sequence: int) -> dict[str, Any]:
         "changed_bytes": 1 << 20,
         "stored_bytes": 1 << 19,
         "consistency": "quiet",
+        "tracking": {1: "none", 2: "lost"}.get(sequence, "exact"),
         "verified_level": "full",
         "damaged": sequence == 1,
         "copies": sequence,
@@ -101,6 +102,23 @@ def test_all_pages_of_snapshots_are_listed(
         {"name": "vm"},
         {"name": "vm", "before": "session-2"},
     ]
+
+
+def test_a_list_says_all_where_nobody_knew_what_changed(backcast: Backcast, script: Script) -> None:
+    points = [point(sequence) for sequence in (3, 2, 1)]
+    script["GET", f"{BASE}/snapshots"] = [{"snapshots": points, "next": None}]
+    lines = backcast("snapshot", "list").out.splitlines()[1:]
+    assert ["1.00 MiB" in line for line in lines] == [True, False, False]
+    assert [" all " in line for line in lines] == [False, True, True]
+
+
+def test_a_reconciliation_says_what_it_costs_before_it_is_asked_for(
+    backcast: Backcast, script: Script
+) -> None:
+    script["POST", "/v1/catalog/reconcile"] = [(503, "unavailable")]
+    ran = backcast("catalog", "reconcile")
+    assert "waits 90 s" in ran.err
+    assert "No snapshot begins" in ran.err
 
 
 def test_snapshots_are_shown_by_point_name_and_id(backcast: Backcast, script: Script) -> None:

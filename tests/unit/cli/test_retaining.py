@@ -80,12 +80,23 @@ def upkeep(state: str) -> dict[str, object]:
     return {"upkeep": "id", "state": state, "sweep": SWEEP, "rewriting": REWRITING, **end}
 
 
+def snapshot(session: str, sequence: int, group: str, *volumes: str) -> dict[str, object]:
+    named = [{"volume": volume} for volume in volumes]
+    return {"session": session, "group": group, "sequence": sequence, "volumes": named}
+
+
 @pytest.fixture(autouse=True)
 def _collection(script: Script) -> None:
     script[("GET", "/v1/collection")] = [FOUND]
     script[("GET", f"{UPKEEP}/sweep")] = [{**SWEEP, "cursor": None}]
     script[("GET", f"{UPKEEP}/rewriting")] = [{**SURVEYED, "cursor": None}]
     script[("GET", f"{TENANT}/volumes/vm/points/2")] = [{"session": SESSION}]
+    script[("GET", f"{TENANT}/snapshots/{SESSION}")] = [snapshot(SESSION, 2, "vm", "vm")]
+    script[("GET", f"{TENANT}/volumes")] = [[{"name": "vm", "group": "vm"}]]
+
+
+def posts(service: ScriptedService) -> list[tuple[str, dict[str, str]]]:
+    return [(path, query) for method, path, query, _ in service.requests if method == "POST"]
 
 
 class TestGc:
@@ -213,6 +224,7 @@ class TestSnapshots:
         self, backcast: Backcast, script: Script, service: ScriptedService
     ) -> None:
         other = str(uuid4())
+        script[("GET", f"{TENANT}/snapshots/{other}")] = [snapshot(other, 3, "vm", "vm")]
         script[("POST", f"{TENANT}/snapshots/{other}/expire")] = [(409, "conflict")]
         answer = {"session": SESSION, "sequence": 2}
         script[("POST", f"{TENANT}/snapshots/{SESSION}/expire")] = [answer]
@@ -234,6 +246,44 @@ class TestSnapshots:
         assert service.bodies("POST", f"{path}/hold") == [{"reason": "audit", "owner": None}]
         assert service.bodies("POST", f"{path}/release") == [{"owner": "x"}]
         assert backcast("snapshot", "hold", "vm@2").status == 2
+        assert "--reason: 0 char" in backcast("snapshot", "hold", "vm@2", "--reason", "").err
+        assert "--owner" in backcast("snapshot", "hold", "vm@2", "--release", "--owner", "").err
+
+    def test_a_group_is_named_before_its_snapshot_is_given_up_or_held(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        path = f"{TENANT}/snapshots/{SESSION}"
+        script[("GET", path)] = [snapshot(SESSION, 2, "g", "vm", "db", "logs")]
+        script[("POST", f"{path}/expire")] = [{"session": SESSION, "sequence": 2}]
+        script[("POST", f"{path}/hold")] = [{"session": SESSION, "owner": "ops"}]
+        script[("POST", f"{path}/release")] = [None]
+        group = "vm@2 is of snapshot 2 of group g, which is of vm, db and logs"
+        for arguments, effect in (
+            (("expire", "vm@2"), f"{group}: all of it is given up for good\n"),
+            (("hold", "vm@2", "--reason", "x"), f"{group}: all of it is held\n"),
+            (("hold", "vm@2", "--release"), f"{group}: all of it is released\n"),
+        ):
+            ran = backcast("snapshot", *arguments)
+            assert (ran.status, ran.err) == (0, effect)
+        (result,) = backcast("snapshot", "expire", "vm@2", "--json").objects
+        assert result["volumes"] == ["vm", "db", "logs"]
+
+    def test_a_dry_run_changes_nothing(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        path = f"{TENANT}/snapshots/{SESSION}"
+        script[("POST", f"{path}/expire")] = [
+            {"session": SESSION, "sequence": 2},
+            (409, "conflict"),
+        ]
+        assert backcast("snapshot", "expire", "vm@2", "--dry-run").out == (
+            "vm@2: would be given up\n"
+        )
+        assert backcast("snapshot", "expire", "vm@2", "--dry-run").status == 4
+        assert service.queries(f"{path}/expire") == [{"dry_run": "true"}] * 2
+        ran = backcast("snapshot", "hold", "vm@2", "--reason", "x", "--dry-run", "--json")
+        assert ran.objects[0]["dry_run"] is True
+        assert service.bodies("POST", f"{path}/hold") == []
 
     def test_list_shows_what_was_given_up(self, backcast: Backcast, script: Script) -> None:
         expired = {
@@ -273,13 +323,30 @@ class TestRetain:
         body: dict[str, int | None],
         text: str,
     ) -> None:
-        script[("POST", f"{TENANT}/volumes/vm/retention")] = [body | {"copies": 1}]
+        script[("POST", f"{TENANT}/volumes/vm/retention")] = [body | {"copies": 1, "expires": []}]
         assert backcast("volume", "retain", "vm", *options).out == text
-        assert service.bodies("POST", f"{TENANT}/volumes/vm/retention") == [body]
+        asked = [query for path, query in posts(service) if path.endswith("/retention")]
+        assert asked == [{"dry_run": "true"}, {}]
+        assert service.bodies("POST", f"{TENANT}/volumes/vm/retention") == [body, body]
 
-    @pytest.mark.parametrize("options", [["--for", "30"], ["--forever", "--last", "2"]])
-    def test_refuses_what_makes_no_sense(self, backcast: Backcast, options: list[str]) -> None:
-        assert backcast("volume", "retain", "vm", *options).status == 2
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ["--for", "30"],
+            ["--for", "99999999d"],
+            ["--forever", "--last", "2"],
+            ["--last", "0"],
+            ["--last", "-1"],
+            ["--last", "9999999999"],
+        ],
+    )
+    def test_refuses_what_makes_no_sense(
+        self, backcast: Backcast, service: ScriptedService, options: list[str]
+    ) -> None:
+        ran = backcast("volume", "retain", "vm", *options)
+        assert ran.status == 2
+        assert options[0] in ran.err
+        assert service.requests == []
 
     def test_shows_it(self, backcast: Backcast, script: Script) -> None:
         kept = {"keep_last": 3, "keep_for_seconds": 0, "copies": 2}
@@ -294,6 +361,29 @@ class TestRetain:
     ) -> None:
         path, kept = f"{TENANT}/volumes/vm/retention", {"keep_last": 3, "keep_for_seconds": 0}
         script["GET", path] = [kept | {"copies": 1}]
-        script["POST", path] = [kept | {"copies": 2}]
+        script["POST", path] = [kept | {"copies": 2, "expires": []}]
         backcast("volume", "retain", "vm", "--copies", "2")
-        assert service.bodies("POST", path) == [kept | {"copies": 2}]
+        assert service.bodies("POST", path) == [kept | {"copies": 2}] * 2
+
+    def test_what_a_rule_does_to_others_is_said_before_it_is_set(
+        self, backcast: Backcast, script: Script, service: ScriptedService
+    ) -> None:
+        path = f"{TENANT}/volumes/vm/retention"
+        script["GET", f"{TENANT}/volumes"] = [
+            [{"name": name, "group": "g"} for name in ("vm", "db")]
+        ]
+        kept = {"keep_last": 3, "keep_for_seconds": 0, "copies": 1}
+        script["POST", path] = [kept | {"expires": [*range(1, 13)]}]
+        ran = backcast("volume", "retain", "vm", "--last", "3")
+        assert ran.err == (
+            "vm is in group g: the rule is for vm and db\n"
+            "retention gives up 12 of its recovery points soon, unless somebody holds or reads "
+            "them: @1, @2, @3, @4, @5, @6, @7, @8, @9 and @10 and 2 more\n"
+        )
+        before = len(service.bodies("POST", path))
+        ran = backcast("volume", "retain", "vm", "--last", "3", "--dry-run")
+        assert "would be set: the newest 3 good" in ran.out
+        assert "@1, @2" in ran.err
+        assert len(service.bodies("POST", path)) == before + 1
+        assert posts(service)[-1] == (path, {"dry_run": "true"})
+        assert backcast("volume", "retain", "vm", "--dry-run").status == 2

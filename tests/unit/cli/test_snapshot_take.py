@@ -8,6 +8,7 @@ from services.cli.commands import snapshots
 from tests.unit.cli.conftest import Backcast
 from tests.unit.cli.scripted_service import Script, ScriptedService
 
+VOLUMES = "/v1/tenants/default/volumes"
 TAKE = ("POST", "/v1/tenants/default/snapshots")
 FIGURES = {
     "logical_bytes": 1 << 30,
@@ -16,6 +17,11 @@ FIGURES = {
     "sent_bytes": 65536,
     "stored_bytes": 30000,
 }
+
+
+@pytest.fixture(autouse=True)
+def _volumes(script: Script) -> None:
+    script["GET", VOLUMES] = [[{"name": "vm", "group": "vm"}]]
 
 
 def session(id_: str, state: str, consistency: str = "quiet", **more: Any) -> dict[str, Any]:
@@ -45,6 +51,7 @@ def test_it_waits_until_the_session_is_sealed(
             "seconds": 1.5,
             "consistency": "quiet",
             "tracking": "exact",
+            "compared_all": False,
         }
     ]
     assert ran.err == ""
@@ -89,10 +96,28 @@ def test_a_fuzzy_snapshot_is_pointed_out(backcast: Backcast, script: Script) -> 
     assert "warning: vm@7 is fuzzy" in ran.err
 
 
+def test_where_changes_were_not_known_no_figure_says_what_changed(
+    backcast: Backcast, script: Script
+) -> None:
+    for tracking, reason in (("lost", "was not known"), ("none", "counted anew: because")):
+        compared = session("s", "sealed")
+        compared["parts"][0]["tracking"] = tracking
+        script[TAKE] = [compared]
+        ran = backcast("snapshot", "take", "vm")
+        assert "all 64.0 KiB compared" in ran.out
+        assert "changed" not in ran.out
+        assert "everything was compared" in ran.err
+        assert reason in ran.err
+    script[TAKE] = [compared | {"sequence": 1}]
+    ran = backcast("snapshot", "take", "vm")
+    assert "changed 64.0 KiB" in ran.out
+    assert ran.err == ""
+
+
 def test_names_of_one_group_mean_one_snapshot_of_it(
     backcast: Backcast, script: Script, service: ScriptedService
 ) -> None:
-    script["GET", "/v1/tenants/default/volumes"] = [
+    script["GET", VOLUMES] = [
         [{"name": name, "group": group} for name, group in (("a", "g"), ("b", "g"), ("c", "c"))]
     ]
     script[TAKE] = [session("s", "sealed")]
@@ -104,10 +129,30 @@ def test_names_of_one_group_mean_one_snapshot_of_it(
     assert len(service.bodies(*TAKE)) == 2
 
 
-def test_a_failed_group_keeps_nothing_from_the_others(backcast: Backcast, script: Script) -> None:
-    script["GET", "/v1/tenants/default/volumes"] = [
-        [{"name": name, "group": name} for name in "ab"]
+def test_volumes_that_were_not_named_are_before_they_are_captured(
+    backcast: Backcast, script: Script, service: ScriptedService
+) -> None:
+    script["GET", VOLUMES] = [
+        [{"name": name, "group": group} for name, group in (("a", "g"), ("b", "g"), ("c", "g"))]
     ]
+    script[TAKE] = [session("s", "sealed")]
+    for names, told in (
+        (["a"], "the snapshot of group g is of b and c too\n"),
+        (["a", "c"], "the snapshot of group g is of b too\n"),
+        (["g"], ""),
+        (["a", "b", "c"], ""),
+    ):
+        assert backcast("snapshot", "take", *names).err == told
+    assert service.queries(VOLUMES)[0] == {"name": "a"}
+    asked = len(service.bodies(*TAKE))
+    ran = backcast("snapshot", "take", "a", "--dry-run", "--json")
+    assert ran.objects == [{"group": "g", "volumes": ["a", "b", "c"], "dry_run": True}]
+    assert "a, b and c" in backcast("snapshot", "take", "a", "--dry-run").out
+    assert len(service.bodies(*TAKE)) == asked
+
+
+def test_a_failed_group_keeps_nothing_from_the_others(backcast: Backcast, script: Script) -> None:
+    script["GET", VOLUMES] = [[{"name": name, "group": name} for name in "ab"]]
     script[TAKE] = [(409, "conflict"), session("s", "sealed")]
     ran = backcast("snapshot", "take", "a", "b", "--json")
     assert ran.status == 4

@@ -46,9 +46,34 @@ def test_what_is_intact_is_said_so(
     script["POST", BEGIN] = [INTACT]
     ran = backcast("snapshot", "verify", "vm@latest", "--level", "sampled", "--sample", "10%")
     assert ran.status == 0
-    assert ran.out == "vm@3: intact (full: 2 packs, 3 frames, fetched 1.00 MiB)\n"
+    assert ran.out == ("vm@3: intact, all data read (2 packs, 3 frames, fetched 1.00 MiB)\n")
     (body,) = service.bodies("POST", BEGIN)
     assert (body["level"], body["sample_percent"], body["resume"]) == ("sampled", 10, False)
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("structural", "structure intact, data not read"),
+        ("sampled", "structure and a sample of the data intact"),
+    ],
+)
+def test_what_was_not_read_is_not_called_intact(
+    backcast: Backcast, script: Script, level: str, said: str
+) -> None:
+    script["POST", BEGIN] = [INTACT | {"level": level}]
+    ran = backcast("snapshot", "verify", "vm@latest", "--level", level)
+    assert ran.out.startswith(f"vm@3: {said} (")
+
+
+@pytest.mark.parametrize("level", [[], ["--level", "structural"], ["--level", "full"]])
+def test_a_share_of_another_level_is_refused(
+    backcast: Backcast, service: ScriptedService, level: list[str]
+) -> None:
+    ran = backcast("snapshot", "verify", "vm@latest", "--sample", "10%", *level)
+    assert ran.status == 2
+    assert "--level sampled" in ran.err
+    assert service.requests == []
 
 
 def test_damage_is_named_and_ends_with_the_status_of_damaged_data(

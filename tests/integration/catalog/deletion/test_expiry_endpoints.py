@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from libs.catalogdb.snapshots.retention import observe_clock
 from libs.copies.stores import Stores
 from libs.errors import ConflictError, ForbiddenError, NotFoundError
 from libs.rest.auth import Tokens, digest_of
@@ -82,11 +83,41 @@ def test_retention_is_changed_and_shown(protected: Protected, url: str) -> None:
     nothing = {"keep_last": None, "keep_for_seconds": None, "copies": 1}
     assert get(url, path) == nothing
     rule = {"keep_last": 3, "keep_for_seconds": 60, "copies": 2}
-    assert post(url, path, rule) == rule
+    assert post(url, f"{path}?dry_run=true", rule)["keep_last"] == 3
+    assert get(url, path) == nothing
+    assert post(url, path, rule) == rule | {"expires": []}
     assert get(url, path) == rule
-    assert post(url, path, {"keep_for_seconds": 60}) == rule | {"keep_last": 1}
+    changed = rule | {"keep_last": 1, "expires": []}
+    assert post(url, path, {"keep_for_seconds": 60}) == changed
     post(url, path, {"copies": 1})
     assert get(url, path) == nothing
+
+
+def test_a_dry_run_says_what_would_be_given_up_and_gives_up_nothing(
+    protected: Protected, url: str
+) -> None:
+    observe_clock(protected.site.catalog, None, 0)
+    path, rule = "/volumes/vm/retention", {"keep_last": 1, "keep_for_seconds": 0}
+    assert post(url, f"{path}?dry_run=true", rule)["expires"] == [1, 2]
+    assert post(url, f"{path}?dry_run=true", rule | {"keep_last": 2})["expires"] == [1]
+    assert post(url, f"{path}?dry_run=true", rule | {"keep_for_seconds": 3600})["expires"] == []
+    first, last = protected.sessions["vm", 1], protected.sessions["vm", 3]
+    given_up = {"session": str(first), "sequence": 1}
+    assert post(url, f"/snapshots/{first}/expire?dry_run=true") == given_up
+    with pytest.raises(ConflictError, match="last good recovery point"):
+        post(url, f"/snapshots/{last}/expire?dry_run=true")
+    assert get(url, "/expired") == []
+    protected.check()
+
+
+@pytest.mark.parametrize("path", ["/holds", "/expired", "/expired?name=vm"])
+def test_a_tenant_that_does_not_exist_has_no_empty_list(
+    protected: Protected, url: str, path: str
+) -> None:
+    with pytest.raises(NotFoundError, match="tenant nobody"):
+        RestClient(url, "ops").get(f"/v1/tenants/nobody{path}")
+    with pytest.raises(NotFoundError, match="nothing"):
+        get(url, "/expired?name=nothing")
 
 
 def test_what_can_be_freed_is_freed_step_by_step(protected: Protected, url: str) -> None:
