@@ -318,17 +318,22 @@ def verified_before(
     return {volume_no: (root, level) for volume_no, root, level in rows}
 
 
+#: What a verification may have shown, the least first.
+_STRENGTHS = ("", "structural", "sampled", "full")
+
+
 def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -> None:
     """Record what is known of a live snapshot now; nothing if it has expired meanwhile.
 
     A snapshot that was not verified itself keeps its level and time, and an event that would only
-    repeat the last one is not appended.
+    repeat the last one is not appended. What a verification has shown stands until damage is found.
     """
     damaged = isinstance(verdict, Damaged)
     damaged_bytes = verdict.damaged_bytes if isinstance(verdict, Damaged) else 0
     with catalog.transaction() as tx:
         row = tx.execute(
-            """SELECT t.name, g.group_id, s.sequence, v.damaged AND v.damaged_bytes = %s
+            """SELECT t.name, g.group_id, s.sequence, v.damaged AND v.damaged_bytes = %s,
+                      CASE WHEN v.damaged THEN '' ELSE coalesce(v.strongest, '') END
                FROM snapshot s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
                LEFT JOIN verification v USING (session)
                WHERE s.session = %s AND s.state = 'l' FOR SHARE OF s""",
@@ -336,14 +341,21 @@ def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -
         ).fetchone()
         if row is None:
             return
-        tenant, group, sequence, is_known = row
+        tenant, group, sequence, is_known, stood = row
         if verdict.level is None and is_known:
             return
+        shown = verdict.level if isinstance(verdict, Intact) else ""
+        strongest = max(shown, stood, key=_STRENGTHS.index) if shown else ""
         tx.execute(
-            """INSERT INTO verification AS v (session, level, damaged, damaged_bytes)
-               VALUES (%(session)s, coalesce(%(level)s, ''), %(damaged)s, %(bytes)s)
+            """INSERT INTO verification AS v (session, level, strongest, strongest_at, damaged,
+                                             damaged_bytes)
+               VALUES (%(session)s, coalesce(%(level)s, ''), %(strongest)s,
+                       CASE WHEN %(strongest)s::text <> '' THEN now() END, %(damaged)s, %(bytes)s)
                ON CONFLICT (session) DO UPDATE
                SET level = coalesce(%(level)s, v.level),
+                   strongest = excluded.strongest,
+                   strongest_at = CASE WHEN %(stands)s::boolean THEN v.strongest_at
+                                       ELSE excluded.strongest_at END,
                    demanded = v.demanded AND %(level)s::text IS DISTINCT FROM 'full',
                    damaged = %(damaged)s,
                    damaged_bytes = %(bytes)s,
@@ -352,6 +364,8 @@ def record_verdict(catalog: Catalog, session: UUID, verdict: Intact | Damaged) -
             {
                 "session": session,
                 "level": verdict.level,
+                "strongest": strongest,
+                "stands": strongest != shown,
                 "damaged": damaged,
                 "bytes": damaged_bytes,
             },

@@ -49,8 +49,11 @@ class PointAnswer(BaseModel):
     changed_bytes: int
     sent_bytes: int
     stored_bytes: int
-    verified_at: datetime | None = Field(description="When its snapshot was last verified")
-    verified_level: str | None = Field(description="structural, sampled or full")
+    verified_at: datetime | None = Field(description="When its `verified_level` was found")
+    verified_level: str | None = Field(
+        description="The strongest verification of its snapshot that found nothing wrong, if "
+        "nothing was found damaged since: structural (no data were read), sampled or full"
+    )
     damaged: bool = Field(
         description="Whether its snapshot is known to contain what cannot be read"
     )

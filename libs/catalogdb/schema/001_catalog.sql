@@ -499,8 +499,10 @@ CREATE TABLE snapshot_volume (
 -- What the last verification of a live snapshot found.
 CREATE TABLE verification (
     session       uuid PRIMARY KEY REFERENCES snapshot,
-    level         text NOT NULL,         -- 'structural', 'sampled', 'full'; '' = none yet
+    level         text NOT NULL,         -- of the last one: 'structural', 'sampled', 'full'; '' = none yet
     verified_at   timestamptz NOT NULL DEFAULT now(),
+    strongest     text NOT NULL DEFAULT '', -- of those that found nothing since damage was last known; '' = none
+    strongest_at  timestamptz,
     damaged       boolean NOT NULL,
     damaged_bytes bigint NOT NULL,       -- of volumes; 0 if only the manifest or self-descriptions are
     demanded      boolean NOT NULL DEFAULT false -- a restore failed: every byte is to be looked at

@@ -42,7 +42,7 @@ class SnapshotVolume:
     changed_bytes: int
     sent_bytes: int
     stored_bytes: int
-    #: When and how thoroughly its snapshot was last verified; None: never.
+    #: The strongest verification of its snapshot that still holds, and when it was; None: none.
     verified_at: datetime | None
     verified_level: str | None
     #: Whether its snapshot is known to contain what cannot be read.
@@ -94,8 +94,8 @@ _SNAPSHOT_VOLUMES: LiteralString = """
            g.name AS group, g.group_id, v.volume_no, v.volume_id AS volume, v.name,
            n.name AS node, o.path, sv.root, sv.root_level, sv.size_bytes, sv.read_bytes,
            sv.changed_bytes, sv.sent_bytes, sv.stored_bytes,
-           CASE WHEN c.level <> '' THEN c.verified_at END AS verified_at,
-           nullif(c.level, '') AS verified_level, coalesce(c.damaged, false) AS damaged,
+           c.strongest_at AS verified_at,
+           nullif(c.strongest, '') AS verified_level, coalesce(c.damaged, false) AS damaged,
            sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int AS copies, g.copies AS copies_wanted
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'

@@ -123,6 +123,35 @@ def test_a_flipped_bit_is_repaired_for_older_snapshots_and_outlives_the_repairin
     assert site.damaged() == {}
 
 
+def test_the_strongest_verification_is_shown_as_long_as_it_holds(
+    site: VerifySite, history: tuple[list[uuid.UUID], list[bytes]]
+) -> None:
+    sessions, contents = history
+
+    def shown(session: uuid.UUID) -> tuple[str | None, bool]:
+        point = site.volume(session, "disk")
+        assert (point.verified_at is None) == (point.verified_level is None)
+        return point.verified_level, point.damaged
+
+    assert shown(sessions[0]) == (None, False)
+    strengths: list[tuple[VerificationLevel, str]] = [
+        ("structural", "structural"),
+        ("sampled", "sampled"),
+        ("structural", "sampled"),
+        ("full", "full"),
+        ("sampled", "full"),
+    ]
+    for level, strongest in strengths:
+        site.verify(sessions[0], level)
+        assert shown(sessions[0]) == (strongest, False)
+    site.flip_frame_of(site.place(sessions[0], "disk", 5))
+    site.verify(sessions[2])
+    assert shown(sessions[0]) == (None, True)
+    site.take("disk", disk=contents[2])
+    site.verify(sessions[0], "structural")
+    assert shown(sessions[0]) == ("structural", False)
+
+
 def test_damage_that_was_repaired_is_not_found_again_and_makes_nobody_count_anew(
     site: VerifySite, history: tuple[list[uuid.UUID], list[bytes]]
 ) -> None:
