@@ -26,9 +26,10 @@ from libs.store.layout import CheckpointName, checkpoint_object, expect_object
 
 MAGIC = b"BCASTCP\x00"
 #: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
-#: rows of sources, version 4 chains of deltas with `GoneRow`, and `PastRow`.
-VERSION = 4
-_READABLE_VERSIONS = (1, 2, 3, VERSION)
+#: rows of sources, version 4 chains of deltas with `GoneRow`, and `PastRow`, version 5 snapshots of
+#: consistency `unvouched`.
+VERSION = 5
+_READABLE_VERSIONS = (1, 2, 3, 4, VERSION)
 SALT_SIZE_BYTES = 16
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20

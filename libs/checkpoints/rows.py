@@ -127,7 +127,7 @@ class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
     base: UUID | None
     manifest_key: Text
     mac: bytes
-    consistency: Literal["frozen", "quiet", "fuzzy"]
+    consistency: Literal["frozen", "quiet", "unvouched", "fuzzy"]
     sealed_at: datetime
     expired_at: datetime | None
     recovered: bool

@@ -28,9 +28,9 @@ Message = Annotated[str, Meta(max_length=MESSAGE_LENGTH_MAX)]
 ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 #: How sure the cut is: ``frozen`` = read from a frozen view; ``quiet`` = the source did not change
-#: while it was read; ``fuzzy`` = it did, or nobody can say that it did not (a block device, a file
-#: that other hosts may write).
-Consistency = Literal["frozen", "quiet", "fuzzy"]
+#: while it was read; ``unvouched`` = nobody can say whether it did (a block device, a file that
+#: other hosts may write); ``fuzzy`` = it did.
+Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
 
 #: By what means a node held writes at a barrier: ``fsfreeze`` = it froze the file systems that were
 #: asked for; ``none`` = nothing could hold them.

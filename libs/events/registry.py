@@ -99,7 +99,7 @@ class Upcaster:
 EVENTS: tuple[EventType, ...] = (
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_started", 2, CaptureStarted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.extents_changed", 2, ExtentsChanged),
-    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 1, CaptureCompleted),
+    EventType(BLOCK_CHANGES, "backcast.block_changes.capture_completed", 2, CaptureCompleted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.capture_aborted", 1, CaptureAborted),
     EventType(BLOCK_CHANGES, "backcast.block_changes.tracking_lost", 1, TrackingLost),
     EventType(BLOCK_CHANGES, "backcast.block_changes.unchanged_sampled", 1, UnchangedSampled),
@@ -109,7 +109,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(PACKS, "backcast.packs.pack_deleted", 1, PackDeleted),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_requested", 1, SnapshotRequested),
     EventType(SNAPSHOTS, "backcast.snapshots.barrier_reached", 1, BarrierReached),
-    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 1, SnapshotSealed),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_sealed", 2, SnapshotSealed),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_rejected", 1, SnapshotRejected),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_replicated", 1, SnapshotReplicated),
     EventType(SNAPSHOTS, "backcast.snapshots.snapshot_verified", 1, SnapshotVerified),
@@ -135,6 +135,9 @@ def _tell_tracking(fields: Fields) -> Fields:
 
 UPCASTERS: tuple[Upcaster, ...] = (
     Upcaster("backcast.block_changes.capture_started", 1, _tell_tracking),
+    # Version 1 called ``fuzzy`` what is ``unvouched`` since, too; which it was, nobody knows.
+    Upcaster("backcast.block_changes.capture_completed", 1, lambda fields: fields),
+    Upcaster("backcast.snapshots.snapshot_sealed", 1, lambda fields: fields),
     # Version 1 knew the tenant's own domain alone.
     Upcaster("backcast.block_changes.extents_changed", 1, lambda fields: {**fields, "tags": b""}),
 )

@@ -61,7 +61,9 @@ TRAILER_SIZE_BYTES_MAX = (
 PACK_SIZE_BYTES_MAX = PACK_TARGET_SIZE_BYTES + TRAILER_SIZE_BYTES_MAX + PACK_FOOTER.size
 
 MANIFEST_MAGIC = b"BCASTMF\x00"
-MANIFEST_VERSION = 1
+#: What is written. Version 2 knows consistency `unvouched`.
+MANIFEST_VERSION = 2
+MANIFEST_READABLE_VERSIONS = (1, MANIFEST_VERSION)
 #: magic, version, tenant length, zeros, key id, group, session, salt, sequence, stored and plain
 #: body length.
 MANIFEST_HEADER = struct.Struct("<8sHB5s16s16s16s16sQII")

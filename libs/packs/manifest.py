@@ -33,6 +33,7 @@ from libs.packs.layout import (
     MANIFEST_HEADER,
     MANIFEST_MAC_SIZE_BYTES,
     MANIFEST_MAGIC,
+    MANIFEST_READABLE_VERSIONS,
     MANIFEST_SALT_SIZE_BYTES,
     MANIFEST_VERSION,
     TENANT_SIZE_BYTES_MAX,
@@ -81,7 +82,7 @@ class Manifest:
     created_at: dt.datetime
     #: Session of the snapshot that the change set is relative to; None: complete capture.
     base_session: uuid.UUID | None
-    consistency: Literal["frozen", "quiet", "fuzzy"]
+    consistency: Literal["frozen", "quiet", "unvouched", "fuzzy"]
     volumes: tuple[VolumeEntry, ...]
     #: MAC of the group's previous manifest; None for the first.
     previous_mac: Digest | None
@@ -159,10 +160,10 @@ def parse_manifest_header(data: Buffer) -> ManifestHeader:
     magic, version, tenant_size, zeros, key_id, group, session, salt, sequence, stored, plain = (
         MANIFEST_HEADER.unpack_from(data)
     )
-    if (magic, version, zeros) != (MANIFEST_MAGIC, MANIFEST_VERSION, _ZEROS):
+    if (magic, zeros) != (MANIFEST_MAGIC, _ZEROS) or version not in MANIFEST_READABLE_VERSIONS:
         raise DamagedDataError(
-            f"manifest: expected {MANIFEST_MAGIC!r} version {MANIFEST_VERSION}, got {magic!r} "
-            f"version {version}"
+            f"manifest: expected {MANIFEST_MAGIC!r} version 1 to {MANIFEST_VERSION}, got "
+            f"{magic!r} version {version}"
         )
     body_at = MANIFEST_HEADER.size + tenant_size
     if (

@@ -76,7 +76,7 @@ MANIFEST = Manifest(
     session=uuid.UUID(int=5),
     created_at=dt.datetime(2026, 11, 22, 10, 0, tzinfo=dt.UTC),
     base_session=uuid.UUID(int=6),
-    consistency="frozen",
+    consistency="unvouched",
     volumes=(
         VolumeEntry(
             volume=uuid.UUID(int=7),
@@ -94,6 +94,8 @@ MANIFEST = Manifest(
     ),
     previous_mac=b"p" * 32,
 )
+#: What the golden file of version 1 says.
+MANIFEST_V1 = dataclasses.replace(MANIFEST, consistency="frozen")
 
 
 CHECKPOINT = CheckpointName(2, 30)
@@ -134,7 +136,7 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         base=None,
         manifest_key="manifests/m",
         mac=b"m" * 32,
-        consistency="frozen",
+        consistency="unvouched",
         sealed_at=MANIFEST.created_at,
         expired_at=None,
         recovered=False,
@@ -158,7 +160,12 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
     CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
-#: What the golden files of version 2 say; today's code reads them and never writes them.
+#: What the golden files of versions 3 and 4 say; today's code reads them and never writes them.
+CHECKPOINT_ROWS_V4: tuple[Row, ...] = tuple(
+    msgspec.structs.replace(row, consistency="frozen") if isinstance(row, SnapshotRow) else row
+    for row in CHECKPOINT_ROWS
+)
+#: What the golden files of version 2 say.
 CHECKPOINT_ROWS_V2: tuple[Row, ...] = tuple(
     VolumeRowV2(
         volume=row.volume,
@@ -169,7 +176,7 @@ CHECKPOINT_ROWS_V2: tuple[Row, ...] = tuple(
     )
     if isinstance(row, VolumeRow)
     else row
-    for row in CHECKPOINT_ROWS
+    for row in CHECKPOINT_ROWS_V4
     if not isinstance(row, SourceRow)
 )
 #: What the golden files of version 1 say.
@@ -250,12 +257,12 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "packs" / "pack-v1.bin": golden_pack(),
         FOLDER / "nodes" / "leaf-v1.bin": LEAF,
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
-        FOLDER / "manifests" / "manifest-v1.bin": manifest,
+        FOLDER / "manifests" / "manifest-v2.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v4.bin": part,
-        FOLDER / "checkpoints" / "head-v4.bin": head,
-        FOLDER / "checkpoints" / "delta-part-v4.bin": delta,
-        FOLDER / "checkpoints" / "delta-head-v4.bin": seal_head(
+        FOLDER / "checkpoints" / "part-v5.bin": part,
+        FOLDER / "checkpoints" / "head-v5.bin": head,
+        FOLDER / "checkpoints" / "delta-part-v5.bin": delta,
+        FOLDER / "checkpoints" / "delta-head-v5.bin": seal_head(
             DELTA, delta_head(delta, head), KEK, b"h" * 16
         ),
     }

@@ -113,7 +113,7 @@ class FinishedPart:
     root_level: int
     #: Final figures.
     progress: PartProgress
-    #: "frozen", "quiet" or "fuzzy".
+    #: "frozen", "quiet", "unvouched" or "fuzzy".
     consistency: str
     #: Per pack number, the addresses that enter and leave. Every pack with entered > 0 must be
     #: pinned by the attempt: the seal expects exactly these.

@@ -212,6 +212,7 @@ def _record(  # noqa: PLR0913 -- the columns of a row
         """INSERT INTO snapshot (session, group_no, sequence, base, manifest_key, mac, consistency)
            SELECT session, group_no, %s, base, %s, %s,
                   (SELECT CASE WHEN bool_or(consistency = 'fuzzy') THEN 'fuzzy'
+                               WHEN bool_or(consistency = 'unvouched') THEN 'unvouched'
                                WHEN bool_or(consistency = 'quiet') THEN 'quiet' ELSE 'frozen' END
                    FROM part WHERE part.session = session.session)
            FROM session WHERE session = %s""",

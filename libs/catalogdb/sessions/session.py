@@ -7,7 +7,7 @@ most one open session, because the base is the group's head or nothing. Sealing 
 import functools
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from libs.catalogdb.domains import GroupDomain, append_granted
@@ -31,7 +31,7 @@ SESSION_CHANNEL = "backcast_session"
 TOKEN_SIZE_BYTES = 32
 
 State = Literal["open", "sealed", "rejected"]
-Consistency = Literal["frozen", "quiet", "fuzzy"]
+Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +241,8 @@ def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
 
 def weakest_consistency(view: SessionView) -> Consistency:
     """A snapshot is as consistent as the least consistent of its volumes."""
-    claims = {part.consistency for part in view.parts}
-    return "fuzzy" if "fuzzy" in claims else "quiet" if "quiet" in claims else "frozen"
+    claims = [part.consistency for part in view.parts]
+    return max(claims, key=get_args(Consistency).index, default="frozen")
 
 
 def close_attempts(tx: Tx, session: UUID, volume_no: int | None = None) -> None:

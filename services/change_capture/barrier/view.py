@@ -8,7 +8,7 @@ from services.change_capture.barrier.clone import clone
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import FrozenView
 
-Consistency = Literal["frozen", "quiet", "fuzzy"]
+Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
 
 
 class CutView:
@@ -70,7 +70,7 @@ class CutView:
         """How sure it is that all was read from the moment of the cut."""
         if not self.is_clone:
             return self._source.consistency()
-        return self._verdict or "fuzzy"
+        return self._verdict or "unvouched"
 
     def close(self) -> None:
         """Let go of the volume and of the clone, which is gone with that."""

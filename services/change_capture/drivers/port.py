@@ -127,11 +127,12 @@ class FrozenView(Protocol):
         """
         ...
 
-    def consistency(self) -> Literal["frozen", "quiet", "fuzzy"]:
+    def consistency(self) -> Literal["frozen", "quiet", "unvouched", "fuzzy"]:
         """How sure it is that all was read from one moment; asked when all has been read.
 
         ``frozen``: it cannot be otherwise. ``quiet``: it is known that nothing wrote meanwhile.
-        ``fuzzy``: something wrote, or nobody can tell. When in doubt it is the weaker one.
+        ``unvouched``: nobody can tell. ``fuzzy``: something wrote. When in doubt it is the weaker
+        one.
         """
         ...
 

@@ -22,6 +22,13 @@ from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
 from services.cli.progress import progress_bars
 
+_WARNINGS = {
+    "fuzzy": "the volume was written while it was read, so what is in it may contradict itself",
+    "unvouched": "the volume is a device, or a file that other hosts may write, so nobody can say "
+    "whether something wrote while it was read; if something did, what is in it may contradict "
+    "itself",
+}
+
 
 def add_parser(
     nouns: "argparse._SubParsersAction[argparse.ArgumentParser]",
@@ -121,12 +128,8 @@ def _report(out: Output, end: Session | BackcastError) -> int:
         return error_class(end["code"]).exit_code
     for taken in _taken(end):
         out.show(taken, _sentence(taken))
-        if taken["consistency"] == "fuzzy":
-            out.note(
-                f"warning: {taken['point']} is fuzzy: {taken['volume']} was written while it was "
-                f"read, or is a device or a shared file, for which nobody can say that it was not; "
-                f"what is in it may contradict itself unless nothing wrote"
-            )
+        if warning := _WARNINGS.get(taken["consistency"]):
+            out.note(f"warning: {taken['point']} is {taken['consistency']}: {warning}")
         if taken["tracking"] == "lost":
             out.note(
                 f"{taken['point']}: what changed since the snapshot before was not known, so "

@@ -52,7 +52,7 @@ def test_what_a_mounted_partition_has_written_is_in_the_snapshot_of_its_disk(
         os.sync()
         taken = site.take(name, full=full)
         assert taken["state"] == "sealed"
-        assert taken["parts"][0]["consistency"] == "fuzzy"
+        assert taken["parts"][0]["consistency"] == "unvouched"
         assert taken["parts"][0]["changed_bytes"] >= 8 * MIB
         assert site.matches(name, file)
 

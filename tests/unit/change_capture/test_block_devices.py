@@ -119,7 +119,7 @@ def test_nobody_vouches_for_a_device_not_even_if_it_is_read_only_here(
 ) -> None:
     loop.attach(file_of(tmp_path, _SIZE_BYTES), "--read-only")
     with closing(view_of(loop.path)) as view:
-        assert view.consistency() == "fuzzy"
+        assert view.consistency() == "unvouched"
 
 
 def test_another_disk_under_the_same_number_is_another_volume(

@@ -33,8 +33,9 @@ def read(path: str) -> bytes:
     [
         (1, golden.CHECKPOINT_ROWS_V1),
         (2, golden.CHECKPOINT_ROWS_V2),
-        (3, golden.CHECKPOINT_ROWS),
-        (4, golden.CHECKPOINT_ROWS),
+        (3, golden.CHECKPOINT_ROWS_V4),
+        (4, golden.CHECKPOINT_ROWS_V4),
+        (5, golden.CHECKPOINT_ROWS),
     ],
 )
 def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
@@ -50,8 +51,8 @@ def test_the_golden_delta_is_applied_to_its_golden_base(tmp_path: Path) -> None:
     shelf = CheckpointShelf(store, golden.KEK)
     for name, file in ((golden.CHECKPOINT, ""), (golden.DELTA, "delta-")):
         first = dataclasses.replace(name, part=0)
-        store.put(checkpoint_object(first), read(f"{file}part-v4.bin"))
-        store.put(checkpoint_object(name), read(f"{file}head-v4.bin"))
+        store.put(checkpoint_object(first), read(f"{file}part-v5.bin"))
+        store.put(checkpoint_object(name), read(f"{file}head-v5.bin"))
     newest = shelf.newest_state()
     assert newest is not None
     assert newest.name == golden.DELTA

@@ -89,11 +89,21 @@ def test_a_rejection_ends_with_the_status_of_its_code(
     assert f"snapshot of vm: {code}: the disk is gone" in ran.err
 
 
-def test_a_fuzzy_snapshot_is_pointed_out(backcast: Backcast, script: Script) -> None:
-    script[TAKE] = [session("s", "sealed", consistency="fuzzy")]
+@pytest.mark.parametrize(
+    ("consistency", "said"),
+    [
+        ("fuzzy", "warning: vm@7 is fuzzy: the volume was written while it was read"),
+        ("unvouched", "warning: vm@7 is unvouched: the volume is a device, or a file that other"),
+    ],
+)
+def test_a_snapshot_that_may_contradict_itself_is_pointed_out(
+    backcast: Backcast, script: Script, consistency: str, said: str
+) -> None:
+    script[TAKE] = [session("s", "sealed", consistency=consistency)]
     ran = backcast("snapshot", "take", "vm")
     assert ran.status == 0
-    assert "warning: vm@7 is fuzzy" in ran.err
+    assert said in ran.err
+    assert ("nobody can say" in ran.err) == (consistency == "unvouched")
 
 
 def test_where_changes_were_not_known_no_figure_says_what_changed(

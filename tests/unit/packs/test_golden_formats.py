@@ -46,10 +46,10 @@ def test_golden_nodes_manifest_and_keys_read_back() -> None:
     assert decode_node(read("nodes/upper-v1.bin")).level == 1
     name = DomainKeyName(golden.KEYS.domain, golden.KEYS.key_id)
     assert unwrap(read("keys/wrapped-v1.bin"), name, golden.KEK) == golden.KEYS
-    manifest = open_manifest(
-        read("manifests/manifest-v1.bin"), golden.KEYS.key_id, golden.KEYS.manifest_key()
-    )
-    assert manifest == golden.MANIFEST
+    for version, expected in ((1, golden.MANIFEST_V1), (2, golden.MANIFEST)):
+        data = read(f"manifests/manifest-v{version}.bin")
+        manifest = open_manifest(data, golden.KEYS.key_id, golden.KEYS.manifest_key())
+        assert manifest == expected
 
 
 @pytest.mark.parametrize("path", ["nodes/leaf-v1.bin", "nodes/upper-v1.bin"])

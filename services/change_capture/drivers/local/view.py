@@ -2,7 +2,8 @@
 
 Devices, and files that other hosts may write, are read past this host's page cache. Holes are
 skipped without reading where the file system can be believed. The frozen view is the file itself:
-whether it changed meanwhile is found out afterwards and said (`quiet` or `fuzzy`), never hidden.
+whether it changed meanwhile is found out afterwards and said (`quiet`, `unvouched` or `fuzzy`),
+never hidden.
 """
 
 import errno
@@ -127,8 +128,8 @@ class LocalView:
         if wanted < len(buffer):
             buffer[wanted:] = bytes(len(buffer) - wanted)
 
-    def consistency(self) -> Literal["quiet", "fuzzy"]:
-        """``quiet`` if nothing wrote since the volume was opened, ``fuzzy`` if nobody can say so.
+    def consistency(self) -> Literal["quiet", "unvouched", "fuzzy"]:
+        """Whether something wrote since the volume was opened; ``unvouched`` if nobody can say.
 
         A block device has no modification time, and one that is read-only here may be written
         through another node or by another host. A shared file's time is what this host last heard.
@@ -139,13 +140,13 @@ class LocalView:
         after = os.fstat(self._fd)
         if not self._is_device and after.st_size < self.size_bytes:
             raise self._shrank()  # what was cut off may have been taken for a hole
-        if not self._shows_every_write:
-            return "fuzzy"
         same = (self._before.st_mtime_ns, self._before.st_size) == (
             after.st_mtime_ns,
             after.st_size,
         )
-        return "quiet" if same else "fuzzy"
+        if not (same or self._is_device):
+            return "fuzzy"
+        return "quiet" if self._shows_every_write else "unvouched"
 
     def close(self) -> None:
         """Close the volume; whoever still reads gets an error."""
