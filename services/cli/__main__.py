@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from libs.errors import BackcastError, OutOfSpaceError, UnavailableError
+from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
 from services.cli.output import Output
 from services.cli.parser import build_parser
 from services.cli.streams import flush_output, give_up, prepare_streams
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(args, int):
             return args
         out = Output(as_json=args.json)
+        _refuse_bytes(args)
         status: int = args.run(args)
         flush_output()
     except BackcastError as err:
@@ -64,6 +65,21 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace | int:
     except SystemExit as end:
         flush_output()
         return int(end.code or 0)
+
+
+def _refuse_bytes(args: argparse.Namespace) -> None:
+    """Refuse names and texts that are not UTF-8; paths of this machine may be any bytes.
+
+    Raises:
+        BadInputError: one of them is none that a service could be sent.
+    """
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            try:
+                if isinstance(text, str) and name not in ("out", "path"):
+                    text.encode()
+            except UnicodeEncodeError:
+                raise BadInputError(f"{text}: is not UTF-8; names and texts must be") from None
 
 
 def _hint(error: BackcastError) -> str:

@@ -131,3 +131,17 @@ def test_a_path_that_is_not_utf8_is_refused_and_nothing_is_asked_for(
     assert ran.returncode == 2
     assert rb"/x/\udcff\x1b: is not UTF-8" in ran.stderr
     assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["snapshot list", "volume retain", "snapshot take a", "--tenant", "events tail --topic"],
+)
+def test_a_name_that_is_not_utf8_is_refused_and_nothing_is_asked_for(
+    service: ScriptedService, command: str
+) -> None:
+    rest = " volume list" if command == "--tenant" else ""
+    ran = run(service, rf""""$@" {command} "$(printf 'a\377')"{rest}""")
+    assert ran.returncode == 2
+    assert rb"a\udcff: is not UTF-8" in ran.stderr
+    assert service.requests == []
