@@ -159,11 +159,20 @@ BEYOND_SCENARIOS = (
     Mutant(
         name="a shared file is called quiet",
         file="services/change_capture/drivers/local/view.py",
-        old="        if not self._shows_every_write:\n            return",
-        new="        if self._is_device:\n            return",
+        old='        return "quiet" if self._shows_every_write else "unvouched"',
+        new='        return "unvouched" if self._is_device else "quiet"',
         rule="consistency says what nobody can vouch for",
         tests="tests/unit/change_capture/test_file_systems.py",
         chosen="never_quiet",
+    ),
+    Mutant(
+        name="damage is recorded where nobody reads it any more",
+        file="services/catalog/verification/verifier.py",
+        old="if why == reason and (item == WHOLE_PACK or item in expected)",
+        new="if why == reason",
+        rule="what was repaired makes nobody count anew",
+        tests="tests/integration/catalog/verification/test_damage.py",
+        chosen="is_not_found_again",
     ),
     Mutant(
         name="a loop dies alone",
