@@ -110,6 +110,44 @@ def test_both_days_come_back_byte_for_byte(
         assert restored["fetched_bytes"] > 0
 
 
+def test_a_point_goes_into_a_pipe_whole_or_in_part(
+    backcast: Backcast, servers: LocalCluster, history: History, tmp_path: Path
+) -> None:
+    content, out = history.contents[1], tmp_path / "part"
+    for options, expected in (
+        ("", content),
+        ("--range 5000000:70000", content[5_000_000:5_070_000]),
+    ):
+        line = f'"$@" restore disk@2 - {options} | cat'
+        ran = subprocess.run(
+            ["sh", "-c", line, "sh", sys.executable, "-m", "services.cli"],
+            env=outer_environ() | {"BACKCAST_HOME": str(servers.home.folder)},
+            cwd=SOURCE,
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        assert ran.stdout == expected
+        assert b"standard output: " in ran.stderr
+        assert b"every chunk verified" in ran.stderr
+    assert backcast("restore", "disk@2", out, "--range", "0x100000:17").status == 0
+    assert out.read_bytes() == content[1 << 20 : (1 << 20) + 17]
+    ran = backcast("restore", "disk@2", tmp_path / "other", "--range", f"{SIZE_BYTES}:1")
+    assert (ran.status, (tmp_path / "other").exists()) == (2, False)
+
+
+def test_the_log_says_what_was_sealed(servers: LocalCluster, history: History) -> None:
+    lines = [
+        line
+        for log in servers.home.folder.rglob("*.log")
+        for line in log.read_text(errors="replace").splitlines()
+        if '"message": "sealed"' in line
+    ]
+    sealed = [json.loads(line) for line in lines]
+    (told,) = [one for one in sealed if one["session"] == history.taken[1]["snapshot"]]
+    assert (told["tenant"], told["group"], told["sequence"]) == ("default", "disk", 2)
+
+
 def test_what_exists_is_only_overwritten_by_force(
     backcast: Backcast, history: History, tmp_path: Path
 ) -> None:
@@ -186,6 +224,12 @@ def test_groups_are_taken_together_and_at_once(backcast: Backcast, tmp_path: Pat
         assert backcast("volume", "add", name, path, "--group", group).status == 0
     taken = backcast("snapshot", "take", "g2", "alone", "g1", "--json").objects
     assert sorted(one["point"] for one in taken) == ["alone@1", "g1@1", "g2@1"]
+    planned = backcast("snapshot", "take", "g1", "--dry-run", "--json").objects
+    assert planned == [{"group": "g", "volumes": ["g1", "g2"], "dry_run": True}]
+    ran = backcast("snapshot", "expire", "g1@1", "--dry-run")
+    assert (ran.status, ran.out) == (4, "")
+    ran = backcast("volume", "retain", "g1", "--last", "3")
+    assert "the rule is for g1 and g2" in ran.err
     by_volume = {one["volume"]: one["snapshot"] for one in taken}
     assert by_volume["g1"] == by_volume["g2"] != by_volume["alone"]
 
@@ -216,7 +260,9 @@ def test_the_sheet_has_the_key_that_wraps_the_tenants_keys(
 def test_a_tenant_sees_nothing_of_another(
     backcast: Backcast, history: History, tmp_path: Path
 ) -> None:
-    assert backcast("volume", "list", "--json", tenant="other").objects == []
+    unknown = backcast("volume", "list", tenant="other")
+    assert (unknown.status, unknown.out) == (3, "")
+    assert "tenant other" in unknown.err
     assert backcast("restore", "disk@1", tmp_path / "out", tenant="other").status == 3
     assert not (tmp_path / "out").exists()
     assert backcast("snapshot", "show", history.taken[0]["snapshot"], tenant="other").status == 3
@@ -249,6 +295,8 @@ def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
     assert backcast("snapshot", "take", "rot").status == 0
     (intact,) = backcast("snapshot", "verify", "rot@1", "--level", "full", "--json").objects
     assert (intact["state"], intact["damaged_bytes"]) == ("intact", 0)
+    assert "data not read" in backcast("snapshot", "verify", "rot@1").out
+    assert " full " in backcast("snapshot", "list", "rot").out
     (found,) = backcast("translate", "rot@1", str(5 << 20), "--json").objects
     flip_frame(servers, found["storage"])
     ran = backcast("snapshot", "verify", "rot@1", "--level", "full", "--json")
@@ -260,7 +308,10 @@ def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
     assert "DAMAGED" in backcast("snapshot", "list", "rot").out
     (taken,) = backcast("snapshot", "take", "rot", "--json").objects
     assert extent["length_bytes"] <= taken["sent_bytes"] < SIZE_BYTES // 2
+    assert taken["compared_all"]
     assert backcast("snapshot", "verify", "rot@1", "--level", "full").status == 0
+    (following,) = backcast("snapshot", "take", "rot", "--json").objects
+    assert (following["compared_all"], following["changed_bytes"]) == (False, 0)
     assert backcast("restore", "rot@1", tmp_path / "out").status == 0
     assert (tmp_path / "out").read_bytes() == content
     assert "DAMAGED" not in backcast("snapshot", "list", "rot").out
