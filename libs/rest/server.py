@@ -34,13 +34,13 @@ from libs.errors import (
 )
 from libs.rest import problems
 from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
-from libs.rest.bodies import TextRoute
 from libs.rest.documents import share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
 from libs.rest.page import PAGE_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import Shares
+from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
@@ -87,7 +87,7 @@ def create_app(
             HTTPException: problems.on_http_exception,
         },
     )
-    app.router.route_class = TextRoute
+    app.router.route_class = StrictRoute
     app.state.tokens = tokens
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(

@@ -13,6 +13,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.incarnation import read_incarnation
 from libs.catalogdb.snapshots.retention import read_clock
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 from services.catalog.deletion.passes import Collection
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
@@ -62,7 +63,7 @@ class CollectionAnswer(BaseModel):
     halts: Sequence[HaltAnswer] = Field(description="Brakes that are on")
 
 
-class StepRequest(BaseModel):
+class StepRequest(Body):
     """Go on with a pass of collection."""
 
     cursor: str | None = Field(

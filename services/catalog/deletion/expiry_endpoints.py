@@ -23,6 +23,7 @@ from libs.catalogdb.snapshots.retention import (
 from libs.errors import ConflictError, NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX, NAME_LENGTH_MAX
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -58,14 +59,14 @@ class ExpiredSnapshotAnswer(BaseModel):
     expired_at: datetime | None = Field(description="Null if a rebuilt catalog does not know it")
 
 
-class HoldRequest(BaseModel):
+class HoldRequest(Body):
     """Forbid a snapshot to expire."""
 
     reason: str = Field(min_length=1, max_length=MESSAGE_LENGTH_MAX)
     owner: Owner = None
 
 
-class ReleaseRequest(BaseModel):
+class ReleaseRequest(Body):
     """Give up a hold."""
 
     owner: Owner = None
@@ -80,7 +81,7 @@ class HoldAnswer(BaseModel):
     placed_at: datetime
 
 
-class RetentionDocument(BaseModel):
+class RetentionDocument(Body):
     """What retention keeps of a group. Nothing expires by itself if both are null."""
 
     keep_last: int | None = Field(

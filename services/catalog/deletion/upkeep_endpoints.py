@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 from services.catalog.deletion.rewriter import RewriteTally
 from services.catalog.deletion.sweeper import SweepTally
 from services.catalog.deletion.upkeep import State, Upkeep
@@ -80,7 +81,7 @@ class RewritingAnswer(BaseModel):
     damaged: int = Field(description="Packs that could not be read")
 
 
-class UpkeepRequest(BaseModel):
+class UpkeepRequest(Body):
     """Sweep and rewrite now."""
 
     upkeep: UUID = Field(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from libs.errors import NotFoundError
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 from libs.runtime.groups import KafkaSettings
 from services.catalog.copies.mirror import Mirror
 from services.catalog.recovery.check import CatalogCheck
@@ -56,7 +57,7 @@ class CatalogAnswer(BaseModel):
     reconciliation: ReconciliationAnswer
 
 
-class RebuildRequest(BaseModel):
+class RebuildRequest(Body):
     """Fill an empty catalog."""
 
     source: Literal["store", "log"] = Field(

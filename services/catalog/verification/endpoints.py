@@ -10,6 +10,7 @@ from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
 from libs.catalogdb.verification import Damaged
 from libs.events.fields import DAMAGED_EXTENTS_MAX, VerificationLevel
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 from services.catalog.verification.jobs import Job, VerifyJobs
 from services.catalog.verification.verifier import Thoroughness, Verifier
 
@@ -22,7 +23,7 @@ WAIT_SECONDS_MAX = 30.0
 _RESUMED_SECONDS = 24 * 60 * 60
 
 
-class VerificationRequest(BaseModel):
+class VerificationRequest(Body):
     """Verify a snapshot."""
 
     verification: UUID = Field(

@@ -21,6 +21,7 @@ from libs.ids import check_name
 from libs.keys.vault import KeyVault
 from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
+from libs.rest.strict import Body
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
@@ -36,7 +37,7 @@ WAIT_SECONDS_MAX = 30.0
 _CHUNK_COUNT_MAX = 2**47
 
 
-class VolumeRequest(BaseModel):
+class VolumeRequest(Body):
     """Protect a volume."""
 
     name: str = Field(description="Name of the volume, unique in the tenant")
@@ -63,7 +64,7 @@ class VolumeAnswer(BaseModel):
     size_bytes: int
 
 
-class HintsRequest(BaseModel):
+class HintsRequest(Body):
     """What changed of a volume since a snapshot, as whoever keeps the volume says."""
 
     base: UUID = Field(description="Snapshot since which it has changed: the group's newest")
@@ -73,7 +74,7 @@ class HintsRequest(BaseModel):
     )
 
 
-class SnapshotRequest(BaseModel):
+class SnapshotRequest(Body):
     """Take a snapshot of a group."""
 
     session: UUID = Field(

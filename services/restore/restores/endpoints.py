@@ -6,7 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.snapshots.leases import (
@@ -29,6 +29,7 @@ from libs.ranges import ChunkRun
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from libs.rest.documents import answers
+from libs.rest.strict import Body
 from libs.restoring.plan import WINDOW_CHUNK_COUNT_MAX, PlannedPoint, PlanStart, PlanWindow, encode
 from libs.store.port import Presigner
 from services.restore.restores.plans import figures_of, plan_window
@@ -44,20 +45,20 @@ _RESTORE = "/v1/tenants/{tenant}/restores/{restore}"
 _Total = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
-class RestoreRequest(BaseModel):
+class RestoreRequest(Body):
     """Begin a restore."""
 
     restore: UUID = Field(description="Chosen by the client; the same one again is harmless")
 
 
-class ProgressRequest(BaseModel):
+class ProgressRequest(Body):
     """How far a restore is, in totals since it began."""
 
     restored_bytes: _Total
     fetched_bytes: _Total
 
 
-class Failure(BaseModel):
+class Failure(Body):
     """Why a restore ended early."""
 
     code: str = Field(min_length=1, max_length=63)

@@ -15,12 +15,13 @@ from typing import Annotated
 import pytest
 import urllib3
 from fastapi import Depends, FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from libs.errors import ConfigurationError, NotFoundError, UnavailableError
 from libs.rest.auth import Caller, Role, Tokens, digest_of, require
 from libs.rest.limits import ServerLimits
 from libs.rest.server import create_app, serving
+from libs.rest.strict import Body
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
@@ -164,6 +165,22 @@ def test_text_that_is_none_is_bad_input(client: Client, half: bytes) -> None:
     whole = rb'{"name": "\ud83d\ude00 \u00fc", "size_bytes": 1}'
     answer = client.send("POST", "/v1/tenants/acme/volumes", "acme-operator", whole)
     assert answer.json() == "\U0001f600 \u00fc"
+
+
+def test_a_parameter_that_nobody_knows_is_refused(client: Client) -> None:
+    for path in ("/v1/tenants/acme/volumes", "/healthz"):
+        answer = client.get(f"{path}?dryrun=true", "acme-reader")
+        assert (answer.status, answer.json()["code"]) == (422, "bad-input")
+        assert "dryrun: no such parameter" in answer.json()["detail"]
+
+
+def test_a_field_that_nobody_knows_is_refused() -> None:
+    class Known(Body):
+        name: str
+
+    assert Known(name="vm").name == "vm"
+    with pytest.raises(ValidationError, match="nmae"):
+        Known.model_validate({"name": "vm", "nmae": "x"})
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
