@@ -2,6 +2,7 @@
 
 import random
 
+import hypothesis
 import pytest
 
 from deploy.local.fixtures import bucket, database, seaweedfs, servers
@@ -26,6 +27,10 @@ __all__ = [
     "servers",
     "tally",
 ]
+
+# A test that waits for a processor, as under `nice`, is slow and not wrong.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
