@@ -17,6 +17,7 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import Query
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
 
 from libs.errors import BadInputError
 
@@ -45,7 +46,11 @@ class StrictRoute(APIRoute):
                     f"query: {', '.join(unknown)[:200]}: no such parameter here; expected "
                     f"{', '.join(sorted(known)) or 'none'}"
                 )
-            _refuse_half_characters(await request.body())
+            try:
+                body = await request.body()
+            except ClientDisconnect:
+                raise BadInputError("request body: its sender went before its end") from None
+            _refuse_half_characters(body)
             return await answer(request)
 
         return handle

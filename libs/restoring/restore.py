@@ -8,7 +8,6 @@ runs `sync`; a block device is, because it is likely to be used at once.
 
 import contextlib
 import logging
-import stat
 import threading
 import time
 from collections import deque
@@ -107,8 +106,7 @@ def restore(  # noqa: PLR0913 -- what, whereto, how
         ForbiddenError: no right to restore, or the plan's reads have expired.
         UnavailableError: the service or the store does not answer.
     """
-    existing = check_target(out, force=force)
-    if wanted is not None and existing is not None and stat.S_ISBLK(existing.st_mode):
+    if check_target(out, force=force) and wanted is not None:
         raise BadInputError(f"{out}: is a device; a range is restored to a file")
     with (
         _restoring(client, tenant, point, wanted, progressed, retry_seconds_max) as work,

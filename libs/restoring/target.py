@@ -199,10 +199,14 @@ def open_target(path: Path, size_bytes: int, *, force: bool) -> Iterator[Restore
         yield RestoreTarget(path, descriptor, direct, size_bytes, is_device=device is not None)
 
 
-def check_target(path: Path, *, force: bool) -> None:
-    """Refuse what `open_target` would refuse now; nothing is touched."""
-    with opened_folder(path) as folder, _device_at(folder, path, force=force):
-        pass
+def check_target(path: Path, *, force: bool) -> bool:
+    """Refuse what `open_target` would refuse now; nothing is touched.
+
+    Returns:
+        Whether it is a block device.
+    """
+    with opened_folder(path) as folder, _device_at(folder, path, force=force) as device:
+        return device is not None
 
 
 @contextlib.contextmanager

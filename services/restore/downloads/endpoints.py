@@ -79,13 +79,7 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
             return _not_modified(found)
         headers = _headers(found)
         applies = if_range is None or if_range == headers["ETag"]
-        wanted = parse_range(range_ if applies else None, found.size_bytes)
-        if isinstance(wanted, NotSatisfiable):
-            raise HTTPException(
-                HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-                wanted.reason,
-                {"Content-Range": f"bytes */{found.size_bytes}"},
-            )
+        wanted = _wanted(range_ if applies else None, found)
         status = HTTPStatus.OK
         if wanted is not None:
             status = HTTPStatus.PARTIAL_CONTENT
@@ -103,6 +97,18 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
             headers["Content-Length"] = str(wanted.length)
             body: Iterator[bytes] = chain([first], pieces)
             return ClosingStream(body, status, headers, stack.pop_all().close)
+
+
+def _wanted(header: str | None, point: SnapshotVolume) -> ByteRange | None:
+    """The range that a header asks for; None: all."""
+    wanted = parse_range(header, point.size_bytes)
+    if isinstance(wanted, NotSatisfiable):
+        raise HTTPException(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            wanted.reason,
+            {"Content-Range": f"bytes */{point.size_bytes}"},
+        )
+    return wanted
 
 
 def _etag(point: SnapshotVolume) -> str:

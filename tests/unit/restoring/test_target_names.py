@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.errors import BadInputError, ConflictError, NotFoundError, UnavailableError
+from libs.errors import BadInputError, ConflictError, NotFoundError, TargetError
 from libs.restoring.target import check_target, open_target
 from libs.runtime import libc
 from tests.support.loop_devices import LoopDevice
@@ -180,7 +180,7 @@ def test_a_folder_that_comes_in_the_way_is_an_error(tmp_path: Path) -> None:
         out.unlink()
         out.mkdir()
 
-    with pytest.raises(UnavailableError, match="out: cannot be written"):
+    with pytest.raises(TargetError, match="out: cannot be written"):
         overtaken(out, exchange, force=True)
     assert names(tmp_path) == {"out"}
 
