@@ -14,9 +14,9 @@ STRANGERS = (
     ),
     Mutant(
         name="a tenant uses all threads",
-        file="libs/rest/server.py",
-        old="shares=Shares(max(1, settings.request_thread_count_max // 2)),",
-        new="shares=Shares(settings.request_thread_count_max),",
+        file="libs/rest/shares.py",
+        old="            working_count_max=max(1, thread_count // 2),\n",
+        new="            working_count_max=2 * thread_count,\n",
         rule="requests of one tenant leave half of the threads to others",
         tests="tests/unit/rest/test_shares.py",
         chosen="greedy_one",
