@@ -4,9 +4,12 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from libs.catalogdb.listening import Listener
+from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import list_nodes
@@ -17,6 +20,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
+from libs.rest.waiting import Bells
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
@@ -49,7 +53,7 @@ from services.catalog.verification.verifier import Verifier
 
 #: A step of a reconciliation may take so long without a sign of progress.
 _STEP_SECONDS_MAX = 3600.0
-#: A batch is published, or a notification waited for, in far less.
+#: A batch is published in far less.
 _RELAY_PATIENCE_SECONDS = 60.0
 
 
@@ -105,6 +109,7 @@ def main(settings: Settings, stop: Stop) -> None:
         app = create_app("Backcast catalog", settings, health, registry, tokens)
         add_routes(app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness)
         health.depend_on("catalog", lambda: list_nodes(catalog))
+        _answer_polls_at(stop, jobs.bells, upkeep.bells)
         with serving(app, settings):
             threads = start_loops(loops, health, stop)
             health.started()
@@ -112,6 +117,11 @@ def main(settings: Settings, stop: Stop) -> None:
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _answer_polls_at(stop: Stop, *waited_for: Bells[Any]) -> None:
+    for bells in waited_for:
+        stop.call(bells.close)
 
 
 def _watching(
@@ -138,7 +148,7 @@ def _watching(
             settings.retention_interval_seconds,
         ),
         Loop("relay", relay.round, relay_seconds, patience_seconds=patience, lasting=True),
-        Loop("listening", relay.listen, relay_seconds, patience_seconds=patience, lasting=True),
+        Listener(catalog, LOG_CHANNEL, lambda _: relay.wake(), relay.wake).loop(),
     ]
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from libs.catalogdb.verification import Damaged, Intact
 from libs.errors import BackcastError, ConflictError, InvariantViolation, NotFoundError
+from libs.rest.waiting import Bells
 from services.catalog.verification.verifier import (
     StoppedError,
     Thoroughness,
@@ -63,6 +64,8 @@ class VerifyJobs:
         self._threads = ThreadPoolExecutor(thread_count, "verify")
         self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._lock = threading.Lock()
+        #: Of the requests that wait for a verification to end.
+        self.bells: Bells[UUID] = Bells()
 
     def begin(self, id_: UUID, tenant: str, session: UUID, how: Thoroughness) -> Job:
         """Begin a verification; the same id again is the same one.
@@ -74,7 +77,7 @@ class VerifyJobs:
             job = self._jobs.get(id_)
             if job is None:
                 job = self._jobs[id_] = Job(tenant, session, how)
-                self._threads.submit(self._run, job)
+                self._threads.submit(self._run, id_, job)
                 self._forget()
         if (job.tenant, job.session, job.how) != (tenant, session, how):
             raise ConflictError(f"verification {id_}: is of something else; choose another id")
@@ -98,7 +101,7 @@ class VerifyJobs:
         """Wait for what runs; the stop that the verifier watches ends it."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, id_: UUID, job: Job) -> None:
         try:
             job.verdict = self._verifier.verify(job.tenant, job.session, job.how, job.progress)
         except BackcastError as err:
@@ -110,6 +113,7 @@ class VerifyJobs:
             job.failure = InvariantViolation(f"{type(err).__name__} in a verification")
         finally:
             job.ended.set()
+            self.bells.ring(id_)
 
     def _forget(self) -> None:
         ended = [id_ for id_, job in self._jobs.items() if job.ended.is_set()]

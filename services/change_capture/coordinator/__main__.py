@@ -3,9 +3,12 @@
 import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
+from libs.catalogdb.listening import Listener
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
+from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
@@ -57,8 +60,13 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
+        news = conductor.news
+        listener = Listener(
+            catalog, SESSION_CHANNEL, lambda text: news.tell(UUID(text)), news.tell_all
+        )
+        stop.call(news.bells.close)
         loops = [
-            Loop("listening", conductor.listen, interval_seconds=1, lasting=True),
+            listener.loop(),
             # A round waits by itself, until a session changes.
             Loop(
                 "watch",

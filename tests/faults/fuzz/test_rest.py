@@ -47,6 +47,7 @@ from services.change_capture.coordinator import routes as coordinator_routes
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.drivers.table import drivers
 from services.restore import routes as restore_routes
+from services.restore.events.feed import Feed
 from services.restore.settings import Settings as RestoreSettings
 from tests.faults.conftest import Scale
 from tests.faults.crash_points.inline import InlineExecutor
@@ -110,6 +111,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 {PRIMARY: _presigner()},
                 kek,
                 threads,
+                Feed(site.restore),
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor

@@ -9,6 +9,7 @@ from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
+from tests.faults.mutants.waiting import WAITING
 
 _CATALOG = "libs/catalogdb"
 
@@ -352,4 +353,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *TOGETHER,
     *TARGETS,
     *ROOTS,
+    *WAITING,
 )

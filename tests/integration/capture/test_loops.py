@@ -42,6 +42,7 @@ LOOPS = {
     "coordinator": {"listening", "watch"},
     "agent": {"announce", "let go", "report"},
     "chunker": {"renew"},
+    "restore": {"listening"},
 }
 #: A thread that is no loop of rounds is broken, whatever it was going to do.
 BREAK_A_THREAD = """
