@@ -72,6 +72,11 @@ class Backcast(Subject):
         reported = json.loads(usage.output) | {"catalog_rows": added}
         return dataclasses.replace(usage, reported=reported)
 
+    def backup_of(self, tenant: str, volume: str, image: Path) -> None:
+        """Protect a volume of another tenant, and take its first snapshot."""
+        self._run("volume", "add", volume, image, "--tenant", tenant)
+        self._run("snapshot", "take", volume, "--tenant", tenant)
+
     def backup_by_hints(self, volume: str, hints: Path) -> Usage:
         """A snapshot that reads what a file says has changed since the latest one."""
         base = ("--base", f"{volume}@latest")
