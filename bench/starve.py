@@ -28,7 +28,7 @@ from deploy.local.home import BackcastHome
 GREEDY, MODEST = "greedy", "modest"
 #: token → tenant; the greedy tenant has four readers.
 _TOKENS = {MODEST: MODEST, **{f"{GREEDY}-{number}": GREEDY for number in range(4)}}
-_VOLUME_SIZE_BYTES = 256 << 20
+_VOLUME_MIB = 256
 _WAIT_SECONDS = 30
 #: The attack is asked for anew whenever it is refused or answered.
 _AGAIN_SECONDS = 0.2
@@ -80,7 +80,8 @@ def measure_starving(requests: int, folder: Path) -> Iterator[Starved]:
     try:
         for tenant in (GREEDY, MODEST):
             image = folder / f"disk-{tenant}"
-            image.write_bytes(random.Random(tenant).randbytes(_VOLUME_SIZE_BYTES))
+            rng = random.Random(tenant)
+            image.write_bytes(b"".join(rng.randbytes(1 << 20) for _ in range(_VOLUME_MIB)))
             backcast.backup_of(tenant, image.name, image)
         with _restore_service(folder) as (process, url):
             end = json.loads(_get(url, f"/v1/tenants/{GREEDY}/events?limit=1000", f"{GREEDY}-0"))
