@@ -58,12 +58,14 @@ class _Service:
 
 _SERVICES = (
     _Service(
-        "catalog", "services.catalog", ("postgres", "kafka", "s3", "second_s3", "kek", "tokens")
+        "catalog",
+        "services.catalog",
+        ("postgres", "kafka", "s3", "second_s3", "kek", "previous_kek", "tokens"),
     ),
     _Service(
         "coordinator",
         "services.change_capture.coordinator",
-        ("postgres", "s3", "kek", "tokens", "agents"),
+        ("postgres", "s3", "kek", "previous_kek", "tokens", "agents"),
     ),
     _Service(
         "agent",
@@ -74,13 +76,13 @@ _SERVICES = (
     _Service(
         "chunker",
         "services.chunker",
-        ("postgres", "kafka", "s3", "second_s3", "kek"),
+        ("postgres", "kafka", "s3", "second_s3", "kek", "previous_kek"),
         _LARGE_BUFFERS,
     ),
     _Service(
         "restore",
         "services.restore",
-        ("postgres", "s3", "second_s3", "kek", "tokens", "coordinator", "links"),
+        ("postgres", "s3", "second_s3", "kek", "previous_kek", "tokens", "coordinator", "links"),
         _LARGE_BUFFERS,
     ),
 )
@@ -170,6 +172,7 @@ class LocalServices:
                 self._store_settings("SECOND_S3", SECOND_BUCKET) if home.has_second_store else {}
             ),
             "kek": {"KEK_FILE": str(home.secret_file("kek"))},
+            "previous_kek": self._previous_kek(),
             "tokens": {"TOKENS_FILE": str(self._tokens_file())},
             "coordinator": {
                 "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator')}",
@@ -178,6 +181,11 @@ class LocalServices:
             "announce": {"COORDINATOR_TOKEN_FILE": str(home.secret_file("token"))},
             "agents": {"AGENT_TOKEN_FILE": str(home.secret_file("token"))},
         }
+
+    def _previous_kek(self) -> dict[str, str]:
+        """While the key-encryption key is changed: where the one that was used before lies."""
+        file = self._home.folder / "secrets" / "previous-kek"
+        return {"PREVIOUS_KEK_FILE": str(file)} if file.exists() else {}
 
     def _node(self, agent: _Service) -> dict[str, str]:
         """What each agent has of its own."""

@@ -46,7 +46,8 @@ def main(settings: Settings, stop: Stop) -> None:
         stores = open_stores(
             settings.s3, settings.second_s3, functools.partial(mark_copy_damaged, catalog)
         )
-        vault = KeyVault(stores.objects, KeyEncryptionKey.parse(settings.kek.reveal()))
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
+        vault = KeyVault(stores.objects, kek)
         vault.check()
         packer = Packer(catalog, stores, settings.pack_buffer_count_max)
         start_thread("preallocate", packer.preallocate, daemon=True)

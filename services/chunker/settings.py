@@ -24,6 +24,9 @@ class Settings(ServiceSettings):
     second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
     #: Name of this process, for people who look at attempts.
     name: str = field(default_factory=lambda: socket.gethostname().lower())
     #: Threads that take, verify, compress and store spans. One more than cores hides the waiting.

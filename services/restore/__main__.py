@@ -43,7 +43,7 @@ def main(settings: Settings, stop: Stop) -> None:
     ):
         report = functools.partial(mark_copy_damaged, catalog)
         stores = open_stores(settings.s3, settings.second_s3, report)
-        kek = KeyEncryptionKey.parse(settings.kek.reveal())
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
         vault = KeyVault(stores.objects, kek)
         vault.check()
         nodes = FrameReader(stores, vault, settings.node_frame_count_max)

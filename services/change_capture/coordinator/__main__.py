@@ -39,7 +39,8 @@ def main(settings: Settings, stop: Stop) -> None:
     )
     catalog.open()
     with contextlib.closing(catalog):
-        vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
+        vault = KeyVault(open_store(settings.s3), kek)
         vault.check()
         agents = Agents(settings.agent_token.reveal())
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")

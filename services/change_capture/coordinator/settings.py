@@ -15,6 +15,9 @@ class Settings(ServiceSettings):
     s3: S3Settings
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
     #: File with the token for the agents' RPC.

@@ -1,5 +1,7 @@
 """deploy/Dockerfile and deploy/compose.yaml, as far as they can be checked without Docker."""
 
+import dataclasses
+import importlib
 import json
 import re
 from pathlib import Path
@@ -29,12 +31,15 @@ def on_top(below: Any, above: Any) -> Any:
 
 
 WITH_SECOND_STORE = on_top(COMPOSE, SECOND_STORE)
-FILES = {"compose.yaml": COMPOSE, "compose.second-store.yaml": WITH_SECOND_STORE}
-#: Service, or service with a second store → its definition.
+CHANGING_KEK = yaml.safe_load((ROOT / "deploy" / "compose.changing-kek.yaml").read_text())
+FILES = {
+    "": COMPOSE,
+    " with a second store": WITH_SECOND_STORE,
+    " while the KEK is changed": on_top(COMPOSE, CHANGING_KEK),
+}
+#: Service, and what is on top of the first file → its definition.
 OURS = {
-    f"{name}{'' if made is COMPOSE else ' with a second store'}": made["services"][name]
-    for made in FILES.values()
-    for name in SETTINGS
+    f"{name}{what}": made["services"][name] for what, made in FILES.items() for name in SETTINGS
 }
 
 
@@ -83,6 +88,17 @@ def test_all_but_the_coordinator_and_the_agent_are_given_the_second_store() -> N
     assert set(map(frozenset, given.values())) == {
         frozenset({"ENDPOINT", "BUCKET", "ACCESS_KEY_FILE", "SECRET_KEY_FILE"})
     }
+
+
+def test_each_service_that_is_given_the_kek_accepts_the_previous_one_while_it_is_changed() -> None:
+    with_kek = {
+        name
+        for name, module in SETTINGS.items()
+        if "previous_kek"
+        in {field.name for field in dataclasses.fields(importlib.import_module(module).Settings)}
+    }
+    assert with_kek == {"catalog", "coordinator", "chunker", "restore"}
+    assert CHANGING_KEK["services"].keys() == with_kek
 
 
 def test_nothing_assumes_localhost() -> None:
