@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from libs.errors import ConfigurationError, UnavailableError
+from libs.rest.deadline import Deadline, with_deadline
 
 #: Idle connections kept; a process has at most this many byte threads.
 _IDLE_COUNT_MAX = 32
@@ -38,6 +39,9 @@ class Timeouts:
     #: common use (5 s: Apache httpd, uvicorn): a server that closes just as the next request
     #: arrives answers it with a reset, and nobody can tell whether it was carried out.
     idle_seconds: float = 4.0
+    #: For a whole exchange, from the request to the last byte of the answer, however it drips: a
+    #: pack of 32 MiB at 0.45 Mbit/s.
+    total_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +133,19 @@ class ConnectionPool:
             body: sent from where it lies; None sends no body.
 
         Raises:
-            UnavailableError: cannot connect, no answer in time, or the connection broke, also while
-                the caller reads the response.
+            UnavailableError: cannot connect, no answer in time or no end of it, or the connection
+                broke, also while the caller reads the response.
             ConfigurationError: the server's certificate is not trusted.
         """
         connection: http.client.HTTPConnection | None = None
         reusable = False
         try:
             connection = self._take()
-            sent_whole = _send(connection, method, target, headers, body)
+            deadline = with_deadline(
+                connection, self._timeouts.read_seconds, self._timeouts.total_seconds
+            )
+            deadline.begin()
+            sent_whole = _send(connection, method, target, headers, body, deadline)
             response = connection.getresponse()
             if response.length is None and not response.chunked:
                 # http.client takes the end of a broken connection for the end of the header.
@@ -187,7 +195,6 @@ class ConnectionPool:
             else http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
         )
         connection.connect()
-        connection.sock.settimeout(self._timeouts.read_seconds)
         return connection
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
@@ -205,25 +212,32 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
         raise ConfigurationError(f"CA file {ca_file}: cannot be loaded: {error}") from error
 
 
-def _send(
+def _send(  # noqa: PLR0913 -- what a request is, and its connection
     connection: http.client.HTTPConnection,
     method: str,
     target: str,
     headers: Mapping[str, str],
     body: memoryview | None,
+    deadline: Deadline,
 ) -> bool:
     """Send a request; False if the server stopped listening before the end of the body."""
     if body is None:
         connection.request(method, target, headers=dict(headers))
         return True
-    pieces = (body[at : at + _SEND_SIZE_BYTES] for at in range(0, body.nbytes, _SEND_SIZE_BYTES))
     try:
+        pieces = _pieces(body, deadline)
         connection.request(method, target, pieces, {**headers, "Content-Length": str(body.nbytes)})
     except (BrokenPipeError, ConnectionResetError):
         # A server that refuses early (403, 503) answers and closes; the answer says more than the
         # break.
         return False
     return True
+
+
+def _pieces(body: memoryview, deadline: Deadline) -> Iterator[memoryview]:
+    for at in range(0, body.nbytes, _SEND_SIZE_BYTES):
+        deadline.next_piece()
+        yield body[at : at + _SEND_SIZE_BYTES]
 
 
 def _is_quiet(connection: http.client.HTTPConnection) -> bool:

@@ -1,5 +1,6 @@
 """What a chunker works with; wired in `__main__`, the same for all its parts."""
 
+import random
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,5 +30,8 @@ class Surroundings:
     #: Begins a step on a lane that has nothing to do; None if there is none. It must not queue the
     #: step behind others, as the end of a part waits for it.
     share: Callable[[Callable[[], None]], Future[None] | None]
+    #: Draws from [0, 1) whether a known chunk is asked for. From the system, because an agent that
+    #: sees what is asked for must not know from that what is asked for next.
+    chance: Callable[[], float] = random.SystemRandom().random
     #: Connects to agents.
     dial: Dial = SpanConnection

@@ -1,5 +1,7 @@
 """A chunker without its process: wired as in `services.chunker.__main__`, on what a test gives."""
 
+import random
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -44,6 +46,7 @@ def wire_chunker(
     known_chunk_sample: int = 128,
     name: str = "chunker",
     dial: Dial = SpanConnection,
+    chance: Callable[[], float] = random.random,
 ) -> WiredChunker:
     """Everything but Kafka and the threads that wait for it; the test closes the attempts."""
     lanes = Lanes(threads or ThreadPoolExecutor(lane_count), lane_count)
@@ -55,6 +58,7 @@ def wire_chunker(
         known_chunk_sample=known_chunk_sample,
         share=lanes.submit_if_idle,
         dial=dial,
+        chance=chance,
     )
     positions = Positions()
     attempts = Attempts(

@@ -13,7 +13,13 @@ from typing import Literal
 from uuid import UUID
 
 from libs.catalogdb.verification import Damaged, Intact
-from libs.errors import BackcastError, ConflictError, InvariantViolation, NotFoundError
+from libs.errors import (
+    BackcastError,
+    ConflictError,
+    InvariantViolation,
+    NotFoundError,
+    TooManyRequestsError,
+)
 from libs.rest.waiting import Bells
 from services.catalog.verification.verifier import (
     StoppedError,
@@ -25,6 +31,9 @@ from services.catalog.verification.verifier import (
 log = logging.getLogger(__name__)
 #: Ended verifications whose verdicts can still be asked for.
 _REMEMBERED_MAX = 1000
+#: Verifications of one tenant that run or wait, and of all tenants together.
+TENANT_COUNT_MAX = 32
+COUNT_MAX = 512
 
 State = Literal["running", "intact", "damaged", "failed"]
 
@@ -72,16 +81,29 @@ class VerifyJobs:
 
         Raises:
             ConflictError: the id stands for another one.
+            TooManyRequestsError: too many run or wait already.
         """
         with self._lock:
             job = self._jobs.get(id_)
             if job is None:
+                self._require_room(tenant)
                 job = self._jobs[id_] = Job(tenant, session, how)
                 self._threads.submit(self._run, id_, job)
                 self._forget()
         if (job.tenant, job.session, job.how) != (tenant, session, how):
             raise ConflictError(f"verification {id_}: is of something else; choose another id")
         return job
+
+    def _require_room(self, tenant: str) -> None:
+        open_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
+        own = sum(1 for job in open_jobs if job.tenant == tenant)
+        if own >= TENANT_COUNT_MAX or len(open_jobs) >= COUNT_MAX:
+            whose = f"of tenant {tenant}" if own >= TENANT_COUNT_MAX else "of all tenants"
+            raise TooManyRequestsError(
+                f"verifications {whose}: as many run or wait as may "
+                f"({TENANT_COUNT_MAX} of a tenant, {COUNT_MAX} of all); try again when one has "
+                f"ended"
+            )
 
     def find(self, id_: UUID, tenant: str) -> Job:
         """A verification.
