@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,34 @@ def test_every_secret_of_compose_is_made(tmp_path) -> None:
         assert Path(secret["file"]).name in made
     for compose in FILES.values():
         for service in compose["services"].values():
-            assert set(service.get("secrets", ())) <= compose["secrets"].keys()
+            given = {
+                secret["source"] if isinstance(secret, dict) else secret
+                for secret in service.get("secrets", ())
+            }
+            assert given <= compose["secrets"].keys()
+
+
+@pytest.mark.parametrize("server", ["s3", "s3-second"])
+def test_a_filer_asks_for_tokens(server: str, tmp_path) -> None:
+    (mounted,) = (
+        secret
+        for secret in WITH_SECOND_STORE["services"][server]["secrets"]
+        if isinstance(secret, dict)
+    )
+    assert mounted["target"] == "/etc/seaweedfs/security.toml"
+    credentials.make(tmp_path)
+    security = tomllib.loads((tmp_path / mounted["source"]).read_text())
+    jwt = security["jwt"]
+    keys = {jwt["signing"]["key"], jwt["filer_signing"]["key"], jwt["filer_signing"]["read"]["key"]}
+    assert len(keys) == 3
+    assert all(len(key) >= 32 for key in keys)
+
+
+def test_nothing_is_published_to_the_host() -> None:
+    for made in FILES.values():
+        for name, service in made["services"].items():
+            assert "ports" not in service, name
+            assert "network_mode" not in service, name
 
 
 def test_secrets_are_kept_once_made_and_closed_to_others(tmp_path) -> None:
