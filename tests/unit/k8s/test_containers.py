@@ -112,6 +112,30 @@ def test_every_image_names_its_version() -> None:
         assert re.search(r":[0-9][\w.-]+$", service["image"]), name
 
 
+def test_the_base_of_the_images_names_its_version() -> None:
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r":[0-9][\w.-]+(@sha256:[0-9a-f]{64})?$", base)
+    origins = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE))
+    assert origins - stages == {"${BASE}"}
+
+
+def test_nothing_is_installed_in_an_image_without_a_hash() -> None:
+    installed = re.findall(r"(?:pip install|uv sync)[^&\n]*", DOCKERFILE)
+    assert len(installed) == 2
+    assert all("--require-hashes" in one or "--frozen" in one for one in installed)
+    assert "!deploy/uv.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+    uv = (ROOT / "deploy" / "uv.txt").read_text()
+    (version,) = re.findall(r"^uv==(\S+)", uv, re.MULTILINE)
+    assert f"UV_VERSION := {version}\n" in (ROOT / "Makefile").read_text()
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", uv)) == 2
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    for package in lock["package"]:
+        files = [*package.get("wheels", ()), *filter(None, [package.get("sdist")])]
+        assert files or package["name"] == "backcast"
+        assert all(file["hash"].startswith("sha256:") for file in files), package["name"]
+
+
 def test_every_secret_of_compose_is_made(tmp_path) -> None:
     made = credentials.make(tmp_path)
     for secret in WITH_SECOND_STORE["secrets"].values():
