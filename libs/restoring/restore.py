@@ -195,7 +195,11 @@ class _Restore:
         self._stopped = threading.Event()
         self._store = PresignedReader()
         self._fetcher = Fetcher(
-            self._plan.point.label, self._plan.id_key, self._get_into, self._store.get_into
+            self._plan.point.label,
+            self._plan.id_key,
+            self._get_into,
+            self._store.get_into,
+            lambda run: self._answered(partial(self._window, run.first, run.count)),
         )
 
     @property
