@@ -19,7 +19,7 @@ from services.change_capture.agent.publishing import EventSender
 from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
-from services.change_capture.agent.span_server import SpanServer
+from services.change_capture.agent.spans.server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.barrier.hold import thaw_leftovers

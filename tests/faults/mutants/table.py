@@ -3,6 +3,7 @@
 from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
+from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.roots import ROOTS
@@ -354,4 +355,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *TARGETS,
     *ROOTS,
     *WAITING,
+    *CROWDS,
 )

@@ -4,7 +4,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -30,7 +31,8 @@ from libs.spans.messages import (
 )
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
-from services.change_capture.agent.span_server import SpanServer
+from services.change_capture.agent.spans.limits import SpanLimits
+from services.change_capture.agent.spans.server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.local.view import LocalView
 from tests.support.roots import view_of
@@ -70,11 +72,9 @@ class Agent:
         capture = self.capture.order.capture
         return SpanConnection(self.server.address, capture, boot, token, 5.0)
 
-    def dial(self) -> socket.socket:
+    def dial(self, source: str = "127.0.0.1") -> socket.socket:
         host, _, port = self.server.address.rpartition(":")
-        peer = socket.create_connection((host, int(port)), timeout=5)
-        peer.settimeout(5)
-        return peer
+        return socket.create_connection((host, int(port)), timeout=5, source_address=(source, 0))
 
     def offer(self, batch: int) -> None:
         """Offer the first four chunks of the volume."""
@@ -96,20 +96,30 @@ class Agent:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    path = tmp_path / "volume"
-    content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
-    path.write_bytes(content)
-    capture = StandingCapture(order_for(path, uuid4(), None), view_of(path))
+def agent_with(tmp_path: Path) -> Iterator[Callable[[SpanLimits | None], Agent]]:
+    with ExitStack() as ended:
 
-    def find(name: UUID) -> Capture | None:
-        return cast("Capture", capture) if name == capture.order.capture else None
+        def make(limits: SpanLimits | None) -> Agent:
+            path = tmp_path / "volume"
+            content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
+            path.write_bytes(content)
+            capture = StandingCapture(order_for(path, uuid4(), None), view_of(path))
+            ended.callback(capture.view.close)
 
-    window = Window(SPANS)
-    server = SpanServer("127.0.0.1:0", window, find, hello_seconds_max=0.5)
-    yield Agent(server, window, capture, content)
-    server.close()
-    capture.view.close()
+            def find(name: UUID) -> Capture | None:
+                return cast("Capture", capture) if name == capture.order.capture else None
+
+            window = Window(SPANS)
+            server = SpanServer("127.0.0.1:0", window, find, limits)
+            ended.callback(server.close)
+            return Agent(server, window, capture, content)
+
+        yield make
+
+
+@pytest.fixture
+def agent(agent_with: Callable[[SpanLimits | None], Agent]) -> Agent:
+    return agent_with(SpanLimits(hello_seconds_max=0.5))
 
 
 def received(connection: SpanConnection, chunk_count: int) -> bytes:
