@@ -25,6 +25,7 @@ class RestClient:
         token: bearer token; never shown.
         ca_file: certificate authorities in PEM; the system's if None.
         timeouts: how long to wait; endpoints that wait on purpose stay below it.
+        server_name: name that the server's certificate must have; the URL's host if None.
 
     Raises:
         ConfigurationError: not such a URL, or the file cannot be read.
@@ -36,6 +37,7 @@ class RestClient:
         token: str,
         ca_file: Path | None = None,
         timeouts: Timeouts | None = None,
+        server_name: str | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.query or parts.fragment:
@@ -43,9 +45,11 @@ class RestClient:
                 f"service URL {base_url!r}: expected http://HOST:PORT or https://HOST:PORT"
             )
         self.base_url = base_url.rstrip("/")
+        #: Also for whatever else is fetched by what the service says, such as from its store.
+        self.ca_file = ca_file
         self._path = parts.path.rstrip("/")
         origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
-        self._pool = ConnectionPool(origin, timeouts, ca_file)
+        self._pool = ConnectionPool(origin, timeouts, ca_file, server_name)
         self._headers = {
             "Host": self._pool.origin.authority,
             "Authorization": f"Bearer {token}",

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from libs.errors import ConfigurationError, UnavailableError
 from libs.rest.deadline import Deadline, with_deadline
+from libs.runtime.tls import ClientTls, explain
 
 #: Idle connections kept; a process has at most this many byte threads.
 _IDLE_COUNT_MAX = 32
@@ -92,7 +93,11 @@ class ConnectionPool:
     """Connections to one origin, made when needed and reused; any number of threads may use it."""
 
     def __init__(
-        self, origin: Origin, timeouts: Timeouts | None = None, ca_file: Path | None = None
+        self,
+        origin: Origin,
+        timeouts: Timeouts | None = None,
+        ca_file: Path | None = None,
+        server_name: str | None = None,
     ) -> None:
         """Make an empty pool.
 
@@ -100,13 +105,15 @@ class ConnectionPool:
             origin: where to connect.
             timeouts: the default suits a data center.
             ca_file: PEM file of the authorities to trust for https; the system's if None.
+            server_name: name that the server's certificate must have; the origin's host if None.
 
         Raises:
             ConfigurationError: the CA file cannot be read.
         """
         self.origin = origin
         self._timeouts = timeouts or Timeouts()
-        self._tls = _tls_context(ca_file) if origin.scheme == "https" else None
+        self._tls = ClientTls(ca_file) if origin.scheme == "https" else None
+        self._server_name = server_name or origin.host
         #: Each with the moment since when it lies idle, of the monotonic clock; the latest is last.
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
@@ -153,14 +160,12 @@ class ConnectionPool:
             reusable = sent_whole and not response.will_close
             yield response
         except ssl.SSLCertVerificationError as error:
-            raise ConfigurationError(
-                f"{what} at {self.origin}: the server's certificate is not trusted "
-                f"({error.verify_message}); name the CA file of its issuer"
-            ) from error
+            raise ConfigurationError(f"{what} at {self.origin}: {explain(error)}") from error
         except (OSError, http.client.HTTPException) as error:
             reusable = False
+            advice = "; does that port speak TLS?" if isinstance(error, ssl.SSLError) else ""
             raise UnavailableError(
-                f"{what} at {self.origin}: {type(error).__name__}: {error}"
+                f"{what} at {self.origin}: {type(error).__name__}: {error}{advice}"
             ) from error
         finally:
             if connection is not None:
@@ -192,7 +197,7 @@ class ConnectionPool:
         connection = (
             http.client.HTTPConnection(host, port, timeout=timeout)
             if self._tls is None
-            else http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
+            else _HttpsConnection(host, port, timeout, self._tls.current(), self._server_name)
         )
         connection.connect()
         return connection
@@ -205,11 +210,20 @@ class ConnectionPool:
         connection.close()
 
 
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigurationError(f"CA file {ca_file}: cannot be loaded: {error}") from error
+class _HttpsConnection(http.client.HTTPConnection):
+    """As that of `http.client`, but the certificate may be for another name than the address."""
+
+    def __init__(
+        self, host: str, port: int, timeout: float, context: ssl.SSLContext, server_name: str
+    ) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._context = context
+        self._server_name = server_name
+
+    def connect(self) -> None:
+        """Connect, shake hands, and verify who is there."""
+        super().connect()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
 
 
 def _send(  # noqa: PLR0913 -- what a request is, and its connection

@@ -29,7 +29,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.errors import (
     BackcastError,
-    ConfigurationError,
     InvariantViolation,
     UnauthenticatedError,
 )
@@ -46,6 +45,7 @@ from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
 from libs.runtime.threads import start_thread
+from libs.runtime.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,10 @@ def serving(
     """
     limits = limits or app.state.limits
     assert limits
+    tls = settings.server_tls(ssl.TLSVersion.TLSv1_2)  # ingresses may know no later one
     listener = listen(settings.listen, limits.connection_count_max, limits.head_seconds_max)
     with contextlib.closing(listener):
-        server = uvicorn.Server(_server_config(app, settings, limits, listener))
+        server = uvicorn.Server(_server_config(app, settings, limits, listener, tls))
         leaving = threading.Event()
 
         def serve() -> None:
@@ -137,7 +138,7 @@ def serving(
                 raise InvariantViolation(f"HTTP server of {settings.listen}: it ended by itself")
 
         host, port = listener.getsockname()[:2]
-        scheme = "https" if settings.tls_certificate_file else "http"
+        scheme = "https" if tls else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         thread = start_thread("http", serve, daemon=True)
         most = limits.connection_count_max
@@ -311,7 +312,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _server_config(
-    app: FastAPI, settings: ServiceSettings, limits: ServerLimits, listener: BoundedListener
+    app: FastAPI,
+    settings: ServiceSettings,
+    limits: ServerLimits,
+    listener: BoundedListener,
+    tls: ServerTls | None,
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
@@ -325,15 +330,9 @@ def _server_config(
         proxy_headers=False,
         timeout_keep_alive=limits.idle_seconds_max,
         timeout_graceful_shutdown=settings.stop_timeout_seconds,
-        ssl_certfile=settings.tls_certificate_file,
-        ssl_keyfile=settings.tls_key_file,
     )
-    try:
-        config.load()
-    except (ssl.SSLError, OSError) as err:
-        raise ConfigurationError(
-            f"TLS files {settings.tls_certificate_file}, {settings.tls_key_file}: {err}"
-        ) from err
+    config.load()
+    config.ssl = tls.standing() if tls else None  # its own would be read once
     return config
 
 

@@ -193,7 +193,7 @@ class _Restore:
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._store = PresignedReader()
+        self._store = PresignedReader(ca_file=client.ca_file)
         self._fetcher = Fetcher(
             self._plan.point.label,
             self._plan.id_key,

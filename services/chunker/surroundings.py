@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from libs.catalogdb.pool import Catalog
 from libs.keys.vault import KeyVault
-from libs.spans.connection import SpanConnection
 from services.chunker.packer import Packer
 from services.chunker.parts.fetching import Dial
 from services.chunker.parts.nodes import KnownNodes
@@ -34,4 +33,4 @@ class Surroundings:
     #: sees what is asked for must not know from that what is asked for next.
     chance: Callable[[], float] = random.SystemRandom().random
     #: Connects to agents.
-    dial: Dial = SpanConnection
+    dial: Dial

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from ssl import TLSVersion
 
 from libs.ids import check_name, uuid7
 from libs.rest.auth import Tokens
@@ -28,7 +29,7 @@ from services.change_capture.drivers.table import drivers
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the agent and run it until it is asked to stop."""
-    roots = settings.opened_roots()
+    roots, tls = settings.opened_roots(), settings.server_tls(TLSVersion.TLSv1_3)
     boot = uuid7()
     health, registry = Health(stop), new_registry()
     window = Window(settings.window_span_count_max)
@@ -52,7 +53,7 @@ def main(settings: Settings, stop: Stop) -> None:
     add_routes(app, captures)
     with (
         contextlib.closing(sender),
-        contextlib.closing(SpanServer(settings.span_listen, window, captures.find)) as spans,
+        contextlib.closing(SpanServer(settings.span_listen, window, captures.find, tls)) as spans,
         serving(app, settings) as url,
     ):
         announcement = {
@@ -61,7 +62,9 @@ def main(settings: Settings, stop: Stop) -> None:
             "span_address": settings.span_advertised or spans.address,
             "boot": str(boot),
         }
-        coordinator = RestClient(settings.coordinator_url, settings.coordinator_token.reveal())
+        coordinator = RestClient(
+            settings.coordinator_url, settings.coordinator_token.reveal(), settings.ca_file
+        )
         reporter = Reporter(captures, coordinator, settings.node)
         announce_seconds = settings.announce_interval_seconds
         loops = [

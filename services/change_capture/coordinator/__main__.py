@@ -42,7 +42,12 @@ def main(settings: Settings, stop: Stop) -> None:
         kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
         vault = KeyVault(open_store(settings.s3), kek)
         vault.check()
-        agents = Agents(settings.agent_token.reveal())
+        agents = Agents(
+            settings.agent_token.reveal(),
+            settings.ca_file,
+            settings.agent_tls_name,
+            settings.may_speak_plainly,
+        )
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
         sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
         barriers = Barriers(

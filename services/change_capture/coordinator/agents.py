@@ -2,8 +2,10 @@
 
 import base64
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +15,7 @@ from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
 from libs.rest.client import Json, RestClient
 from libs.rest.connections import Timeouts
+from libs.runtime.tls import is_loopback
 from services.change_capture.rpc import BarrierStatus, CaptureStatus, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)
@@ -26,10 +29,22 @@ class Agents:
 
     Args:
         token: what the agents' RPC accepts.
+        ca_file: certificate authorities in PEM that sign agents; the system's if None.
+        tls_name: name that their certificates have; the host of each one's URL if None.
+        may_speak_plainly: whether a host may be reached without TLS.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(
+        self,
+        token: str,
+        ca_file: Path | None = None,
+        tls_name: str | None = None,
+        may_speak_plainly: Callable[[str], bool] = is_loopback,
+    ) -> None:
         self._token = token
+        self._ca_file = ca_file
+        self._tls_name = tls_name
+        self._may_speak_plainly = may_speak_plainly
         self._clients: dict[str, RestClient] = {}
         self._lock = threading.Lock()
 
@@ -142,8 +157,17 @@ class Agents:
     def _client(self, url: str) -> RestClient:
         with self._lock:
             if url not in self._clients:
-                self._clients[url] = RestClient(url, self._token, timeouts=_TIMEOUTS)
+                self._clients[url] = self._new_client(url)
             return self._clients[url]
+
+    def _new_client(self, url: str) -> RestClient:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not self._may_speak_plainly(parts.hostname or ""):
+            raise UnavailableError(
+                f"agent at {url}: is beyond loopback and without TLS; expected that it announces "
+                f"https:, or PLAINTEXT=anywhere where the network itself encrypts"
+            )
+        return RestClient(url, self._token, self._ca_file, _TIMEOUTS, self._tls_name)
 
 
 def _read(model: type[M], answer: Json) -> M:

@@ -1,6 +1,7 @@
 """Settings of the coordinator: BACKCAST_COORDINATOR_*."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
 from libs.runtime.settings import Secret
@@ -22,6 +23,10 @@ class Settings(ServiceSettings):
     tokens: Secret
     #: File with the token for the agents' RPC.
     agent_token: Secret
+    #: Certificate authorities in PEM that sign agents; the system's if not set.
+    ca_file: Path | None = None
+    #: Name that the certificates of all agents have; the host of each one's URL if not set.
+    agent_tls_name: str | None = None
     #: Longest request body that is read. Hints take 8 MiB of one at most.
     request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: A session that makes no progress for so long is rejected.

@@ -9,8 +9,8 @@ CROWDS = (
     Mutant(
         name="a newcomer is waited for",
         file=f"{_AGENT}/spans/newcomers.py",
-        old=".setblocking(False)\n        self._selector.register(connection",
-        new=".settimeout(0.5)\n        self._selector.register(connection",
+        old="        accepted.setblocking(False)\n",
+        new="        accepted.settimeout(0.5)\n",
         rule="who says nothing delays nobody",
         tests=_TESTS,
         chosen="silent_peers",

@@ -5,6 +5,7 @@ from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
+from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
@@ -356,4 +357,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *ROOTS,
     *WAITING,
     *CROWDS,
+    *ENCRYPTION,
 )

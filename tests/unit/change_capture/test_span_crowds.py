@@ -5,7 +5,7 @@ The fixtures are those of `test_span_server`.
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -27,6 +27,7 @@ from tests.unit.change_capture.capturing import TOKEN
 from tests.unit.change_capture.test_span_server import (
     BOOT,
     Agent,
+    AgentWith,
     agent,
     agent_with,
     is_hung_up,
@@ -34,8 +35,6 @@ from tests.unit.change_capture.test_span_server import (
 )
 
 __all__ = ["agent", "agent_with"]
-
-AgentWith = Callable[[SpanLimits | None], Agent]
 
 
 @pytest.fixture

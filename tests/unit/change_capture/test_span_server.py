@@ -17,7 +17,8 @@ from deploy.local.process import wait_until
 from libs.errors import DamagedDataError, SourceError, UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun
-from libs.spans.connection import SpanConnection
+from libs.runtime.tls import ServerTls
+from libs.spans.connection import SpanConnection, SpanTls
 from libs.spans.messages import (
     REPLY_SIZE_BYTES,
     Hello,
@@ -38,6 +39,7 @@ from services.change_capture.drivers.local.view import LocalView
 from tests.support.roots import view_of
 from tests.unit.change_capture.capturing import TOKEN, order_for
 
+AgentWith = Callable[..., "Agent"]
 BOOT = UUID(int=3)
 CHUNKS = 40
 SPANS = 2
@@ -64,13 +66,15 @@ class Agent:
     window: Window
     capture: StandingCapture
     volume: bytes
+    #: Whom `connect` expects.
+    tls: SpanTls | None = None
 
     def chunk(self, index: int) -> bytes:
         return self.volume[index * CHUNK_SIZE_BYTES : (index + 1) * CHUNK_SIZE_BYTES]
 
     def connect(self, token: bytes = TOKEN, boot: UUID = BOOT) -> SpanConnection:
         capture = self.capture.order.capture
-        return SpanConnection(self.server.address, capture, boot, token, 5.0)
+        return SpanConnection(self.server.address, capture, boot, token, 5.0, self.tls)
 
     def dial(self, source: str = "127.0.0.1") -> socket.socket:
         host, _, port = self.server.address.rpartition(":")
@@ -96,10 +100,10 @@ class Agent:
 
 
 @pytest.fixture
-def agent_with(tmp_path: Path) -> Iterator[Callable[[SpanLimits | None], Agent]]:
+def agent_with(tmp_path: Path) -> Iterator[AgentWith]:
     with ExitStack() as ended:
 
-        def make(limits: SpanLimits | None) -> Agent:
+        def make(limits: SpanLimits | None, shown: ServerTls | None = None) -> Agent:
             path = tmp_path / "volume"
             content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
             path.write_bytes(content)
@@ -110,7 +114,7 @@ def agent_with(tmp_path: Path) -> Iterator[Callable[[SpanLimits | None], Agent]]
                 return cast("Capture", capture) if name == capture.order.capture else None
 
             window = Window(SPANS)
-            server = SpanServer("127.0.0.1:0", window, find, limits)
+            server = SpanServer("127.0.0.1:0", window, find, shown, limits)
             ended.callback(server.close)
             return Agent(server, window, capture, content)
 
@@ -118,7 +122,7 @@ def agent_with(tmp_path: Path) -> Iterator[Callable[[SpanLimits | None], Agent]]
 
 
 @pytest.fixture
-def agent(agent_with: Callable[[SpanLimits | None], Agent]) -> Agent:
+def agent(agent_with: AgentWith) -> Agent:
     return agent_with(SpanLimits(hello_seconds_max=0.5))
 
 

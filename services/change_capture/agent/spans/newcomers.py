@@ -10,11 +10,14 @@ import ipaddress
 import logging
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
+from libs.runtime.tls import ServerTls
 from libs.spans.messages import HELLO_SIZE_BYTES
 from services.change_capture.agent.spans.limits import SpanLimits
 
@@ -39,16 +42,18 @@ class _Newcomer:
     deadline: float
     hello: bytearray = field(default_factory=lambda: bytearray(HELLO_SIZE_BYTES))
     received_bytes: int = 0
+    is_shaking_hands: bool = False
 
 
 class Newcomers:
     """Accepts connections and hands on each whose hello is whole.
 
     Args:
-        listener: listens for connections; `close` closes it.
+        listener: listens for connections; `run` closes it.
         limits: of the span server.
         admit: takes over a connection and its hello, and does not block. It is called in the
             thread that runs `run`.
+        tls: what peers are shown; None: they are spoken to without TLS.
     """
 
     def __init__(
@@ -56,10 +61,12 @@ class Newcomers:
         listener: socket.socket,
         limits: SpanLimits,
         admit: Callable[[socket.socket, bytes], None],
+        tls: ServerTls | None = None,
     ) -> None:
         self._listener = listener
         self._limits = limits
         self._admit = admit
+        self._tls = tls
         self._closed = threading.Event()
         #: In the order in which they came, which is that of their deadlines.
         self._waiting: dict[_Newcomer, None] = {}
@@ -72,7 +79,7 @@ class Newcomers:
 
     def run(self) -> None:
         """Look after newcomers until `close`."""
-        with self._selector:
+        with self._listener, self._selector:
             while not self._closed.is_set():
                 for key, _ in self._selector.select(self._seconds_left()):
                     newcomer: _Newcomer | None = key.data
@@ -89,8 +96,9 @@ class Newcomers:
         """Accept no more connections; `run` returns. Any thread may call it, more than once."""
         self._closed.set()
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes `run`, which closing does not
-        self._listener.close()
+            # It refuses connections from now on, and wakes `run`. To close it here would take it
+            # from the selector, which might then sleep on.
+            self._listener.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -102,9 +110,12 @@ class Newcomers:
                 if not self._closed.wait(_NO_ROOM_WAIT_SECONDS):
                     log.warning("no connection accepted", extra={"detail": str(err)})
                 return
-            self._add(connection, source_of(address[0]))
+            try:
+                self._add(connection, source_of(address[0]))
+            except OSError:  # it has gone already
+                connection.close()
 
-    def _add(self, connection: socket.socket, source: str) -> None:
+    def _add(self, accepted: socket.socket, source: str) -> None:
         same = self._of_source.get(source, {})
         if len(same) >= self._limits.newcomer_count_of_address_max:
             self._send_away(next(iter(same)))
@@ -112,8 +123,13 @@ class Newcomers:
             most = max(self._of_source.values(), key=len)  # so that one address displaces its own
             self._send_away(next(iter(most)))
         deadline = time.monotonic() + self._limits.hello_seconds_max
-        newcomer = _Newcomer(connection, source, deadline)
-        connection.setblocking(False)
+        accepted.setblocking(False)
+        connection = accepted
+        if self._tls:
+            connection = self._tls.current().wrap_socket(
+                accepted, server_side=True, do_handshake_on_connect=False
+            )
+        newcomer = _Newcomer(connection, source, deadline, is_shaking_hands=bool(self._tls))
         self._selector.register(connection, selectors.EVENT_READ, newcomer)
         self._waiting[newcomer] = None
         self._of_source.setdefault(source, {})[newcomer] = None
@@ -123,6 +139,9 @@ class Newcomers:
         """Take what a newcomer has said by now."""
         missing = memoryview(newcomer.hello)[newcomer.received_bytes :]
         try:
+            if newcomer.is_shaking_hands:
+                cast("ssl.SSLSocket", newcomer.connection).do_handshake()
+                newcomer.is_shaking_hands = False
             while missing:
                 got = newcomer.connection.recv_into(missing)
                 if got == 0:
@@ -130,7 +149,7 @@ class Newcomers:
                     return
                 newcomer.received_bytes += got
                 missing = missing[got:]
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return
         except OSError:
             self._send_away(newcomer)

@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.spans.sockets import end
 from services.change_capture.agent.spans.limits import SpanLimits
 
 
@@ -81,7 +82,7 @@ class Peers:
         del self._idle[chosen]
         self._remove(chosen)
         with contextlib.suppress(OSError):
-            chosen.connection.shutdown(socket.SHUT_RDWR)  # its thread wakes and closes it
+            end(chosen.connection)  # its thread closes it
         return True
 
     def _is_here(self, peer: Peer) -> bool:

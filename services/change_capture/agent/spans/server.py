@@ -15,6 +15,7 @@ from libs.errors import BackcastError, ConfigurationError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import runs_of
 from libs.runtime.threads import start_thread
+from libs.runtime.tls import ServerTls
 from libs.spans.messages import (
     MESSAGE_SIZE_BYTES_MAX,
     REQUEST_SIZE_BYTES,
@@ -45,6 +46,7 @@ class SpanServer:
         listen: "host:port"; port 0 takes a free one.
         window: where offered spans wait.
         find: finds a capture by its id, and does not block.
+        tls: what chunkers are shown; None: they are spoken to without TLS.
         limits: of its connections; those of this process if None.
 
     Raises:
@@ -56,6 +58,7 @@ class SpanServer:
         listen: str,
         window: Window,
         find: Callable[[UUID], Capture | None],
+        tls: ServerTls | None = None,
         limits: SpanLimits | None = None,
     ) -> None:
         host, _, port = listen.rpartition(":")
@@ -68,7 +71,7 @@ class SpanServer:
         self._find = find
         self._limits = limits or SpanLimits.of_this_process()
         self._peers = Peers(self._limits)
-        self._newcomers = Newcomers(listener, self._limits, self._admit)
+        self._newcomers = Newcomers(listener, self._limits, self._admit, tls)
         start_thread("span-server", self._newcomers.run, daemon=True)
 
     def close(self) -> None:
