@@ -88,4 +88,4 @@ def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
             f"BACKCAST_URL is not set and nothing was started in {home.folder}: "
             f"run `backcast dev up`, or set BACKCAST_URL and BACKCAST_TOKEN"
         )
-    return Services(home.url, token or home.secret("token"), tenant)
+    return Services(home.url, token or home.secret("token"), tenant, home.ca_file)
