@@ -5,6 +5,7 @@
     │   ├── NotFoundError        the named object does not exist
     │   ├── EventsFoldedError    events that are asked for are older than the catalog keeps them
     │   ├── ConflictError        the named object exists or is busy
+    │   │   └── PausedError      somebody has paused what is asked for
     │   └── ForbiddenError       the credentials do not allow this
     │       └── UnauthenticatedError   there are no credentials, or unknown ones
     ├── DamagedDataError         stored or received bytes are not what they must be
@@ -77,6 +78,13 @@ class ConflictError(BadInputError):
     retriable = True
     http_status = 409
     exit_code = 4
+
+
+class PausedError(ConflictError):
+    """Somebody has paused the group; it takes no snapshots until somebody resumes it."""
+
+    code = "paused"
+    retriable = False
 
 
 class ForbiddenError(BadInputError):

@@ -14,8 +14,8 @@ from services.cli.commands import (
     restores,
     snapshots,
     stores,
-    volumes,
 )
+from services.cli.commands.protected import volumes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:

@@ -4,8 +4,10 @@ What a row says wins over what the catalog says, because it is of a later moment
 may be repeated.
 """
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal, LiteralString
 from uuid import UUID
 
 from libs.catalogdb.domains import add_grant, continue_list
@@ -31,6 +33,8 @@ from libs.checkpoints.rows import (
     only_source,
 )
 from libs.errors import InvariantViolation
+
+log = logging.getLogger(__name__)
 
 
 def forget_holds(catalog: Catalog) -> None:
@@ -139,12 +143,16 @@ def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
 
 
 def _apply_group(tx: Tx, row: GroupRow) -> None:
+    _displace(tx, "group", row.tenant, row.name, row.group)
+    paused = row.paused
     number = tx.execute(
         """INSERT INTO volume_group (group_id, tenant_no, name, head_sequence, head_session,
-                                     head_mac, copies)
-           SELECT %s, tenant_no, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
+                                     head_mac, copies, paused_at, paused_by, paused_reason)
+           SELECT %s, tenant_no, %s, %s, %s, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
            ON CONFLICT (group_id) DO UPDATE
-           SET name = excluded.name, copies = excluded.copies RETURNING group_no""",
+           SET name = excluded.name, copies = excluded.copies, paused_at = excluded.paused_at,
+               paused_by = excluded.paused_by, paused_reason = excluded.paused_reason
+           RETURNING group_no""",
         [
             row.group,
             row.name,
@@ -152,6 +160,9 @@ def _apply_group(tx: Tx, row: GroupRow) -> None:
             row.head_session,
             row.head_mac,
             row.copies,
+            paused and paused.at,
+            paused and paused.by,
+            paused and paused.reason,
             row.tenant,
         ],
     ).fetchone()
@@ -196,13 +207,58 @@ def _apply_protected(tx: Tx, row: VolumeRow | VolumeRowV2 | SourceRow) -> None:
 
 
 def _apply_volume(tx: Tx, row: VolumeRow) -> None:
+    tenant = tx.execute(
+        """SELECT t.name FROM volume_group JOIN tenant t USING (tenant_no) WHERE group_id = %s""",
+        [row.group],
+    ).fetchone()
+    if tenant:
+        _displace(tx, "volume", tenant[0], row.name, row.volume)
+    removed = row.removed
     tx.execute(
-        """INSERT INTO volume (volume_id, tenant_no, group_no, name)
-           SELECT %s, tenant_no, group_no, %s FROM volume_group WHERE group_id = %s
+        """INSERT INTO volume (volume_id, tenant_no, group_no, name, moved_after, removed_at,
+                               removed_by)
+           SELECT %s, tenant_no, group_no, %s, %s, %s, %s FROM volume_group WHERE group_id = %s
            ON CONFLICT (volume_id) DO UPDATE
-           SET group_no = excluded.group_no, name = excluded.name""",
-        [row.volume, row.name, row.group],
+           SET group_no = excluded.group_no, name = excluded.name,
+               moved_after = excluded.moved_after, removed_at = excluded.removed_at,
+               removed_by = excluded.removed_by""",
+        [
+            row.volume,
+            row.name,
+            row.moved_after,
+            removed and removed.at,
+            removed and removed.by,
+            row.group,
+        ],
     )
+    # Its sources follow, and it may have moved from where the catalog believes it.
+    tx.execute(
+        """DELETE FROM source o USING volume v
+           WHERE v.volume_no = o.volume_no AND v.volume_id = %s""",
+        [row.volume],
+    )
+
+
+def _displace(tx: Tx, kind: Literal["group", "volume"], tenant: str, name: str, id_: UUID) -> None:
+    """Give whatever else has a name its id as its name, so that a later row can have the name.
+
+    Names are given anew by renaming. Another row of the same checkpoint then says what the one that
+    is displaced is called now; if none does, its rename was lost with the catalog.
+    """
+    others = tx.execute(_DISPLACE[kind], [tenant, name, id_])
+    if others.rowcount:
+        log.warning("name given anew", extra={"kind": kind, "name_taken": name, "by": str(id_)})
+
+
+#: The id ends the name, so what was a name stays one: 26 characters, a hyphen and 36 characters.
+_DISPLACE: dict[str, LiteralString] = {
+    "group": """UPDATE volume_group g SET name = left(g.name, 26) || '-' || group_id FROM tenant t
+                WHERE t.tenant_no = g.tenant_no AND t.name = %s AND g.name = %s
+                  AND group_id <> %s""",
+    "volume": """UPDATE volume v SET name = left(v.name, 26) || '-' || volume_id FROM tenant t
+                 WHERE t.tenant_no = v.tenant_no AND t.name = %s AND v.name = %s
+                   AND volume_id <> %s""",
+}
 
 
 def _apply_source(tx: Tx, row: SourceRow) -> None:

@@ -16,6 +16,8 @@ GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
 GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
 GRANT SELECT ON damage, pack_use TO backcast_coordinator;
+GRANT UPDATE (name, group_no, moved_after, removed_at, removed_by) ON volume TO backcast_coordinator;
+GRANT UPDATE, DELETE ON source TO backcast_coordinator;
 GRANT SELECT, INSERT ON domain_grant, group_domain TO backcast_coordinator;
 GRANT SELECT ON domain_tag TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
@@ -56,6 +58,7 @@ GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
 -- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
 GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, source, session, snapshot TO backcast_catalog;
+GRANT DELETE ON source TO backcast_catalog;
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;

@@ -12,6 +12,7 @@ from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
 from tests.faults.mutants.waiting import WAITING
+from tests.faults.mutants.volumes import VOLUMES
 
 _CATALOG = "libs/catalogdb"
 
@@ -353,6 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *COPIES,
     *STRANGERS,
     *TOGETHER,
+    *VOLUMES,
     *TARGETS,
     *ROOTS,
     *WAITING,
