@@ -15,7 +15,8 @@ from services.cli.commands import (
     snapshots,
     stores,
 )
-from services.cli.commands.protected import volumes
+from services.cli.commands.health import stats, status
+from services.cli.commands.protected import sessions, volumes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ up`), BACKCAST_TENANT the tenant, BACKCAST_CA_FILE the authorities that sign the
 system's), BACKCAST_HOME the folder of the local servers."""
 
 
+#: In the order of the help.
+_NOUNS = (
+    status,
+    stats,
+    volumes,
+    sessions,
+    snapshots,
+    restores,
+    addresses,
+    events,
+    keys,
+    gc,
+    catalog,
+    stores,
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. What it parses has ``run``, the function that does it."""
     parser: argparse.ArgumentParser = _Parser(
@@ -40,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     everywhere = _everywhere()
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
-    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores):
+    for noun in _NOUNS:
         noun.add_parser(nouns, everywhere)
     return parser
 

@@ -28,6 +28,7 @@ from libs.rest.waiting import read_or_wait
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
+from services.change_capture.coordinator.session_routes import add_session_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
 from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
@@ -129,6 +130,7 @@ def add_routes(
     """Add the endpoints to the application."""
     _add_node_routes(app, catalog, conductor)
     add_volume_routes(app, catalog, agents)
+    add_session_routes(app, catalog)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:

@@ -1,7 +1,6 @@
 """How long recovery points stay: ``snapshot expire``, ``snapshot hold``, ``volume retain``."""
 
 import argparse
-import re
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -18,9 +17,9 @@ from services.cli.commands.effects import (
     volumes_by_group,
 )
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_time
+from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.times import UNIT_SECONDS, seconds_of
 
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 #: Bounds of the service (`services.catalog.deletion.expiry_endpoints`).
 _LAST_MAX = 2**31 - 1
 _REASON_LENGTH_MAX = 2000
@@ -28,7 +27,6 @@ _OWNER_LENGTH_MAX = 63
 _AGE_SECONDS_MAX = 2**40
 #: How many points are named.
 _SHOWN_MAX = 10
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_snapshot_verbs(
@@ -123,8 +121,24 @@ def _expire(args: argparse.Namespace) -> int:
         else:
             document = {"point": point, **answer, "volumes": snapshot["volumes"]}
             document["dry_run"] = args.dry_run
-            out.show(document, f"{point}: {'would be ' if args.dry_run else ''}given up")
+            freed = _freed(services, snapshot["session"]) if args.dry_run else {}
+            out.show({**document, **freed}, f"{point}: {_outcome(freed)}")
     return status
+
+
+def _freed(services: Services, session: str) -> Document:
+    """What the expiry of a snapshot would free, if it were the only one."""
+    freed: Document = services.catalog.get(services.path(f"/snapshots/{session}/freed"))
+    return {"freed_packs": freed["packs"], "freed_bytes": freed["freed_bytes"]}
+
+
+def _outcome(freed: Document) -> str:
+    if not freed:
+        return "given up"
+    return (
+        f"would be given up; by itself it frees {human_bytes(freed['freed_bytes'])} in "
+        f"{freed['freed_packs']} packs"
+    )
 
 
 def _given_up(point: str, snapshot: Document) -> str:
@@ -232,16 +246,13 @@ def _rule(kept: dict[str, Any]) -> str:
 
 def _age(seconds: int) -> str:
     for unit in "dhms":
-        if seconds % _SECONDS[unit] == 0:
-            return f"{seconds // _SECONDS[unit]}{unit}"
+        if seconds % UNIT_SECONDS[unit] == 0:
+            return f"{seconds // UNIT_SECONDS[unit]}{unit}"
     raise AssertionError("every number of seconds is one")
 
 
 def _seconds(text: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise BadInputError(f"--for {text!r}: expected a number and s, m, h or d, such as 30d")
-    seconds = int(match[1]) * _SECONDS[match[2]]
+    seconds = seconds_of("--for", text)
     if seconds > _AGE_SECONDS_MAX:
         raise BadInputError(f"--for {text!r}: longer than anything lasts; use --forever")
     return seconds
