@@ -55,6 +55,9 @@ class TenantStatus:
 
     groups: list[GroupStatus]
     nodes: list[NodeStatus]
+    #: What it stores, and may store; None: it has no quota.
+    stored_bytes: int | None
+    quota_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,16 @@ def read_tenant_status(catalog: Catalog, tenant: str) -> TenantStatus:
                WHERE t.name = %s AND v.removed_at IS NULL GROUP BY n.node_no ORDER BY n.name""",
             [tenant],
         )
-    return TenantStatus(groups, nodes)
+        room = tx.execute(
+            """SELECT t.quota_bytes,
+                      CASE WHEN t.quota_bytes IS NOT NULL THEN (
+                          SELECT coalesce(sum(p.size_bytes), 0)::bigint FROM pack p
+                          WHERE p.domain_no = t.domain_no AND p.state = 'l') END
+               FROM tenant t WHERE name = %s""",
+            [tenant],
+        ).fetchone()
+    quota_bytes, stored_bytes = room or (None, None)
+    return TenantStatus(groups, nodes, stored_bytes, quota_bytes)
 
 
 def read_installation_status(catalog: Catalog) -> InstallationStatus:

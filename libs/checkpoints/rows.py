@@ -26,11 +26,13 @@ class DomainRow(Struct, frozen=True, kw_only=True, tag="domain"):
     key_id: UUID
 
 
-class TenantRow(Struct, frozen=True, kw_only=True, tag="tenant"):
+class TenantRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tenant"):
     """A tenant and the domain of its data."""
 
     name: Text
     domain: UUID
+    #: What it may store; None: no limit. Since version 6.
+    quota_bytes: Count | None = None
 
 
 class GrantRow(Struct, frozen=True, kw_only=True, tag="grant"):
@@ -138,7 +140,7 @@ class VolumePart(Struct, frozen=True, kw_only=True):
     stored_bytes: Count
 
 
-class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
+class SnapshotRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="snapshot"):
     """An acknowledged snapshot, live, or expired and not yet folded."""
 
     session: UUID
@@ -154,6 +156,8 @@ class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
     recovered: bool
     #: Empty if it is expired.
     volumes: tuple[VolumePart, ...]
+    #: What people want to remember about it. Since version 6.
+    note: Text | None = None
 
 
 class PastRow(Struct, frozen=True, kw_only=True, tag="past"):

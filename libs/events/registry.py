@@ -32,6 +32,7 @@ from libs.events.snapshots import (
     RetentionChanged,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotNoted,
     SnapshotRecovered,
     SnapshotRejected,
     SnapshotReplicated,
@@ -75,6 +76,7 @@ Event = (
     | VolumeReturned
     | GroupPaused
     | GroupResumed
+    | SnapshotNoted
     | RestoreRequested
     | RestorePlanned
     | RestoreProgressed
@@ -140,6 +142,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.volume_returned", 1, VolumeReturned),
     EventType(SNAPSHOTS, "backcast.snapshots.group_paused", 1, GroupPaused),
     EventType(SNAPSHOTS, "backcast.snapshots.group_resumed", 1, GroupResumed),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_noted", 1, SnapshotNoted),
     EventType(RESTORES, "backcast.restores.restore_requested", 1, RestoreRequested),
     EventType(RESTORES, "backcast.restores.restore_planned", 1, RestorePlanned),
     EventType(RESTORES, "backcast.restores.restore_progressed", 1, RestoreProgressed),

@@ -336,3 +336,19 @@ class GroupResumed:
 
     group: UUID
     by: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotNoted:
+    """Emitted when somebody wrote a note on a recovery point, or took it away.
+
+    Stream key: group. Ordering: after its SnapshotSealed; the last note holds. A duplicate is
+    harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    by: Name
+    #: None: it has no note any more.
+    note: Message | None

@@ -1,9 +1,11 @@
 """The parser of the command line: nouns and their verbs, from the modules named after them."""
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from libs.printable import printable
+from services.cli import completion
 from services.cli.commands import (
     addresses,
     catalog,
@@ -16,7 +18,7 @@ from services.cli.commands import (
     stores,
 )
 from services.cli.commands.health import stats, status
-from services.cli.commands.protected import sessions, volumes
+from services.cli.commands.protected import sessions, tenants, volumes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ _NOUNS = (
     gc,
     catalog,
     stores,
+    tenants,
+    completion,
 )
 
 
@@ -54,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="backcast", description=_DESCRIPTION, epilog=_ENVIRONMENT, parents=[_everywhere()]
     )
     parser.set_defaults(json=False, tenant=None)
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version of this command, and end"
+    )
     nouns = parser.add_subparsers(required=True, metavar="COMMAND")
     everywhere = _everywhere()
     dev.add_parser(nouns, [everywhere])
@@ -76,6 +83,23 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """As argparse's."""
         super().error(printable(message))
+
+
+class _Version(argparse.Action):
+    """Prints the version. It is looked up only when somebody asks, because that costs time."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """As argparse calls it."""
+        from importlib.metadata import version  # noqa: PLC0415 -- see above
+
+        write_line(f"{parser.prog} {version('backcast')}")
+        parser.exit()
 
 
 def _everywhere() -> argparse.ArgumentParser:

@@ -68,6 +68,7 @@ class PointAnswer(BaseModel):
     )
     copies: int = Field(description="Stores that have all of its snapshot")
     copies_wanted: int = Field(description="How many should, by the policy of its group")
+    note: str | None = Field(description="What people want to remember about its snapshot")
 
 
 class SnapshotPage(BaseModel):
@@ -102,6 +103,7 @@ class SnapshotAnswer(BaseModel):
     damaged: bool
     copies: int = Field(description="Stores that have all of it")
     copies_wanted: int = Field(description="How many should, by the policy of its group")
+    note: str | None = Field(description="What people want to remember about it")
     volumes: list[PointAnswer]
     barrier: list[BarrierAnswer] = Field(
         description="What its nodes said when they were cut together; empty if there was no need"
@@ -165,6 +167,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             damaged=rows[0].damaged,
             copies=rows[0].copies,
             copies_wanted=rows[0].copies_wanted,
+            note=rows[0].note,
             volumes=[point_answer(row) for row in rows],
             barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
@@ -268,4 +271,5 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         damaged=point.damaged,
         copies=point.copies,
         copies_wanted=point.copies_wanted,
+        note=point.note,
     )

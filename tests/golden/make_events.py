@@ -42,6 +42,7 @@ from libs.events.snapshots import (
     SealedVolume,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotNoted,
     SnapshotRecovered,
     SnapshotRejected,
     SnapshotReplicated,
@@ -205,6 +206,7 @@ SAMPLES: tuple[Event, ...] = (
     VolumeReturned(volume=VOLUME, group=GROUP, name="vm"),
     GroupPaused(group=GROUP, by="ops", reason="the array is being exchanged"),
     GroupResumed(group=GROUP, by="ops"),
+    SnapshotNoted(session=SESSION, group=GROUP, sequence=3, by="ops", note="before the upgrade"),
     RestoreRequested(**_RESTORE, size_bytes=1 << 40),
     RestorePlanned(
         **_RESTORE,

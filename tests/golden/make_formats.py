@@ -104,7 +104,7 @@ CHECKPOINT = CheckpointName(2, 30)
 CHECKPOINT_ROWS: tuple[Row, ...] = (
     DomainRow(domain=KEYS.domain, key_id=KEYS.key_id),
     DomainRow(domain=uuid.UUID(int=9), key_id=uuid.UUID(int=12)),
-    TenantRow(name="default", domain=KEYS.domain),
+    TenantRow(name="default", domain=KEYS.domain, quota_bytes=1 << 40),
     TenantRow(name="images", domain=uuid.UUID(int=9)),
     GrantRow(domain=uuid.UUID(int=9), tenant="default"),
     NodeRow(
@@ -161,6 +161,7 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
                 stored_bytes=1 << 16,
             ),
         ),
+        note="before the upgrade",
     ),
     HoldRow(
         session=MANIFEST.session, owner="legal", reason="case 17", placed_at=MANIFEST.created_at
@@ -173,6 +174,10 @@ CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
 CHECKPOINT_ROWS_V5: tuple[Row, ...] = tuple(
     msgspec.structs.replace(row, paused=None)
     if isinstance(row, GroupRow)
+    else msgspec.structs.replace(row, quota_bytes=None)
+    if isinstance(row, TenantRow)
+    else msgspec.structs.replace(row, note=None)
+    if isinstance(row, SnapshotRow)
     else msgspec.structs.replace(row, moved_after=-1, removed=None)
     if isinstance(row, VolumeRow)
     else row

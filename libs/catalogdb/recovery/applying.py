@@ -72,7 +72,7 @@ def apply_row(tx: Tx, row: Row, made_at: datetime | None) -> None:
     """
     match row:
         case DomainRow() | TenantRow() | GrantRow():
-            _apply_owner(tx, row)
+            _apply_owner(tx, row, is_checkpoint=made_at is not None)
         case NodeRow():
             _apply_node(tx, row, made_at)
         case GroupRow():
@@ -89,12 +89,17 @@ def apply_row(tx: Tx, row: Row, made_at: datetime | None) -> None:
             bury_condemned(tx, row.generation)
 
 
-def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow) -> None:
+def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow, *, is_checkpoint: bool) -> None:
     match row:
         case DomainRow():
             _apply_domain(tx, row)
         case TenantRow():
             _apply_tenant(tx, row)
+            if is_checkpoint:  # no manifest says it
+                tx.execute(
+                    "UPDATE tenant SET quota_bytes = %s WHERE name = %s",
+                    [row.quota_bytes, row.name],
+                )
         case GrantRow():
             _apply_grant(tx, row)
 
@@ -291,6 +296,8 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     known = tx.execute(
         "SELECT state = 'l' FROM snapshot WHERE session = %s", [row.session]
     ).fetchone()
+    if known:
+        tx.execute("UPDATE snapshot SET note = %s WHERE session = %s", [row.note, row.session])
     if (known and (row.live or not known[0])) or is_past(tx, row.session):
         return  # what has expired stays so
     tx.execute(
@@ -311,8 +318,8 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     )
     tx.execute(
         """INSERT INTO snapshot (session, group_no, sequence, state, base, manifest_key, mac,
-                                 consistency, sealed_at, expired_at, recovered)
-           SELECT %s, group_no, %s, %s, %s, %s, %s, %s, %s, %s, %s
+                                 consistency, sealed_at, expired_at, recovered, note)
+           SELECT %s, group_no, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
            FROM volume_group WHERE group_id = %s
            ON CONFLICT (session) DO UPDATE
            SET state = excluded.state, expired_at = excluded.expired_at""",
@@ -327,6 +334,7 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
             row.sealed_at,
             row.expired_at,
             row.recovered,
+            row.note,
             row.group,
         ],
     )

@@ -128,7 +128,7 @@ _KINDS: dict[str, _Reading] = {
         DomainRow,
     ),
     "tenant": _Reading(
-        "SELECT name, domain FROM tenant JOIN domain USING (domain_no)",
+        "SELECT name, domain, quota_bytes FROM tenant JOIN domain USING (domain_no)",
         "name = ANY(%(keys)s)",
         'name COLLATE "C"',
         TenantRow,
@@ -181,6 +181,7 @@ _KINDS: dict[str, _Reading] = {
     "snapshot": _Reading(
         """SELECT s.session, g.group_id AS group, s.sequence, s.state = 'l' AS live, s.base,
                   s.manifest_key, s.mac, s.consistency, s.sealed_at, s.expired_at, s.recovered,
+                  s.note,
                   parts.*
            FROM snapshot s JOIN volume_group g USING (group_no),
                 LATERAL (SELECT array_agg(volume_id) AS "part.volume",

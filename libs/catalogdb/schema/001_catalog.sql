@@ -45,6 +45,7 @@ CREATE TABLE tenant (
     tenant_no  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name       text NOT NULL UNIQUE,
     domain_no  int NOT NULL REFERENCES domain,
+    quota_bytes bigint CHECK (quota_bytes > 0), -- of live packs in its domain: from there on no session opens
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -164,6 +165,8 @@ CREATE TABLE pack (
     CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt, size_bytes, items, created_at) = 0)
 );
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
+-- What a domain stores (libs/catalogdb/tenants).
+CREATE INDEX pack_stored ON pack (domain_no) INCLUDE (size_bytes) WHERE state = 'l';
 -- Small packs, which are merged (libs/catalogdb/deletion/small_packs).
 CREATE INDEX pack_small ON pack (domain_no, pack_no) WHERE state = 'l' AND size_bytes <= 16777216;
 
@@ -447,6 +450,7 @@ CREATE TABLE snapshot (
     mac          bytea NOT NULL,
     consistency  text NOT NULL,
     sealed_at    timestamptz NOT NULL DEFAULT now(),
+    note         text,                   -- what people want to remember about it
     recovered    boolean NOT NULL DEFAULT false,  -- complete in the store, which cannot prove that it was acknowledged
     expired_at   timestamptz,
     manifest_deleted boolean NOT NULL DEFAULT false,
@@ -679,7 +683,7 @@ END $$;
 
 CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON domain
     FOR EACH ROW EXECUTE FUNCTION note_change('domain', 'domain');
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OF name, domain_no OR DELETE ON tenant
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF name, domain_no, quota_bytes OR DELETE ON tenant
     FOR EACH ROW EXECUTE FUNCTION note_change('tenant', 'name');
 CREATE TRIGGER noted AFTER INSERT OR DELETE ON node
     FOR EACH ROW EXECUTE FUNCTION note_change('node', 'name');
@@ -702,7 +706,7 @@ CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON source
     FOR EACH ROW EXECUTE FUNCTION note_pair_change(
         'source', 'volume', 'volume_id', 'volume_no', 'node', 'name', 'node_no');
 -- `snapshot_volume` needs none: its rows come with their snapshot, and go when that has expired.
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OF state, expired_at, recovered OR DELETE ON snapshot
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF state, expired_at, recovered, note OR DELETE ON snapshot
     FOR EACH ROW EXECUTE FUNCTION note_change('snapshot', 'session');
 CREATE TRIGGER noted AFTER INSERT ON past
     FOR EACH ROW WHEN (NEW.sequence IS NOT NULL) EXECUTE FUNCTION note_change('past', 'session');

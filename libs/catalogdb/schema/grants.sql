@@ -87,7 +87,9 @@ GRANT UPDATE (consistency) ON snapshot
     TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT UPDATE (created_at) ON pack TO backcast_restore;
 GRANT USAGE ON SEQUENCE damage_number TO backcast_chunker, backcast_catalog, backcast_restore;
-GRANT UPDATE (created_at) ON tenant TO backcast_coordinator;
+GRANT UPDATE (created_at, quota_bytes) ON tenant TO backcast_coordinator;
+-- What a domain stores, for quotas.
+GRANT SELECT (domain_no, state, size_bytes) ON pack TO backcast_coordinator;
 GRANT UPDATE (only_row) ON incarnation TO backcast_coordinator, backcast_chunker;
 
 -- create_chunk_table grants each service its rights on the tables that exist by now.

@@ -4,6 +4,7 @@ import os
 from uuid import UUID
 
 from libs.catalogdb.pool import Tx
+from libs.catalogdb.tenants import require_room
 from libs.errors import NotFoundError, PausedError
 from libs.ids import uuid7
 
@@ -17,6 +18,7 @@ def require_admission(tx: Tx, tenant: str, group: str, group_no: int) -> None:
     Raises:
         PausedError: somebody has paused it; says who and why.
         NotFoundError: all its volumes were removed.
+        OutOfSpaceError: its tenant has reached its quota.
     """
     row = tx.execute(
         """SELECT paused_by, paused_reason,
@@ -37,6 +39,7 @@ def require_admission(tx: Tx, tenant: str, group: str, group_no: int) -> None:
             f"group {group}: all volumes of it were removed from tenant {tenant}; "
             f"`backcast volume list --removed` shows them, `backcast volume add` takes one back"
         )
+    require_room(tx, tenant)
 
 
 def insert_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:

@@ -19,7 +19,7 @@ from libs.catalogdb.status import (
 from libs.catalogdb.stores import read_store_figures, read_stores
 from libs.catalogdb.usage import freed_by_expiry, volume_usage
 from libs.rest.auth import Caller, Role, require
-from services.catalog.status.judging import Finding, judge_installation, judge_tenant
+from services.catalog.status.judging import Finding, judge_installation, judge_quota, judge_tenant
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -115,10 +115,11 @@ def add_status_routes(app: FastAPI, catalog: Catalog) -> None:
         require_tenant(catalog, tenant)
         found = read_tenant_status(catalog, tenant)
         verdict = judge_tenant(found.groups, found.nodes, age_seconds_max)
+        room = judge_quota(found.stored_bytes, found.quota_bytes)
         return TenantStatusAnswer(
-            ok=not verdict.problems,
-            problems=_findings(verdict.problems),
-            remarks=_findings(verdict.remarks),
+            ok=not verdict.problems and not room.problems,
+            problems=_findings([*verdict.problems, *room.problems]),
+            remarks=_findings([*verdict.remarks, *room.remarks]),
             groups=[_group(one) for one in found.groups],
         )
 

@@ -13,6 +13,8 @@ from libs.catalogdb.stores import StoreFigures, StoreState
 
 #: An agent announces itself every 15 s (`BACKCAST_AGENT_ANNOUNCE_INTERVAL_SECONDS`).
 NODE_SILENT_SECONDS_MAX = 120.0
+#: From this share of a quota on a tenant will soon be full.
+NEARLY_FULL = 0.8
 #: Copies lag behind by seconds while all is well.
 LAG_SECONDS_MAX = 3600.0
 
@@ -67,6 +69,16 @@ def judge_tenant(
     if not groups:
         remarks.append(Finding("no-volumes", "", "no volume is protected"))
     return Verdict(problems, remarks)
+
+
+def judge_quota(stored_bytes: int | None, quota_bytes: int | None) -> Verdict:
+    """How much of its quota a tenant uses: from 80 % on a remark, at the quota a problem."""
+    if stored_bytes is None or quota_bytes is None or stored_bytes < NEARLY_FULL * quota_bytes:
+        return Verdict([], [])
+    share = f"it stores {stored_bytes / quota_bytes:.0%} of its quota of {quota_bytes} bytes"
+    if stored_bytes < quota_bytes:
+        return Verdict([], [Finding("quota-nearly-full", "", share)])
+    return Verdict([Finding("quota-full", "", f"{share}: no session opens")], [])
 
 
 def _problems_of(group: GroupStatus, age_seconds_max: float | None) -> Iterator[Finding]:

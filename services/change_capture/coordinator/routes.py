@@ -29,6 +29,7 @@ from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
 from services.change_capture.coordinator.session_routes import add_session_routes
+from services.change_capture.coordinator.tenant_routes import add_tenant_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
 from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
@@ -131,6 +132,7 @@ def add_routes(
     _add_node_routes(app, catalog, conductor)
     add_volume_routes(app, catalog, agents)
     add_session_routes(app, catalog)
+    add_tenant_routes(app, catalog, vault)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:

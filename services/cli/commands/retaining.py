@@ -33,7 +33,7 @@ def add_snapshot_verbs(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
     everywhere: argparse.ArgumentParser,
 ) -> None:
-    """Add ``expire`` and ``hold`` to ``snapshot``."""
+    """Add ``expire``, ``hold`` and ``note`` to ``snapshot``."""
     text = "give up recovery points for good; the last good one of a group stays"
     expire = verbs.add_parser("expire", parents=[everywhere], help=text, description=text)
     expire.add_argument(
@@ -55,6 +55,15 @@ def add_snapshot_verbs(
     hold.add_argument("--owner", help="whose hold it is (default: the name of the token)")
     add_effect_options(hold)
     hold.set_defaults(run=_hold)
+    text = "write down what is to be remembered about a recovery point; it is shown, no more"
+    note = verbs.add_parser("note", parents=[everywhere], help=text, description=text)
+    note.add_argument(
+        "point", metavar="NAME@POINT|SNAPSHOT", help="which; the note is its whole snapshot's"
+    )
+    said = note.add_mutually_exclusive_group(required=True)
+    said.add_argument("text", nargs="?", metavar="TEXT", help="the note, in place of another one")
+    said.add_argument("--clear", action="store_true", help="no note any more")
+    note.set_defaults(run=_note)
 
 
 def add_volume_verbs(
@@ -166,6 +175,18 @@ def _hold(args: argparse.Namespace) -> int:
         return 0
     hold = services.catalog.post(f"{path}/hold", {"reason": args.reason, "owner": args.owner})
     out.show({"point": args.point, "held": True, **hold}, f"{args.point}: held by {hold['owner']}")
+    return 0
+
+
+def _note(args: argparse.Namespace) -> int:
+    services = connect(args)
+    _check_text("TEXT", args.text, _REASON_LENGTH_MAX)
+    session = _session(services, args.point)
+    services.catalog.post(services.path(f"/snapshots/{session}/note"), {"note": args.text})
+    document = {"point": args.point, "session": session, "note": args.text}
+    Output(as_json=args.json).show(
+        document, f"{args.point}: {'noted' if args.text else 'has no note any more'}"
+    )
     return 0
 
 

@@ -206,6 +206,7 @@ def _list(args: argparse.Namespace) -> int:
             Column("copies", _copies),
             *columns,
             Column("snapshot", lambda one: one["session"]),
+            Column("note", lambda one: one["note"] or ""),
         ],
     )
     return 0

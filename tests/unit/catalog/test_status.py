@@ -8,7 +8,7 @@ import pytest
 from libs.catalogdb.deletion.brake import Amount, Halt, Kind
 from libs.catalogdb.status import GroupStatus, InstallationStatus, NodeStatus
 from libs.catalogdb.stores import StoreFigures, StoreState
-from services.catalog.status.judging import judge_installation, judge_tenant
+from services.catalog.status.judging import judge_installation, judge_quota, judge_tenant
 
 DAY = 86_400.0
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -113,3 +113,20 @@ def test_what_is_wrong_with_the_installation_is_a_problem(
     ]
     verdict = judge_installation(status, halts, figures)
     assert [one.code for one in verdict.problems] == codes
+
+
+@pytest.mark.parametrize(
+    ("stored_bytes", "quota_bytes", "problems", "remarks"),
+    [
+        (None, None, [], []),
+        (79, 100, [], []),
+        (80, 100, [], ["quota-nearly-full"]),
+        (100, 100, ["quota-full"], []),
+    ],
+)
+def test_a_quota_is_a_remark_first(
+    stored_bytes: int | None, quota_bytes: int | None, problems: list[str], remarks: list[str]
+) -> None:
+    verdict = judge_quota(stored_bytes, quota_bytes)
+    assert [one.code for one in verdict.problems] == problems
+    assert [one.code for one in verdict.remarks] == remarks

@@ -9,12 +9,16 @@ from deploy.local.cluster import LocalCluster
 from libs.catalogdb.protected import Node, add_volume, announce_node, list_volumes
 from libs.catalogdb.recovery.dump import dump
 from libs.catalogdb.sessions.session import SessionView
+from libs.catalogdb.snapshots.notes import note_snapshot
+from libs.catalogdb.snapshots.points import find_volume_at
+from libs.catalogdb.tenants import read_tenant, set_quota
 from libs.catalogdb.volumes.moving import move
 from libs.catalogdb.volumes.pausing import pause
 from libs.catalogdb.volumes.regrouping import regroup
 from libs.catalogdb.volumes.removing import remove
 from libs.catalogdb.volumes.renaming import rename
 from libs.errors import PausedError
+from libs.points import RecoveryPoint
 from libs.store.folder import FolderStore
 from tests.integration.catalog.protected import TENANT, content
 from tests.integration.catalog.recovery.timeline import Timeline, timeline
@@ -46,6 +50,9 @@ def change_everything(line: Timeline) -> None:
     regroup(coordinator, TENANT, "third", "db", "ops")
     taker.take(TENANT, "db", {"data": content(4, 6), "third": content(9)})
     pause(coordinator, TENANT, "other", "ops", "the array moves")
+    set_quota(coordinator, TENANT, 1 << 50)
+    session = line.protected.sessions["disk", 1]  # which is `other` by now
+    note_snapshot(line.site.catalog, TENANT, session, "ops", "before the upgrade")
 
 
 @pytest.mark.parametrize("is_lost", [True, False])
@@ -77,6 +84,8 @@ def test_a_catalog_that_was_lost_or_fell_back_knows_what_became_of_volumes(
     with pytest.raises(PausedError, match="the array moves"):
         open_on(site, "other")
     assert isinstance(open_on(site, "db"), SessionView)
+    assert find_volume_at(site.restore, TENANT, RecoveryPoint("other", "1")).note is not None
+    assert read_tenant(site.coordinator, TENANT).quota_bytes == 1 << 50
 
 
 def test_a_name_that_was_given_anew_after_the_last_checkpoint_goes_to_the_newer_volume(
