@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo drill test test-faults test-mutants soak check model bench up down docs format clean
+.PHONY: help setup demo drill test test-faults test-mutants soak check sbom model bench up down docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated
 	$(BIN)/pytest -q tests/tidy tests/unit
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m k8s.validate
+
+sbom: $(READY) ## list what images install besides our code, with licences (build/sbom.cdx.json)
+	$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
 model: ## search all states of the protocol's model; needs spin and gcc (3 minutes)
 	$(PYTHON) -m model.check $(ARGS)
