@@ -92,5 +92,6 @@ def refused(packages: Iterable[Distribution]) -> Iterator[str]:
 
 
 def _field(package: Distribution, name: str) -> str:
-    value: str = package.metadata[name] if name in package.metadata else ""
+    metadata = package.metadata
+    value: str = metadata[name] if name in metadata else ""  # noqa: SIM401 -- its type has no `get`
     return value.strip()
