@@ -32,6 +32,7 @@ BY_NAME = {
     "psycopg": "LGPL-3.0-only",
     "psycopg-binary": "LGPL-3.0-only",
     "psycopg-pool": "LGPL-3.0-only",
+    "shtab": "MPL-2.0",
 }
 
 #: Package → licence, of those whose metadata say none. Looked up in their repositories.

@@ -160,7 +160,7 @@ class _Wire:
     def settimeout(self, seconds: float | None) -> None:
         """Everything is there already."""
 
-    def makefile(self, *_: object) -> io.BytesIO:
+    def makefile(self, *_: object, **__: object) -> io.BytesIO:
         return io.BytesIO(self._answer)
 
     def close(self) -> None:

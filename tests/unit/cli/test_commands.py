@@ -34,6 +34,7 @@ def point(sequence: int) -> dict[str, Any]:
         "damaged": sequence == 1,
         "copies": sequence,
         "copies_wanted": 2,
+        "note": None,
     }
 
 
