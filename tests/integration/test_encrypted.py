@@ -52,7 +52,7 @@ def test_a_volume_comes_back_over_tls(site: RunningSite, tmp_path: Path) -> None
     path = site.volume("disk", 40 * MIB)
     taken = backcast(site, "snapshot", "take", "disk", "--json")
     assert taken.returncode == 0, taken.stderr
-    assert json.loads(taken.stdout)["state"] == "sealed"
+    assert json.loads(taken.stdout)["volume"] == "disk"
     assert site.matches("disk", path)
     out = tmp_path / "out"
     restored = backcast(site, "restore", "disk@latest", out)

@@ -62,7 +62,9 @@ class Crowd:
         )
         self.views = []
         for number in range(count):
-            add_volume(site.coordinator, TENANT, f"v{number}", f"v{number}", NODE.name, "/dev/v")
+            add_volume(
+                site.coordinator, TENANT, f"v{number}", f"v{number}", NODE.name, f"/dev/v{number}"
+            )
             view = self.conductor.request(TENANT, f"v{number}", uuid7(), full=False)
             assert isinstance(view, SessionView)
             self.views.append(view)
