@@ -42,12 +42,16 @@ def make(folder: Path) -> list[str]:
     secret("owner.dsn", _dsn("backcast", secret("postgres-password", _random())))
     for login in LOGINS:
         secret(f"{login}.dsn", _dsn(login, _random()))
-    people = _accepted("people", secret("token", _random()), "admin", restore=True)
+    people = [
+        _accepted("people", secret("token", _random()), "operator", "restore"),
+        _accepted("deleting", secret("delete-token", _random()), "delete"),
+        _accepted("admin", secret("admin-token", _random()), "admin", "release"),
+    ]
     agents = _accepted("agents", secret("agents-token", _random()), "operator")
-    coordinator = _accepted("coordinator", secret("coordinator-token", _random()), "operator")
+    coordinator = _accepted("coordinator", secret("coordinator-token", _random()), "coordinator")
     for service in ("restore", "catalog"):
-        secret(f"{service}-accepts.json", json.dumps([people]))
-    secret("coordinator-accepts.json", json.dumps([people, agents]))
+        secret(f"{service}-accepts.json", json.dumps(people))
+    secret("coordinator-accepts.json", json.dumps([*people, agents]))
     secret("agent-accepts.json", json.dumps([coordinator]))
     for store in ("", "second-"):
         access = secret(f"{store}s3-access-key", secrets.token_hex(10))
@@ -73,10 +77,10 @@ def _dsn(login: str, password: str) -> str:
     return f"postgresql://{login}:{password}@postgres/backcast"
 
 
-def _accepted(name: str, token: str, role: str, *, restore: bool = False) -> dict[str, object]:
+def _accepted(name: str, token: str, *roles: str) -> dict[str, object]:
     """An entry of the tokens that a service accepts; see libs/rest/auth.py."""
     digest = hashlib.sha256(token.encode()).hexdigest()
-    return {"name": name, "sha256": digest, "tenant": "*", "role": role, "restore": restore}
+    return {"name": name, "sha256": digest, "tenant": "*", "roles": roles}
 
 
 def _administrator(access_key: str, secret_key: str) -> dict[str, object]:

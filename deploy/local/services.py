@@ -244,7 +244,7 @@ class LocalServices:
 
     def _tokens_file(self) -> Path:
         digest = hashlib.sha256(self._home.secret("token").encode()).hexdigest()
-        entry = {"name": "local", "sha256": digest, "tenant": "*", "role": "admin", "restore": True}
+        entry = {"name": "local", "sha256": digest, "tenant": "*", "roles": ["workstation"]}
         return self._home.write_secret("tokens.json", json.dumps([entry]))
 
 

@@ -33,13 +33,14 @@ from libs.errors import (
     UnauthenticatedError,
 )
 from libs.rest import problems
-from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
-from libs.rest.documents import share_schemas
+from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Authority, GroupOf, presented_token
+from libs.rest.documents import note_roles, share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
 from libs.rest.page import BROWSER_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import ShareLimits, Shares
+from libs.rest.standing import Standing
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
@@ -50,12 +51,13 @@ from libs.runtime.tls import ServerTls
 log = logging.getLogger(__name__)
 
 
-def create_app(  # noqa: PLR0913 -- what every service has of its own
+def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
     title: str,
     settings: ServiceSettings,
     health: Health,
     registry: CollectorRegistry,
-    tokens: Tokens | None = None,
+    tokens: Authority | None = None,
+    group_of: GroupOf | None = None,
     limits: ServerLimits | None = None,
 ) -> FastAPI:
     """An application with /healthz, /readyz, /metrics, problem documents and limits.
@@ -68,9 +70,12 @@ def create_app(  # noqa: PLR0913 -- what every service has of its own
         health: answers /healthz and /readyz.
         registry: answers /metrics, and gets the durations of requests.
         tokens: what `libs.rest.auth.require` accepts; None if no route uses it.
+        group_of: says which group a request is about, for tokens of some groups alone; None: those
+            are refused, except where the route itself asks.
         limits: of each client, and of all of them; those of this process if None.
     """
     limits = limits or ServerLimits.of_this_process()
+    standing = Standing(tokens) if tokens else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -92,12 +97,12 @@ def create_app(  # noqa: PLR0913 -- what every service has of its own
         },
     )
     app.router.route_class = StrictRoute
-    app.state.tokens = tokens
+    app.state.tokens, app.state.group_of = tokens, group_of
     app.state.limits = limits
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
         RequestGuard,
-        tokens=tokens,
+        standing=standing,
         body_size_bytes_max=settings.request_body_size_bytes_max,
         shares=Shares(
             ShareLimits.of(settings.request_thread_count_max, limits.connection_count_max)
@@ -156,7 +161,7 @@ class RequestGuard:
 
     Args:
         app: what handles requests.
-        tokens: whose requests' bodies are read; None: anybody's.
+        standing: whose requests' bodies are read, and how long they may last; None: anybody's.
         body_size_bytes_max: longest body that is read.
         shares: what one tenant, and one token of it, may use at once.
         registry: gets the durations of requests.
@@ -165,13 +170,13 @@ class RequestGuard:
     def __init__(
         self,
         app: ASGIApp,
-        tokens: Tokens | None,
+        standing: Standing | None,
         body_size_bytes_max: int,
         shares: Shares,
         registry: CollectorRegistry,
     ) -> None:
         self._app = app
-        self._tokens = tokens
+        self._standing = standing
         self._body_size_bytes_max = body_size_bytes_max
         self._shares = shares
         self._seconds = Histogram(
@@ -217,17 +222,19 @@ class RequestGuard:
         """Hand a request on in its turn.
 
         Raises:
-            UnauthenticatedError: it has a body and no known token. The body is not read.
+            UnauthenticatedError: it has a body and no known token: then the body is not read. Or
+                its token was revoked or has expired meanwhile.
             TooManyRequestsError: its tenant has too many.
         """
-        if self._tokens is None:
+        if self._standing is None:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        entry = self._tokens.of_request(headers.get("authorization", ""))
+        entry = self._standing.tokens.find(presented_token(headers.get("authorization", "")))
         if entry is not None:
             tenant = None if entry.tenant == ALL_TENANTS else entry.tenant
-            async with self._shares.taken(scope, tenant, entry.label):
+            taken = self._shares.taken(scope, tenant, entry.label)
+            async with taken, self._standing.required(entry):
                 await self._app(scope, receive, send)
         elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             raise UnauthenticatedError(EXPECTED_TOKEN)
@@ -303,6 +310,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         share_schemas(schema)
+        note_roles(schema, app.routes)
         for path in schema["paths"].values():
             for operation in path.values():
                 content = operation["responses"]["default"]["content"]

@@ -244,7 +244,12 @@ def _not_negative(number: N) -> N:
     return number
 
 
-def _secret(name: str) -> Secret:
+def read_secret(name: str) -> Secret:
+    """The secret in a file.
+
+    Raises:
+        ValueError: it cannot be read, or is no text, empty or too long.
+    """
     file = Path(name)
     try:
         with file.open("rb") as opened:
@@ -270,5 +275,5 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: _boolean,
     str: str,
     Path: Path,
-    Secret: _secret,
+    Secret: read_secret,
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from libs.access.token_file import TokenFile
+from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
@@ -18,7 +20,6 @@ from libs.copies.opening import open_stores
 from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.rest.waiting import Bells
 from libs.runtime.health import Health
@@ -105,8 +106,9 @@ def main(settings: Settings, stop: Stop) -> None:
             *_background(settings, collecting, upkeep, verifying),
             *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
-        tokens = Tokens(settings.tokens.reveal())
-        app = create_app("Backcast catalog", settings, health, registry, tokens)
+        tokens = TokenFile(settings.tokens)
+        group_of = functools.partial(group_of_parameter, catalog)
+        app = create_app("Backcast catalog", settings, health, registry, tokens, group_of=group_of)
         keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
         add_routes(
             app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys

@@ -6,6 +6,8 @@ import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from libs.access.token_file import TokenFile
+from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
@@ -17,7 +19,6 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
-from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
 from libs.runtime.loops import start_loops
@@ -50,8 +51,9 @@ def main(settings: Settings, stop: Stop) -> None:
         chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.lease_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
-        tokens = Tokens(settings.tokens.reveal())
-        app = create_app("Backcast restore", settings, health, registry, tokens)
+        tokens = TokenFile(settings.tokens)
+        group_of = functools.partial(group_of_parameter, catalog)
+        app = create_app("Backcast restore", settings, health, registry, tokens, group_of)
         presigners = _client_stores(settings)
         feed = Feed(catalog)
         stop.call(feed.close)

@@ -43,6 +43,13 @@ class RetentionPolicy:
     keep_for_seconds: int
 
 
+def keeps_all_of(rule: RetentionPolicy | None, other: RetentionPolicy | None) -> bool:
+    """Whether a rule keeps whatever another one keeps. No rule keeps everything."""
+    if rule is None or other is None:
+        return rule is None
+    return rule.keep_last >= other.keep_last and rule.keep_for_seconds >= other.keep_for_seconds
+
+
 @dataclass(frozen=True, slots=True)
 class ClockState:
     """The time that retention goes by."""

@@ -22,6 +22,7 @@ from services.catalog.copies.identity import name_bucket, store_id_of
 from services.catalog.recovery.endpoints import RecoveryTools
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 
 class StoreAnswer(BaseModel):
@@ -49,7 +50,7 @@ def add_store_routes(app: FastAPI, catalog: Catalog, stores: Stores, tools: Reco
     """
 
     @app.get("/v1/stores", tags=["stores"], summary="The stores, and what each lacks")
-    def list_stores(_: Admin) -> list[StoreAnswer]:
+    def list_stores(_: Reader) -> list[StoreAnswer]:
         return [_answer(catalog, stores, state) for state in read_stores(catalog)]
 
     @app.post("/v1/stores/{name}/loss", tags=["stores"], summary="Say that a store's data are gone")

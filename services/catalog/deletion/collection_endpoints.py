@@ -17,6 +17,8 @@ from libs.rest.strict import Body
 from services.catalog.deletion.passes import Collection
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 
 class ClockAnswer(BaseModel):
@@ -86,7 +88,7 @@ def add_collection_routes(app: FastAPI, catalog: Catalog, collection: Collection
     """Add the endpoints to the application."""
 
     @app.get("/v1/collection", tags=["collection"], summary="What can be freed now")
-    def state(_: Admin) -> CollectionAnswer:
+    def state(_: Reader) -> CollectionAnswer:
         found = read_collection_state(catalog)
         incarnation = read_incarnation(catalog)
         return CollectionAnswer(
@@ -101,7 +103,7 @@ def add_collection_routes(app: FastAPI, catalog: Catalog, collection: Collection
         )
 
     @app.post("/v1/collection/steps", tags=["collection"], summary="Free the next piece")
-    def step(_: Admin, request: StepRequest) -> StepAnswer:
+    def step(_: Deleter, request: StepRequest) -> StepAnswer:
         done = collection.step(request.cursor)
         freed = done.freed
         return StepAnswer(

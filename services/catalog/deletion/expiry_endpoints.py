@@ -15,6 +15,7 @@ from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
 from libs.catalogdb.snapshots.notes import note_snapshot
 from libs.catalogdb.snapshots.retention import (
     RetentionPolicy,
+    keeps_all_of,
     points_given_up,
     read_copies,
     read_retention,
@@ -26,7 +27,11 @@ from libs.events.fields import MESSAGE_LENGTH_MAX, NAME_LENGTH_MAX
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
 
-Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
+#: Holds may only keep what would go, so that both may place them.
+Keeper = Annotated[Caller, Depends(require(Role.OPERATOR, Role.DELETE, Role.RELEASE))]
+Releaser = Annotated[Caller, Depends(require(Role.DELETE, Role.RELEASE))]
+Retainer = Annotated[Caller, Depends(require(Role.OPERATOR, Role.DELETE))]
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -129,7 +134,7 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
 
     @app.post(f"{_PATH}/expire", tags=["retention"], summary="Give up a snapshot")
     def give_up(
-        tenant: str, session: UUID, caller: Admin, dry_run: DryRun = False
+        tenant: str, session: UUID, caller: Deleter, dry_run: DryRun = False
     ) -> ExpiredAnswer:
         outcome = expire(catalog, tenant, session, _name_of(caller), dry_run=dry_run)
         if isinstance(outcome, Refused):
@@ -164,10 +169,9 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
 
 def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]) -> None:
     @app.post(f"{_PATH}/hold", tags=["retention"], summary="Forbid a snapshot to expire")
-    def hold(tenant: str, session: UUID, caller: Admin, request: HoldRequest) -> HoldAnswer:
-        placed = place_hold(
-            catalog, tenant, session, request.owner or _name_of(caller), request.reason
-        )
+    def hold(tenant: str, session: UUID, caller: Keeper, request: HoldRequest) -> HoldAnswer:
+        owner = _owner(caller, request.owner)
+        placed = place_hold(catalog, tenant, session, owner, request.reason)
         witness()
         return HoldAnswer(
             session=placed.session,
@@ -177,8 +181,8 @@ def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]
         )
 
     @app.post(f"{_PATH}/release", status_code=204, tags=["retention"], summary="Give up a hold")
-    def release(tenant: str, session: UUID, caller: Admin, request: ReleaseRequest) -> None:
-        owner = request.owner or _name_of(caller)
+    def release(tenant: str, session: UUID, caller: Releaser, request: ReleaseRequest) -> None:
+        owner = _owner(caller, request.owner)
         if not release_hold(catalog, tenant, session, owner):
             raise NotFoundError(f"snapshot {session}: {owner} does not hold it")
 
@@ -204,26 +208,47 @@ def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get(path, tags=["retention"], summary="What is kept of a volume's or group's snapshots")
     def retention(tenant: str, name: str, _: Reader) -> RetentionDocument:
-        group = group_of(catalog, tenant, name)
-        return _document(
-            read_retention(catalog, tenant, group), read_copies(catalog, tenant, group)
-        )
+        return _document(*_kept(catalog, tenant, group_of(catalog, tenant, name)))
 
     @app.post(path, tags=["retention"], summary="Change what is kept")
     def retain(
-        tenant: str, name: str, _: Admin, document: RetentionDocument, dry_run: DryRun = False
+        tenant: str,
+        name: str,
+        caller: Retainer,
+        document: RetentionDocument,
+        dry_run: DryRun = False,
     ) -> ChangedRetention:
         policy, group = None, group_of(catalog, tenant, name)
         if document.keep_last is not None or document.keep_for_seconds is not None:
             policy = RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
         expires = points_given_up(catalog, tenant, group, policy)
-        copies = document.copies or read_copies(catalog, tenant, group)
+        known, copies_now = _kept(catalog, tenant, group)
+        copies = document.copies or copies_now
         if not dry_run:
+            if copies < copies_now or not keeps_all_of(policy, known):
+                caller.require(Role.DELETE)
             set_retention(catalog, tenant, group, policy)
             if document.copies is not None:
                 set_copies(catalog, tenant, group, copies)
         kept = _document(policy, copies)
         return ChangedRetention(**kept.model_dump(), expires=expires)
+
+
+def _kept(catalog: Catalog, tenant: str, group: str) -> tuple[RetentionPolicy | None, int]:
+    return read_retention(catalog, tenant, group), read_copies(catalog, tenant, group)
+
+
+def _owner(caller: Caller, named: str | None) -> str:
+    """Whose hold is meant.
+
+    Raises:
+        ForbiddenError: somebody else's, and the caller may not release those.
+    """
+    own = _name_of(caller)
+    if named is not None and named != own:
+        caller.require(Role.RELEASE)
+        return named
+    return own
 
 
 def _name_of(caller: Caller) -> str:

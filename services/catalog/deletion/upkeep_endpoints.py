@@ -13,7 +13,7 @@ from services.catalog.deletion.rewriter import RewriteTally
 from services.catalog.deletion.sweeper import SweepTally
 from services.catalog.deletion.upkeep import ENDED, State, Upkeep
 
-Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
 
 #: Longest time that a request may wait for a pass to end.
 WAIT_SECONDS_MAX = 30.0
@@ -107,7 +107,7 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
 
     @app.get("/v1/upkeep/sweep", tags=["upkeep"], summary="What a sweep would delete now")
     def survey_sweep(
-        _: Admin,
+        _: Deleter,
         cursor: Annotated[
             str | None,
             Query(max_length=600, description="As the step before answered it; none begins"),
@@ -118,7 +118,7 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
 
     @app.get("/v1/upkeep/rewriting", tags=["upkeep"], summary="What rewriting would free now")
     def survey_rewriting(
-        _: Admin,
+        _: Deleter,
         cursor: Annotated[
             int, Query(ge=0, lt=2**31, description="As the step before answered it; 0 begins")
         ] = 0,
@@ -140,7 +140,7 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
     @app.post("/v1/upkeep", tags=["upkeep"], summary="Sweep and rewrite now, waiting for the end")
     async def ask(
         http: Request,
-        _: Admin,
+        _: Deleter,
         request: UpkeepRequest,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> UpkeepAnswer:

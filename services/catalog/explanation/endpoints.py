@@ -14,7 +14,7 @@ from libs.errors import NotFoundError
 from libs.rest.auth import Caller, Role, require
 from services.catalog.explanation.explainer import Explainer
 
-Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
 _Id = Annotated[
     str,
     Path(
@@ -77,7 +77,7 @@ def add_explaining_routes(app: FastAPI, catalog: Catalog, explainer: Explainer) 
 
     @app.get("/v1/explanations/{id}", tags=["collection"], summary="Who uses this chunk or pack")
     def explain(
-        _: Admin,
+        _: Reader,
         id: _Id,  # noqa: A002 -- the name in the path
         snapshots: Annotated[
             int, Query(ge=0, le=10_000, description="Snapshots whose maps are read at most")

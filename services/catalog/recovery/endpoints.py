@@ -18,6 +18,7 @@ from services.catalog.recovery.loop import Order, RecoveryLoop
 from services.catalog.recovery.surviving_log import read_decisions
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 
 class DamagedAnswer(BaseModel):
@@ -109,7 +110,7 @@ def add_catalog_routes(app: FastAPI, tools: RecoveryTools) -> None:
     """Add the endpoints to the application."""
 
     @app.get("/v1/catalog", tags=["catalog"], summary="How the catalog stands to the store")
-    def status(_: Admin) -> CatalogAnswer:
+    def status(_: Reader) -> CatalogAnswer:
         return _status(tools.loop)
 
     @app.post("/v1/catalog/reconcile", status_code=202, tags=["catalog"], summary="Reconcile")
@@ -134,7 +135,7 @@ def add_catalog_routes(app: FastAPI, tools: RecoveryTools) -> None:
         return _check(tools.checking)
 
     @app.get("/v1/catalog/check", tags=["catalog"], summary="How the last check stands")
-    def checked(_: Admin) -> CheckAnswer:
+    def checked(_: Reader) -> CheckAnswer:
         return _check(tools.checking)
 
 

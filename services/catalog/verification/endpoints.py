@@ -7,6 +7,7 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
+from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
 from libs.catalogdb.verification import Damaged
 from libs.events.fields import DAMAGED_EXTENTS_MAX, VerificationLevel
@@ -17,7 +18,7 @@ from services.catalog.verification.jobs import Job, VerifyJobs
 from services.catalog.verification.verifier import Thoroughness, Verifier
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
-Reader = Annotated[Caller, Depends(require(Role.READER))]
+Reader = Annotated[Caller, Depends(require(Role.READER, by_route=True))]
 
 #: Longest time that a request may wait for a verification to end.
 WAIT_SECONDS_MAX = 30.0
@@ -108,9 +109,13 @@ def add_verify_routes(app: FastAPI, verifier: Verifier, jobs: VerifyJobs) -> Non
         http: Request,
         tenant: str,
         verification: UUID,
-        _: Reader,
+        caller: Reader,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> VerificationAnswer:
+        def group() -> str:
+            session = str(jobs.find(verification, tenant).session)
+            return group_of_parameter(verifier.catalog, tenant, "session", session)
+
         async def look() -> Job:
             return jobs.find(verification, tenant)
 
@@ -120,6 +125,8 @@ def add_verify_routes(app: FastAPI, verifier: Verifier, jobs: VerifyJobs) -> Non
         def answer(job: Job) -> VerificationAnswer:
             return _answer(verification, job, read_snapshot(verifier.catalog, tenant, job.session))
 
+        if caller.groups:
+            await to_thread.run_sync(caller.within, group)
         job = await read_or_wait(http, jobs.bells, verification, look, enough, wait_seconds)
         return await to_thread.run_sync(answer, job)
 

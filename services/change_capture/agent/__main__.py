@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from ssl import TLSVersion
 
+from libs.access.token_file import TokenFile
 from libs.ids import check_name, uuid7
-from libs.rest.auth import Tokens
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
@@ -49,7 +49,7 @@ def main(settings: Settings, stop: Stop) -> None:
         settings.scan_thread_count,
         settings.outcome_timeout_seconds,
     )
-    app = create_app("Backcast agent", settings, health, registry, Tokens(settings.tokens.reveal()))
+    app = create_app("Backcast agent", settings, health, registry, TokenFile(settings.tokens))
     add_routes(app, captures)
     with (
         contextlib.closing(sender),

@@ -23,7 +23,7 @@ from services.change_capture.rpc import (
     ProbeResponse,
 )
 
-Coordinator = Annotated[Caller, Depends(require(Role.OPERATOR))]
+Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 
 def add_routes(app: FastAPI, captures: AgentCaptures) -> None:

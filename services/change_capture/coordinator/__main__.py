@@ -1,17 +1,19 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
+import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+from libs.access.token_file import TokenFile
+from libs.catalogdb.access.groups import group_of_session
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
@@ -62,7 +64,12 @@ def main(settings: Settings, stop: Stop) -> None:
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
         app = create_app(
-            "Backcast coordinator", settings, health, registry, Tokens(settings.tokens.reveal())
+            "Backcast coordinator",
+            settings,
+            health,
+            registry,
+            TokenFile(settings.tokens),
+            functools.partial(group_of_session, catalog),
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))

@@ -34,7 +34,9 @@ from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
 from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
 
-Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
+Operator = Annotated[Caller, Depends(require(Role.OPERATOR, by_route=True))]
+#: Agents say again and again where they are, and how far.
+Agent = Annotated[Caller, Depends(require(Role.OPERATOR, audited=False))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 #: Longest time that a request may wait for a session to change.
@@ -135,10 +137,12 @@ def add_routes(
     add_tenant_routes(app, catalog, vault)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
-    def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
+    def protect(tenant: str, caller: Operator, request: VolumeRequest) -> VolumeAnswer:
         check_name("tenant", tenant)
         name = check_name("volume", request.name)
         group = request.group and check_name("group", request.group)
+        if caller.groups:
+            caller.within(lambda: group or _group_of_new(catalog, tenant, name))
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
         size_bytes = agents.probe(node, tenant, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
@@ -163,8 +167,8 @@ def add_routes(
         )
 
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
-    def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
-        group = group_of(catalog, tenant, request.name)
+    def take(tenant: str, caller: Operator, request: SnapshotRequest) -> SessionAnswer:
+        group = caller.within(lambda: group_of(catalog, tenant, request.name))
         refuse_removed(catalog, tenant, request.name)
         view = conductor.request(
             tenant, group, request.session, full=request.full, hinted=_hinted(request)
@@ -194,6 +198,14 @@ def add_routes(
         return _answer(await read_or_wait(http, bells, session, look, enough, wait_seconds))
 
 
+def _group_of_new(catalog: Catalog, tenant: str, name: str) -> str:
+    """The group of a volume that is added without one."""
+    try:
+        return group_of(catalog, tenant, name)  # it is there, or was
+    except NotFoundError:
+        return name
+
+
 def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID) -> SessionView:
     """The session that was asked for, unless there is another one in its way."""
     if isinstance(view, GroupBusy):
@@ -208,13 +220,13 @@ def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID
 
 def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
     @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Operator, node: NodeAnnouncement) -> None:
+    def announce(_: Agent, node: NodeAnnouncement) -> None:
         announce_node(
             catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
         )
 
     @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
-    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
+    def report(_: Agent, node: str, report: NodeReport) -> ReportAnswer:
         check_name("node", node)
         return ReportAnswer(ended=conductor.hear(report.captures))
 

@@ -21,6 +21,7 @@ from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
 from services.change_capture.coordinator.agents import Agents
 
+Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 
 _PATH = "/v1/tenants/{tenant}/volumes/{name}"
@@ -132,7 +133,7 @@ def add_volume_routes(app: FastAPI, catalog: Catalog, agents: Agents) -> None:
         )
 
     @app.post(f"{_PATH}/remove", summary="Protect a volume no more; its history stays")
-    def take_out(tenant: str, name: str, caller: Operator) -> RemovedAnswer:
+    def take_out(tenant: str, name: str, caller: Deleter) -> RemovedAnswer:
         removed = remove(catalog, tenant, name, _name_of(caller))
         return RemovedAnswer(name=removed.name, group=removed.group, points=removed.points)
 
@@ -140,7 +141,7 @@ def add_volume_routes(app: FastAPI, catalog: Catalog, agents: Agents) -> None:
     def change_group(
         tenant: str, name: str, caller: Operator, request: RegroupRequest
     ) -> RegroupedAnswer:
-        group = check_name("group", request.group)
+        group = caller.within(lambda: check_name("group", request.group))
         kept_as = request.keep_as and check_name("volume", request.keep_as)
         regrouped = regroup(catalog, tenant, name, group, _name_of(caller), kept_as)
         return RegroupedAnswer(

@@ -24,7 +24,7 @@ from services.restore.downloads.streaming import (
     read_pieces,
 )
 
-DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
+DataReader = Annotated[Caller, Depends(require(Role.RESTORE))]
 
 IfNoneMatch = Annotated[
     str | None, Header(description="ETags of what the client has; one that fits is answered 304")

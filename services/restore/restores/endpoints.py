@@ -35,7 +35,9 @@ from libs.store.port import Presigner
 from services.restore.restores.plans import figures_of, plan_window
 from services.restore.settings import Settings
 
-DataReader = Annotated[Caller, Depends(require(Role.READER, restore=True))]
+DataReader = Annotated[Caller, Depends(require(Role.RESTORE))]
+#: A step of a restore, whose beginning and end the audit log has.
+Restoring = Annotated[Caller, Depends(require(Role.RESTORE, audited=False))]
 
 #: How a restore fails that met what a verification must look at.
 _DAMAGE_CODES = (DamagedDataError.code, NotFoundError.code)
@@ -103,7 +105,7 @@ def add_restore_routes(
     def plan(
         tenant: str,
         restore: UUID,
-        _: DataReader,
+        _: Restoring,
         first_chunk: Annotated[int, Query(ge=0)],
         chunk_count: Annotated[int, Query(ge=1, le=WINDOW_CHUNK_COUNT_MAX)],
     ) -> Response:
@@ -117,7 +119,7 @@ def add_restore_routes(
         return _answer(window)
 
     @app.post(f"{_RESTORE}/progress", status_code=204, tags=["restores"], summary="Still restoring")
-    def progress(tenant: str, restore: UUID, _: DataReader, request: ProgressRequest) -> None:
+    def progress(tenant: str, restore: UUID, _: Restoring, request: ProgressRequest) -> None:
         found = point_of_lease(readers.catalog, tenant, restore)
         report_progress(
             readers.catalog, restore, found, _progress(request), readers.deadline_seconds

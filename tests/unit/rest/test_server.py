@@ -58,7 +58,7 @@ def _add_routes(app: FastAPI, gate: Gate) -> None:
 
     @app.get("/v1/tenants/{tenant}/bytes")
     def read_bytes(
-        caller: Annotated[Caller, Depends(require(Role.READER, restore=True))],
+        caller: Annotated[Caller, Depends(require(Role.RESTORE))],
     ) -> str:
         return "data"
 

@@ -1,11 +1,14 @@
 """Expiry, holds, retention and collection by REST: who may, and what the answers are."""
 
+import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.snapshots.retention import observe_clock
 from libs.copies.stores import Stores
 from libs.errors import ConflictError, ForbiddenError, NotFoundError
@@ -22,8 +25,16 @@ from services.catalog.deletion.passes import Collection
 from tests.integration.catalog.protected import TENANT, Protected, in_folder
 from tests.support.catalog import CatalogSite
 
-#: token → (tenant, role)
+#: token → (tenant, role) in the earlier form
 TOKENS = {"ops": ("*", "admin"), "reader": (TENANT, "reader"), "stranger": ("other", "admin")}
+#: token → (roles, groups)
+PEOPLE: dict[str, tuple[list[str], list[str]]] = {
+    "backer": (["operator"], []),
+    "deleter": (["delete"], []),
+    "legal": (["release"], []),
+    "of vm": (["delete"], ["vm"]),
+    "of other": (["delete", "release"], ["other"]),
+}
 
 
 @pytest.fixture
@@ -38,13 +49,23 @@ def protected(site: CatalogSite, tmp_path: Path) -> Protected:
 
 @pytest.fixture
 def url(protected: Protected) -> Iterator[str]:
-    entries = ",".join(
-        f'{{"sha256":"{digest_of(token)}","tenant":"{tenant}","role":"{role}","name":"{token}"}}'
+    entries: list[dict[str, Any]] = [
+        {"sha256": digest_of(token), "tenant": tenant, "role": role, "name": token}
         for token, (tenant, role) in TOKENS.items()
-    )
+    ]
+    for token, (roles, groups) in PEOPLE.items():
+        entry = {"sha256": digest_of(token), "tenant": TENANT, "roles": roles, "groups": groups}
+        entries.append(entry | {"name": token})
     settings = ServiceSettings()
-    app = create_app("test", settings, Health(), new_registry(), Tokens(f"[{entries}]"))
     catalog = protected.site.catalog
+    app = create_app(
+        "test",
+        settings,
+        Health(),
+        new_registry(),
+        Tokens(json.dumps(entries)),
+        functools.partial(group_of_parameter, catalog),
+    )
     collector = Collector(
         catalog, Stores(protected.store), protected.vault, 60, protected.checkpoints.witness
     )
@@ -76,6 +97,64 @@ def test_a_snapshot_is_held_released_and_given_up(protected: Protected, url: str
     assert post(url, f"{path}/expire") == {"session": str(first), "sequence": 1}
     (gone,) = get(url, "/expired?name=vm")
     assert (gone["group"], gone["sequence"]) == ("vm", 1)
+
+
+def test_a_hold_is_its_owners_unless_somebody_may_release_those_of_others(
+    protected: Protected, url: str
+) -> None:
+    path = f"/snapshots/{protected.sessions['vm', 1]}"
+    post(url, f"{path}/hold", {"reason": "audit"}, "backer")
+    post(url, f"{path}/hold", {"reason": "case 17"}, "deleter")
+    refused: list[tuple[str, dict[str, str]]] = [
+        ("backer", {}),  # it backs up, and gives nothing up
+        ("backer", {"owner": "backer"}),
+        ("deleter", {"owner": "backer"}),
+        ("reader", {}),
+    ]
+    for token, body in refused:
+        with pytest.raises(ForbiddenError, match="needs role"):
+            post(url, f"{path}/release", body, token)
+    with pytest.raises(ForbiddenError, match="needs role release"):
+        post(url, f"{path}/hold", {"reason": "mine now", "owner": "backer"}, "deleter")
+    post(url, f"{path}/release", {}, "deleter")
+    assert [(one["owner"], one["reason"]) for one in get(url, "/holds")] == [("backer", "audit")]
+    post(url, f"{path}/release", {"owner": "backer"}, "legal")
+    assert get(url, "/holds") == []
+    for token in ("backer", "legal"):
+        with pytest.raises(ForbiddenError, match="needs role delete"):
+            post(url, f"{path}/expire", None, token)
+
+
+def test_who_backs_up_may_keep_more_but_never_fewer(protected: Protected, url: str) -> None:
+    path = "/volumes/vm/retention"
+    rule = {"keep_last": 3, "keep_for_seconds": 60, "copies": 1}
+    with pytest.raises(ForbiddenError, match="needs role delete"):
+        post(url, path, rule, "backer")  # everything stays now
+    post(url, path, rule, "deleter")
+    post(url, path, rule | {"keep_last": 4, "copies": 2}, "backer")
+    for fewer in ({"keep_last": 3}, {"keep_for_seconds": 59}, {"copies": 1}):
+        changed = {"keep_last": 4, "keep_for_seconds": 60, "copies": 2} | fewer
+        assert post(url, f"{path}?dry_run=true", changed, "backer")
+        with pytest.raises(ForbiddenError, match="needs role delete"):
+            post(url, path, changed, "backer")
+    post(url, path, {"copies": 2}, "backer")
+    assert get(url, path)["keep_last"] is None
+
+
+def test_a_token_of_some_groups_sees_others_as_what_is_not_there(
+    protected: Protected, url: str
+) -> None:
+    first = protected.sessions["vm", 1]
+    nothing = "01900000-0000-7000-8000-000000000001"
+    for path in (f"/snapshots/{first}/expire", f"/snapshots/{nothing}/expire"):
+        with pytest.raises(ForbiddenError, match="is for group other alone"):
+            post(url, path, None, "of other")
+    for path in ("/volumes/vm/retention", "/volumes/nothing/retention", "/holds", "/expired"):
+        with pytest.raises(ForbiddenError, match="is for group other alone"):
+            get(url, path, "of other")
+    assert get(url, "/volumes/vm/retention", "of vm")["copies"] == 1
+    assert post(url, f"/snapshots/{first}/expire", None, "of vm")["sequence"] == 1
+    assert len(get(url, "/expired?name=vm", "of vm")) == 1
 
 
 def test_retention_is_changed_and_shown(protected: Protected, url: str) -> None:

@@ -1,0 +1,1 @@
+"""What services that have the catalog know of their callers: accepted tokens, and the audit log."""

@@ -1,0 +1,110 @@
+"""Who may call what, written by hand: the matrix compares every route of every service with it.
+
+A new route needs a line here. Ask first who must be able to call it, and whether a token of some
+groups alone can be let in: only where the request names what is of a group.
+"""
+
+from typing import Literal
+
+#: Whether a token of some groups may call: by a parameter of the path or query that names the
+#: group, by the route itself, or never.
+Scope = Literal["path", "query", "route", "never"]
+
+ANYBODY = ""
+
+#: Service → method and path → roles of which a caller needs one, and the scope.
+DECLARED: dict[str, dict[str, tuple[str, Scope]]] = {
+    "agent": {
+        "GET /healthz": (ANYBODY, "never"),
+        "GET /readyz": (ANYBODY, "never"),
+        "GET /metrics": (ANYBODY, "never"),
+        "POST /v1/probe": ("coordinator", "never"),
+        "POST /v1/sessions/{session}/prepare": ("coordinator", "never"),
+        "POST /v1/sessions/{session}/hold": ("coordinator", "never"),
+        "POST /v1/sessions/{session}/cut": ("coordinator", "never"),
+        "POST /v1/sessions/{session}/release": ("coordinator", "never"),
+        "POST /v1/captures": ("coordinator", "never"),
+        "GET /v1/captures/{capture}": ("coordinator", "never"),
+        "POST /v1/captures/{capture}/outcome": ("coordinator", "never"),
+    },
+    "catalog": {
+        "GET /healthz": (ANYBODY, "never"),
+        "GET /readyz": (ANYBODY, "never"),
+        "GET /metrics": (ANYBODY, "never"),
+        "GET /v1/collection": ("reader", "never"),
+        "POST /v1/collection/steps": ("delete", "never"),
+        "POST /v1/halts/{name}/acceptance": ("admin", "never"),
+        "GET /v1/upkeep/sweep": ("delete", "never"),
+        "GET /v1/upkeep/rewriting": ("delete", "never"),
+        "POST /v1/upkeep": ("delete", "never"),
+        "GET /v1/explanations/{id}": ("reader", "never"),
+        "POST /v1/tenants/{tenant}/snapshots/{session}/expire": ("delete", "path"),
+        "GET /v1/tenants/{tenant}/expired": ("reader", "query"),
+        "POST /v1/tenants/{tenant}/snapshots/{session}/hold": ("operator delete release", "path"),
+        "POST /v1/tenants/{tenant}/snapshots/{session}/release": ("delete release", "path"),
+        "GET /v1/tenants/{tenant}/holds": ("reader", "never"),
+        "GET /v1/tenants/{tenant}/volumes/{name}/retention": ("reader", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/retention": ("operator delete", "path"),
+        "POST /v1/tenants/{tenant}/snapshots/{session}/verifications": ("operator", "path"),
+        "GET /v1/tenants/{tenant}/verifications/{verification}": ("reader", "route"),
+        "POST /v1/tenants/{tenant}/snapshots/{session}/note": ("operator", "path"),
+        "GET /v1/tenants/{tenant}/snapshots/{session}/freed": ("reader", "path"),
+        "GET /v1/status": ("reader", "never"),
+        "GET /v1/tenants/{tenant}/status": ("reader", "never"),
+        "GET /v1/tenants/{tenant}/usage": ("reader", "never"),
+        "GET /v1/keys/kek": ("admin", "never"),
+        "POST /v1/keys/kek": ("admin", "never"),
+        "POST /v1/keys/data": ("admin", "never"),
+        "GET /v1/catalog": ("reader", "never"),
+        "POST /v1/catalog/reconcile": ("admin", "never"),
+        "POST /v1/catalog/rebuild": ("admin", "never"),
+        "POST /v1/catalog/checkpoint": ("admin", "never"),
+        "GET /v1/catalog/check": ("reader", "never"),
+        "POST /v1/catalog/check": ("admin", "never"),
+        "GET /v1/stores": ("reader", "never"),
+        "POST /v1/stores/{name}/loss": ("admin", "never"),
+        "POST /v1/stores/{name}/repair": ("admin", "never"),
+    },
+    "coordinator": {
+        "GET /healthz": (ANYBODY, "never"),
+        "GET /readyz": (ANYBODY, "never"),
+        "GET /metrics": (ANYBODY, "never"),
+        "POST /v1/nodes": ("operator", "never"),
+        "POST /v1/nodes/{node}/report": ("operator", "never"),
+        "POST /v1/tenants/{tenant}/volumes": ("operator", "route"),
+        "POST /v1/tenants/{tenant}/snapshots": ("operator", "route"),
+        "GET /v1/tenants/{tenant}/sessions/{session}": ("reader", "path"),
+        "GET /v1/tenants/{tenant}/sessions": ("reader", "query"),
+        "POST /v1/tenants/{tenant}/sessions/{session}/cancel": ("operator", "path"),
+        "GET /v1/tenants": ("reader", "never"),
+        "POST /v1/tenants": ("admin", "never"),
+        "POST /v1/tenants/{name}/quota": ("admin", "never"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/move": ("operator", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/pause": ("operator", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/regroup": ("operator", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/remove": ("delete", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/rename": ("operator", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/resume": ("operator", "path"),
+    },
+    "restore": {
+        "GET /healthz": (ANYBODY, "never"),
+        "GET /readyz": (ANYBODY, "never"),
+        "GET /metrics": (ANYBODY, "never"),
+        "GET /v1": ("any known token", "never"),
+        "GET /v1/tenants/{tenant}/volumes": ("reader", "query"),
+        "GET /v1/tenants/{tenant}/volumes/{name}": ("reader", "path"),
+        "GET /v1/tenants/{tenant}/snapshots": ("reader", "query"),
+        "GET /v1/tenants/{tenant}/snapshots/{session}": ("reader", "path"),
+        "GET /v1/tenants/{tenant}/volumes/{name}/points/{point}": ("reader", "path"),
+        "GET /v1/tenants/{tenant}/events": ("reader", "never"),
+        "GET /v1/tenants/{tenant}/keys": ("reader", "never"),
+        "HEAD /v1/tenants/{tenant}/volumes/{name}/points/{point}/bytes": ("restore", "path"),
+        "GET /v1/tenants/{tenant}/volumes/{name}/points/{point}/bytes": ("restore", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/points/{point}/restores": ("restore", "path"),
+        "GET /v1/tenants/{tenant}/restores/{restore}/plan": ("restore", "path"),
+        "POST /v1/tenants/{tenant}/restores/{restore}/progress": ("restore", "path"),
+        "POST /v1/tenants/{tenant}/restores/{restore}/outcome": ("restore", "path"),
+        "GET /v1/tenants/{tenant}/volumes/{name}/points/{point}/translate": ("reader", "path"),
+        "GET /v1/tenants/{tenant}/volumes/{name}/diff": ("reader", "path"),
+    },
+}
