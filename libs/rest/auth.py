@@ -95,6 +95,8 @@ class Caller:
     roles: frozenset[Role]
     #: The groups of the tenant that it may act for; empty: all of them.
     groups: frozenset[str] = frozenset()
+    #: SHA-256 of its token.
+    sha256: str = ""
 
     def require(self, *roles: Role) -> None:
         """Refuse a caller that has none of some roles.
@@ -293,7 +295,8 @@ class Requirement:
         if entry is None:
             raise UnauthenticatedError(EXPECTED_TOKEN)
         tenant = request.path_params.get("tenant", ALL_TENANTS)
-        caller = Caller(entry.label, tenant, entry.rights, frozenset(entry.groups))
+        groups = frozenset(entry.groups)
+        caller = Caller(entry.label, tenant, entry.rights, groups, entry.sha256)
         if not self.roles:
             return caller
         if entry.tenant not in (ALL_TENANTS, tenant):

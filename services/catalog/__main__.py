@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from libs.access.accepted import AcceptedTokens
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
@@ -106,7 +107,7 @@ def main(settings: Settings, stop: Stop) -> None:
             *_background(settings, collecting, upkeep, verifying),
             *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
-        tokens = TokenFile(settings.tokens)
+        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
         group_of = functools.partial(group_of_parameter, catalog)
         app = create_app("Backcast catalog", settings, health, registry, tokens, group_of=group_of)
         keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
@@ -116,7 +117,7 @@ def main(settings: Settings, stop: Stop) -> None:
         health.depend_on("catalog", lambda: list_nodes(catalog))
         _answer_polls_at(stop, jobs.bells, upkeep.bells)
         with serving(app, settings):
-            threads = start_loops(loops, health, stop)
+            threads = start_loops([*loops, tokens.loop()], health, stop)
             health.started()
             stop.wait()
             for thread in threads:

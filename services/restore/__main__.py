@@ -6,6 +6,7 @@ import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from libs.access.accepted import AcceptedTokens
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
@@ -51,7 +52,7 @@ def main(settings: Settings, stop: Stop) -> None:
         chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.lease_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
-        tokens = TokenFile(settings.tokens)
+        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
         group_of = functools.partial(group_of_parameter, catalog)
         app = create_app("Backcast restore", settings, health, registry, tokens, group_of)
         presigners = _client_stores(settings)
@@ -61,7 +62,7 @@ def main(settings: Settings, stop: Stop) -> None:
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
         listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
         with serving(app, settings):
-            loops = start_loops([listener.loop()], health, stop)
+            loops = start_loops([listener.loop(), tokens.loop()], health, stop)
             health.started()
             stop.wait()
         for loop in loops:

@@ -359,6 +359,7 @@ CREATE TABLE session (
     cut_at         timestamptz,          -- the cut of the current attempt counts: captures may be ordered
     deadline       timestamptz NOT NULL, -- renewed by progress
     opened_at      timestamptz NOT NULL DEFAULT now(),
+    opened_with    text,                 -- SHA-256 of the token of whoever asked for it
     ended_at       timestamptz,
     reject_code    text,
     reject_message text
@@ -608,6 +609,33 @@ BEGIN
     RETURN folded_count;
 END $$;
 REVOKE EXECUTE ON FUNCTION fold_events FROM PUBLIC;
+
+-- ---------------------------------------------------------------- who may do what
+
+-- Tokens of people and programs, beside those of the services' token files. They are in no checkpoint, and are good
+-- in one incarnation alone: neither a rebuilt catalog nor one that went back in time revives a revoked token.
+CREATE TABLE token (
+    token_id    uuid PRIMARY KEY,
+    name        text NOT NULL,
+    sha256      text NOT NULL UNIQUE CHECK (sha256 ~ '^[0-9a-f]{64}$'), -- of the token, which is nowhere
+    tenant      text NOT NULL,           -- or '*': all of them
+    roles       text[] NOT NULL,
+    groups      text[] NOT NULL,         -- of the tenant; none: all of them
+    incarnation int NOT NULL,
+    added_by    text NOT NULL,
+    added_at    timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz,
+    revoked_by  text,
+    revoked_at  timestamptz
+);
+CREATE UNIQUE INDEX token_name ON token (name) WHERE revoked_at IS NULL;
+
+-- Counts changes of tokens, so that services read them anew only then.
+CREATE TABLE token_change (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    number   bigint NOT NULL DEFAULT 0
+);
+INSERT INTO token_change DEFAULT VALUES;
 
 -- ---------------------------------------------------------------- what the next checkpoint must say
 

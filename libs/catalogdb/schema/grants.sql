@@ -63,6 +63,12 @@ GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
 
+-- Whoever has REST endpoints looks tokens up; the catalog service alone adds and revokes them.
+GRANT SELECT ON token, token_change TO backcast_coordinator, backcast_restore;
+GRANT INSERT ON token TO backcast_catalog;
+GRANT UPDATE (revoked_by, revoked_at) ON token TO backcast_catalog;
+GRANT UPDATE ON token_change TO backcast_catalog;
+
 -- Folding.
 GRANT SELECT ON past TO backcast_coordinator, backcast_chunker;
 GRANT INSERT ON past TO backcast_catalog;

@@ -127,6 +127,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
     barrier_seconds: float = 30.0,
     *,
     full: bool = False,
+    opened_with: str = "",
 ) -> SessionView | GroupBusy:
     """Open a session on a group's head, or return the one of this id, whatever became of it.
 
@@ -138,6 +139,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         deadline_seconds: without progress for so long, the session is rejected.
         barrier_seconds: for so long the first attempt at its barrier is the caller's alone.
         full: take no base, and count anew; as if what the head needs was found damaged since.
+        opened_with: SHA-256 of the caller's token, with which the session ends.
 
     Raises:
         NotFoundError: no such group, or it has no volume any more. PausedError: it is paused.
@@ -147,9 +149,8 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
     with catalog.transaction() as tx:
         require_reconciled(tx)
         locked = tx.execute(
-            """SELECT group_no, head_sequence, head_session
-               FROM volume_group g JOIN tenant t USING (tenant_no)
-               WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
+            """SELECT group_no, head_sequence, head_session FROM volume_group g
+               JOIN tenant t USING (tenant_no) WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
             [tenant, group],
         ).fetchone()
         if locked is None:
@@ -168,7 +169,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         base = None if full or must_recount else lock_live(tx, head)
         opened = _insert_session(
             tx, session, group_no, base, head_sequence, damage_seen, barrier_seconds,
-            deadline_seconds,
+            deadline_seconds, opened_with,
         )  # fmt: skip
         if not opened:  # the same id was given to another group at the same time
             return session_view(tx, session)
@@ -291,25 +292,20 @@ def _insert_session(  # noqa: PLR0913 -- the columns of a row
     damage_seen: int,
     barrier_seconds: float,
     deadline_seconds: float,
+    opened_with: str,
 ) -> bool:
     """Whether this made the row; False if the id was given to another group's session."""
     opened = tx.execute(
         """INSERT INTO session (session, group_no, base, head_sequence, damage_seen, cut_attempt,
-                                cut_until, deadline)
+                                cut_until, deadline, opened_with)
            VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(secs => %s),
-                   now() + make_interval(secs => %s))
+                   now() + make_interval(secs => %s), nullif(%s, ''))
            ON CONFLICT (session) DO NOTHING""",
         [
-            session,
-            group_no,
-            base,
-            head_sequence,
-            damage_seen,
-            int(needs_barrier(tx, group_no)),
-            barrier_seconds,
-            deadline_seconds,
+            session, group_no, base, head_sequence, damage_seen, int(needs_barrier(tx, group_no)),
+            barrier_seconds, deadline_seconds, opened_with,
         ],
-    )
+    )  # fmt: skip
     return opened.rowcount == 1
 
 

@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+from libs.access.accepted import AcceptedTokens
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_session
 from libs.catalogdb.listening import Listener
@@ -63,12 +64,13 @@ def main(settings: Settings, stop: Stop) -> None:
         conductor = Conductor(
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
+        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
         app = create_app(
             "Backcast coordinator",
             settings,
             health,
             registry,
-            TokenFile(settings.tokens),
+            tokens,
             functools.partial(group_of_session, catalog),
         )
         add_routes(app, catalog, vault, agents, conductor)
@@ -80,6 +82,7 @@ def main(settings: Settings, stop: Stop) -> None:
         stop.call(news.bells.close)
         loops = [
             listener.loop(),
+            tokens.loop(),
             # A round waits by itself, until a session changes.
             Loop(
                 "watch",

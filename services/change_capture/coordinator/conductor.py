@@ -111,7 +111,7 @@ class Conductor:
         self._hints: dict[UUID, bytes] = {}
         self._looked_after_at = -math.inf
 
-    def request(
+    def request(  # noqa: PLR0913 -- what a client may ask for
         self,
         tenant: str,
         group: str,
@@ -119,10 +119,12 @@ class Conductor:
         *,
         full: bool,
         hinted: HintedVolume | None = None,
+        opened_with: str = "",
     ) -> SessionView | GroupBusy:
         """Open a session and set it going. The same session again returns it as it is now.
 
-        Hints that do not fit the session's base or volumes end it.
+        Hints that do not fit the session's base or volumes end it, and so does it when the token is
+        revoked whose SHA-256 is ``opened_with``.
         """
         view = open_session(
             self._catalog,
@@ -132,6 +134,7 @@ class Conductor:
             self._session_deadline_seconds,
             self._barriers.barrier_seconds,
             full=full,
+            opened_with=opened_with,
         )
         if isinstance(view, SessionView) and view.state == "open":
             if hinted:

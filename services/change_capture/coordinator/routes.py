@@ -171,7 +171,12 @@ def add_routes(
         group = caller.within(lambda: group_of(catalog, tenant, request.name))
         refuse_removed(catalog, tenant, request.name)
         view = conductor.request(
-            tenant, group, request.session, full=request.full, hinted=_hinted(request)
+            tenant,
+            group,
+            request.session,
+            full=request.full,
+            hinted=_hinted(request),
+            opened_with=caller.sha256,
         )
         return _answer(_taken(view, tenant, group, request.session))
 

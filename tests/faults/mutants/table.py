@@ -1,5 +1,6 @@
 """The planted bugs: one or more for each rule that a scenario stands for, and others."""
 
+from tests.faults.mutants.access import ACCESS
 from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
@@ -360,4 +361,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *WAITING,
     *CROWDS,
     *ENCRYPTION,
+    *ACCESS,
 )

@@ -1,0 +1,100 @@
+"""The tokens that a service accepts: those of its token file, and those of the catalog.
+
+All of the catalog's are kept in memory and read again within seconds of a change. So a request
+waits for no look-up, a token that nobody knows costs what a known one costs, and no flood of them
+reaches Postgres.
+"""
+
+import time
+
+from libs.access.token_file import TokenFile
+from libs.catalogdb.access.tokens import CatalogToken, TokenState, read_accepted, read_token_state
+from libs.catalogdb.pool import Catalog
+from libs.errors import UnavailableError
+from libs.rest.auth import Authority, Role, TokenEntry, digest_of, find_entry
+from libs.runtime.loops import Loop
+
+#: How often the catalog is asked whether its tokens have changed.
+_LOOK_SECONDS = 1.0
+#: The catalog's tokens are accepted for so long after it was last heard of. Longer than Postgres
+#: takes to restart or to fail over; a token that is revoked meanwhile is accepted no longer.
+_TRUST_SECONDS = 60.0
+
+
+class AcceptedTokens:
+    """Tokens of a file and of the catalog. Thread-safe.
+
+    Args:
+        file: the service's token file.
+        catalog: the catalog, in the service's role.
+        trust_seconds: how long what was read of the catalog counts without news of it.
+    """
+
+    def __init__(
+        self, file: TokenFile, catalog: Catalog, trust_seconds: float = _TRUST_SECONDS
+    ) -> None:
+        self._file = file
+        self._catalog = catalog
+        self._trust_seconds = trust_seconds
+        self._entries: dict[str, TokenEntry] = {}
+        self._state: TokenState | None = None
+        self._known_at = float("-inf")
+
+    def loop(self) -> Loop:
+        """The loop that keeps the tokens up to date."""
+        return Loop("tokens", lambda _stop, _progressed: self.refresh(), _LOOK_SECONDS)
+
+    def refresh(self) -> None:
+        """Learn what has changed.
+
+        Raises:
+            UnavailableError: the catalog does not answer.
+        """
+        asked_at = time.monotonic()
+        state = read_token_state(self._catalog)
+        if not state.compared:
+            return  # it may have gone back in time
+        if state != self._state:
+            found = read_accepted(self._catalog)
+            self._entries = {one.sha256: _entry(one) for one in found}
+            self._state = state
+        self._known_at = asked_at
+
+    def find(self, token: str) -> TokenEntry | None:
+        """The entry of a presented token, or None.
+
+        Raises:
+            UnavailableError: the file does not have it, and the catalog was not heard of for long.
+        """
+        in_file, in_catalog = self._file.find(token), find_entry(self._entries, digest_of(token))
+        if in_file is None:
+            self._require_known()
+        return in_file or in_catalog
+
+    def holds(self, entry: TokenEntry) -> bool:
+        """Whether the entry is still accepted as it was. Raises as `find` does."""
+        if self._file.holds(entry):
+            return True
+        self._require_known()
+        return find_entry(self._entries, entry.sha256) == entry
+
+    def _require_known(self) -> None:
+        if time.monotonic() - self._known_at > self._trust_seconds:
+            raise UnavailableError(
+                f"tokens: the catalog was not heard of for {self._trust_seconds:.0f} s, so that "
+                f"nobody knows which of its tokens are good; those of token files are"
+            )
+
+
+def _entry(token: CatalogToken) -> TokenEntry:
+    return TokenEntry(
+        sha256=token.sha256,
+        tenant=token.tenant,
+        roles=tuple(Role(role) for role in token.roles),
+        groups=tuple(token.groups),
+        expires_at=token.expires_at,
+        name=token.name,
+    )
+
+
+_: type[Authority] = AcceptedTokens
