@@ -5,6 +5,7 @@ waits for no look-up, a token that nobody knows costs what a known one costs, an
 reaches Postgres.
 """
 
+import contextlib
 import time
 
 from libs.access.token_file import TokenFile
@@ -22,7 +23,7 @@ _TRUST_SECONDS = 60.0
 
 
 class AcceptedTokens:
-    """Tokens of a file and of the catalog. Thread-safe.
+    """Tokens of a file and of the catalog, which is read at once. Thread-safe.
 
     Args:
         file: the service's token file.
@@ -39,6 +40,8 @@ class AcceptedTokens:
         self._entries: dict[str, TokenEntry] = {}
         self._state: TokenState | None = None
         self._known_at = float("-inf")
+        with contextlib.suppress(UnavailableError):  # the loop tries again
+            self.refresh()
 
     def loop(self) -> Loop:
         """The loop that keeps the tokens up to date."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.errors import InvariantViolation, UnknownEventError
+from libs.events.access.acts import ActRecorded
 from libs.events.block_changes import (
     CaptureAborted,
     CaptureCompleted,
@@ -44,7 +45,7 @@ from libs.events.snapshots import (
     VolumeRenamed,
     VolumeReturned,
 )
-from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS, PACKS, RESTORES, SNAPSHOTS
+from libs.events.topics import AUDIT, BLOCK_CHANGES, NOTIFICATIONS, PACKS, RESTORES, SNAPSHOTS
 
 Event = (
     CaptureStarted
@@ -83,6 +84,7 @@ Event = (
     | RestoreCompleted
     | RestoreFailed
     | NotificationRaised
+    | ActRecorded
 )
 
 #: Field names and plain values, as msgpack gives them: UUIDs are 16 bytes.
@@ -149,6 +151,7 @@ EVENTS: tuple[EventType, ...] = (
     EventType(RESTORES, "backcast.restores.restore_completed", 1, RestoreCompleted),
     EventType(RESTORES, "backcast.restores.restore_failed", 1, RestoreFailed),
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
+    EventType(AUDIT, "backcast.audit.act_recorded", 1, ActRecorded),
 )
 
 

@@ -9,6 +9,7 @@ PACKS = "backcast.packs"
 SNAPSHOTS = "backcast.snapshots"
 RESTORES = "backcast.restores"
 NOTIFICATIONS = "backcast.notifications"
+AUDIT = "backcast.audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ TOPICS: tuple[Topic, ...] = (
         retention_seconds=30 * _DAY_SECONDS,
         relayed=True,
     ),
+    Topic(name=AUDIT, key="token", partitions=1, retention_seconds=None, relayed=True),
 )
 
 #: Names of the topics that have a position in the catalog's event log.

@@ -27,13 +27,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from libs.access.recorded import Auditor, NotRecordedError
 from libs.errors import (
     BackcastError,
     InvariantViolation,
     UnauthenticatedError,
 )
 from libs.rest import problems
-from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Authority, GroupOf, presented_token
+from libs.rest.auth import (
+    ALL_TENANTS,
+    EXPECTED_TOKEN,
+    Authority,
+    GroupOf,
+    TokenEntry,
+    presented_token,
+)
 from libs.rest.documents import note_roles, share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
@@ -57,8 +65,10 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
     health: Health,
     registry: CollectorRegistry,
     tokens: Authority | None = None,
-    group_of: GroupOf | None = None,
     limits: ServerLimits | None = None,
+    *,
+    group_of: GroupOf | None = None,
+    auditor: Auditor | None = None,
 ) -> FastAPI:
     """An application with /healthz, /readyz, /metrics, problem documents and limits.
 
@@ -70,12 +80,13 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
         health: answers /healthz and /readyz.
         registry: answers /metrics, and gets the durations of requests.
         tokens: what `libs.rest.auth.require` accepts; None if no route uses it.
-        group_of: says which group a request is about, for tokens of some groups alone; None: those
-            are refused, except where the route itself asks.
+        group_of: which group a request is about; None: tokens of some groups are refused.
+        auditor: records who changed or read what; None: nobody does.
         limits: of each client, and of all of them; those of this process if None.
     """
     limits = limits or ServerLimits.of_this_process()
     standing = Standing(tokens) if tokens else None
+    shares = Shares(ShareLimits.of(settings.request_thread_count_max, limits.connection_count_max))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -97,16 +108,14 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
         },
     )
     app.router.route_class = StrictRoute
-    app.state.tokens, app.state.group_of = tokens, group_of
-    app.state.limits = limits
+    app.state.tokens, app.state.group_of, app.state.limits = tokens, group_of, limits
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
         RequestGuard,
         standing=standing,
+        auditor=auditor,
         body_size_bytes_max=settings.request_body_size_bytes_max,
-        shares=Shares(
-            ShareLimits.of(settings.request_thread_count_max, limits.connection_count_max)
-        ),
+        shares=shares,
         registry=registry,
     )
     _add_operation_routes(app, health, registry)
@@ -162,21 +171,24 @@ class RequestGuard:
     Args:
         app: what handles requests.
         standing: whose requests' bodies are read, and how long they may last; None: anybody's.
+        auditor: records requests of known tokens; None: nobody does.
         body_size_bytes_max: longest body that is read.
         shares: what one tenant, and one token of it, may use at once.
         registry: gets the durations of requests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the parts of the guard
         self,
         app: ASGIApp,
         standing: Standing | None,
+        auditor: Auditor | None,
         body_size_bytes_max: int,
         shares: Shares,
         registry: CollectorRegistry,
     ) -> None:
         self._app = app
         self._standing = standing
+        self._auditor = auditor
         self._body_size_bytes_max = body_size_bytes_max
         self._shares = shares
         self._seconds = Histogram(
@@ -202,10 +214,11 @@ class RequestGuard:
 
         try:
             await self._handle(scope, self._bounded(scope, receive), send_and_note)
-        except BackcastError as err:  # of this layer: the application answers its own
+        except (BackcastError, NotRecordedError) as err:  # of this layer
             if status:
                 raise
-            await problems.refusal(err)(scope, receive, send_and_note)
+            reason = err.reason if isinstance(err, NotRecordedError) else err
+            await problems.refusal(reason)(scope, receive, send_and_note)
         except ClientDisconnect:
             pass  # nobody is there to be answered
         except Exception as err:
@@ -225,6 +238,7 @@ class RequestGuard:
             UnauthenticatedError: it has a body and no known token: then the body is not read. Or
                 its token was revoked or has expired meanwhile.
             TooManyRequestsError: its tenant has too many.
+            NotRecordedError: the audit log does not take it.
         """
         if self._standing is None:
             await self._app(scope, receive, send)
@@ -233,13 +247,46 @@ class RequestGuard:
         entry = self._standing.tokens.find(presented_token(headers.get("authorization", "")))
         if entry is not None:
             tenant = None if entry.tenant == ALL_TENANTS else entry.tenant
-            taken = self._shares.taken(scope, tenant, entry.label)
-            async with taken, self._standing.required(entry):
-                await self._app(scope, receive, send)
+            async with self._shares.taken(scope, tenant, entry.label):
+                await self._handle_known(scope, receive, send, entry)
         elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             raise UnauthenticatedError(EXPECTED_TOKEN)
         else:
             await self._app(scope, receive, send)
+
+    async def _handle_known(
+        self, scope: Scope, receive: Receive, send: Send, entry: TokenEntry
+    ) -> None:
+        """Hand a request of a known token on, and record it before its answer is sent.
+
+        Raises:
+            UnauthenticatedError: the token was revoked or has expired meanwhile.
+            NotRecordedError: the audit log does not take it.
+        """
+        assert self._standing is not None
+        status = 0
+
+        async def note(answered: int) -> None:
+            nonlocal status
+            status = answered
+            if self._auditor:
+                await self._auditor.note(scope, entry, answered)
+
+        async def send_recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await note(message["status"])
+            await send(message)
+
+        try:
+            async with self._standing.required(entry):
+                await self._app(scope, receive, send_recorded)
+        except NotRecordedError:
+            raise
+        except Exception as err:  # it may have done something, and answers nothing
+            if not status:
+                gone = 499 if isinstance(err, ClientDisconnect) else 500  # as proxies write it
+                await note(err.http_status if isinstance(err, BackcastError) else gone)
+            raise
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """``receive`` that refuses a body once its declared or received length is too long."""

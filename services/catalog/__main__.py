@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from libs.access.accepted import AcceptedTokens
+from libs.access.audit_log import AuditLog
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
@@ -28,6 +29,7 @@ from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
+from services.catalog.access.audit_endpoints import audit_loop
 from services.catalog.copies.identity import identify_stores
 from services.catalog.copies.maker import CopyMaker
 from services.catalog.copies.mirror import Mirror
@@ -82,17 +84,15 @@ def main(settings: Settings, stop: Stop) -> None:
             catalog, store, CheckpointShelf(store, kek), settings.checkpoint_count_max
         )
         witness = checkpoints.witness
-        mirror = Mirror(catalog, stores, kek, settings.checkpoint_count_max)
-        tools = _recovery_tools(settings, catalog, stores, vault, checkpoints, mirror, stop)
+        tools = _recovery_tools(settings, catalog, stores, vault, checkpoints, kek, stop)
         witnesses = _witnesses(stores, witness, tools.mirror)
         collector = Collector(
             catalog, stores, vault, settings.tombstone_deadline_seconds, witness, witnesses
         )
         collection = Collection(collector.stages())
-        slow_seconds = settings.collection_slow_interval_seconds
         folding = _folding(settings, catalog, witness)
         chores = [
-            Chore("list-unused", slow_seconds, collector.list_unused),
+            Chore("list-unused", settings.collection_slow_interval_seconds, collector.list_unused),
             Chore("fold", settings.fold_interval_seconds, folding.run),
         ]
         collecting = CollectionLoop(collection, chores, catalog, CollectionMetrics(registry))
@@ -109,15 +109,18 @@ def main(settings: Settings, stop: Stop) -> None:
         ]
         tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
         group_of = functools.partial(group_of_parameter, catalog)
-        app = create_app("Backcast catalog", settings, health, registry, tokens, group_of=group_of)
+        auditor, name = AuditLog(catalog, "catalog"), "Backcast catalog"
+        app = create_app(
+            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
+        )
         keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
         add_routes(
             app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys
         )
         health.depend_on("catalog", lambda: list_nodes(catalog))
         _answer_polls_at(stop, jobs.bells, upkeep.bells)
-        with serving(app, settings):
-            threads = start_loops([*loops, tokens.loop()], health, stop)
+        with contextlib.closing(auditor), serving(app, settings):
+            threads = start_loops([*loops, tokens.loop(), audit_loop(catalog)], health, stop)
             health.started()
             stop.wait()
             for thread in threads:
@@ -194,7 +197,7 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     stores: Stores,
     vault: KeyVault,
     checkpoints: Checkpoints,
-    mirror: Mirror,
+    kek: KeyEncryptionKey,
     stop: Stop,
 ) -> RecoveryTools:
     reconciler = Reconciler(
@@ -209,7 +212,7 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
     return RecoveryTools(
         loop=RecoveryLoop(catalog, checkpoints, reconciler),
         checkpoints=checkpoints,
-        mirror=mirror,
+        mirror=Mirror(catalog, stores, kek, settings.checkpoint_count_max),
         checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), stores, vault, checkpoints),
         kafka=settings.kafka,
     )

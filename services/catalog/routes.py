@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Stores
 from libs.keys.vault import KeyVault
+from services.catalog.access.audit_endpoints import add_audit_routes
 from services.catalog.access.token_endpoints import add_token_routes
 from services.catalog.copies.endpoints import add_store_routes
 from services.catalog.deletion.collection_endpoints import add_collection_routes
@@ -62,3 +63,4 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_key_routes(app, keys)
     add_status_routes(app, catalog)
     add_token_routes(app, catalog)
+    add_audit_routes(app, catalog)

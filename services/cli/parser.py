@@ -17,7 +17,7 @@ from services.cli.commands import (
     snapshots,
     stores,
 )
-from services.cli.commands.access import tokens
+from services.cli.commands.access import audit, tokens
 from services.cli.commands.health import stats, status
 from services.cli.commands.protected import sessions, tenants, volumes
 from services.cli.streams import write_line
@@ -50,6 +50,7 @@ _NOUNS = (
     stores,
     tenants,
     tokens,
+    audit,
     completion,
 )
 

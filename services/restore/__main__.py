@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from libs.access.accepted import AcceptedTokens
+from libs.access.audit_log import AuditLog
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
@@ -54,14 +55,18 @@ def main(settings: Settings, stop: Stop) -> None:
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
         tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
         group_of = functools.partial(group_of_parameter, catalog)
-        app = create_app("Backcast restore", settings, health, registry, tokens, group_of)
+        auditor = AuditLog(catalog, "restore")
+        name = "Backcast restore"
+        app = create_app(
+            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
+        )
         presigners = _client_stores(settings)
         feed = Feed(catalog)
         stop.call(feed.close)
         add_routes(app, settings, readers, stores, presigners, kek, threads, feed)
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
         listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
-        with serving(app, settings):
+        with contextlib.closing(auditor), serving(app, settings):
             loops = start_loops([listener.loop(), tokens.loop()], health, stop)
             health.started()
             stop.wait()

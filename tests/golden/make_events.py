@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+from libs.events.access.acts import ActRecorded
 from libs.events.block_changes import (
     CaptureAborted,
     CaptureCompleted,
@@ -226,6 +227,20 @@ SAMPLES: tuple[Event, ...] = (
         severity="warning",
         message="volume vm: compares everything once",
         volume="vm",
+    ),
+    ActRecorded(
+        number=17,
+        at="2026-11-22T10:00:00.000250Z",
+        service="catalog",
+        token="desk",
+        roles=("delete", "reader"),
+        address="10.0.0.7",
+        tenant="acme",
+        method="POST",
+        route="/v1/tenants/{tenant}/snapshots/{session}/expire",
+        target=f"/v1/tenants/acme/snapshots/{SESSION}/expire?dry_run=true",
+        status=200,
+        digest=bytes(range(32)),
     ),
 )
 

@@ -63,13 +63,15 @@ _EMPTY = """
             IF name LIKE 'chunk%' THEN
                 EXECUTE format('DROP TABLE %I', name);
             ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep', 'store',
-                               'retention_clock', 'token_change') THEN
+                               'retention_clock', 'token_change',
+                               'audit_position') THEN
                 EXECUTE format('DELETE FROM %I', name);
             END IF;
         END LOOP;
         DELETE FROM sweep WHERE store_no > 1;
         DELETE FROM store WHERE store_no > 1;
         UPDATE log_position SET last = 0, published = 0, folded = 0;
+        UPDATE audit_position SET number = 0;
         UPDATE retention_clock SET trusted_at = now(), halted_since = NULL;
     END $$"""
 

@@ -100,6 +100,7 @@ _BESIDE = frozenset(
     )
 )
 BESIDE_ALLOWED = {
+    "libs/access/audit_log.py": "each request that is recorded waits for its error",
     "libs/runtime/threads.py": "the one way to start a thread",
     "services/catalog/copies/replicator.py": "`map` hands errors to the caller, which waits",
     "services/catalog/deletion/collector.py": "`map` hands errors to the caller, which waits",

@@ -637,6 +637,29 @@ CREATE TABLE token_change (
 );
 INSERT INTO token_change DEFAULT VALUES;
 
+-- Who did what. Each record's digest covers the one before it (docs/formats/audit.md), and no service may change one.
+CREATE TABLE audit (
+    number  bigint PRIMARY KEY,          -- from 1, without gaps
+    at      timestamptz NOT NULL,
+    service text NOT NULL,
+    token   text NOT NULL,               -- its name
+    roles   text[] NOT NULL,
+    address text NOT NULL,
+    tenant  text NOT NULL,
+    method  text NOT NULL,
+    route   text NOT NULL,
+    target  text NOT NULL,
+    status  int NOT NULL,
+    digest  bytea NOT NULL CHECK (octet_length(digest) = 32)
+);
+
+-- The last record that is in the event log.
+CREATE TABLE audit_position (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    number   bigint NOT NULL DEFAULT 0
+);
+INSERT INTO audit_position DEFAULT VALUES;
+
 -- ---------------------------------------------------------------- what the next checkpoint must say
 
 -- The chain of checkpoints that the next one builds on: a base, then deltas (libs/catalogdb/recovery/changes).

@@ -68,6 +68,8 @@ GRANT SELECT ON token, token_change TO backcast_coordinator, backcast_restore;
 GRANT INSERT ON token TO backcast_catalog;
 GRANT UPDATE (revoked_by, revoked_at) ON token TO backcast_catalog;
 GRANT UPDATE ON token_change TO backcast_catalog;
+GRANT SELECT, INSERT ON audit TO backcast_coordinator, backcast_catalog, backcast_restore;
+GRANT UPDATE ON audit_position TO backcast_catalog;
 
 -- Folding.
 GRANT SELECT ON past TO backcast_coordinator, backcast_chunker;

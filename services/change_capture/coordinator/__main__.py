@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from libs.access.accepted import AcceptedTokens
+from libs.access.audit_log import AuditLog
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.groups import group_of_session
 from libs.catalogdb.listening import Listener
@@ -64,14 +65,11 @@ def main(settings: Settings, stop: Stop) -> None:
         conductor = Conductor(
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
+        auditor = AuditLog(catalog, "coordinator")
         tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
+        group_of, name = functools.partial(group_of_session, catalog), "Backcast coordinator"
         app = create_app(
-            "Backcast coordinator",
-            settings,
-            health,
-            registry,
-            tokens,
-            functools.partial(group_of_session, catalog),
+            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
         )
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
@@ -92,7 +90,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 patience_seconds=settings.session_deadline_seconds,
             ),
         ]
-        with serving(app, settings):
+        with contextlib.closing(auditor), serving(app, settings):
             threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()

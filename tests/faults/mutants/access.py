@@ -49,6 +49,25 @@ ACCESS = (
         chosen="went_back",
     ),
     Mutant(
+        name="the chain of the audit log is not verified",
+        file="services/cli/commands/access/audit.py",
+        old="        if record != chained(digest, last + 1, record.act):\n",
+        new="        if False:\n",
+        rule="a changed record does not fit the chain",
+        tests="tests/integration/catalog/access/test_audit.py",
+        chosen="was_changed",
+    ),
+    Mutant(
+        name="what cannot be recorded is answered",
+        file="libs/rest/server.py",
+        old='                await note(message["status"])\n            await send(message)\n',
+        new='                await send(message)\n                await note(message["status"])\n'
+        "            else:\n                await send(message)\n",
+        rule="nobody reads data that the audit log does not have",
+        tests="tests/unit/access/test_recorded.py",
+        chosen="cannot_be_recorded",
+    ),
+    Mutant(
         name="a request goes on without its token",
         file="libs/rest/standing.py",
         old="                    scope.cancel()\n",

@@ -15,6 +15,8 @@ from tests.support.catalog import CatalogSite, login_of, protect
 #: u = of some columns: of one that decides nothing, because a row cannot be locked without, or of
 #: those that the service's changes of a row are about.
 PRIVILEGES = {
+    "audit": ("SI", "", "SI", "SI"),
+    "audit_position": ("", "", "SU", ""),
     "attempt": ("SU", "SIU", "SUD", ""),
     "barrier_node": ("SI", "", "SD", "S"),
     "candidate": ("", "SI", "SIUD", ""),
@@ -93,6 +95,9 @@ def privileges_of(site: CatalogSite) -> dict[str, tuple[str, ...]]:
         ("restore", "UPDATE snapshot SET state = 'x'"),
         ("restore", "SELECT token FROM part"),
         ("restore", "SELECT create_chunk_table(1)"),
+        ("catalog", "UPDATE audit SET token = 'nobody'"),
+        ("catalog", "DELETE FROM audit"),
+        ("catalog", "TRUNCATE audit"),
         ("restore", "UPDATE token SET revoked_at = NULL"),
         ("coordinator", "INSERT INTO token_change VALUES (false, 1)"),
         ("catalog", "UPDATE token SET roles = '{admin}'"),

@@ -64,6 +64,7 @@ DECLARED: dict[str, dict[str, tuple[str, Scope]]] = {
         "GET /v1/stores": ("reader", "never"),
         "POST /v1/stores/{name}/loss": ("admin", "never"),
         "POST /v1/stores/{name}/repair": ("admin", "never"),
+        "GET /v1/audit": ("admin", "never"),
         "GET /v1/tokens": ("admin", "never"),
         "POST /v1/tokens/{token_name}": ("admin", "never"),
         "POST /v1/tokens/{token_name}/revocation": ("admin", "never"),

@@ -100,7 +100,9 @@ def apps() -> dict[str, FastAPI]:
     made = {}
     for service, module in MODULES.items():
         add_routes = importlib.import_module(module).add_routes
-        app = create_app(service, ServiceSettings(), Health(), new_registry(), tokens, _group)
+        app = create_app(
+            service, ServiceSettings(), Health(), new_registry(), tokens, group_of=_group
+        )
         add_routes(app, *[None] * (len(inspect.signature(add_routes).parameters) - 1))
         made[service] = app
     return made

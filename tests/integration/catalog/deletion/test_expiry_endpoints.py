@@ -64,7 +64,7 @@ def url(protected: Protected) -> Iterator[str]:
         Health(),
         new_registry(),
         Tokens(json.dumps(entries)),
-        functools.partial(group_of_parameter, catalog),
+        group_of=functools.partial(group_of_parameter, catalog),
     )
     collector = Collector(
         catalog, Stores(protected.store), protected.vault, 60, protected.checkpoints.witness

@@ -1,0 +1,1 @@
+"""Events of who did what."""
