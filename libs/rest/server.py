@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.access.recorded import Auditor, NotRecordedError
+from libs.access.standing import Standing
 from libs.errors import (
     BackcastError,
     InvariantViolation,
@@ -48,7 +49,6 @@ from libs.rest.listener import BoundedListener, listen
 from libs.rest.page import BROWSER_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import ShareLimits, Shares
-from libs.rest.standing import Standing
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
@@ -70,9 +70,7 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
     group_of: GroupOf | None = None,
     auditor: Auditor | None = None,
 ) -> FastAPI:
-    """An application with /healthz, /readyz, /metrics, problem documents and limits.
-
-    The caller adds its routes.
+    """An application with /healthz, /readyz, /metrics, problem documents, limits, and no routes.
 
     Args:
         title: of the API, in its OpenAPI document.

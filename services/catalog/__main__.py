@@ -8,9 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from libs.access.accepted import AcceptedTokens
-from libs.access.audit_log import AuditLog
-from libs.access.token_file import TokenFile
+from libs.access.catalog_access import CatalogAccess
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
@@ -22,7 +20,7 @@ from libs.copies.opening import open_stores
 from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.rest.server import create_app, serving
+from libs.rest.server import serving
 from libs.rest.waiting import Bells
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
@@ -107,20 +105,16 @@ def main(settings: Settings, stop: Stop) -> None:
             *_background(settings, collecting, upkeep, verifying),
             *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
-        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
-        group_of = functools.partial(group_of_parameter, catalog)
-        auditor, name = AuditLog(catalog, "catalog"), "Backcast catalog"
-        app = create_app(
-            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
-        )
+        access = CatalogAccess(catalog, "catalog", settings.tokens, group_of_parameter)
+        app = access.create_app(settings, health, registry)
         keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
         add_routes(
             app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys
         )
         health.depend_on("catalog", lambda: list_nodes(catalog))
         _answer_polls_at(stop, jobs.bells, upkeep.bells)
-        with contextlib.closing(auditor), serving(app, settings):
-            threads = start_loops([*loops, tokens.loop(), audit_loop(catalog)], health, stop)
+        with contextlib.closing(access), serving(app, settings):
+            threads = start_loops([*loops, access.loop(), audit_loop(catalog)], health, stop)
             health.started()
             stop.wait()
             for thread in threads:

@@ -6,9 +6,7 @@ import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from libs.access.accepted import AcceptedTokens
-from libs.access.audit_log import AuditLog
-from libs.access.token_file import TokenFile
+from libs.access.catalog_access import CatalogAccess
 from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
@@ -21,7 +19,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
-from libs.rest.server import create_app, serving
+from libs.rest.server import serving
 from libs.runtime.health import Health
 from libs.runtime.loops import start_loops
 from libs.runtime.metrics import new_registry
@@ -53,21 +51,16 @@ def main(settings: Settings, stop: Stop) -> None:
         chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.lease_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
-        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
-        group_of = functools.partial(group_of_parameter, catalog)
-        auditor = AuditLog(catalog, "restore")
-        name = "Backcast restore"
-        app = create_app(
-            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
-        )
+        access = CatalogAccess(catalog, "restore", settings.tokens, group_of_parameter)
+        app = access.create_app(settings, health, registry)
         presigners = _client_stores(settings)
         feed = Feed(catalog)
         stop.call(feed.close)
         add_routes(app, settings, readers, stores, presigners, kek, threads, feed)
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
         listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
-        with contextlib.closing(auditor), serving(app, settings):
-            loops = start_loops([listener.loop(), tokens.loop()], health, stop)
+        with contextlib.closing(access), serving(app, settings):
+            loops = start_loops([listener.loop(), access.loop()], health, stop)
             health.started()
             stop.wait()
         for loop in loops:

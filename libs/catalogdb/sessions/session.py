@@ -169,8 +169,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         base = None if full or must_recount else lock_live(tx, head)
         opened = _insert_session(
             tx, session, group_no, base, head_sequence, damage_seen, barrier_seconds,
-            deadline_seconds, opened_with,
-        )  # fmt: skip
+            deadline_seconds, opened_with)  # fmt: skip
         if not opened:  # the same id was given to another group at the same time
             return session_view(tx, session)
         append_granted(tx, group_no)

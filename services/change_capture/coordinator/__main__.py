@@ -1,14 +1,11 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
-import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
-from libs.access.accepted import AcceptedTokens
-from libs.access.audit_log import AuditLog
-from libs.access.token_file import TokenFile
+from libs.access.catalog_access import CatalogAccess
 from libs.catalogdb.access.groups import group_of_session
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.pool import Catalog
@@ -16,7 +13,7 @@ from libs.catalogdb.protected import list_nodes
 from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
-from libs.rest.server import create_app, serving
+from libs.rest.server import serving
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
@@ -65,12 +62,8 @@ def main(settings: Settings, stop: Stop) -> None:
         conductor = Conductor(
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
-        auditor = AuditLog(catalog, "coordinator")
-        tokens = AcceptedTokens(TokenFile(settings.tokens), catalog)
-        group_of, name = functools.partial(group_of_session, catalog), "Backcast coordinator"
-        app = create_app(
-            name, settings, health, registry, tokens, group_of=group_of, auditor=auditor
-        )
+        access = CatalogAccess(catalog, "coordinator", settings.tokens, group_of_session)
+        app = access.create_app(settings, health, registry)
         add_routes(app, catalog, vault, agents, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         news = conductor.news
@@ -80,7 +73,7 @@ def main(settings: Settings, stop: Stop) -> None:
         stop.call(news.bells.close)
         loops = [
             listener.loop(),
-            tokens.loop(),
+            access.loop(),
             # A round waits by itself, until a session changes.
             Loop(
                 "watch",
@@ -90,7 +83,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 patience_seconds=settings.session_deadline_seconds,
             ),
         ]
-        with contextlib.closing(auditor), serving(app, settings):
+        with contextlib.closing(access), serving(app, settings):
             threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()

@@ -132,6 +132,7 @@ def add_routes(
 ) -> None:
     """Add the endpoints to the application."""
     _add_node_routes(app, catalog, conductor)
+    _add_session_route(app, conductor)
     add_volume_routes(app, catalog, agents)
     add_session_routes(app, catalog)
     add_tenant_routes(app, catalog, vault)
@@ -180,6 +181,8 @@ def add_routes(
         )
         return _answer(_taken(view, tenant, group, request.session))
 
+
+def _add_session_route(app: FastAPI, conductor: Conductor) -> None:
     @app.get(
         "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
     )

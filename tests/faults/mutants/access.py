@@ -69,7 +69,7 @@ ACCESS = (
     ),
     Mutant(
         name="a request goes on without its token",
-        file="libs/rest/standing.py",
+        file="libs/access/standing.py",
         old="                    scope.cancel()\n",
         new="                    pass\n",
         rule="requests in work end with their token",
