@@ -10,7 +10,7 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,11 @@ class ConnectionPool:
     """Connections to one origin, made when needed and reused; any number of threads may use it."""
 
     def __init__(
-        self, origin: Origin, timeouts: Timeouts | None = None, ca_file: Path | None = None
+        self,
+        origin: Origin,
+        timeouts: Timeouts | None = None,
+        ca_file: Path | None = None,
+        admit: Callable[[str], None] | None = None,
     ) -> None:
         """Make an empty pool.
 
@@ -96,11 +100,14 @@ class ConnectionPool:
             origin: where to connect.
             timeouts: the default suits a data center.
             ca_file: PEM file of the authorities to trust for https; the system's if None.
+            admit: is given the IP address of each new connection before anything is asked there,
+                and raises if it must not be used: what a name means may change between two looks.
 
         Raises:
             ConfigurationError: the CA file cannot be read.
         """
         self.origin = origin
+        self._admit = admit
         self._timeouts = timeouts or Timeouts()
         self._tls = _tls_context(ca_file) if origin.scheme == "https" else None
         #: Each with the moment since when it lies idle, of the monotonic clock; the latest is last.
@@ -187,6 +194,12 @@ class ConnectionPool:
             else http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
         )
         connection.connect()
+        if self._admit is not None:
+            try:
+                self._admit(connection.sock.getpeername()[0])
+            except BaseException:
+                connection.close()
+                raise
         connection.sock.settimeout(self._timeouts.read_seconds)
         return connection
 

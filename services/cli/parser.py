@@ -16,6 +16,7 @@ from services.cli.commands import (
     stores,
     volumes,
 )
+from services.cli.commands.nodes import verbs as nodes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     everywhere = _everywhere()
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
-    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores):
+    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores, nodes):
         noun.add_parser(nouns, everywhere)
     return parser
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
+from msgspec import structs
+
 from libs.catalogdb.domains import add_grant, continue_list
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.references import bury_condemned
@@ -128,13 +130,21 @@ def _apply_grant(tx: Tx, row: GrantRow) -> None:
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
+    # Credentials are given and taken in a reconciled catalog alone, so the checkpoint's is the
+    # later word even where the node has announced itself meanwhile. A manifest knows none.
     tx.execute(
-        """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
+        """INSERT INTO node (name, rpc_url, span_address, boot, credential, forgotten_at)
+           VALUES (%(name)s, %(rpc_url)s, %(span_address)s, %(boot)s, %(credential)s,
+                   %(forgotten_at)s)
            ON CONFLICT (name) DO UPDATE
-           SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
-               boot = excluded.boot
-           WHERE node.seen_at < %s""",
-        [row.name, row.rpc_url, row.span_address, row.boot, made_at],
+           SET credential = excluded.credential, forgotten_at = excluded.forgotten_at
+           WHERE %(made_at)s::timestamptz IS NOT NULL""",
+        {**structs.asdict(row), "made_at": made_at},
+    )
+    tx.execute(
+        """UPDATE node SET rpc_url = %(rpc_url)s, span_address = %(span_address)s, boot = %(boot)s
+           WHERE name = %(name)s AND seen_at < %(made_at)s""",
+        {**structs.asdict(row), "made_at": made_at},
     )
 
 

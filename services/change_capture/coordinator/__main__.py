@@ -1,15 +1,21 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
+import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.keys.kek import KeyEncryptionKey
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
+from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
@@ -19,6 +25,10 @@ from libs.store.opening import open_store
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.nodes import routes as node_routes
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
+from services.change_capture.coordinator.nodes.registration import Registration
+from services.change_capture.coordinator.nodes.tokens import NodeTokens
 from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.settings import Settings
 
@@ -38,7 +48,9 @@ def main(settings: Settings, stop: Stop) -> None:
     with contextlib.closing(catalog):
         vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
         vault.check()
-        agents = Agents(settings.agent_token.reveal())
+        node_key = NodeKey(settings.node_key.reveal())
+        networks = AgentNetworks(settings.agent_networks)
+        agents = Agents(node_key, networks.admit)
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
         sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
         barriers = Barriers(
@@ -55,7 +67,10 @@ def main(settings: Settings, stop: Stop) -> None:
         app = create_app(
             "Backcast coordinator", settings, health, registry, Tokens(settings.tokens.reveal())
         )
-        add_routes(app, catalog, vault, agents, conductor)
+        add_routes(app, catalog, vault, agents, conductor, node_key)
+        registration = Registration(catalog, agents, node_key, networks)
+        agents_settings = _of_agents_listener(settings)
+        agents_app = _agents_app(agents_settings, health, node_key, registration, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         loops = [
             Loop("listening", conductor.listen, interval_seconds=1, lasting=True),
@@ -68,7 +83,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 patience_seconds=settings.session_deadline_seconds,
             ),
         ]
-        with serving(app, settings):
+        with serving(app, settings), serving(agents_app, agents_settings):
             threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()
@@ -76,6 +91,31 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
         sessions.shutdown(wait=False, cancel_futures=True)
         orders.shutdown(wait=False, cancel_futures=True)
+
+
+def _agents_app(
+    settings: Settings,
+    health: Health,
+    node_key: NodeKey,
+    registration: Registration,
+    conductor: Conductor,
+) -> FastAPI:
+    """What the listener for agents serves."""
+    # Measured on its own: the registry of the other listener has metrics of these names already.
+    registry = CollectorRegistry()
+    title = "Backcast coordinator, for agents"
+    app = create_app(title, settings, health, registry, NodeTokens(node_key))
+    node_routes.add_routes(app, registration, conductor)
+    return app
+
+
+def _of_agents_listener(settings: Settings) -> Settings:
+    """The listener for agents takes no hints, so its bodies are short."""
+    return dataclasses.replace(
+        settings,
+        listen=settings.nodes_listen,
+        request_body_size_bytes_max=ServiceSettings.request_body_size_bytes_max,
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
     Node,
     add_volume,
-    announce_node,
     find_node,
     group_of,
     list_nodes,
@@ -18,6 +17,7 @@ from libs.catalogdb.protected import (
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
 from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
@@ -25,8 +25,9 @@ from libs.rest.strict import Body
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
+from services.change_capture.coordinator.nodes.endpoints import add_node_endpoints
 from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
+from services.change_capture.rpc import Hints
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -116,11 +117,16 @@ class SessionAnswer(BaseModel):
     parts: list[PartAnswer]
 
 
-def add_routes(
-    app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
+def add_routes(  # noqa: PLR0913 -- what the endpoints work with
+    app: FastAPI,
+    catalog: Catalog,
+    vault: KeyVault,
+    agents: Agents,
+    conductor: Conductor,
+    node_key: NodeKey,
 ) -> None:
-    """Add the endpoints to the application."""
-    _add_node_routes(app, catalog, conductor)
+    """Add the endpoints for people and their programs to the application."""
+    add_node_endpoints(app, catalog, agents, node_key)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
@@ -174,19 +180,6 @@ def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID
     if (view.tenant, view.group) != (tenant, group):
         raise ConflictError(f"session {session}: it belongs to another group; choose another id")
     return view
-
-
-def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
-    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Operator, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
-
-    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
-    def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:
-        check_name("node", node)
-        return ReportAnswer(ended=conductor.hear(report.captures))
 
 
 def _hinted(request: SnapshotRequest) -> HintedVolume | None:

@@ -237,11 +237,20 @@ def _age(seconds: int) -> str:
     raise AssertionError("every number of seconds is one")
 
 
-def _seconds(text: str) -> int:
+def duration_seconds(option: str, text: str) -> int:
+    """What ``30d`` means.
+
+    Raises:
+        BadInputError: not a number and a unit; the message names the option.
+    """
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise BadInputError(f"--for {text!r}: expected a number and s, m, h or d, such as 30d")
-    seconds = int(match[1]) * _SECONDS[match[2]]
+        raise BadInputError(f"{option} {text!r}: expected a number and s, m, h or d, such as 30d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _seconds(text: str) -> int:
+    seconds = duration_seconds("--for", text)
     if seconds > _AGE_SECONDS_MAX:
         raise BadInputError(f"--for {text!r}: longer than anything lasts; use --forever")
     return seconds

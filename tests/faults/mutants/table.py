@@ -5,6 +5,7 @@ from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
@@ -352,4 +353,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *TOGETHER,
     *TARGETS,
     *ROOTS,
+    *NODES,
 )
