@@ -19,6 +19,7 @@ from deploy.local.servers.server import LocalServer
 from deploy.local.services import ServiceProcess
 from libs.errors import NotFoundError
 from libs.ids import uuid7
+from libs.keys.nodes import NodeCredential
 from libs.rest.client import RestClient
 
 Answer = Mapping[str, Any]
@@ -42,7 +43,9 @@ class RunningSite:
         self.folder = folder
         token = cluster.home.secret("token")
         self.coordinator = RestClient(f"http://127.0.0.1:{cluster.home.port('coordinator')}", token)
-        self.agent = RestClient(f"http://127.0.0.1:{cluster.home.port('agent')}", token)
+        credential = NodeCredential.parse(cluster.home.secret("agent-credential"))
+        url = f"http://127.0.0.1:{cluster.home.port('agent')}"
+        self.agent = RestClient(url, credential.order_token)
 
     # Volumes
 
