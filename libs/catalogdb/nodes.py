@@ -60,7 +60,7 @@ class NodeSource:
 
 
 def invite(catalog: Catalog, node: str | None, count: int, valid_seconds: float) -> Invitation:
-    """Make an invitation.
+    """Make an invitation; one for a name takes the place of an older one for it.
 
     Args:
         catalog: the catalog.
@@ -71,7 +71,7 @@ def invite(catalog: Catalog, node: str | None, count: int, valid_seconds: float)
     """
     with catalog.transaction() as tx:
         require_reconciled(tx)
-        tx.execute("DELETE FROM invitation WHERE expires_at < now() - interval '1 day'")
+        tx.execute("DELETE FROM invitation WHERE expires_at < now() OR node = %s", [node])
         made = one_row(
             tx,
             Invitation,

@@ -7,16 +7,18 @@ exchange, no redirects, no proxies from the environment: what is not here cannot
 
 import http.client
 import select
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from libs.errors import ConfigurationError, UnavailableError
+from libs.runtime.threads import start_thread
 
 #: Idle connections kept; a process has at most this many byte threads.
 _IDLE_COUNT_MAX = 32
@@ -38,6 +40,9 @@ class Timeouts:
     #: common use (5 s: Apache httpd, uvicorn): a server that closes just as the next request
     #: arrives answers it with a reset, and nobody can tell whether it was carried out.
     idle_seconds: float = 4.0
+    #: For a whole exchange, from its request on, where whoever answers is not trusted to come to an
+    #: end; None where large bodies take the time that they take.
+    exchange_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +149,14 @@ class ConnectionPool:
         reusable = False
         try:
             connection = self._take()
-            sent_whole = _send(connection, method, target, headers, body)
-            response = connection.getresponse()
-            if response.length is None and not response.chunked:
-                # http.client takes the end of a broken connection for the end of the header.
-                raise http.client.HTTPException("header cut off, or without a length")
-            reusable = sent_whole and not response.will_close
-            yield response
+            with _ended_after(connection.sock, self._timeouts.exchange_seconds):
+                sent_whole = _send(connection, method, target, headers, body)
+                response = connection.getresponse()
+                if response.length is None and not response.chunked:
+                    # http.client takes the end of a broken connection for the end of the header.
+                    raise http.client.HTTPException("header cut off, or without a length")
+                reusable = sent_whole and not response.will_close
+                yield response
         except ssl.SSLCertVerificationError as error:
             raise ConfigurationError(
                 f"{what} at {self.origin}: the server's certificate is not trusted "
@@ -209,6 +215,30 @@ class ConnectionPool:
                 self._idle.append((connection, time.monotonic()))
                 return
         connection.close()
+
+
+@contextmanager
+def _ended_after(sock: socket.socket, seconds: float | None) -> Iterator[None]:
+    """Cut a connection if what is done by it takes longer: who reads meets the end of it.
+
+    The timeout of a socket is for each piece, so a peer that sends one byte at a time never meets
+    it.
+    """
+    if seconds is None:
+        yield
+        return
+    over = threading.Event()
+
+    def cut() -> None:
+        if not over.wait(seconds):
+            with suppress(OSError):  # closed meanwhile
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, without its farewell
+
+    start_thread("exchange", cut, daemon=True)
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ from services.change_capture.rpc import BarrierStatus, CaptureStatus, NodeAbout,
 M = TypeVar("M", bound=BaseModel)
 
 #: Agents answer at once. One that hangs must not keep the coordinator from asking the others.
-_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0)
+_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0, exchange_seconds=30.0)
 #: Their answers are a few fields each; what announces itself as an agent need not be one.
 _ANSWER_SIZE_BYTES_MAX = 1 << 20
 

@@ -121,6 +121,15 @@ NODES = (
         chosen="another_address_later",
     ),
     Mutant(
+        name="an answer that drips has no end",
+        file="libs/rest/connections.py",
+        old="        if not over.wait(seconds):\n",
+        new="        if False:\n",
+        rule="an exchange with an agent comes to an end",
+        tests=f"{_UNITS}/test_agent_networks.py",
+        chosen="drips",
+    ),
+    Mutant(
         name="an IPv4 address in an IPv6 one is not seen",
         file=_ADDRESSES,
         old="        address = _embedded(ipaddress.ip_address(text))\n",

@@ -269,6 +269,13 @@ def test_an_invitation_for_new_nodes_takes_over_none_that_was(coordinator: Site)
         coordinator.enrol(invitation, "node-d", uuid4())
 
 
+def test_a_newer_invitation_for_a_name_ends_the_older_one(coordinator: Site) -> None:
+    older, newer = coordinator.invite("node-a"), coordinator.invite("node-a")
+    with pytest.raises(ForbiddenError, match="it was used"):
+        coordinator.enrol(older, "node-a", uuid4())
+    coordinator.enrol(newer, "node-a", uuid4())
+
+
 def test_an_invitation_ends_with_its_time(coordinator: Site) -> None:
     invitation = coordinator.invite("node-a")
     coordinator.site.sql("UPDATE invitation SET expires_at = now()")

@@ -1,6 +1,9 @@
 """Addresses that an agent may announce, and what becomes of a name that means another one later."""
 
+import contextlib
 import socket
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from libs.errors import BadInputError, UnavailableError
 from libs.rest.client import RestClient
+from libs.rest.connections import Timeouts
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
@@ -174,3 +178,28 @@ def test_an_answer_without_end_is_none_and_a_redirect_is_not_followed() -> None:
             client.get("/long")
         assert client.get("/moved") is None
     assert seen == []
+
+
+def test_an_answer_that_drips_comes_to_an_end() -> None:
+    def drip(peer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not peer.recv(1 << 16):  # the request; then one byte whenever there is time
+                pass
+            while True:
+                peer.sendall(b"x")
+                dripping.wait(0.01)
+
+    dripping = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        timeouts = Timeouts(read_seconds=5.0, exchange_seconds=0.3)
+        begun = time.monotonic()
+        with pytest.raises(UnavailableError):
+            RestClient(url, "t", timeouts=timeouts).get("/v1/node")
+        assert time.monotonic() - begun < 3
+    dripping.set()
+    thread.join(5)
+    assert not thread.is_alive()
