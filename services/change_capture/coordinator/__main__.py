@@ -14,6 +14,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
+from libs.rest.limits import ServerLimits
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
@@ -83,7 +84,8 @@ def main(settings: Settings, stop: Stop) -> None:
                 patience_seconds=settings.session_deadline_seconds,
             ),
         ]
-        with serving(app, settings), serving(agents_app, agents_settings):
+        limits = _limits_of_each_listener()
+        with serving(app, settings, limits), serving(agents_app, agents_settings, limits):
             threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()
@@ -107,6 +109,14 @@ def _agents_app(
     app = create_app(title, settings, health, registry, NodeTokens(node_key))
     node_routes.add_routes(app, registration, conductor)
     return app
+
+
+def _limits_of_each_listener() -> ServerLimits:
+    """Half of the process's connections for each, so that both together fit into its memory."""
+    limits = ServerLimits.of_this_process()
+    return dataclasses.replace(
+        limits, connection_count_max=max(1, limits.connection_count_max // 2)
+    )
 
 
 def _of_agents_listener(settings: Settings) -> Settings:
