@@ -29,12 +29,14 @@ class Enrolling:
 
     def start(self, invitation: str, name: str = NODE) -> None:
         """Start the agent with an invitation, and no credential by file."""
-        (self.folder / "invitation").write_text(invitation)
+        file = self.folder / "secrets" / "invitation"  # what lies beside it is closed to tenants
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(invitation)
         environ = dict(self.process.environ)
         environ.pop("BACKCAST_AGENT_CREDENTIAL_FILE", None)
         self.process.environ = environ | {
             "BACKCAST_AGENT_NODE": name,
-            "BACKCAST_AGENT_INVITATION_FILE": str(self.folder / "invitation"),
+            "BACKCAST_AGENT_INVITATION_FILE": str(file),
             "BACKCAST_AGENT_STATE_FOLDER": str(self.folder / name),
             "BACKCAST_AGENT_ROOTS": f"{TENANT}={self.folder}/volumes",
         }
