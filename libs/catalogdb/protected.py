@@ -132,6 +132,9 @@ def announce_node(
 ) -> None:
     """Record where a node's agent can be reached and which process it is.
 
+    It is also done in a catalog that is not reconciled, so that agents are there when it is. A
+    credential that is claimed there by a name without one gives way to what a checkpoint says.
+
     Args:
         catalog: the catalog.
         node: as it announces itself.
@@ -144,8 +147,6 @@ def announce_node(
     with catalog.transaction() as tx:
         if _heard_again(tx, node, version):
             return
-        if node.credential != (known.credential if known else None):
-            require_reconciled(tx)  # what the store knows of credentials counts first
         values = (node.rpc_url, node.span_address, node.boot, node.credential, version)
         if known is None:
             recorded = tx.execute(

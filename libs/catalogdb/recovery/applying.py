@@ -130,8 +130,16 @@ def _apply_grant(tx: Tx, row: GrantRow) -> None:
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
-    # Credentials are given and taken in a reconciled catalog alone, so the checkpoint's is the
-    # later word even where the node has announced itself meanwhile. A manifest knows none.
+    values = {**structs.asdict(row), "made_at": made_at}
+    # Nodes are enrolled and forgotten in a reconciled catalog alone, so the checkpoint's credential
+    # is the later word even where the node has announced itself meanwhile. If that was by another
+    # one, the address is not the node's either. A manifest knows none, and has no `made_at`.
+    tx.execute(
+        """UPDATE node SET rpc_url = %(rpc_url)s, span_address = %(span_address)s, boot = %(boot)s
+           WHERE name = %(name)s AND %(made_at)s::timestamptz IS NOT NULL
+             AND (seen_at < %(made_at)s OR credential IS DISTINCT FROM %(credential)s)""",
+        values,
+    )
     tx.execute(
         """INSERT INTO node (name, rpc_url, span_address, boot, credential, forgotten_at)
            VALUES (%(name)s, %(rpc_url)s, %(span_address)s, %(boot)s, %(credential)s,
@@ -139,12 +147,7 @@ def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
            ON CONFLICT (name) DO UPDATE
            SET credential = excluded.credential, forgotten_at = excluded.forgotten_at
            WHERE %(made_at)s::timestamptz IS NOT NULL""",
-        {**structs.asdict(row), "made_at": made_at},
-    )
-    tx.execute(
-        """UPDATE node SET rpc_url = %(rpc_url)s, span_address = %(span_address)s, boot = %(boot)s
-           WHERE name = %(name)s AND seen_at < %(made_at)s""",
-        {**structs.asdict(row), "made_at": made_at},
+        values,
     )
 
 

@@ -7,6 +7,7 @@ _TOKENS = "services/change_capture/coordinator/nodes/tokens.py"
 _CREDENTIAL = "libs/keys/nodes.py"
 _ADDRESSES = "services/change_capture/coordinator/nodes/addresses.py"
 _TESTS = "tests/integration/coordinator/test_registration.py"
+_FORGETTING = "tests/integration/coordinator/test_forgetting.py"
 _UNITS = "tests/unit/change_capture"
 
 NODES = (
@@ -70,7 +71,7 @@ NODES = (
         old="        if forgotten:\n",
         new="        if False:\n",
         rule="a forgotten node is let in by an invitation for its name alone",
-        tests=_TESTS,
+        tests=_FORGETTING,
         chosen="forgotten_node",
     ),
     Mutant(
@@ -108,8 +109,17 @@ NODES = (
         new="                 ON p.capture = c.capture AND coalesce(c.node, '') <> '' AND\n"
         "                    (c.credential IS NULL OR true)\n",
         rule="a node learns and says nothing of captures that are not its own",
-        tests=_TESTS,
+        tests=_FORGETTING,
         chosen="its_own_captures",
+    ),
+    Mutant(
+        name="a checkpoint's word on a credential is not heard",
+        file="libs/catalogdb/recovery/applying.py",
+        old="           SET credential = excluded.credential, forgotten_at = excluded.forgotten_at\n",
+        new="           SET forgotten_at = excluded.forgotten_at\n",
+        rule="a claim in a catalog that went back gives way to the checkpoint",
+        tests=_FORGETTING,
+        chosen="checkpoint_says",
     ),
     Mutant(
         name="the address of a connection is not looked at",

@@ -3,138 +3,23 @@
 Coordinator and agents are real and speak HTTP; what they know is in a real catalog.
 """
 
-import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from fastapi.routing import APIRoute
 
-from libs.catalogdb.protected import add_volume, find_node
-from libs.catalogdb.sessions.session import SessionView, open_session
+from libs.catalogdb.protected import find_node
 from libs.errors import (
     BadInputError,
     ConflictError,
     ForbiddenError,
     NotFoundError,
-    SourceError,
     UnauthenticatedError,
     UnavailableError,
 )
-from libs.ids import uuid7
-from libs.keys.kek import KeyEncryptionKey
-from libs.keys.nodes import NodeCredential, NodeKey
-from libs.keys.vault import KeyVault
-from libs.rest.auth import Tokens, digest_of
 from libs.rest.client import RestClient
-from libs.rest.server import create_app, serving
-from libs.runtime.groups import ServiceSettings
-from libs.runtime.health import Health
-from libs.runtime.metrics import new_registry
-from libs.store.memory import MemoryStore
-from services.change_capture.agent import routes as agent_routes
-from services.change_capture.coordinator import routes
-from services.change_capture.coordinator.agents import Agents
-from services.change_capture.coordinator.nodes import routes as node_routes
-from services.change_capture.coordinator.nodes.addresses import AgentNetworks
-from services.change_capture.coordinator.nodes.registration import Registration
-from services.change_capture.coordinator.nodes.tokens import NodeTokens
-from services.change_capture.coordinator.tenants import ensure_tenant
-from services.change_capture.enrolment import accepted
-from services.change_capture.rpc import NodeAbout
-from tests.support.catalog import TENANT, CatalogSite
-from tests.support.conducting import conductor_of
-
-SETTINGS = ServiceSettings()
-ADMIN = "an-administrators-token"
-LOOPBACK = AgentNetworks(["127.0.0.0/8"])
-
-
-class Agent:
-    """An agent process that answers; ``announcement`` is what it says of itself."""
-
-    def __init__(self, stack: ExitStack, credential: NodeCredential, boot: UUID) -> None:
-        self.credential = credential
-        spans = f"127.0.0.1:{1000 + boot.int % 50_000}"
-        about = NodeAbout(
-            name=credential.node, boot=boot, span_address=spans, roots=["acme=/srv/acme"]
-        )
-        app = create_app("agent", SETTINGS, Health(), new_registry(), accepted(credential))
-        agent_routes.add_routes(app, None, about)  # type: ignore[arg-type]  # captures are not asked for
-        self._running: AbstractContextManager[str] = serving(app, SETTINGS)
-        self.url = stack.enter_context(self._running)
-        self.announcement = {
-            "rpc_url": self.url,
-            "span_address": spans,
-            "boot": str(boot),
-            "version": "0.1.0",
-        }
-
-    def end(self) -> None:
-        """It answers no more."""
-        self._running.__exit__(None, None, None)
-
-
-class Site:
-    """A coordinator with both of its listeners."""
-
-    def __init__(self, site: CatalogSite, threads: Executor, stack: ExitStack) -> None:
-        self.site, self.stack = site, stack
-        self.key = NodeKey("k" * 64)
-        self.agents = Agents(self.key, LOOPBACK.admit)
-        self.vault = KeyVault(MemoryStore(), KeyEncryptionKey.generate())
-        self.conductor = conductor_of(site.coordinator, self.vault, self.agents, threads)
-        entry = {"sha256": digest_of(ADMIN), "tenant": "*", "role": "admin", "restore": True}
-        self.app = create_app(
-            "people", SETTINGS, Health(), new_registry(), Tokens(json.dumps([entry]))
-        )
-        routes.add_routes(
-            self.app, site.coordinator, self.vault, self.agents, self.conductor, self.key
-        )
-        self.for_agents = create_app(
-            "agents", SETTINGS, Health(), new_registry(), NodeTokens(self.key)
-        )
-        registration = Registration(site.coordinator, self.agents, self.key, LOOPBACK)
-        node_routes.add_routes(self.for_agents, registration, self.conductor)
-        self.url = stack.enter_context(serving(self.app, SETTINGS))
-        self.agents_url = stack.enter_context(serving(self.for_agents, SETTINGS))
-        self.admin = RestClient(self.url, ADMIN)
-        ensure_tenant(site.coordinator, self.vault, TENANT)
-
-    def agent(self, node: str, credential: UUID | None = None) -> Agent:
-        """A process of an agent; without an id, with a credential that nobody has claimed."""
-        return Agent(self.stack, self.key.credential(node, credential or uuid4()), uuid4())
-
-    def again(self, agent: Agent) -> Agent:
-        """Another process with the same credential, elsewhere."""
-        return Agent(self.stack, agent.credential, uuid4())
-
-    def announce(self, agent: Agent, node: str | None = None, **other: str) -> None:
-        """What ``agent`` announces, or somebody with its token does."""
-        caller = RestClient(self.agents_url, agent.credential.announce_token)
-        path = f"/v1/nodes/{node or agent.credential.node}/announcement"
-        caller.post(path, agent.announcement | other)
-
-    def invite(self, node: str | None = None, **more: object) -> str:
-        made = self.admin.post("/v1/invitations", {"node": node, **more})
-        return str(made["invitation"])
-
-    def enrol(self, invitation: str, node: str, credential: UUID) -> NodeCredential:
-        body = {"node": node, "credential": str(credential)}
-        answer = RestClient(self.agents_url, invitation).post("/v1/enrolments", body)
-        return NodeCredential.parse(answer["credential"])
-
-    def shown(self, node: str) -> dict[str, object]:
-        found: dict[str, object] = self.admin.get(f"/v1/nodes/{node}")
-        return found
-
-
-@pytest.fixture
-def coordinator(site: CatalogSite, threads: Executor) -> Iterator[Site]:
-    with ExitStack() as stack:
-        yield Site(site, threads, stack)
+from tests.integration.coordinator.registering import ADMIN, Site
+from tests.support.catalog import TENANT
 
 
 def test_an_agent_that_announces_itself_is_heard(coordinator: Site) -> None:
@@ -301,89 +186,3 @@ def test_a_credential_that_only_the_key_made_is_claimed_once(coordinator: Site) 
     coordinator.announce(coordinator.agent("node-a"))
     with pytest.raises(UnauthenticatedError, match="another credential counts"):
         coordinator.announce(coordinator.agent("node-a"))
-
-
-def test_a_forgotten_node_is_refused_and_its_volumes_stay(coordinator: Site) -> None:
-    agent, catalog = coordinator.agent("node-a"), coordinator.site.coordinator
-    coordinator.announce(agent)
-    add_volume(catalog, TENANT, "vm", "vm", "node-a", "/srv/acme/vm")
-    forgotten = coordinator.admin.post("/v1/nodes/node-a/forget")
-    assert [one["volume"] for one in forgotten["sources"]] == ["vm"]
-    assert coordinator.shown("node-a")["state"] == "forgotten"
-    for credential in (agent.credential.credential, uuid4()):
-        with pytest.raises(UnauthenticatedError, match="it was forgotten"):
-            coordinator.announce(coordinator.agent("node-a", credential))
-    with pytest.raises(NotFoundError):
-        find_node(catalog, "node-a")
-    view = coordinator.conductor.request(TENANT, "vm", uuid7(), full=False)
-    assert isinstance(view, SessionView)
-    ended = coordinator.conductor.wait(view.session, 5)
-    assert (ended.state, ended.reject_code) == ("rejected", SourceError.code)
-    assert "backcast node invite node-a" in str(ended.reject_message)
-    made = coordinator.enrol(coordinator.invite("node-a"), "node-a", uuid4())
-    coordinator.announce(coordinator.agent("node-a", made.credential))
-    assert coordinator.shown("node-a")["state"] == "heard"
-
-
-def test_a_node_speaks_of_its_own_captures_alone(coordinator: Site) -> None:
-    owner, thief = coordinator.agent("node-a"), coordinator.agent("node-b")
-    for one in (owner, thief):
-        coordinator.announce(one)
-    catalog = coordinator.site.coordinator
-    add_volume(catalog, TENANT, "vm", "vm", "node-a", "/srv/acme/vm")
-    site, view = coordinator.site, _opened(coordinator)
-    capture = str(view.parts[0].capture)
-    status = {
-        "session": str(view.session),
-        "capture": capture,
-        "boot": owner.announcement["boot"],
-        "state": "aborted",
-        "read_bytes": 1,
-        "code": "source",
-        "message": "gone",
-    }
-    report = {"boot": owner.announcement["boot"], "captures": [status]}
-    client = RestClient(coordinator.agents_url, thief.credential.announce_token)
-    with pytest.raises(ForbiddenError):
-        client.post("/v1/nodes/node-a/report", report)
-    ended = client.post("/v1/nodes/node-b/report", report)["ended"]
-    assert [(one["capture"], one["sealed"]) for one in ended] == [(capture, False)]
-    assert site.sql("SELECT state FROM session") == [("o",)]
-    own = RestClient(coordinator.agents_url, owner.credential.announce_token)
-    own.post("/v1/nodes/node-a/report", report)
-    assert site.sql("SELECT state FROM session") == [("r",)]
-
-
-def test_only_administrators_of_all_tenants_invite_and_forget(coordinator: Site) -> None:
-    def holder(tenant: str, role: str) -> RestClient:
-        entry = {"sha256": digest_of("t"), "tenant": tenant, "role": role, "restore": False}
-        app = create_app("people", SETTINGS, Health(), new_registry(), Tokens(json.dumps([entry])))
-        routes.add_routes(
-            app,
-            coordinator.site.coordinator,
-            coordinator.vault,
-            coordinator.agents,
-            coordinator.conductor,
-            coordinator.key,
-        )
-        return RestClient(coordinator.stack.enter_context(serving(app, SETTINGS)), "t")
-
-    operator, of_tenant = holder("*", "operator"), holder(TENANT, "admin")
-    changes: list[Callable[[RestClient], object]] = [
-        lambda client: client.post("/v1/invitations", {}),
-        lambda client: client.post("/v1/nodes/node-a/forget"),
-    ]
-    for change in changes:
-        for client in (operator, of_tenant):
-            with pytest.raises(ForbiddenError):
-                change(client)
-    assert operator.get("/v1/nodes") == []
-    with pytest.raises(ForbiddenError):
-        of_tenant.get("/v1/nodes")
-
-
-def _opened(coordinator: Site) -> SessionView:
-    """A session whose capture nobody has begun."""
-    view = open_session(coordinator.site.coordinator, TENANT, "vm", uuid7(), 60)
-    assert isinstance(view, SessionView)
-    return view
