@@ -4,7 +4,8 @@ Coordinator and agents are real and speak HTTP; what they know is in a real cata
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -29,7 +30,15 @@ from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
 from services.change_capture.coordinator import routes
 from tests.integration.coordinator.registering import SETTINGS, Site
-from tests.support.catalog import TENANT
+from tests.support.catalog import TENANT, CatalogSite
+
+
+@contextmanager
+def unreconciled(site: CatalogSite) -> Iterator[None]:
+    """The catalog has gone back, and nobody has compared it with the store yet."""
+    site.sql("UPDATE incarnation SET reconciled = false")
+    yield
+    site.sql("UPDATE incarnation SET reconciled = true")
 
 
 @pytest.mark.parametrize("is_forgotten", [False, True])
@@ -37,10 +46,10 @@ def test_what_a_checkpoint_says_of_a_credential_counts(
     coordinator: Site, is_forgotten: bool
 ) -> None:
     site, agent = coordinator.site, coordinator.agent("node-a")
-    site.sql("UPDATE incarnation SET reconciled = false")
-    coordinator.announce(agent)
-    with pytest.raises(NotReconciledError):
-        coordinator.admin.post("/v1/nodes/node-a/forget")
+    with unreconciled(site):
+        coordinator.announce(agent)
+        with pytest.raises(NotReconciledError):
+            coordinator.admin.post("/v1/nodes/node-a/forget")
     yesterday = datetime.now(UTC) - timedelta(days=1)
     row = NodeRow(
         name="node-a",
