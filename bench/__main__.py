@@ -17,6 +17,7 @@ from bench.measure import StepFailedError
 from bench.passes import STEPS
 from bench.report import replace_tables, tables
 from bench.run import SUBJECTS, Plan, run
+from bench.starve import measure_starving
 from deploy.local.cache import cache_folder
 from libs.errors import BackcastError
 
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
     hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
     hinting.set_defaults(do=_hints)
+
+    starving = commands.add_parser("starve", help="measure what one tenant costs another one")
+    starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
+    starving.set_defaults(do=_starve)
 
     making = commands.add_parser("images", help="make the images only, into the cache")
     _add_dataset_options(making, default=["real"])
@@ -153,6 +158,21 @@ def _hints(options: argparse.Namespace) -> None:
             f"{name}: {one.wall_seconds:.3f} s, {one.cpu_seconds:.2f} CPU s, "
             f"read {one.read_bytes} B, stored {one.stored_bytes} B"
         )
+
+
+def _starve(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="starve-") as work:
+        alone: float | None = None
+        for one in measure_starving(options.requests, Path(work)):
+            alone = alone or one.p99_ms
+            print(
+                f"{one.what}: listings {one.median_ms:.1f} ms, p99 {one.p99_ms:.1f} ms "
+                f"({one.p99_ms / alone:.2f}×); /readyz p99 {one.ready_p99_ms:.1f} ms; "
+                f"{one.threads} threads, peak {one.peak_mib:.0f} MiB; "
+                f"{one.held} held, {one.refused} refused"
+            )
 
 
 def _report(options: argparse.Namespace) -> None:

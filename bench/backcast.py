@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ _RANGE_SECONDS_MAX = 60
 class Backcast(Subject):
     """A fresh BACKCAST_HOME with all its servers and services."""
 
+    #: Of `dev up`.
+    up_options: tuple[str, ...] = ()
+
     def __init__(self, folder: Path, s3_server: str) -> None:
         super().__init__(folder, s3_server)
         settings = {
@@ -48,7 +52,8 @@ class Backcast(Subject):
 
     @override
     def open(self) -> None:
-        status = json.loads(self._run("dev", "up", "--s3", self.s3_server, "--json").output)
+        up = ("dev", "up", "--s3", self.s3_server, *self.up_options, "--json")
+        status = json.loads(self._run(*up).output)
         self._servers = {process["name"]: process["pid"] for process in status["processes"]}
         self._environment |= json.loads(self._run("dev", "env", "--json").output)
 
@@ -72,6 +77,11 @@ class Backcast(Subject):
         reported = json.loads(usage.output) | {"catalog_rows": added}
         return dataclasses.replace(usage, reported=reported)
 
+    def backup_of(self, tenant: str, volume: str, image: Path) -> None:
+        """Protect a volume of another tenant, and take its first snapshot."""
+        self._run("volume", "add", volume, image, "--tenant", tenant)
+        self._run("snapshot", "take", volume, "--tenant", tenant)
+
     def backup_by_hints(self, volume: str, hints: Path) -> Usage:
         """A snapshot that reads what a file says has changed since the latest one."""
         base = ("--base", f"{volume}@latest")
@@ -93,10 +103,12 @@ class Backcast(Subject):
                 "Range": f"bytes={offset}-{offset + size_bytes - 1}",
             },
         )
+        ca_file = self._environment.get("BACKCAST_CA_FILE")
+        tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
         start, start_cpu = time.perf_counter(), time.process_time()
         try:
-            with urllib.request.urlopen(request, timeout=_RANGE_SECONDS_MAX) as response:
-                target.write_bytes(response.read())
+            with urllib.request.urlopen(request, None, _RANGE_SECONDS_MAX, context=tls) as answer:
+                target.write_bytes(answer.read())
         except urllib.error.HTTPError as refusal:
             message = f"{request.full_url}: {refusal}: {refusal.read().decode(errors='replace')}"
             raise StepFailedError(message) from refusal
@@ -124,3 +136,9 @@ class Backcast(Subject):
 
     def _run(self, *argv: str | Path) -> Usage:
         return run_command((_COMMAND, *argv), self._environment, self.folder, self.log)
+
+
+class EncryptedBackcast(Backcast):
+    """The same, with TLS between agent, chunker, services and command."""
+
+    up_options = ("--tls",)

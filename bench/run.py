@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.backcast import Backcast
+from bench.backcast import Backcast, EncryptedBackcast
 from bench.ceiling_subject import CeilingSubject
 from bench.datasets import Dataset
 from bench.machine import package_versions, s3_server_version
@@ -25,6 +25,7 @@ from bench.subject import Subject
 SUBJECTS: Mapping[str, type[Subject]] = {
     "ceiling": CeilingSubject,
     "backcast": Backcast,
+    "backcast-tls": EncryptedBackcast,
     "restic": Restic,
     "restic-newer": NewerRestic,
     "borg": Borg,

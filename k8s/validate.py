@@ -21,12 +21,15 @@ VERSIONS = ("1.33", "1.37")
 _BLOCK_DEVICES = "components/block-devices"
 _FREEZE = "components/freeze"
 _SECOND_STORE = "components/second-store"
+_CHANGING_KEK = "components/changing-kek"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
     "base": {"resources": ["base"]},
     "base with block devices": {"resources": ["base"], "components": [_BLOCK_DEVICES]},
     "base with freezing": {"resources": ["base"], "components": [_FREEZE]},
+    "base with cert-manager": {"resources": ["base"], "components": ["components/cert-manager"]},
     "base with a second store": {"resources": ["base"], "components": [_SECOND_STORE]},
+    "base while the KEK is changed": {"resources": ["base"], "components": [_CHANGING_KEK]},
     "production": {"resources": ["overlays/production"]},
     "production with everything": {
         "resources": ["overlays/production"],
@@ -85,6 +88,7 @@ CHECKS: tuple[Check, ...] = (
     references.namespaces_enforce,
     settings.load_into_settings,
     settings.roots_are_mounted,
+    settings.everyone_speaks_tls,
     operators.known_fields,
     operators.topics_as_in_code,
     operators.users_may_what_they_need,

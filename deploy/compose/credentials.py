@@ -55,8 +55,16 @@ def make(folder: Path) -> list[str]:
     for store in ("", "second-"):
         access = secret(f"{store}s3-access-key", secrets.token_hex(10))
         key = secret(f"{store}s3-secret-key", _random())
+        # Where the filer and the volume server look for what they ask for; see the local servers.
+        secret(f"{store}seaweedfs-security.toml", _security())
         secret(f"{store}seaweedfs.json", json.dumps({"identities": [_administrator(access, key)]}))
     return made
+
+
+def _security() -> str:
+    sections = ("jwt.signing", "jwt.filer_signing", "jwt.filer_signing.read")
+    keys = "".join(f'[{section}]\nkey = "{_random()}"\n' for section in sections)
+    return f"{keys}[filer.expose_directory_metadata]\nenabled = false\n"
 
 
 def _random() -> str:

@@ -41,7 +41,7 @@ class LocalCluster:
         self.kafka = KafkaServer(home)
         self.s3 = s3_server(home)
 
-    def up(
+    def up(  # noqa: PLR0913 -- what a home may have
         self,
         tell: Tell,
         *,
@@ -49,6 +49,7 @@ class LocalCluster:
         servers_only: bool = False,
         second_store: bool = False,
         second_agent: bool = False,
+        tls: bool = False,
     ) -> None:
         """Start what does not run, and return when everything answers.
 
@@ -65,6 +66,11 @@ class LocalCluster:
                 _stop(self.services(), tell)  # they learn of it when they start
             if second_agent and not self.home.has_second_agent:
                 self.home.remember_second_agent()
+            if tls and not self.home.has_tls:
+                self.home.remember_tls()
+                _stop(self.services(), tell)  # the same
+            if self.home.has_tls:
+                self.local_services().make_certificates()
             self.postgres.prepare(tell)
             self.kafka.prepare(tell)
             if _replace_taken_ports(self.home, self.servers()):
@@ -105,6 +111,7 @@ class LocalCluster:
             "BACKCAST_HOME": str(self.home.folder),
             "BACKCAST_URL": self.home.url,
             "BACKCAST_TOKEN": self.home.secret("token"),
+            **({"BACKCAST_CA_FILE": str(self.home.ca_file)} if self.home.has_tls else {}),
             "BACKCAST_S3_ENDPOINT": self.s3.endpoint,
             "BACKCAST_S3_BUCKET": BUCKET,
             "BACKCAST_S3_ACCESS_KEY": self.s3.access_key,

@@ -134,6 +134,25 @@ class BackcastHome:
         """Give this home a second agent, for good."""
         self._save(self._state() | {"second_agent": True})
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether the services of this home speak TLS."""
+        return bool(self._state().get("tls"))
+
+    def remember_tls(self) -> None:
+        """Let the services of this home speak TLS, for good."""
+        self._save(self._state() | {"tls": True})
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The authority that signs the services of this home; None: they speak without TLS."""
+        return self.folder / "secrets" / "tls-ca.pem" if self.has_tls else None
+
+    def service_url(self, name: str) -> str:
+        """Where the service whose port has this name answers."""
+        scheme = "https" if self.has_tls else "http"
+        return f"{scheme}://{LOOPBACK}:{self.port(name)}"
+
     def port(self, name: str) -> int:
         """The remembered port ``name`` on the loopback address; chosen the first time."""
         state = self._state()
@@ -160,7 +179,7 @@ class BackcastHome:
     @property
     def url(self) -> str:
         """Where the REST service of this home answers."""
-        return f"http://{LOOPBACK}:{self.port('restore')}"
+        return self.service_url("restore")
 
     @property
     def _state_file(self) -> Path:

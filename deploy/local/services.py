@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
+from deploy.local.certificates import Authority
 from deploy.local.home import LOOPBACK, BackcastHome
 from deploy.local.lock import Tell
 from deploy.local.process import outer_environ
@@ -62,12 +63,14 @@ class _Service:
 
 _SERVICES = (
     _Service(
-        "catalog", "services.catalog", ("postgres", "kafka", "s3", "second_s3", "kek", "tokens")
+        "catalog",
+        "services.catalog",
+        ("postgres", "kafka", "s3", "second_s3", "kek", "previous_kek", "tokens"),
     ),
     _Service(
         "coordinator",
         "services.change_capture.coordinator",
-        ("postgres", "s3", "kek", "tokens", "nodes"),
+        ("postgres", "s3", "kek", "previous_kek", "tokens", "nodes"),
         more_ports=("-nodes",),
     ),
     _Service(
@@ -80,18 +83,20 @@ _SERVICES = (
     _Service(
         "chunker",
         "services.chunker",
-        ("postgres", "kafka", "s3", "second_s3", "kek"),
+        ("postgres", "kafka", "s3", "second_s3", "kek", "previous_kek"),
         _LARGE_BUFFERS,
     ),
     _Service(
         "restore",
         "services.restore",
-        ("postgres", "s3", "second_s3", "kek", "tokens", "coordinator", "links"),
+        ("postgres", "s3", "second_s3", "kek", "previous_kek", "tokens", "coordinator", "links"),
         _LARGE_BUFFERS,
     ),
 )
 #: Of homes that have a second node: volumes of a group may then be on either of them.
 _SECOND_AGENT = replace(next(one for one in _SERVICES if one.name == "agent"), number=2)
+#: Services that call others, or agents.
+_CALLING = ("coordinator", "agent", "chunker")
 #: Services that log in to the catalog; `init` makes a login for each.
 _LOGINS = tuple(service.name for service in _SERVICES if "postgres" in service.uses)
 
@@ -105,6 +110,7 @@ class ServiceProcess(LocalServer):
         #: How it is started: the command, and the variables that it gets besides ours.
         self.argv = [sys.executable, "-m", *service.module.split()]
         self.environ = environ
+        self._url, self._ca_file = home.service_url(service.process_name), home.ca_file
 
     def spawn(self) -> None:
         """Start the service."""
@@ -112,7 +118,7 @@ class ServiceProcess(LocalServer):
 
     def is_ready(self) -> bool:
         """Whether it says so itself."""
-        return answers(f"http://{self.address}/readyz")
+        return answers(f"{self._url}/readyz", self._ca_file)
 
 
 class LocalServices:
@@ -161,6 +167,8 @@ class LocalServices:
 
     def _environ(self, service: _Service) -> dict[str, str]:
         settings = {"LISTEN": f"{LOOPBACK}:{self._home.port(service.process_name)}"}
+        if self._home.has_tls:
+            settings |= self._tls(service)
         groups = self._groups(service.name)
         for group in service.uses:
             settings |= self._node(service) if group == "node" else groups[group]
@@ -177,11 +185,12 @@ class LocalServices:
                 self._store_settings("SECOND_S3", SECOND_BUCKET) if home.has_second_store else {}
             ),
             "kek": {"KEK_FILE": str(home.secret_file("kek"))},
+            "previous_kek": self._previous_kek(),
             "tokens": {"TOKENS_FILE": str(self._tokens_file())},
             "coordinator": {
-                "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator')}",
+                "COORDINATOR_URL": home.service_url("coordinator"),
             },
-            "links": {"CATALOG_URL": f"http://{LOOPBACK}:{home.port('catalog')}"},
+            "links": {"CATALOG_URL": home.service_url("catalog")},
             "nodes": {
                 "NODE_KEY_FILE": str(home.secret_file("node-key")),
                 "NODES_LISTEN": f"{LOOPBACK}:{home.port('coordinator-nodes')}",
@@ -189,12 +198,42 @@ class LocalServices:
             },
         }
 
+    def _previous_kek(self) -> dict[str, str]:
+        """While the key-encryption key is changed: where the one that was used before lies."""
+        file = self._home.folder / "secrets" / "previous-kek"
+        return {"PREVIOUS_KEK_FILE": str(file)} if file.exists() else {}
+
+    def _tls(self, service: _Service) -> dict[str, str]:
+        """What it shows, and whom it trusts if it calls other services."""
+        home, trusts = self._home, service.name in _CALLING
+        return {
+            "TLS_CERTIFICATE_FILE": str(home.secret_file("tls.crt")),
+            "TLS_KEY_FILE": str(home.secret_file("tls.key")),
+            **({"CA_FILE": str(home.secret_file("tls-ca.pem"))} if trusts else {}),
+        }
+
+    def make_certificates(self) -> None:
+        """Write a certificate for all services, and the authority's, unless they are there.
+
+        The authority's key is forgotten: nobody can sign anything else by it.
+        """
+        names = [LOOPBACK, "localhost", *(_node_name(number) for number in (1, 2))]
+        made_for = self._home.secret_file("tls-names")
+        if made_for.read_text() == json.dumps(names):
+            return
+        authority = Authority.new(f"backcast dev on {socket.gethostname()}")
+        shown = authority.issue(names)
+        self._home.write_secret("tls-ca.pem", authority.own.certificate)
+        self._home.write_secret("tls.crt", shown.certificate)
+        self._home.write_secret("tls.key", shown.key)
+        self._home.write_secret("tls-names", json.dumps(names))
+
     def _node(self, agent: _Service) -> dict[str, str]:
         """What each agent has of its own."""
         name, home = agent.process_name, self._home
         return {
             "NODE": _node_name(agent.number),
-            "COORDINATOR_URL": f"http://{LOOPBACK}:{home.port('coordinator-nodes')}",
+            "COORDINATOR_URL": home.service_url("coordinator-nodes"),
             "CREDENTIAL_FILE": str(self._credential_file(agent)),
             "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
             "STATE_FOLDER": str(home.data(name)),

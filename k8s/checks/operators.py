@@ -14,9 +14,14 @@ from libs.events.topics import BLOCK_CHANGES, TOPICS, Topic
 from libs.kafka import topics as kafka_topics
 from services.chunker.intake import GROUP
 
+_CERT_MANAGER = "cert-manager.io/v1"
 _STRIMZI = "kafka.strimzi.io/v1"
 #: Version and kind of each custom resource → fields of its specification that are used here.
 KINDS: dict[tuple[str, str], set[str]] = {
+    (_CERT_MANAGER, "Certificate"): {
+        *("secretName", "dnsNames", "issuerRef", "usages", "privateKey", "duration"),
+        "renewBefore",
+    },
     (_STRIMZI, "Kafka"): {"kafka", "entityOperator"},
     (_STRIMZI, "KafkaNodePool"): {"replicas", "roles", "storage", "resources"},
     (_STRIMZI, "KafkaTopic"): {"partitions", "replicas", "config"},

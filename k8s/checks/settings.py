@@ -64,6 +64,32 @@ def roots_are_mounted(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{workload}: root {root.path}: no volume of the node brings it"
 
 
+def everyone_speaks_tls(manifests: list[Manifest]) -> Iterator[str]:
+    """Services without TLS, probes that ask without it, and URLs that lead to them without it."""
+    certificates = {
+        (one["metadata"]["namespace"], one["spec"]["secretName"]): one["spec"]["dnsNames"]
+        for one in of_kind(manifests, "Certificate")
+    }
+    for workload in workloads(manifests):
+        environ = environment(manifests, workload)
+        prefix = f"BACKCAST_{workload.name.upper()}_"
+        if workload.kind != "Job" and f"{prefix}TLS_CERTIFICATE_FILE" not in environ:
+            yield f"{workload}: has no certificate"
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = workload.container.get(probe, {}).get("httpGet")
+            if asked and asked.get("scheme") != "HTTPS":
+                yield f"{workload}: its {probe} asks without TLS"
+        for name, value in environ.items():
+            if value.startswith("http:"):
+                yield f"{workload}: {name}={value}: is without TLS"
+        for path, kind, secret, _ in projected_files(workload):
+            if not certificates or kind != "secret" or path != environ.get(f"{prefix}TLS_KEY_FILE"):
+                continue
+            expected = f"{workload.name}.{workload.namespace}.svc"
+            if expected not in certificates.get((workload.namespace, secret), []):
+                yield f"{workload}: no Certificate makes {secret} for {expected}"
+
+
 def problems_of(service: str, environ: Mapping[str, str]) -> Iterator[str]:
     """What a service's settings say to an environment whose secret files are not here."""
     settings = importlib.import_module(SETTINGS[service]).Settings

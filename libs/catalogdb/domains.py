@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
-from libs.errors import BadInputError, DamagedDataError, NotFoundError
+from libs.catalogdb.rows import all_rows
+from libs.errors import BadInputError, ConflictError, DamagedDataError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,63 @@ def add_grant(tx: Tx, domain_no: int, tenant_no: int) -> None:
            ON CONFLICT DO NOTHING""",
         [domain_no, tenant_no],
     )
+
+
+@idempotent
+def keys_in_use(catalog: Catalog) -> set[tuple[UUID, UUID]]:
+    """Domain and key id of the data keys of new packs, and of all packs that are there.
+
+    Reads all packs, so it is for what people ask for.
+    """
+    with catalog.transaction() as tx:
+        return set(
+            tx.execute(
+                """SELECT domain, key_id FROM domain
+                   UNION SELECT domain, p.key_id FROM pack p JOIN domain USING (domain_no)
+                   WHERE p.key_id IS NOT NULL"""
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDomain:
+    """A tenant, its own domain, and the data key of new packs."""
+
+    tenant: str
+    domain: UUID
+    key_id: UUID
+
+
+@idempotent
+def tenant_domains(catalog: Catalog) -> list[TenantDomain]:
+    """All tenants by name."""
+    with catalog.transaction() as tx:
+        return all_rows(
+            tx,
+            TenantDomain,
+            """SELECT name AS tenant, domain, key_id FROM tenant JOIN domain USING (domain_no)
+               ORDER BY name""",
+        )
+
+
+def use_data_key(catalog: Catalog, domain: UUID, before: UUID, key_id: UUID) -> None:
+    """Have new packs and manifests of a domain sealed under another data key.
+
+    Its wrapped key must already be in the store (scenario 14). What was begun under the one before
+    ends under it, and stays readable.
+
+    Raises:
+        ConflictError: the domain's data key is not ``before`` any more.
+        NotReconciledError: the catalog may have gone back in time.
+    """
+    with catalog.transaction() as tx:
+        require_reconciled(tx)
+        changed = tx.execute(
+            "UPDATE domain SET key_id = %s WHERE domain = %s AND key_id IN (%s, %s)",
+            [key_id, domain, before, key_id],
+        )
+        if not changed.rowcount:
+            raise ConflictError(f"domain {domain}: somebody else gave it a new data key meanwhile")
 
 
 def append_granted(tx: Tx, group_no: int) -> None:

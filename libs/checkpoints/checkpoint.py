@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.checkpoints.rows import Digest, GoneRow, Row
-from libs.errors import BadInputError, DamagedDataError, WrongKeyError
+from libs.errors import BadInputError, DamagedDataError
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KEK_SIZE_BYTES, KeyEncryptionKey
 from libs.store.layout import CheckpointName, checkpoint_object, expect_object
 
@@ -31,6 +31,8 @@ MAGIC = b"BCASTCP\x00"
 VERSION = 5
 _READABLE_VERSIONS = (1, 2, 3, 4, VERSION)
 SALT_SIZE_BYTES = 16
+#: So much of an object says which key it is sealed under.
+SEALED_UNDER_SIZE_BYTES = 16 + FINGERPRINT_SIZE_BYTES
 #: Encoded rows of one part; more begin another part.
 PART_PLAIN_SIZE_BYTES = 4 << 20
 #: No row is longer, so no part is longer than this and PART_PLAIN_SIZE_BYTES together.
@@ -140,6 +142,16 @@ def object_digest(data: bytes) -> bytes:
     return blake3(data).digest()
 
 
+def is_sealed_under(data: bytes, kek: KeyEncryptionKey) -> bool:
+    """Whether an object, or its beginning, says that it is sealed under this very key; not proved.
+
+    Args:
+        data: `SEALED_UNDER_SIZE_BYTES` of it at least.
+        kek: the key-encryption key; the previous one does not count.
+    """
+    return data[16:SEALED_UNDER_SIZE_BYTES] == kek.fingerprint
+
+
 def parts_of(rows: Iterable[Row | GoneRow]) -> Iterator[bytes]:
     """Rows as the plain bytes of parts, one in memory at a time.
 
@@ -199,11 +211,7 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
         raise DamagedDataError(
             f"{label}: expected {MAGIC!r} version 1 to {VERSION}, got {magic!r} version {version}"
         )
-    if fingerprint != kek.fingerprint:
-        raise WrongKeyError(
-            f"{label}: expected the key-encryption key {fingerprint.hex()}, got "
-            f"{kek.fingerprint.hex()}; give the right key file"
-        )
+    opener = kek.opening(label, fingerprint)
     said = CheckpointName(incarnation, number, None if part == _NO_PART else part)
     expect_object(checkpoint_object(name), checkpoint_object(said))
     if len(data) != _HEADER.size + stored or plain_size > PLAIN_SIZE_BYTES_MAX:
@@ -212,7 +220,7 @@ def _open(data: bytes, name: CheckpointName, kek: KeyEncryptionKey) -> bytes:
             f"expanded"
         )
     try:
-        compressed = _cipher(kek, salt).decrypt(_NONCE, data[_HEADER.size :], header)
+        compressed = _cipher(opener, salt).decrypt(_NONCE, data[_HEADER.size :], header)
         # zstandard allocates what the zstd header says: look before.
         if zstandard.frame_content_size(compressed) != plain_size:
             raise DamagedDataError(f"{label}: its body does not expand to {plain_size} bytes")

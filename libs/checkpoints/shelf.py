@@ -16,6 +16,7 @@ from libs.checkpoints.checkpoint import (
     SALT_SIZE_BYTES,
     Head,
     Link,
+    is_sealed_under,
     object_digest,
     open_head,
     open_part,
@@ -133,13 +134,17 @@ class CheckpointShelf:
             raise DamagedDataError(f"object {key}: has changed since it was read")
         yield key, data
 
-    def is_there(self, name: CheckpointName, link: Link) -> bool:
-        """Whether the store has the head that a link names, unchanged."""
+    def continues(self, name: CheckpointName, link: Link) -> bool:
+        """Whether a delta may build on a link: the store has its head, unchanged.
+
+        One that is sealed under the previous key-encryption key is not built on, so that the next
+        checkpoint is a base and needs the present key alone.
+        """
         try:
             data = self._store.get(checkpoint_object(CheckpointName(name.incarnation, link.number)))
         except NotFoundError:
             return False
-        return object_digest(data) == link.digest
+        return object_digest(data) == link.digest and is_sealed_under(data, self._kek)
 
     def put_part(self, name: CheckpointName, plain: bytes) -> bytes:
         """Write a part; its digest."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from libs.errors import DamagedDataError, WrongKeyError
+from libs.errors import DamagedDataError
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KeyEncryptionKey
 from libs.store.layout import DomainKeyName, domain_key_object, expect_object
 
@@ -74,7 +74,10 @@ def wrap(keys: DomainKeys, kek: KeyEncryptionKey) -> bytes:
 
     The nonce is random, so each call gives other bytes that hold the same keys.
     """
-    nonce = os.urandom(_NONCE_SIZE_BYTES)
+    return _wrap(keys, kek, os.urandom(_NONCE_SIZE_BYTES))
+
+
+def _wrap(keys: DomainKeys, kek: KeyEncryptionKey, nonce: bytes) -> bytes:
     header = _HEADER.pack(
         _MAGIC, _VERSION, _ZEROS, keys.domain.bytes, keys.key_id.bytes, kek.fingerprint, nonce
     )
@@ -87,10 +90,10 @@ def unwrap(wrapped: bytes, name: DomainKeyName, kek: KeyEncryptionKey) -> Domain
     Args:
         wrapped: the object.
         name: what it was asked for as.
-        kek: the key-encryption key.
+        kek: the key-encryption key, or the previous one that it has with it.
 
     Raises:
-        WrongKeyError: it was wrapped by another key-encryption key; the message names both
+        WrongKeyError: it was wrapped by another key-encryption key; the message names the
             fingerprints.
         DamagedDataError: the object was changed or cut, or it holds other keys.
     """
@@ -103,16 +106,15 @@ def unwrap(wrapped: bytes, name: DomainKeyName, kek: KeyEncryptionKey) -> Domain
         raise DamagedDataError(
             f"wrapped keys: expected {_MAGIC!r} version {_VERSION}, got {magic!r} version {version}"
         )
-    said = DomainKeyName(uuid.UUID(bytes=domain), uuid.UUID(bytes=key_id))
+    said = DomainKeyName(
+        uuid.UUID(bytes=domain),
+        uuid.UUID(bytes=key_id),
+        None if name.wrapped_by is None else fingerprint.hex(),
+    )
     label = f"wrapped keys {said.key_id} of domain {said.domain}"
-    if fingerprint != kek.fingerprint:
-        raise WrongKeyError(
-            f"{label}: expected the key-encryption key {fingerprint.hex()}, got "
-            f"{kek.fingerprint.hex()}; "
-            f"give the right key file"
-        )
+    opener = kek.opening(label, fingerprint)
     try:
-        secrets = _wrapper(kek).decrypt(nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size])
+        secrets = _wrapper(opener).decrypt(nonce, wrapped[_HEADER.size :], wrapped[: _HEADER.size])
     except InvalidTag as err:
         raise DamagedDataError(
             f"{label}: the object is damaged or was altered; restore it from a copy of the bucket"
@@ -123,16 +125,31 @@ def unwrap(wrapped: bytes, name: DomainKeyName, kek: KeyEncryptionKey) -> Domain
     )
 
 
-def rewrap(
-    wrapped: bytes, name: DomainKeyName, old: KeyEncryptionKey, new: KeyEncryptionKey
-) -> bytes:
-    """The same keys under a new key-encryption key: rotation touches these objects only, no data.
+def rewrap(keys: DomainKeys, kek: KeyEncryptionKey) -> tuple[DomainKeyName, bytes]:
+    """Name and bytes of the object that holds keys under a new key-encryption key.
+
+    The same bytes for the same arguments, so that whoever goes on after a crash, and two who do it
+    at once, write one content under one name. The nonce is a function of the plain text that only
+    this key-encryption key gives, so it repeats with the same plain text alone.
+    """
+    seed = keys.domain.bytes + keys.key_id.bytes + keys.id_key + keys.data_key
+    nonce = _derive(kek.secret, b"backcast key rewrap nonce 1" + seed)[:_NONCE_SIZE_BYTES]
+    name = DomainKeyName(keys.domain, keys.key_id, kek.fingerprint.hex())
+    return name, _wrap(keys, kek, nonce)
+
+
+def wrapped_by(wrapped: bytes) -> bytes:
+    """Fingerprint of the key-encryption key that an object says it is wrapped by; not proved.
 
     Raises:
-        WrongKeyError: ``old`` is not what it was wrapped by.
-        DamagedDataError: the object was changed or cut, or it holds other keys.
+        DamagedDataError: the object is cut.
     """
-    return wrap(unwrap(wrapped, name, old), new)
+    if len(wrapped) < _HEADER.size:
+        raise DamagedDataError(
+            f"wrapped keys: expected {WRAPPED_SIZE_BYTES} bytes, got {len(wrapped)}"
+        )
+    fingerprint: bytes = _HEADER.unpack_from(wrapped)[5]
+    return fingerprint
 
 
 def _wrapper(kek: KeyEncryptionKey) -> AESGCM:

@@ -30,6 +30,10 @@ Key (four hexadecimal characters a group; after the dash, a checksum of the line
 
 {lines}
 
+This sheet is of the key with this fingerprint alone. When the key is changed, a new sheet is made,
+and this one opens no checkpoint that is written from then on; when the change is complete, it opens
+nothing. `backcast keys list` names the fingerprint that is in use.
+
 To use it: write the key without numbers, spaces and checksums into a file (64 characters), give
 that file as the key file of every service, and run `backcast catalog rebuild`.
 """

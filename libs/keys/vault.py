@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Iterator
 from uuid import UUID
 
 from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
@@ -38,7 +39,8 @@ class KeyVault:
                 was altered or exchanged.
         """
         for wrapped in itertools.islice(self._store.list(KEYS_PREFIX), 1):
-            self._read(parse_domain_key_object(wrapped.key))
+            name = parse_domain_key_object(wrapped.key)
+            self._read(name.domain, name.key_id)
 
     def put(self, keys: DomainKeys) -> None:
         """Store keys, wrapped; they are durable before anybody uses them (scenario 14)."""
@@ -58,20 +60,42 @@ class KeyVault:
             known = self._keys.get((domain, key_id))
         if known:
             return known
-        keys = self._read(DomainKeyName(domain, key_id))
+        keys = self._read(domain, key_id)
         with self._lock:
             return self._keys.setdefault((domain, key_id), keys)
 
-    def _read(self, name: DomainKeyName) -> DomainKeys:
-        key = domain_key_object(name)
-        try:
-            return unwrap(self._store.get(key), name, self._kek)
-        except WrongKeyError:
-            raise
-        except NotFoundError as err:
-            raise WrongKeyError(
-                f"domain {name.domain}: its wrapped key {name.key_id} is not in the bucket; "
-                f"restore object {key} from a copy of the bucket"
-            ) from err
-        except DamagedDataError as err:
-            raise WrongKeyError(f"domain {name.domain}: {err}") from err
+    def _read(self, domain: UUID, key_id: UUID) -> DomainKeys:
+        """From the first of its objects that a key-encryption key at hand opens."""
+        refused: WrongKeyError | None = None
+        for name in self._names(domain, key_id):
+            try:
+                return unwrap(self._store.get(domain_key_object(name)), name, self._kek)
+            except NotFoundError:
+                continue
+            except WrongKeyError as err:  # another object may be wrapped by the key at hand
+                refused = refused or err
+            except DamagedDataError as err:
+                raise WrongKeyError(f"domain {domain}: {err}") from err
+        raise refused or self._missing(domain, key_id)
+
+    def _names(self, domain: UUID, key_id: UUID) -> Iterator[DomainKeyName]:
+        """Where it may be: as first stored, or wrapped anew."""
+        yield DomainKeyName(domain, key_id)
+        kek: KeyEncryptionKey | None = self._kek
+        while kek is not None:
+            yield DomainKeyName(domain, key_id, kek.fingerprint.hex())
+            kek = kek.previous
+
+    def _missing(self, domain: UUID, key_id: UUID) -> WrongKeyError:
+        key = domain_key_object(DomainKeyName(domain, key_id))
+        others = [parse_domain_key_object(stat.key).wrapped_by for stat in self._store.list(key)]
+        if others:
+            return WrongKeyError(
+                f"domain {domain}: its key {key_id} is wrapped by the key-encryption key "
+                f"{' and '.join(filter(None, others))}, got {self._kek.fingerprint.hex()}; give "
+                f"the right key file"
+            )
+        return WrongKeyError(
+            f"domain {domain}: its wrapped key {key_id} is not in the bucket; "
+            f"restore object {key} from a copy of the bucket"
+        )

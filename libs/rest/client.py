@@ -25,6 +25,7 @@ class RestClient:
         token: bearer token; never shown.
         ca_file: certificate authorities in PEM; the system's if None.
         timeouts: how long to wait; endpoints that wait on purpose stay below it.
+        server_name: name that the server's certificate must have; the URL's host if None.
         admit: see `ConnectionPool`.
         answer_size_bytes_max: longest answer that is read.
 
@@ -38,6 +39,7 @@ class RestClient:
         token: str,
         ca_file: Path | None = None,
         timeouts: Timeouts | None = None,
+        server_name: str | None = None,
         *,
         admit: Callable[[str], None] | None = None,
         answer_size_bytes_max: int = _ANSWER_SIZE_BYTES_MAX,
@@ -48,9 +50,11 @@ class RestClient:
                 f"service URL {base_url!r}: expected http://HOST:PORT or https://HOST:PORT"
             )
         self.base_url = base_url.rstrip("/")
+        #: Also for whatever else is fetched by what the service says, such as from its store.
+        self.ca_file = ca_file
         self._path = parts.path.rstrip("/")
         origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
-        self._pool = ConnectionPool(origin, timeouts, ca_file, admit)
+        self._pool = ConnectionPool(origin, timeouts, ca_file, server_name, admit)
         self._answer_size_bytes_max = answer_size_bytes_max
         self._headers = {
             "Host": self._pool.origin.authority,

@@ -7,18 +7,18 @@ exchange, no redirects, no proxies from the environment: what is not here cannot
 
 import http.client
 import select
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from libs.errors import ConfigurationError, UnavailableError
-from libs.runtime.threads import start_thread
+from libs.rest.deadline import Deadline, with_deadline
+from libs.runtime.tls import ClientTls, explain
 
 #: Idle connections kept; a process has at most this many byte threads.
 _IDLE_COUNT_MAX = 32
@@ -40,9 +40,9 @@ class Timeouts:
     #: common use (5 s: Apache httpd, uvicorn): a server that closes just as the next request
     #: arrives answers it with a reset, and nobody can tell whether it was carried out.
     idle_seconds: float = 4.0
-    #: For a whole exchange, from its request on, where whoever answers is not trusted to come to an
-    #: end; None where large bodies take the time that they take.
-    exchange_seconds: float | None = None
+    #: For a whole exchange, from the request to the last byte of the answer, however it drips: a
+    #: pack of 32 MiB at 0.45 Mbit/s.
+    total_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class ConnectionPool:
         origin: Origin,
         timeouts: Timeouts | None = None,
         ca_file: Path | None = None,
+        server_name: str | None = None,
         admit: Callable[[str], None] | None = None,
     ) -> None:
         """Make an empty pool.
@@ -105,6 +106,7 @@ class ConnectionPool:
             origin: where to connect.
             timeouts: the default suits a data center.
             ca_file: PEM file of the authorities to trust for https; the system's if None.
+            server_name: name that the server's certificate must have; the origin's host if None.
             admit: is given the IP address of each new connection before anything is asked there,
                 and raises if it must not be used: what a name means may change between two looks.
 
@@ -114,7 +116,8 @@ class ConnectionPool:
         self.origin = origin
         self._admit = admit
         self._timeouts = timeouts or Timeouts()
-        self._tls = _tls_context(ca_file) if origin.scheme == "https" else None
+        self._tls = ClientTls(ca_file) if origin.scheme == "https" else None
+        self._server_name = server_name or origin.host
         #: Each with the moment since when it lies idle, of the monotonic clock; the latest is last.
         self._idle: list[tuple[http.client.HTTPConnection, float]] = []
         self._lock = threading.Lock()
@@ -141,31 +144,32 @@ class ConnectionPool:
             body: sent from where it lies; None sends no body.
 
         Raises:
-            UnavailableError: cannot connect, no answer in time, or the connection broke, also while
-                the caller reads the response.
+            UnavailableError: cannot connect, no answer in time or no end of it, or the connection
+                broke, also while the caller reads the response.
             ConfigurationError: the server's certificate is not trusted.
         """
         connection: http.client.HTTPConnection | None = None
         reusable = False
         try:
             connection = self._take()
-            with _ended_after(connection.sock, self._timeouts.exchange_seconds):
-                sent_whole = _send(connection, method, target, headers, body)
-                response = connection.getresponse()
-                if response.length is None and not response.chunked:
-                    # http.client takes the end of a broken connection for the end of the header.
-                    raise http.client.HTTPException("header cut off, or without a length")
-                reusable = sent_whole and not response.will_close
-                yield response
+            deadline = with_deadline(
+                connection, self._timeouts.read_seconds, self._timeouts.total_seconds
+            )
+            deadline.begin()
+            sent_whole = _send(connection, method, target, headers, body, deadline)
+            response = connection.getresponse()
+            if response.length is None and not response.chunked:
+                # http.client takes the end of a broken connection for the end of the header.
+                raise http.client.HTTPException("header cut off, or without a length")
+            reusable = sent_whole and not response.will_close
+            yield response
         except ssl.SSLCertVerificationError as error:
-            raise ConfigurationError(
-                f"{what} at {self.origin}: the server's certificate is not trusted "
-                f"({error.verify_message}); name the CA file of its issuer"
-            ) from error
+            raise ConfigurationError(f"{what} at {self.origin}: {explain(error)}") from error
         except (OSError, http.client.HTTPException) as error:
             reusable = False
+            advice = "; does that port speak TLS?" if isinstance(error, ssl.SSLError) else ""
             raise UnavailableError(
-                f"{what} at {self.origin}: {type(error).__name__}: {error}"
+                f"{what} at {self.origin}: {type(error).__name__}: {error}{advice}"
             ) from error
         finally:
             if connection is not None:
@@ -197,7 +201,7 @@ class ConnectionPool:
         connection = (
             http.client.HTTPConnection(host, port, timeout=timeout)
             if self._tls is None
-            else http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
+            else _HttpsConnection(host, port, timeout, self._tls.current(), self._server_name)
         )
         connection.connect()
         if self._admit is not None:
@@ -206,7 +210,6 @@ class ConnectionPool:
             except BaseException:
                 connection.close()
                 raise
-        connection.sock.settimeout(self._timeouts.read_seconds)
         return connection
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
@@ -217,56 +220,48 @@ class ConnectionPool:
         connection.close()
 
 
-@contextmanager
-def _ended_after(sock: socket.socket, seconds: float | None) -> Iterator[None]:
-    """Cut a connection if what is done by it takes longer: who reads meets the end of it.
+class _HttpsConnection(http.client.HTTPConnection):
+    """As that of `http.client`, but the certificate may be for another name than the address."""
 
-    The timeout of a socket is for each piece, so a peer that sends one byte at a time never meets
-    it.
-    """
-    if seconds is None:
-        yield
-        return
-    over = threading.Event()
+    def __init__(
+        self, host: str, port: int, timeout: float, context: ssl.SSLContext, server_name: str
+    ) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._context = context
+        self._server_name = server_name
 
-    def cut() -> None:
-        if not over.wait(seconds):
-            with suppress(OSError):  # closed meanwhile
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, without its farewell
-
-    start_thread("exchange", cut, daemon=True)
-    try:
-        yield
-    finally:
-        over.set()
+    def connect(self) -> None:
+        """Connect, shake hands, and verify who is there."""
+        super().connect()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
 
 
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigurationError(f"CA file {ca_file}: cannot be loaded: {error}") from error
-
-
-def _send(
+def _send(  # noqa: PLR0913 -- what a request is, and its connection
     connection: http.client.HTTPConnection,
     method: str,
     target: str,
     headers: Mapping[str, str],
     body: memoryview | None,
+    deadline: Deadline,
 ) -> bool:
     """Send a request; False if the server stopped listening before the end of the body."""
     if body is None:
         connection.request(method, target, headers=dict(headers))
         return True
-    pieces = (body[at : at + _SEND_SIZE_BYTES] for at in range(0, body.nbytes, _SEND_SIZE_BYTES))
     try:
+        pieces = _pieces(body, deadline)
         connection.request(method, target, pieces, {**headers, "Content-Length": str(body.nbytes)})
     except (BrokenPipeError, ConnectionResetError):
         # A server that refuses early (403, 503) answers and closes; the answer says more than the
         # break.
         return False
     return True
+
+
+def _pieces(body: memoryview, deadline: Deadline) -> Iterator[memoryview]:
+    for at in range(0, body.nbytes, _SEND_SIZE_BYTES):
+        deadline.next_piece()
+        yield body[at : at + _SEND_SIZE_BYTES]
 
 
 def _is_quiet(connection: http.client.HTTPConnection) -> bool:

@@ -1,7 +1,7 @@
 """The HTTP side of every service: an application with health and metrics, and its server.
 
-Route functions of services are plain ``def`` and run in a bounded thread pool; only what never
-blocks is ``async def``.
+Route functions of services are plain ``def`` and run in a bounded thread pool. Those that wait for
+news are ``async def`` (`libs.rest.waiting`): they hold no thread while they wait.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.errors import (
     BackcastError,
-    ConfigurationError,
     InvariantViolation,
     UnauthenticatedError,
 )
@@ -39,22 +39,24 @@ from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
 from libs.rest.page import PAGE_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
-from libs.rest.shares import Shares
+from libs.rest.shares import ShareLimits, Shares
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import SECONDS_BUCKETS
 from libs.runtime.threads import start_thread
+from libs.runtime.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 -- what every service has of its own
     title: str,
     settings: ServiceSettings,
     health: Health,
     registry: CollectorRegistry,
     tokens: Tokens | None = None,
+    limits: ServerLimits | None = None,
 ) -> FastAPI:
     """An application with /healthz, /readyz, /metrics, problem documents and limits.
 
@@ -66,7 +68,9 @@ def create_app(
         health: answers /healthz and /readyz.
         registry: answers /metrics, and gets the durations of requests.
         tokens: what `libs.rest.auth.require` accepts; None if no route uses it.
+        limits: of each client, and of all of them; those of this process if None.
     """
+    limits = limits or ServerLimits.of_this_process()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,12 +93,15 @@ def create_app(
     )
     app.router.route_class = StrictRoute
     app.state.tokens = tokens
+    app.state.limits = limits
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
         RequestGuard,
         tokens=tokens,
         body_size_bytes_max=settings.request_body_size_bytes_max,
-        shares=Shares(max(1, settings.request_thread_count_max // 2)),
+        shares=Shares(
+            ShareLimits.of(settings.request_thread_count_max, limits.connection_count_max)
+        ),
         registry=registry,
     )
     _add_operation_routes(app, health, registry)
@@ -112,15 +119,17 @@ def serving(
     Args:
         app: what `create_app` made.
         settings: where to listen.
-        limits: of each client, and of all of them; those of this process if None.
+        limits: of each client, and of all of them; those of the application if None.
 
     Raises:
         ConfigurationError: the address cannot be listened on, or the TLS files cannot be used.
     """
-    limits = limits or ServerLimits.of_this_process()
+    limits = limits or app.state.limits
+    assert limits
+    tls = settings.server_tls(ssl.TLSVersion.TLSv1_2)  # ingresses may know no later one
     listener = listen(settings.listen, limits.connection_count_max, limits.head_seconds_max)
     with contextlib.closing(listener):
-        server = uvicorn.Server(_server_config(app, settings, limits, listener))
+        server = uvicorn.Server(_server_config(app, settings, limits, listener, tls))
         leaving = threading.Event()
 
         def serve() -> None:
@@ -129,7 +138,7 @@ def serving(
                 raise InvariantViolation(f"HTTP server of {settings.listen}: it ended by itself")
 
         host, port = listener.getsockname()[:2]
-        scheme = "https" if settings.tls_certificate_file else "http"
+        scheme = "https" if tls else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         thread = start_thread("http", serve, daemon=True)
         most = limits.connection_count_max
@@ -149,7 +158,7 @@ class RequestGuard:
         app: what handles requests.
         tokens: whose requests' bodies are read; None: anybody's.
         body_size_bytes_max: longest body that is read.
-        shares: what one tenant may use at once; a token of all tenants has a share of its own.
+        shares: what one tenant, and one token of it, may use at once.
         registry: gets the durations of requests.
     """
 
@@ -192,6 +201,8 @@ class RequestGuard:
             if status:
                 raise
             await problems.refusal(err)(scope, receive, send_and_note)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
         except Exception as err:
             problem = problems.unexpected_problem(f"{scope['method']} {scope['path']}", err)
             if status:
@@ -215,8 +226,8 @@ class RequestGuard:
         headers = Headers(scope=scope)
         entry = self._tokens.of_request(headers.get("authorization", ""))
         if entry is not None:
-            owner = f"token {entry.label}" if entry.tenant == ALL_TENANTS else entry.tenant
-            async with self._shares.taken(owner):
+            tenant = None if entry.tenant == ALL_TENANTS else entry.tenant
+            async with self._shares.taken(scope, tenant, entry.label):
                 await self._app(scope, receive, send)
         elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             raise UnauthenticatedError(EXPECTED_TOKEN)
@@ -301,7 +312,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _server_config(
-    app: FastAPI, settings: ServiceSettings, limits: ServerLimits, listener: BoundedListener
+    app: FastAPI,
+    settings: ServiceSettings,
+    limits: ServerLimits,
+    listener: BoundedListener,
+    tls: ServerTls | None,
 ) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
@@ -315,15 +330,9 @@ def _server_config(
         proxy_headers=False,
         timeout_keep_alive=limits.idle_seconds_max,
         timeout_graceful_shutdown=settings.stop_timeout_seconds,
-        ssl_certfile=settings.tls_certificate_file,
-        ssl_keyfile=settings.tls_key_file,
     )
-    try:
-        config.load()
-    except (ssl.SSLError, OSError) as err:
-        raise ConfigurationError(
-            f"TLS files {settings.tls_certificate_file}, {settings.tls_key_file}: {err}"
-        ) from err
+    config.load()
+    config.ssl = tls.standing() if tls else None  # its own would be read once
     return config
 
 

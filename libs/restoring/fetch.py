@@ -9,7 +9,7 @@ import logging
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -88,6 +88,27 @@ class Fetch:
         return ByteRange(self.frames[0].entry.offset, self.frames[-1].entry.byte_range.end)
 
 
+def chunks_to_fetch(fetch: Fetch) -> ChunkRun:
+    """The part of the volume that the chunks of a fetch lie in."""
+    indexes = [index for frame in fetch.frames for index, _, _ in frame.chunks]
+    return ChunkRun(min(indexes), max(indexes) + 1 - min(indexes))
+
+
+def renewed(fetch: Fetch, window: PlanWindow) -> Fetch:
+    """The same fetch by the URLs of a newer window, in which its pack is still pinned.
+
+    Raises:
+        ForbiddenError: the window reads the chunks from other packs.
+    """
+    for pack in window.packs:
+        if pack.generation == fetch.pack.generation:
+            return replace(fetch, pack=pack)
+    raise ForbiddenError(
+        f"pack {fetch.pack.generation}: the plan's reads have expired, and a new plan reads other "
+        f"packs: start the restore again"
+    )
+
+
 def fetches_of(window: PlanWindow, runs: Sequence[ChunkRun]) -> list[Fetch]:
     """The GETs that bring a window, in the order of the volume, as far as there is one.
 
@@ -132,21 +153,32 @@ class Fetcher:
         get_into: one GET; the errors of `libs.store.presigned.PresignedReader.get_into`.
         get_once: the same without retries, for packs of which there is another copy; ``get_into``
             if None.
+        plan_again: gives a newer window for a run of chunks, when the reads of one have expired;
+            None: then a restore ends.
     """
 
     def __init__(
-        self, label: str, id_key: bytes, get_into: GetInto, get_once: GetInto | None = None
+        self,
+        label: str,
+        id_key: bytes,
+        get_into: GetInto,
+        get_once: GetInto | None = None,
+        plan_again: Callable[[ChunkRun], PlanWindow] | None = None,
     ) -> None:
         self._label = label
         self._hasher = ChunkHasher(id_key)
         self._get_into = get_into
         self._get_once = get_once or get_into
+        self._plan_again = plan_again
         #: Hosts that did not answer; other copies are read first.
         self._avoided: set[str] = set()
         self._buffers = threading.local()
 
     def fetch(self, fetch: Fetch, target: FetchTarget) -> None:
         """Fetch, verify, write; from another copy if one does not answer or is not intact.
+
+        Reads that have expired are planned again once. The store refuses before anything is
+        written, and the pack is pinned as long as the restore goes on.
 
         Raises:
             DamagedDataError: bytes are not what they must be; nothing of their frame is written.
@@ -155,6 +187,14 @@ class Fetcher:
             TargetError: the target does not take the bytes.
             OutOfSpaceError: the target is full.
         """
+        try:
+            self._fetch_planned(fetch, target)
+        except ForbiddenError:
+            if self._plan_again is None:
+                raise
+            self._fetch_planned(renewed(fetch, self._plan_again(chunks_to_fetch(fetch))), target)
+
+    def _fetch_planned(self, fetch: Fetch, target: FetchTarget) -> None:
         urls = [fetch.pack.url, *fetch.pack.other_urls]
         urls.sort(key=lambda url: urlsplit(url).netloc in self._avoided)
         for url in urls[:-1]:

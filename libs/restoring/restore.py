@@ -193,9 +193,13 @@ class _Restore:
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._store = PresignedReader()
+        self._store = PresignedReader(ca_file=client.ca_file)
         self._fetcher = Fetcher(
-            self._plan.point.label, self._plan.id_key, self._get_into, self._store.get_into
+            self._plan.point.label,
+            self._plan.id_key,
+            self._get_into,
+            self._store.get_into,
+            lambda run: self._answered(partial(self._window, run.first, run.count)),
         )
 
     @property

@@ -8,12 +8,14 @@ A service's settings inherit `ServiceSettings` and hold the groups as fields:
         kek: Secret
 """
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from libs.runtime.settings import Secret
+from libs.runtime.tls import ServerTls, is_loopback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,13 @@ class ServiceSettings:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: Address and port of the HTTP listener; port 0 takes a free one.
     listen: str = "127.0.0.1:0"
-    #: Certificate chain in PEM; with it the listener speaks TLS only.
+    #: Certificate chain in PEM; with it every listener of the service speaks TLS only.
     tls_certificate_file: Path | None = None
     #: Private key of the certificate in PEM.
     tls_key_file: Path | None = None
+    #: Where the service speaks to clients and other services without TLS: on loopback alone, or
+    #: anywhere. Anywhere is for networks that encrypt, and for proxies on the same host.
+    plaintext: Literal["loopback", "anywhere"] = "loopback"
     #: Requests that are worked on at the same time; more wait.
     request_thread_count_max: int = 32
     #: Longest request body that is read.
@@ -39,12 +44,55 @@ class ServiceSettings:
         """Check what belongs together.
 
         Raises:
-            ValueError: certificate without key or key without certificate, or no thread at all.
+            ValueError: certificate without key or key without certificate, an address beyond
+                loopback without either, or no thread at all.
         """
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("TLS_CERTIFICATE_FILE and TLS_KEY_FILE must be set together")
+        self._check_listen("LISTEN", self.listen)
         if self.request_thread_count_max == 0:
             raise ValueError("REQUEST_THREAD_COUNT_MAX must be 1 or more")
+
+    def server_tls(self, minimum: ssl.TLSVersion) -> ServerTls | None:
+        """What the listeners show to clients; None: they speak without TLS.
+
+        Raises:
+            ConfigurationError: the files cannot be used.
+        """
+        if self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerTls(self.tls_certificate_file, self.tls_key_file, minimum)
+
+    def may_speak_plainly(self, host: str) -> bool:
+        """Whether the service may speak without TLS at an address, or to one."""
+        return self.plaintext == "anywhere" or is_loopback(host)
+
+    def _check_listen(self, name: str, address: str) -> None:
+        """Refuse to listen without TLS where others could read along.
+
+        Raises:
+            ValueError: the address is beyond loopback, and there is no certificate.
+        """
+        host = address.rpartition(":")[0]
+        if self.tls_certificate_file is None and host and not self.may_speak_plainly(host):
+            raise ValueError(
+                f"{name} {address!r} is beyond loopback and there is no certificate; expected "
+                f"TLS_CERTIFICATE_FILE and TLS_KEY_FILE, or PLAINTEXT=anywhere where the network "
+                f"itself encrypts"
+            )
+
+    def _check_url(self, name: str, url: str) -> None:
+        """Refuse to send a token to another host without TLS.
+
+        Raises:
+            ValueError: the URL is http: beyond loopback.
+        """
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not self.may_speak_plainly(parts.hostname or ""):
+            raise ValueError(
+                f"{name} {url!r} is beyond loopback and without TLS; expected https:, or "
+                f"PLAINTEXT=anywhere where the network itself encrypts"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

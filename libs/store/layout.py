@@ -2,7 +2,7 @@
 
     packs/<first 2 hex of generation>/<generation, 32 hex>
     manifests/<tenant>/<group>/<sequence, 10 digits>-<session>-<suffix of the attempt>
-    keys/<domain>/<key id>
+    keys/<domain>/<key id>[-<fingerprint of the key-encryption key, 16 hex>]
     checkpoints/<incarnation, 10 digits>/<number, 20 digits>[-<part, 6 digits>]
     stores/<id of this store>
 
@@ -32,7 +32,7 @@ _PACK = re.compile(r"packs/([0-9a-f]{2})/(\1[0-9a-f]{30})")
 _MANIFEST = re.compile(
     rf"manifests/([a-z0-9._-]+)/({_UUID})/((?!0{{10}})[0-9]{{10}})-({_UUID})-([a-z0-9]{{1,32}})"
 )
-_DOMAIN_KEY = re.compile(rf"keys/({_UUID})/({_UUID})")
+_DOMAIN_KEY = re.compile(rf"keys/({_UUID})/({_UUID})(?:-([0-9a-f]{{16}}))?")
 _CHECKPOINT = re.compile(r"checkpoints/([0-9]{10})/([0-9]{20})(?:-([0-9]{6}))?")
 _STORE = re.compile(rf"stores/({_UUID})")
 _SUFFIX = re.compile(r"[a-z0-9]{1,32}")
@@ -57,6 +57,9 @@ class DomainKeyName:
 
     domain: uuid.UUID
     key_id: uuid.UUID
+    #: Fingerprint in hex of the key-encryption key that it was wrapped by anew; None: as it was
+    #: first stored, wrapped by whichever was in use then.
+    wrapped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +117,14 @@ def parse_manifest_object(key: str) -> ManifestName:
 
 def domain_key_object(name: DomainKeyName) -> str:
     """Key of the object that holds a wrapped data key."""
-    return f"{KEYS_PREFIX}{name.domain}/{name.key_id}"
+    key = f"{KEYS_PREFIX}{name.domain}/{name.key_id}"
+    return key if name.wrapped_by is None else f"{key}-{name.wrapped_by}"
 
 
 def parse_domain_key_object(key: str) -> DomainKeyName:
     """What the key of a wrapped data key's object says."""
     match = _match(_DOMAIN_KEY, "wrapped key", key)
-    return DomainKeyName(uuid.UUID(match[1]), uuid.UUID(match[2]))
+    return DomainKeyName(uuid.UUID(match[1]), uuid.UUID(match[2]), match[3])
 
 
 def checkpoint_object(name: CheckpointName) -> str:

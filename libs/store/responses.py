@@ -82,17 +82,35 @@ def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
     raise kind(f"{text} {_WAY_OUT_OF_SPACE}" if kind is OutOfSpaceError else text)
 
 
+def refuse_encoding(what: str, response: HTTPResponse) -> None:
+    """Refuse an answer that was encoded on its way: its bytes are not the object's.
+
+    It is asked for as it is (`Accept-Encoding: identity`). A proxy that compresses nevertheless
+    must not pass as damage of what is stored.
+
+    Raises:
+        UnavailableError: the answer has a content encoding.
+    """
+    encoding = response.getheader("Content-Encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnavailableError(
+            f"{what}: the answer is encoded ({encoding[:40]!r}), which nobody asked for; keep "
+            f"proxies in front of the store from changing what it answers"
+        )
+
+
 def read_whole(what: str, response: HTTPResponse) -> bytes:
     """The body of a successful GET.
 
     Raises:
-        UnavailableError: the server does not say how long the body is.
+        UnavailableError: the server does not say how long the body is, or it is encoded.
         DamagedDataError: it is longer than an object may be.
         http.client.IncompleteRead: the body was cut off; the connection pool translates it.
         BackcastError: the error that the response stands for.
     """
     if response.status != 200:
         raise_refusal(what, response)
+    refuse_encoding(what, response)
     if response.length is None:  # chunked: nothing tells whether it is whole
         raise UnavailableError(f"{what}: the store did not state the length of the object")
     if response.length > OBJECT_SIZE_BYTES_MAX:
@@ -142,6 +160,7 @@ def read_document(what: str, response: HTTPResponse) -> ET.Element:
     Raises:
         UnavailableError: it is not XML, or absurdly long; a proxy answered instead of the store.
     """
+    refuse_encoding(what, response)
     try:
         # The standard parser is safe here: expat refuses entity expansion and the size is bounded.
         return ET.fromstring(_read_bounded(response))  # noqa: S314 -- see above
@@ -152,6 +171,7 @@ def read_document(what: str, response: HTTPResponse) -> ET.Element:
 def _check_range(what: str, response: HTTPResponse, wanted: ByteRange) -> None:
     if response.status not in (200, 206):  # a 200 is for the whole object and fails the next check
         raise_refusal(what, response)
+    refuse_encoding(what, response)
     stated = response.getheader("Content-Range", "")
     if response.status == 206 and not stated:
         raise UnavailableError(f"{what}: the answer does not say which bytes it has")

@@ -141,6 +141,7 @@ class S3Store:
             response.read()
             if response.status not in (200, 404):
                 responses.raise_refusal(what, response)
+            responses.refuse_encoding(what, response)
         if response.status == 404:
             self._confirm_missing(key)
             return None

@@ -4,9 +4,12 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from libs.catalogdb.listening import Listener
+from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
 from libs.catalogdb.protected import list_nodes
@@ -17,6 +20,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
+from libs.rest.waiting import Bells
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
@@ -34,6 +38,9 @@ from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
 from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from services.catalog.deletion.upkeep import Upkeep
 from services.catalog.folding import Folding, FoldPolicy
+from services.catalog.keys.data_keys import DataKeys
+from services.catalog.keys.endpoints import KeyTools
+from services.catalog.keys.rotation import KekRotation, keys_to_wrap
 from services.catalog.overdue import end_overdue
 from services.catalog.recovery.check import CatalogCheck
 from services.catalog.recovery.checkpoints import Checkpoints
@@ -49,7 +56,7 @@ from services.catalog.verification.verifier import Verifier
 
 #: A step of a reconciliation may take so long without a sign of progress.
 _STEP_SECONDS_MAX = 3600.0
-#: A batch is published, or a notification waited for, in far less.
+#: A batch is published in far less.
 _RELAY_PATIENCE_SECONDS = 60.0
 
 
@@ -66,7 +73,7 @@ def main(settings: Settings, stop: Stop) -> None:
     with contextlib.closing(catalog):
         stores = _stores(settings, catalog)
         store = stores.by_number[PRIMARY]
-        kek = KeyEncryptionKey.parse(settings.kek.reveal())
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
         vault = KeyVault(stores.objects, kek)
         vault.check()
         checkpoints = Checkpoints(
@@ -81,10 +88,7 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         collection = Collection(collector.stages())
         slow_seconds = settings.collection_slow_interval_seconds
-        fold_policy = FoldPolicy(
-            settings.fold_session_grace_seconds, settings.fold_event_keep_seconds
-        )
-        folding = Folding(catalog, fold_policy, witness)
+        folding = _folding(settings, catalog, witness)
         chores = [
             Chore("list-unused", slow_seconds, collector.list_unused),
             Chore("fold", settings.fold_interval_seconds, folding.run),
@@ -103,8 +107,12 @@ def main(settings: Settings, stop: Stop) -> None:
         ]
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast catalog", settings, health, registry, tokens)
-        add_routes(app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness)
+        keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
+        add_routes(
+            app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys
+        )
         health.depend_on("catalog", lambda: list_nodes(catalog))
+        _answer_polls_at(stop, jobs.bells, upkeep.bells)
         with serving(app, settings):
             threads = start_loops(loops, health, stop)
             health.started()
@@ -112,6 +120,11 @@ def main(settings: Settings, stop: Stop) -> None:
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _answer_polls_at(stop: Stop, *waited_for: Bells[Any]) -> None:
+    for bells in waited_for:
+        stop.call(bells.close)
 
 
 def _watching(
@@ -138,7 +151,7 @@ def _watching(
             settings.retention_interval_seconds,
         ),
         Loop("relay", relay.round, relay_seconds, patience_seconds=patience, lasting=True),
-        Loop("listening", relay.listen, relay_seconds, patience_seconds=patience, lasting=True),
+        Listener(catalog, LOG_CHANNEL, lambda _: relay.wake(), relay.wake).loop(),
     ]
 
 
@@ -196,6 +209,39 @@ def _recovery_tools(  # noqa: PLR0913 -- wired here and nowhere else
         mirror=mirror,
         checking=CatalogCheck(catalog, settings.postgres.dsn.reveal(), stores, vault, checkpoints),
         kafka=settings.kafka,
+    )
+
+
+def _folding(settings: Settings, catalog: Catalog, witness: Callable[[], None]) -> Folding:
+    policy = FoldPolicy(settings.fold_session_grace_seconds, settings.fold_event_keep_seconds)
+    return Folding(catalog, policy, witness)
+
+
+def _key_tools(
+    catalog: Catalog,
+    stores: Stores,
+    kek: KeyEncryptionKey,
+    checkpoints: Checkpoints,
+    mirror: Mirror,
+) -> KeyTools:
+    def copy(store_no: int) -> None:
+        if store_no != PRIMARY:
+            mirror.copy_checkpoint(store_no)
+
+    def witness() -> None:
+        checkpoints.write()
+        for store_no in stores.by_number:
+            copy(store_no)
+
+    return KeyTools(
+        KekRotation(
+            stores,
+            kek,
+            functools.partial(keys_to_wrap, catalog, stores),
+            checkpoints.write,
+            copy,
+        ),
+        DataKeys(catalog, stores, kek, witness),
     )
 
 

@@ -9,12 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from libs.catalogdb.log.log import (
-    LOG_CHANNEL,
-    mark_published,
-    read_log,
-    unpublished_topics,
-)
+from libs.catalogdb.log.log import mark_published, read_log, unpublished_topics
 from libs.catalogdb.pool import Catalog
 from libs.events.record import to_record
 from libs.kafka.publisher import Publisher
@@ -23,7 +18,7 @@ from libs.runtime.signals import Stop
 
 
 class Relay:
-    """Two loops: `round` publishes on an event loop of its own, `listen` wakes it.
+    """A loop that publishes on an event loop of its own; a `Listener` wakes it.
 
     Args:
         catalog: the catalog, in the catalog service's role.
@@ -45,13 +40,9 @@ class Relay:
         """Publish until asked to stop. The round after an error begins from what Kafka has."""
         asyncio.run(self._publish(stop, progressed))
 
-    def listen(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        """A round of another loop: wakes the relay when something was appended."""
-        with self._catalog.listen(LOG_CHANNEL) as connection:
-            while not stop.requested:
-                for _ in connection.notifies(timeout=0.5, stop_after=1):
-                    self._wake()
-                progressed()
+    def wake(self) -> None:
+        """Something was appended, or may have been. Any thread may say so."""
+        self._wake()
 
     async def _publish(self, stop: Stop, progressed: Callable[[], None]) -> None:
         news, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -15,6 +15,7 @@ from services.catalog.deletion.upkeep import Upkeep
 from services.catalog.deletion.upkeep_endpoints import add_upkeep_routes
 from services.catalog.explanation.endpoints import add_explaining_routes
 from services.catalog.explanation.explainer import Explainer
+from services.catalog.keys.endpoints import KeyTools, add_key_routes
 from services.catalog.recovery.endpoints import RecoveryTools, add_catalog_routes
 from services.catalog.verification.endpoints import add_verify_routes
 from services.catalog.verification.jobs import VerifyJobs
@@ -32,6 +33,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     jobs: VerifyJobs,
     tools: RecoveryTools,
     witness: Callable[[], None],
+    keys: KeyTools,
 ) -> None:
     """Add the endpoints to the application.
 
@@ -46,6 +48,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         jobs: verifications that were asked for.
         tools: what keeps the catalog and the store of one mind.
         witness: returns when the store knows what was decided.
+        keys: changes keys.
     """
     add_collection_routes(app, catalog, collection)
     add_upkeep_routes(app, upkeep)
@@ -54,3 +57,4 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_verify_routes(app, verifier, jobs)
     add_catalog_routes(app, tools)
     add_store_routes(app, catalog, stores, tools)
+    add_key_routes(app, keys)

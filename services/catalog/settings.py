@@ -23,6 +23,9 @@ class Settings(ServiceSettings):
     second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
     #: Events that are read from the log and published at a time.

@@ -76,7 +76,7 @@ def accepted(credential: NodeCredential) -> Tokens:
 def _enrol(settings: Settings, file: Path, invitation: str, stop: Stop) -> NodeCredential | None:
     settings.state_folder.mkdir(parents=True, exist_ok=True)
     chosen = _chosen_id(file.with_name("credential-id"))
-    coordinator = RestClient(settings.coordinator_url, invitation)
+    coordinator = RestClient(settings.coordinator_url, invitation, settings.ca_file)
     request = EnrolmentRequest(node=settings.node, credential=chosen).model_dump(mode="json")
     while True:
         try:

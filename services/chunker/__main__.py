@@ -23,6 +23,7 @@ from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.dialling import Dialler
 from services.chunker.parts.nodes import KnownNodes
 from services.chunker.parts.positions import Positions
 from services.chunker.parts.renewing import Renewal
@@ -46,7 +47,8 @@ def main(settings: Settings, stop: Stop) -> None:
         stores = open_stores(
             settings.s3, settings.second_s3, functools.partial(mark_copy_damaged, catalog)
         )
-        vault = KeyVault(stores.objects, KeyEncryptionKey.parse(settings.kek.reveal()))
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
+        vault = KeyVault(stores.objects, kek)
         vault.check()
         packer = Packer(catalog, stores, settings.pack_buffer_count_max)
         start_thread("preallocate", packer.preallocate, daemon=True)
@@ -58,6 +60,7 @@ def main(settings: Settings, stop: Stop) -> None:
             nodes=KnownNodes(catalog, FrameReader(stores, vault)),
             known_chunk_sample=settings.known_chunk_sample,
             share=lanes.submit_if_idle,
+            dial=Dialler(settings),
         )
         positions, sealer = Positions(), Sealer(catalog, stores.objects, vault)
         attempts = Attempts(around, sealer, lanes, positions, settings.span_queue_length_max)

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from libs.runtime.groups import (
     NO_SECOND_STORE,
@@ -24,6 +25,14 @@ class Settings(ServiceSettings):
     second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
+    #: Certificate authorities in PEM that sign agents. If it is set, every agent must speak TLS. If
+    #: it is not, those beyond loopback must, and the system's authorities are trusted.
+    ca_file: Path | None = None
+    #: Name that the certificates of all agents have; the name of each one's node if not set.
+    agent_tls_name: str | None = None
     #: Name of this process, for people who look at attempts.
     name: str = field(default_factory=lambda: socket.gethostname().lower())
     #: Threads that take, verify, compress and store spans. One more than cores hides the waiting.

@@ -1,13 +1,15 @@
 """Which services the command talks to, and for whom.
 
 `BACKCAST_URL` names the restore service; the others are found through it. Without the variable
-they are those that ``backcast dev up`` started in `BACKCAST_HOME`.
+they are those that ``backcast dev up`` started in `BACKCAST_HOME`. `BACKCAST_CA_FILE` names the
+authorities that sign them, if the system does not know these.
 """
 
 import argparse
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -23,10 +25,12 @@ _TENANT = "default"
 class Services:
     """The public services, as one tenant's command sees them. Thread-safe."""
 
-    def __init__(self, url: str, token: str, tenant: str) -> None:
+    def __init__(self, url: str, token: str, tenant: str, ca_file: Path | None = None) -> None:
         self.tenant = check_name("tenant", tenant)
         self._token = token
-        self.restore = _client(url, token)
+        #: Authorities that sign the services and the store; the system's if None.
+        self.ca_file = ca_file
+        self.restore = self._client(url)
 
     @cached_property
     def coordinator(self) -> "RestClient":
@@ -36,12 +40,12 @@ class Services:
             UnavailableError: the restore service does not answer.
             UnauthenticatedError: it does not know the token.
         """
-        return _client(self._links["coordinator"], self._token)
+        return self._client(self._links["coordinator"])
 
     @cached_property
     def catalog(self) -> "RestClient":
         """The catalog service, where snapshots expire, are held and verified. Errors as above."""
-        return _client(self._links["catalog"], self._token)
+        return self._client(self._links["catalog"])
 
     @cached_property
     def _links(self) -> Mapping[str, str]:
@@ -56,6 +60,11 @@ class Services:
         """GET a document of the tenant from the restore service."""
         return self.restore.get(self.path(below), query)
 
+    def _client(self, url: str) -> "RestClient":
+        from libs.rest.client import RestClient  # noqa: PLC0415 -- see above
+
+        return RestClient(url, self._token, self.ca_file)
+
 
 def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Services:
     """The services that arguments and environment name; no request is made yet.
@@ -66,8 +75,9 @@ def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
     """
     tenant = args.tenant or environ.get("BACKCAST_TENANT") or _TENANT
     url, token = environ.get("BACKCAST_URL"), environ.get("BACKCAST_TOKEN")
+    ca_file = environ.get("BACKCAST_CA_FILE")
     if url and token:
-        return Services(url, token, tenant)
+        return Services(url, token, tenant, Path(ca_file) if ca_file else None)
     if url:
         raise ConfigurationError(f"BACKCAST_TOKEN is not set, but {url} asks for a token")
     from deploy.local.home import BackcastHome  # noqa: PLC0415 -- needless against a cluster
@@ -78,10 +88,4 @@ def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
             f"BACKCAST_URL is not set and nothing was started in {home.folder}: "
             f"run `backcast dev up`, or set BACKCAST_URL and BACKCAST_TOKEN"
         )
-    return Services(home.url, token or home.secret("token"), tenant)
-
-
-def _client(url: str, token: str) -> "RestClient":
-    from libs.rest.client import RestClient  # noqa: PLC0415 -- see above
-
-    return RestClient(url, token)
+    return Services(home.url, token or home.secret("token"), tenant, home.ca_file)

@@ -27,7 +27,8 @@ Protects volumes and gives back any recovery point, written NAME@latest, NAME@12
 NAME@2026-11-22T10:00:00Z (the newest at that instant) or NAME@-15m (s, m, h, d ago)."""
 _ENVIRONMENT = """\
 environment: BACKCAST_URL and BACKCAST_TOKEN name the services (without them: those of `backcast dev
-up`), BACKCAST_TENANT the tenant, BACKCAST_HOME the folder of the local servers."""
+up`), BACKCAST_TENANT the tenant, BACKCAST_CA_FILE the authorities that sign them (without it: the
+system's), BACKCAST_HOME the folder of the local servers."""
 
 
 def build_parser() -> argparse.ArgumentParser:

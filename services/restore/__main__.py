@@ -6,6 +6,8 @@ import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from libs.catalogdb.listening import Listener
+from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import find_tenant
@@ -18,11 +20,13 @@ from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Tokens
 from libs.rest.server import create_app, serving
 from libs.runtime.health import Health
+from libs.runtime.loops import start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.store.opening import bucket_of
 from libs.store.s3 import S3Store
+from services.restore.events.feed import Feed
 from services.restore.metrics import FetchMetrics
 from services.restore.routes import add_routes
 from services.restore.settings import Settings
@@ -39,7 +43,7 @@ def main(settings: Settings, stop: Stop) -> None:
     ):
         report = functools.partial(mark_copy_damaged, catalog)
         stores = open_stores(settings.s3, settings.second_s3, report)
-        kek = KeyEncryptionKey.parse(settings.kek.reveal())
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
         vault = KeyVault(stores.objects, kek)
         vault.check()
         nodes = FrameReader(stores, vault, settings.node_frame_count_max)
@@ -49,11 +53,17 @@ def main(settings: Settings, stop: Stop) -> None:
         tokens = Tokens(settings.tokens.reveal())
         app = create_app("Backcast restore", settings, health, registry, tokens)
         presigners = _client_stores(settings)
-        add_routes(app, settings, readers, stores, presigners, kek, threads)
+        feed = Feed(catalog)
+        stop.call(feed.close)
+        add_routes(app, settings, readers, stores, presigners, kek, threads, feed)
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
+        listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
         with serving(app, settings):
+            loops = start_loops([listener.loop()], health, stop)
             health.started()
             stop.wait()
+        for loop in loops:
+            loop.join()
 
 
 def _client_stores(settings: Settings) -> dict[int, S3Store]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from libs.catalogdb.protected import require_tenant
 from libs.copies.stores import Stores
 from libs.keys.kek import KeyEncryptionKey
-from libs.keys.keyring import unwrap
+from libs.keys.keyring import unwrap, wrapped_by
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
 from libs.store.layout import KEYS_PREFIX, parse_domain_key_object
@@ -19,11 +19,14 @@ Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 
 class KeyAnswer(BaseModel):
-    """A data key of the tenant's domain, as it lies in the bucket, wrapped."""
+    """A data key of the tenant's domain, as it lies in the bucket, wrapped.
+
+    While the key-encryption key is changed, a data key is there once for each of the two.
+    """
 
     domain: UUID
     key_id: UUID
-    created_at: datetime
+    created_at: datetime = Field(description="When it was wrapped")
     in_use: bool = Field(description="Whether new packs are sealed under it")
     kek_fingerprint: str = Field(description="Which key-encryption key opens it")
 
@@ -40,16 +43,15 @@ def add_key_routes(
         store = stores.objects
         for stat in store.list(f"{KEYS_PREFIX}{found.domain}/"):
             name = parse_domain_key_object(stat.key)
-            unwrap(
-                store.get(stat.key), name, kek
-            )  # proves that the key-encryption key at hand opens it
+            wrapped = store.get(stat.key)
+            unwrap(wrapped, name, kek)  # proves that the key-encryption key at hand opens it
             answers.append(
                 KeyAnswer(
                     domain=name.domain,
                     key_id=name.key_id,
                     created_at=stat.modified_at,
                     in_use=name.key_id == found.key_id,
-                    kek_fingerprint=kek.fingerprint.hex(),
+                    kek_fingerprint=wrapped_by(wrapped).hex(),
                 )
             )
         return answers

@@ -15,6 +15,7 @@ from libs.store.port import Presigner
 from services.restore.addresses.endpoints import add_address_routes
 from services.restore.downloads.endpoints import add_byte_routes
 from services.restore.events.endpoints import add_event_routes
+from services.restore.events.feed import Feed
 from services.restore.keys import add_key_routes
 from services.restore.listing import add_listing_routes
 from services.restore.restores.endpoints import add_restore_routes
@@ -36,6 +37,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     presigners: Mapping[int, Presigner],
     kek: KeyEncryptionKey,
     threads: Executor,
+    feed: Feed,
 ) -> None:
     """Add the endpoints to the application.
 
@@ -47,6 +49,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         presigners: sign reads at the endpoints that clients use, by the store's number.
         kek: the key-encryption key; only its fingerprint leaves the service.
         threads: read ahead for downloads.
+        feed: pages of the catalog's event log.
     """
 
     @app.get("/v1", tags=["listing"], summary="Where the other public services are")
@@ -54,7 +57,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         return Links(coordinator=settings.coordinator_url, catalog=settings.catalog_url)
 
     add_listing_routes(app, readers)
-    add_event_routes(app, readers)
+    add_event_routes(app, feed)
     add_key_routes(app, readers, stores, kek)
     add_byte_routes(app, readers, threads)
     add_restore_routes(app, settings, readers, presigners)

@@ -21,6 +21,9 @@ class Settings(ServiceSettings):
     second_s3: SecondS3Settings = NO_SECOND_STORE
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
     #: URL at which clients reach the coordinator; handed to whoever asks.
@@ -32,8 +35,8 @@ class Settings(ServiceSettings):
     client_s3_endpoint: str | None = None
     #: The same of the second store.
     client_second_s3_endpoint: str | None = None
-    #: How long presigned reads of a plan hold: the time in which one window must be restored.
-    plan_expiry_seconds: int = 3600
+    #: How long presigned reads of a plan hold. A restore that is slower asks for new ones.
+    plan_expiry_seconds: int = 300
     #: A restore or a download that is not heard of for so long loses its pins.
     lease_deadline_seconds: float = 600.0
     #: Frames of map nodes kept in memory, up to 1 MiB each; one covers 2 GiB of a full volume.

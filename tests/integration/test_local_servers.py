@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
@@ -316,3 +318,17 @@ def test_seaweedfs_killed_comes_back_with_its_objects(seaweedfs: SeaweedServer) 
     seaweedfs.spawn()
     seaweedfs.wait_ready()
     assert list_objects(seaweedfs) == ["killed"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_the_filer_of_seaweedfs_gives_nobody_an_object_without_a_token(
+    seaweedfs: SeaweedServer, method: str
+) -> None:
+    put_object(seaweedfs, "closed")
+    filer = f"http://{LOOPBACK}:{seaweedfs.home.port('s3-filer')}"
+    for path in ("/buckets/", "/buckets/kept/closed", "/?pretty=y"):
+        request = Request(filer + path, method=method, data=b"x" if method == "PUT" else None)
+        with pytest.raises(HTTPError) as refused:
+            urlopen(request, timeout=10)
+        assert refused.value.code == 401
+    assert "closed" in list_objects(seaweedfs)

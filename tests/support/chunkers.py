@@ -1,5 +1,7 @@
 """A chunker without its process: wired as in `services.chunker.__main__`, on what a test gives."""
 
+import random
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,12 +11,12 @@ from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Stores
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
-from libs.spans.connection import SpanConnection
 from libs.store.port import ObjectStore
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
 from services.chunker.parts.attempts import Attempts
+from services.chunker.parts.dialling import dial_plainly
 from services.chunker.parts.fetching import Dial
 from services.chunker.parts.nodes import KnownNodes
 from services.chunker.parts.positions import Positions
@@ -43,7 +45,8 @@ def wire_chunker(
     deadline_seconds: float = 60.0,
     known_chunk_sample: int = 128,
     name: str = "chunker",
-    dial: Dial = SpanConnection,
+    dial: Dial = dial_plainly,
+    chance: Callable[[], float] = random.random,
 ) -> WiredChunker:
     """Everything but Kafka and the threads that wait for it; the test closes the attempts."""
     lanes = Lanes(threads or ThreadPoolExecutor(lane_count), lane_count)
@@ -55,6 +58,7 @@ def wire_chunker(
         known_chunk_sample=known_chunk_sample,
         share=lanes.submit_if_idle,
         dial=dial,
+        chance=chance,
     )
     positions = Positions()
     attempts = Attempts(

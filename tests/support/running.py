@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import signal
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,10 +43,10 @@ class RunningSite:
         self.cluster = cluster
         self.folder = folder
         token = cluster.home.secret("token")
-        self.coordinator = RestClient(f"http://127.0.0.1:{cluster.home.port('coordinator')}", token)
-        credential = NodeCredential.parse(cluster.home.secret("agent-credential"))
-        url = f"http://127.0.0.1:{cluster.home.port('agent')}"
-        self.agent = RestClient(url, credential.order_token)
+        home = cluster.home
+        self.coordinator = RestClient(home.service_url("coordinator"), token, home.ca_file)
+        credential = NodeCredential.parse(home.secret("agent-credential"))
+        self.agent = RestClient(home.service_url("agent"), credential.order_token, home.ca_file)
 
     # Volumes
 
@@ -69,7 +70,9 @@ class RunningSite:
         request = Request(
             self.cluster.home.url + where, headers={"Authorization": f"Bearer {token}"}
         )
-        with urlopen(request, timeout=60) as answer:
+        ca_file = self.cluster.home.ca_file
+        tls = ssl.create_default_context(cafile=ca_file) if ca_file else None
+        with urlopen(request, timeout=60, context=tls) as answer:
             return hashlib.sha256(answer.read()).digest() == sha256_of(path)
 
     # Snapshots

@@ -14,6 +14,18 @@ from libs.errors import ConfigurationError
 
 _SOCKETS_FOLDER = Path("/tmp")  # noqa: S108 -- fixed in SeaweedFS
 _PARTS = ("s3", "master", "volume", "filer")
+_TOKEN_KEYS = ("volume", "filer", "filer-read")
+#: Not JSON web tokens for reading from the volume server: the filer does not support them.
+_SECURITY = """\
+[jwt.signing]
+key = "{volume}"
+[jwt.filer_signing]
+key = "{filer}"
+[jwt.filer_signing.read]
+key = "{filer-read}"
+[filer.expose_directory_metadata]
+enabled = false
+"""
 
 
 class SeaweedServer(LocalServer):
@@ -52,6 +64,7 @@ class SeaweedServer(LocalServer):
         """Start SeaweedFS."""
         folder = self.home.data(self.name)
         (folder / "drive").mkdir(exist_ok=True)
+        self._write_security(folder)
         ports = [f"-{part}.port={self.home.port(_port_name(part))}" for part in _PARTS]
         ports += [f"-{part}.port.grpc={self.home.port(f's3-{part}-grpc')}" for part in _PARTS]
         argv = [
@@ -78,6 +91,18 @@ class SeaweedServer(LocalServer):
         for name in self.port_names:
             for left in _SOCKETS_FOLDER.glob(f"seaweedfs-*-{self.home.port(name)}.sock"):
                 left.unlink(missing_ok=True)
+
+    def _write_security(self, folder: Path) -> None:
+        """Have the filer and the volume server ask for tokens, which the S3 gateway makes.
+
+        Otherwise everybody who reaches the filer's port reads, writes and deletes every object
+        without credentials. SeaweedFS looks for this file where it is started.
+        """
+        keys = {name: self.home.secret(f"seaweedfs-{name}") for name in _TOKEN_KEYS}
+        path = self.home.write_secret("seaweedfs-security.toml", _SECURITY.format_map(keys))
+        link = folder / "security.toml"
+        if not link.is_symlink():
+            link.symlink_to(path)
 
     def _credentials(self) -> Path:
         administrator = {

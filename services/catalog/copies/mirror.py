@@ -29,6 +29,8 @@ from libs.packs.manifest import manifest_mac, parse_manifest_header
 from libs.store.layout import (
     KEYS_PREFIX,
     CheckpointName,
+    DomainKeyName,
+    domain_key_object,
     parse_domain_key_object,
 )
 from libs.store.port import ObjectStore
@@ -61,16 +63,25 @@ class Mirror:
         }
 
     def copy_keys(self, target: int) -> int:
-        """Copy the wrapped keys that a store lacks; how many."""
+        """Copy the wrapped keys that a store lacks; how many.
+
+        One that was wrapped anew since is left alone: `services.catalog.keys.rotation` removes it.
+        """
         source, there = self._sides(target)
         known = {stat.key for stat in there.list(KEYS_PREFIX)}
+        listed = [stat.key for stat in source.list(KEYS_PREFIX)]
         copied = 0
-        for stat in source.list(KEYS_PREFIX):
-            if stat.key not in known:
-                wrapped = source.get(stat.key)
-                unwrap(wrapped, parse_domain_key_object(stat.key), self._kek)
-                there.put(stat.key, wrapped)
-                copied += 1
+        for key in listed:
+            if key in known:
+                continue
+            wrapped = source.get(key)
+            name = parse_domain_key_object(key)
+            unwrap(wrapped, name, self._kek)
+            anew = DomainKeyName(name.domain, name.key_id, self._kek.fingerprint.hex())
+            if name != anew and domain_key_object(anew) in known.union(listed):
+                continue
+            there.put(key, wrapped)
+            copied += 1
         return copied
 
     def copy_manifests(self, progressed: Callable[[], None]) -> int:

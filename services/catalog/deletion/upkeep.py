@@ -10,6 +10,7 @@ from typing import Literal
 from uuid import UUID
 
 from libs.errors import BackcastError, InvariantViolation
+from libs.rest.waiting import Bells
 from libs.runtime.signals import Stop
 from libs.runtime.threads import is_expected
 from services.catalog.deletion.rewriter import Rewriter, RewriteTally
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Passes that were asked for and can be asked about; the oldest are forgotten first.
 _REMEMBERED_MAX = 1000
+
+#: What requests wait for. Few do at the same time, so each of them looks whether its pass has.
+ENDED = "ended"
 
 State = Literal["waiting", "sweeping", "rewriting", "done", "failed"]
 
@@ -57,6 +61,8 @@ class Upkeep:
         self._lock = threading.Lock()
         #: Set when somebody has asked for a pass.
         self.wake = threading.Event()
+        #: Of the requests that wait for a pass to end.
+        self.bells: Bells[str] = Bells()
         self._next = UpkeepPass()
         self._asked: OrderedDict[UUID, UpkeepPass] = OrderedDict()
 
@@ -104,6 +110,7 @@ class Upkeep:
         if not stop.requested:
             current.state = "failed" if current.failure else "done"
             current.ended.set()
+            self.bells.ring(ENDED)
         if broken:
             raise broken
 

@@ -3,14 +3,15 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
+from libs.rest.waiting import read_or_wait
 from services.catalog.deletion.rewriter import RewriteTally
 from services.catalog.deletion.sweeper import SweepTally
-from services.catalog.deletion.upkeep import State, Upkeep
+from services.catalog.deletion.upkeep import ENDED, State, Upkeep
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
 
@@ -137,13 +138,21 @@ def add_upkeep_routes(app: FastAPI, upkeep: Upkeep) -> None:
         )
 
     @app.post("/v1/upkeep", tags=["upkeep"], summary="Sweep and rewrite now, waiting for the end")
-    def ask(
+    async def ask(
+        http: Request,
         _: Admin,
         request: UpkeepRequest,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> UpkeepAnswer:
         asked = upkeep.ask(request.upkeep)
-        asked.ended.wait(wait_seconds)
+
+        async def look() -> bool:
+            return asked.ended.is_set()
+
+        def enough(ended: bool, _news_count: int) -> bool:
+            return ended
+
+        await read_or_wait(http, upkeep.bells, ENDED, look, enough, wait_seconds)
         return UpkeepAnswer(
             upkeep=request.upkeep,
             state=asked.state,

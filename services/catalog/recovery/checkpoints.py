@@ -115,7 +115,7 @@ class Checkpoints:
             if state is None:  # another catalog service took a later number: it is that one's turn
                 return None
             name = CheckpointName(state.incarnation, number)
-            stands = bool(state.chain) and self.shelf.is_there(name, state.chain[-1].link)
+            stands = bool(state.chain) and self.shelf.continues(name, state.chain[-1].link)
             if stands and not state.dirty:
                 self._witnessed = state.positions
                 return CheckpointName(state.incarnation, state.chain[-1].link.number)

@@ -3,7 +3,8 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Query
+from anyio import to_thread
+from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
@@ -11,6 +12,7 @@ from libs.catalogdb.verification import Damaged
 from libs.events.fields import DAMAGED_EXTENTS_MAX, VerificationLevel
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
+from libs.rest.waiting import read_or_wait
 from services.catalog.verification.jobs import Job, VerifyJobs
 from services.catalog.verification.verifier import Thoroughness, Verifier
 
@@ -102,15 +104,24 @@ def add_verify_routes(app: FastAPI, verifier: Verifier, jobs: VerifyJobs) -> Non
         tags=["verification"],
         summary="How a verification goes, waiting for its end",
     )
-    def show(
+    async def show(
+        http: Request,
         tenant: str,
         verification: UUID,
         _: Reader,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> VerificationAnswer:
-        job = jobs.find(verification, tenant)
-        job.ended.wait(wait_seconds)
-        return _answer(verification, job, read_snapshot(verifier.catalog, tenant, job.session))
+        async def look() -> Job:
+            return jobs.find(verification, tenant)
+
+        def enough(job: Job, _news_count: int) -> bool:
+            return job.ended.is_set()
+
+        def answer(job: Job) -> VerificationAnswer:
+            return _answer(verification, job, read_snapshot(verifier.catalog, tenant, job.session))
+
+        job = await read_or_wait(http, jobs.bells, verification, look, enough, wait_seconds)
+        return await to_thread.run_sync(answer, job)
 
 
 def _answer(id_: UUID, job: Job, points: list[SnapshotVolume]) -> VerificationAnswer:

@@ -13,7 +13,14 @@ from typing import Literal
 from uuid import UUID
 
 from libs.catalogdb.verification import Damaged, Intact
-from libs.errors import BackcastError, ConflictError, InvariantViolation, NotFoundError
+from libs.errors import (
+    BackcastError,
+    ConflictError,
+    InvariantViolation,
+    NotFoundError,
+    TooManyRequestsError,
+)
+from libs.rest.waiting import Bells
 from services.catalog.verification.verifier import (
     StoppedError,
     Thoroughness,
@@ -24,6 +31,9 @@ from services.catalog.verification.verifier import (
 log = logging.getLogger(__name__)
 #: Ended verifications whose verdicts can still be asked for.
 _REMEMBERED_MAX = 1000
+#: Verifications of one tenant that run or wait, and of all tenants together.
+TENANT_COUNT_MAX = 32
+COUNT_MAX = 512
 
 State = Literal["running", "intact", "damaged", "failed"]
 
@@ -63,22 +73,37 @@ class VerifyJobs:
         self._threads = ThreadPoolExecutor(thread_count, "verify")
         self._jobs: OrderedDict[UUID, Job] = OrderedDict()
         self._lock = threading.Lock()
+        #: Of the requests that wait for a verification to end.
+        self.bells: Bells[UUID] = Bells()
 
     def begin(self, id_: UUID, tenant: str, session: UUID, how: Thoroughness) -> Job:
         """Begin a verification; the same id again is the same one.
 
         Raises:
             ConflictError: the id stands for another one.
+            TooManyRequestsError: too many run or wait already.
         """
         with self._lock:
             job = self._jobs.get(id_)
             if job is None:
+                self._require_room(tenant)
                 job = self._jobs[id_] = Job(tenant, session, how)
-                self._threads.submit(self._run, job)
+                self._threads.submit(self._run, id_, job)
                 self._forget()
         if (job.tenant, job.session, job.how) != (tenant, session, how):
             raise ConflictError(f"verification {id_}: is of something else; choose another id")
         return job
+
+    def _require_room(self, tenant: str) -> None:
+        open_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
+        own = sum(1 for job in open_jobs if job.tenant == tenant)
+        if own >= TENANT_COUNT_MAX or len(open_jobs) >= COUNT_MAX:
+            whose = f"of tenant {tenant}" if own >= TENANT_COUNT_MAX else "of all tenants"
+            raise TooManyRequestsError(
+                f"verifications {whose}: as many run or wait as may "
+                f"({TENANT_COUNT_MAX} of a tenant, {COUNT_MAX} of all); try again when one has "
+                f"ended"
+            )
 
     def find(self, id_: UUID, tenant: str) -> Job:
         """A verification.
@@ -98,7 +123,7 @@ class VerifyJobs:
         """Wait for what runs; the stop that the verifier watches ends it."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, id_: UUID, job: Job) -> None:
         try:
             job.verdict = self._verifier.verify(job.tenant, job.session, job.how, job.progress)
         except BackcastError as err:
@@ -110,6 +135,7 @@ class VerifyJobs:
             job.failure = InvariantViolation(f"{type(err).__name__} in a verification")
         finally:
             job.ended.set()
+            self.bells.ring(id_)
 
     def _forget(self) -> None:
         ended = [id_ for id_, job in self._jobs.items() if job.ended.is_set()]

@@ -27,6 +27,9 @@ from libs.packs.trailer import (
 )
 from libs.ranges import ByteRange
 
+#: Whoever sees which frames were read must not know from that which ones are read next.
+_CHANCE = random.SystemRandom()
+
 
 @dataclass(slots=True)
 class PackFindings:
@@ -103,7 +106,7 @@ class _CopyCheck:
         for item in index.items:
             items[split_place(item.place)[0]].append(item)
         for number, entry in enumerate(index.frames):
-            if level == "full" or (level == "sampled" and random.random() < sample):  # noqa: S311 -- a sample, no secret
+            if level == "full" or (level == "sampled" and _CHANCE.random() < sample):
                 self._check_frame(number, entry, items[number])
         return self._found
 

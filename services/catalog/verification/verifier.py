@@ -44,7 +44,7 @@ from libs.events.fields import VerificationLevel
 from libs.ids import uuid7
 from libs.keys.opening import open_manifest_object
 from libs.keys.vault import KeyVault
-from libs.packs.manifest import Manifest, manifest_mac
+from libs.packs.manifest import Manifest, manifest_mac, parse_manifest_header
 from libs.reading.frames import FrameReader
 from libs.runtime.retries import tried_again
 from libs.runtime.signals import Stop
@@ -226,9 +226,11 @@ class Verifier:
         """What is wrong with the snapshot's manifest; None: nothing."""
         point = points[0]
         record = read_manifest_record(self.catalog, point.session)
-        keys = self._vault.get(point.domain, point.key_id)  # a wrong one is no damage
+        self._vault.get(point.domain, point.key_id)  # a wrong key-encryption key is no damage
         try:
             body = self._get(record.key)
+            sealed_under = parse_manifest_header(body).key_id  # perhaps an earlier data key
+            keys = self._vault.get(point.domain, sealed_under)
             manifest = open_manifest_object(record.key, body, keys)
         except (DamagedDataError, NotFoundError) as err:
             return str(err)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from ssl import TLSVersion
 
 from libs.ids import check_name, uuid7
 from libs.rest.client import RestClient
@@ -19,7 +20,7 @@ from services.change_capture.agent.publishing import EventSender
 from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
-from services.change_capture.agent.span_server import SpanServer
+from services.change_capture.agent.spans.server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.barrier.hold import thaw_leftovers
@@ -30,7 +31,7 @@ from services.change_capture.rpc import NodeAbout, NodeAnnouncement
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the agent and run it until it is asked to stop."""
-    roots = settings.opened_roots()
+    roots, tls = settings.opened_roots(), settings.server_tls(TLSVersion.TLSv1_3)
     holds_folder = settings.state_folder / "holds"
     thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
     credential = credential_of(settings, stop)
@@ -56,7 +57,7 @@ def main(settings: Settings, stop: Stop) -> None:
     app = create_app("Backcast agent", settings, health, registry, accepted(credential))
     with (
         contextlib.closing(sender),
-        contextlib.closing(SpanServer(settings.span_listen, window, captures.find)) as spans,
+        contextlib.closing(SpanServer(settings.span_listen, window, captures.find, tls)) as spans,
     ):
         about = NodeAbout(
             name=settings.node,
@@ -72,7 +73,9 @@ def main(settings: Settings, stop: Stop) -> None:
                 boot=boot,
                 version=version("backcast"),
             )
-            coordinator = RestClient(settings.coordinator_url, credential.announce_token)
+            coordinator = RestClient(
+                settings.coordinator_url, credential.announce_token, settings.ca_file
+            )
             _run(settings, stop, health, captures, coordinator, announcement)
 
 

@@ -53,9 +53,15 @@ class AgentCaptures:
         self._sender = sender
         self._scan_thread_count = scan_thread_count
         self._outcome_timeout_seconds = outcome_timeout_seconds
-        self._rng = rng or random.Random()  # noqa: S311 -- a sample, no secret
+        self._rng = rng
         self._captures: dict[UUID, Capture] = {}
         self._lock = threading.Lock()
+
+    def _chance(self) -> random.Random:
+        """What draws a capture's sample. Whoever sees one sample must not know the next from it."""
+        if self._rng is None:
+            return random.SystemRandom()
+        return random.Random(self._rng.random())  # noqa: S311 -- asked to be repeatable
 
     def begin(self, order: CaptureOrder) -> Capture:
         """Begin a capture; a second order for the same one returns the running one.
@@ -85,7 +91,7 @@ class AgentCaptures:
                 self._node,
                 self._window,
                 self._sender,
-                random.Random(self._rng.random()),  # noqa: S311 -- a sample, no secret
+                self._chance(),
             )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:
@@ -103,9 +109,8 @@ class AgentCaptures:
         return driver.view(order.tenant, order.path)
 
     def find(self, capture: UUID) -> Capture | None:
-        """The capture, if this process has it."""
-        with self._lock:
-            return self._captures.get(capture)
+        """The capture, if this process has it. It never waits for a volume that is being opened."""
+        return self._captures.get(capture)  # one step of the interpreter, so it needs no lock
 
     def get(self, capture: UUID) -> Capture:
         """The capture.

@@ -25,6 +25,8 @@ class Settings(ServiceSettings):
     span_advertised: str | None = None
     #: URL of the coordinator's listener for agents, where the agent announces itself.
     coordinator_url: str
+    #: Certificate authorities in PEM that sign the coordinator; the system's if not set.
+    ca_file: Path | None = None
     #: File with the credential of this node. If not set, it is the one in the state folder.
     credential: Secret | None = None
     #: File with an invitation, which is exchanged for a credential if there is none.
@@ -50,12 +52,15 @@ class Settings(ServiceSettings):
     outcome_timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        """Check the roots as well.
+        """Check the roots as well, and who could read along.
 
         Raises:
-            ValueError: a root is not TENANT=PATH, or its path is not absolute.
+            ValueError: a root is not TENANT=PATH, or its path is not absolute; or an address beyond
+                loopback without TLS.
         """
         super().__post_init__()
+        self._check_listen("SPAN_LISTEN", self.span_listen)
+        self._check_url("COORDINATOR_URL", self.coordinator_url)
         parse_roots(self.roots)
 
     def opened_roots(self) -> Roots:

@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from libs.catalogdb.listening import Listener
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
+from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
@@ -47,11 +50,12 @@ def main(settings: Settings, stop: Stop) -> None:
     )
     catalog.open()
     with contextlib.closing(catalog):
-        vault = KeyVault(open_store(settings.s3), KeyEncryptionKey.parse(settings.kek.reveal()))
+        kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
+        vault = KeyVault(open_store(settings.s3), kek)
         vault.check()
         node_key = NodeKey(settings.node_key.reveal())
         networks = AgentNetworks(settings.agent_networks)
-        agents = Agents(node_key, networks.admit)
+        agents = _agents(settings, node_key, networks)
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
         sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
         barriers = Barriers(
@@ -73,8 +77,13 @@ def main(settings: Settings, stop: Stop) -> None:
         agents_settings = _of_agents_listener(settings)
         agents_app = _agents_app(agents_settings, health, node_key, registration, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
+        news = conductor.news
+        listener = Listener(
+            catalog, SESSION_CHANNEL, lambda text: news.tell(UUID(text)), news.tell_all
+        )
+        stop.call(news.bells.close)
         loops = [
-            Loop("listening", conductor.listen, interval_seconds=1, lasting=True),
+            listener.loop(),
             # A round waits by itself, until a session changes.
             Loop(
                 "watch",
@@ -93,6 +102,17 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
         sessions.shutdown(wait=False, cancel_futures=True)
         orders.shutdown(wait=False, cancel_futures=True)
+
+
+def _agents(settings: Settings, node_key: NodeKey, networks: AgentNetworks) -> Agents:
+    """Calls agents where they may be, by TLS as it is set."""
+    return Agents(
+        node_key,
+        networks.admit,
+        settings.ca_file,
+        settings.agent_tls_name,
+        settings.may_speak_plainly,
+    )
 
 
 def _agents_app(

@@ -4,7 +4,9 @@ import base64
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -17,12 +19,13 @@ from libs.ids import NodeIdentity
 from libs.keys.nodes import NodeKey
 from libs.rest.client import Json, RestClient
 from libs.rest.connections import Timeouts
+from libs.runtime.tls import is_loopback
 from services.change_capture.rpc import BarrierStatus, CaptureStatus, NodeAbout, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)
 
 #: Agents answer at once. One that hangs must not keep the coordinator from asking the others.
-_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0, exchange_seconds=30.0)
+_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0, total_seconds=30.0)
 #: Their answers are a few fields each; what announces itself as an agent need not be one.
 _ANSWER_SIZE_BYTES_MAX = 1 << 20
 
@@ -54,11 +57,24 @@ class Agents:
     Args:
         key: makes the tokens.
         admit: raises for an IP address that no agent may have; called before anything is sent.
+        ca_file: certificate authorities in PEM that sign agents; the system's if None.
+        tls_name: name that their certificates have; the host of each one's URL if None.
+        may_speak_plainly: whether a host may be reached without TLS.
     """
 
-    def __init__(self, key: NodeKey, admit: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        key: NodeKey,
+        admit: Callable[[str], None],
+        ca_file: Path | None = None,
+        tls_name: str | None = None,
+        may_speak_plainly: Callable[[str], bool] = is_loopback,
+    ) -> None:
         self._key = key
         self._admit = admit
+        self._ca_file = ca_file
+        self._tls_name = tls_name
+        self._may_speak_plainly = may_speak_plainly
         #: By node; a node has one address at a time.
         self._clients: dict[str, tuple[AgentAddress, RestClient]] = {}
         self._lock = threading.Lock()
@@ -195,15 +211,27 @@ class Agents:
         with self._lock:
             known, client = self._clients.get(name, (None, None))
             if client is None or known != address:
-                client = RestClient(
-                    address.rpc_url,
-                    self._key.credential(name, credential).order_token,
-                    timeouts=_TIMEOUTS,
-                    admit=self._admit,
-                    answer_size_bytes_max=_ANSWER_SIZE_BYTES_MAX,
-                )
+                token = self._key.credential(name, credential).order_token
+                client = self._new_client(address.rpc_url, token)
                 self._clients[name] = address, client
             return client
+
+    def _new_client(self, url: str, token: str) -> RestClient:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not self._may_speak_plainly(parts.hostname or ""):
+            raise UnavailableError(
+                f"agent at {url}: is beyond loopback and without TLS; expected that it announces "
+                f"https:, or PLAINTEXT=anywhere where the network itself encrypts"
+            )
+        return RestClient(
+            url,
+            token,
+            self._ca_file,
+            _TIMEOUTS,
+            self._tls_name,
+            admit=self._admit,
+            answer_size_bytes_max=_ANSWER_SIZE_BYTES_MAX,
+        )
 
 
 def _read(model: type[M], answer: Json) -> M:

@@ -11,14 +11,13 @@ for a while, so its work grows with the number of open sessions and not with its
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.barrier import claim_cut
 from libs.catalogdb.sessions.session import (
-    SESSION_CHANNEL,
     GroupBusy,
     PartView,
     SessionView,
@@ -42,11 +41,9 @@ from libs.errors import (
 )
 from libs.ids import NodeIdentity
 from libs.keys.vault import KeyVault
-from libs.runtime.signals import Stop
 from libs.runtime.threads import end_with, is_expected
 from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.coordinator.barriers import Barriers, parts_of
-from services.change_capture.coordinator.bells import Bells
 from services.change_capture.coordinator.commands import (
     CaptureVolume,
     Command,
@@ -58,6 +55,7 @@ from services.change_capture.coordinator.facts import (
     Fact,
 )
 from services.change_capture.coordinator.hints import HintedVolume, hinted_part
+from services.change_capture.coordinator.news import SessionNews
 from services.change_capture.coordinator.session import (
     decide,
     outstanding,
@@ -110,7 +108,7 @@ class Conductor:
         self._session_deadline_seconds = session_deadline_seconds
         #: Sessions whose agents were not told the outcome yet.
         self.unsettled: set[UUID] = set()
-        self.bells = Bells()
+        self.news = SessionNews()
         #: When each capture was last heard of, and how far it was.
         self._heard: dict[UUID, tuple[float, int]] = {}
         #: By capture. Who takes over does without: then the volume is scanned.
@@ -153,8 +151,8 @@ class Conductor:
                 self._capture(view)
         return view
 
-    def wait(self, session: UUID, timeout_seconds: float) -> SessionView:
-        """The session when something about it changed, or as it is after the time.
+    def look(self, session: UUID) -> SessionView:
+        """The session as it is.
 
         A session that nobody ended at its deadline is ended here: whoever waits must not wait for
         the catalog service, and learns why where the catalog cannot take it down.
@@ -163,25 +161,11 @@ class Conductor:
             NotFoundError: there is none of this id.
             OutOfSpaceError: the disk of Postgres is full, so that it cannot end.
         """
-        with self.bells.waiting_for(session) as bell:
-            view = read_session(self._catalog, session)
-            if view.state != "open":
-                return view
-            bell.wait(timeout_seconds)
         view = read_session(self._catalog, session)
         if view.state == "open" and view.overdue_seconds > _OVERDUE_SECONDS_MAX:
             reject_overdue(self._catalog, "coordinator")
             view = read_session(self._catalog, session)
         return view
-
-    def listen(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        """A round of a loop: wakes waiting requests when their session changes."""
-        with self._catalog.listen(SESSION_CHANNEL) as connection:
-            self.bells.ring_all()  # nobody told of what changed before
-            while not stop.requested:
-                for notice in connection.notifies(timeout=1, stop_after=1):
-                    self.bells.ring(UUID(notice.payload))
-                progressed()
 
     def hear(self, statuses: Iterable[Heard]) -> list[EndedCapture]:
         """Take in how far captures are; returns those whose session has ended.
@@ -222,8 +206,8 @@ class Conductor:
         Args:
             interval_seconds: open sessions are looked after so often; outcomes as they come.
         """
-        rung = self.bells.rung(min(interval_seconds, 1))
-        news = rung & self.unsettled
+        told = self.news.told(min(interval_seconds, 1))
+        news = told & self.unsettled
         if news:
             self._settle(ended_sessions(self._catalog, news))
         if time.monotonic() - self._looked_after_at < interval_seconds:

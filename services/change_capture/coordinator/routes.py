@@ -3,7 +3,8 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, Query
+from anyio import to_thread
+from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.pool import Catalog
@@ -22,6 +23,7 @@ from libs.keys.vault import KeyVault
 from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
+from libs.rest.waiting import read_or_wait
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
@@ -158,16 +160,24 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     @app.get(
         "/v1/tenants/{tenant}/sessions/{session}", summary="How a session goes, waiting for news"
     )
-    def session(
+    async def session(
+        http: Request,
         tenant: str,
         session: UUID,
         _: Reader,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> SessionAnswer:
-        view = conductor.wait(session, wait_seconds)
-        if view.tenant != tenant:
-            raise NotFoundError(f"session {session}: there is none of this id")
-        return _answer(view)
+        async def look() -> SessionView:
+            view = await to_thread.run_sync(conductor.look, session)
+            if view.tenant != tenant:
+                raise NotFoundError(f"session {session}: there is none of this id")
+            return view
+
+        def enough(view: SessionView, news_count: int) -> bool:
+            return view.state != "open" or news_count > 0
+
+        bells = conductor.news.bells
+        return _answer(await read_or_wait(http, bells, session, look, enough, wait_seconds))
 
 
 def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID) -> SessionView:

@@ -1,6 +1,7 @@
 """Settings of the coordinator: BACKCAST_COORDINATOR_*."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
 from libs.runtime.settings import Secret
@@ -16,6 +17,9 @@ class Settings(ServiceSettings):
     s3: S3Settings
     #: File with the key-encryption key: 64 hexadecimal characters.
     kek: Secret
+    #: File with the key-encryption key that was used before, while it is changed: opens, and wraps
+    #: nothing.
+    previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
     #: File with the key above the credentials of nodes: 64 random hexadecimal characters.
@@ -25,6 +29,10 @@ class Settings(ServiceSettings):
     #: Networks in which agents may be, such as 10.2.0.0/16; if not set, all but loopback,
     #: link-local and multicast addresses and those of a cloud's metadata.
     agent_networks: tuple[str, ...] = ()
+    #: Certificate authorities in PEM that sign agents; the system's if not set.
+    ca_file: Path | None = None
+    #: Name that the certificates of all agents have; the host of each one's URL if not set.
+    agent_tls_name: str | None = None
     #: Longest request body that is read. Hints take 8 MiB of one at most.
     request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
     #: A session that makes no progress for so long is rejected.

@@ -22,8 +22,8 @@ from services.chunker.packer import StaleAttemptError
 #: pause, not the session. An agent that was restarted refuses at once.
 _REDIAL_SECONDS_MAX = 15.0
 
-#: Connects to an agent: address, capture, boot, token.
-Dial = Callable[[str, UUID, UUID, bytes], SpanConnection]
+#: Connects to the agent that captures a part, if it is still the same process (its boot).
+Dial = Callable[[PartView, UUID], SpanConnection]
 
 
 class AgentLine:
@@ -51,8 +51,7 @@ class AgentLine:
             UnavailableError: the agent does not answer.
             SourceError: it cannot serve the capture any more.
         """
-        part = self._part
-        connection = self._dial(part.span_address, part.capture, self._boot, part.token)
+        connection = self._dial(self._part, self._boot)
         with self._lock:
             self._connections.append(connection)
             closed = self._closed

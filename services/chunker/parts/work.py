@@ -6,7 +6,6 @@ what was found into the block map. When all batches of the capture are through, 
 rest.
 """
 
-import random
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -222,7 +221,7 @@ class PartWork:
         for id_ in ids:
             first = id_ in needed and id_ not in taken
             taken.add(id_)
-            wanted.append(first or (id_ not in needed and random.random() < rate))  # noqa: S311 -- a sample, no secret
+            wanted.append(first or (id_ not in needed and self._around.chance() < rate))
         return wanted
 
     def _receive(

@@ -52,6 +52,11 @@ def add_parser(
         help="give this home a second agent, which is another node (NAME-2), to try groups across "
         "nodes; volumes are then added with --node",
     )
+    up.add_argument(
+        "--tls",
+        action="store_true",
+        help="let the services of this home speak TLS, by certificates of an authority of its own",
+    )
     up.add_argument("--servers-only", action="store_true", help="PostgreSQL, Kafka and S3 only")
     for name, text in (
         ("status", "show what runs, and where; status 8 unless everything is ready"),
@@ -82,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             servers_only=args.servers_only,
             second_store=args.second_store,
             second_agent=args.second_agent,
+            tls=args.tls,
         )
         _show_status(cluster, cluster.status(), as_json=as_json)
         return 0

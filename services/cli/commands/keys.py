@@ -1,12 +1,13 @@
 """``backcast keys``: which keys there are, and the sheet that saves the one above them all."""
 
 import argparse
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from libs.errors import BadInputError, NotFoundError
+from libs.errors import BadInputError, ConflictError, DamagedDataError, NotFoundError
 from services.cli.connection import connect
-from services.cli.output import Column, Output, human_time
+from services.cli.output import Column, Document, Output, human_time
 
 if TYPE_CHECKING:  # imported late below: it is needed for one command only
     from libs.keys.sheet import RecoverySheet
@@ -15,6 +16,12 @@ _LOSS = (
     "Losing the key-encryption key is losing the data: no one can restore it without the key. "
     "`backcast keys sheet` prints it for a safe place."
 )
+_NEW_SHEET = (
+    "Print the new recovery sheet now (`backcast keys sheet`), and destroy the old one when the "
+    "new one is in its place: it opens nothing any more. Then take PREVIOUS_KEK_FILE out of the "
+    "settings of all services."
+)
+_POLL_SECONDS = 0.5
 
 
 def add_parser(
@@ -40,6 +47,65 @@ def add_parser(
     sheet.add_argument("--endpoint", metavar="URL", help="of the object store, with --key-file")
     sheet.add_argument("--bucket", metavar="NAME", help="with the data, with --key-file")
     sheet.set_defaults(run=_sheet)
+    _add_changes(verbs, everywhere)
+
+
+def _add_changes(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
+    """Add the verbs that change keys."""
+    text = (
+        "wrap all data keys by the new key-encryption key, which every service has been given with "
+        "the previous one; run it again after an interruption"
+    )
+    kek = verbs.add_parser("rotate-kek", parents=[everywhere], help=text, description=text)
+    kek.set_defaults(run=_rotate_kek)
+    text = (
+        "seal what is written from now on under a new data key; what is stored stays under the old "
+        "one, which stays in the bucket. Ids stay, so that nothing is stored twice"
+    )
+    data = verbs.add_parser("rotate-data", parents=[everywhere], help=text, description=text)
+    data.add_argument("of", metavar="TENANT", nargs="?", help="whose (default: all tenants')")
+    data.set_defaults(run=_rotate_data)
+
+
+def _rotate_kek(args: argparse.Namespace) -> int:
+    catalog, out = connect(args).catalog, Output(as_json=args.json)
+    state = catalog.post("/v1/keys/kek")
+    while state["running"]:
+        time.sleep(_POLL_SECONDS)
+        state = catalog.get("/v1/keys/kek")
+    out.show(state, _rotated)
+    if state["error"]:
+        raise DamagedDataError(f"key-encryption key: not changed completely: {state['error']}")
+    if state["left"]:
+        raise ConflictError(
+            f"key-encryption key: {state['left']} objects still need the previous one; is a "
+            f"service without the new one still running? restart it with the new one, and run "
+            f"the command again"
+        )
+    out.note(_NEW_SHEET)
+    return 0
+
+
+def _rotated(state: Document) -> str:
+    return (
+        f"{state['keys']} data keys are wrapped by the key-encryption key {state['fingerprint']}; "
+        f"{state['wrapped']} objects written, {state['keys_deleted']} old ones and "
+        f"{state['checkpoints_deleted']} objects of old checkpoints deleted"
+    )
+
+
+def _rotate_data(args: argparse.Namespace) -> int:
+    out = Output(as_json=args.json)
+    out.show_all(
+        connect(args).catalog.post("/v1/keys/data", {"tenant": args.of}),
+        [
+            Column("tenant", lambda one: one["tenant"]),
+            Column("new key", lambda one: one["key_id"]),
+            Column("before", lambda one: one["before"]),
+        ],
+    )
+    out.note("The old data keys stay in the bucket: what they sealed is read with them.")
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

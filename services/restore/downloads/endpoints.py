@@ -69,7 +69,7 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
         tenant: str,
         name: str,
         point: str,
-        _: DataReader,
+        caller: DataReader,
         range_: Annotated[str | None, Header(alias="Range")] = None,
         if_range: Annotated[str | None, Header()] = None,
         if_none_match: IfNoneMatch = None,
@@ -87,7 +87,7 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
             headers["Content-Range"] = f"bytes {wanted.start}-{last}/{found.size_bytes}"
         wanted = wanted or ByteRange(0, found.size_bytes)
         with ExitStack() as stack:
-            stack.enter_context(slots.taken(tenant))
+            stack.enter_context(slots.taken(tenant, caller.name))
             volume = stack.enter_context(readers.open(found))
             pieces = read_pieces(volume, wanted, threads)
             # It has been read and verified before anything is answered.

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from libs.errors import TooManyRequestsError
 from libs.ranges import ByteRange
 from libs.reading.volume import PlacedChunk, VolumeReader, chunks_of
+from libs.rest.shares import token_share
 
 #: Chunks are located, and the lease is renewed, once for so much: what one map leaf covers.
 _WINDOW_SIZE_BYTES = 32 << 20
@@ -31,32 +32,41 @@ class DownloadSlots:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        #: By tenant and token.
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     @contextlib.contextmanager
-    def taken(self, tenant: str) -> Iterator[None]:
+    def taken(self, tenant: str, token: str) -> Iterator[None]:
         """One slot while the context lasts.
 
+        Args:
+            tenant: whose data is downloaded.
+            token: name of the token that asked for it.
+
         Raises:
-            TooManyRequestsError: all of them, or all of the tenant's, are taken.
+            TooManyRequestsError: all of them, all of the tenant's, or all of the token's are taken.
         """
+        of_token = token_share(_TENANT_DOWNLOAD_COUNT_MAX)
         with self._lock:
+            of_tenant = sum(count for (one, _), count in self._counts.items() if one == tenant)
             if (
-                self._counts[tenant] >= _TENANT_DOWNLOAD_COUNT_MAX
+                self._counts[tenant, token] >= of_token
+                or of_tenant >= _TENANT_DOWNLOAD_COUNT_MAX
                 or self._counts.total() >= DOWNLOAD_COUNT_MAX
             ):
                 raise TooManyRequestsError(
-                    f"downloads: expected at most {_TENANT_DOWNLOAD_COUNT_MAX} of tenant {tenant} "
-                    f"and {DOWNLOAD_COUNT_MAX} of all at once; finish some, or try again later"
+                    f"downloads: expected at most {of_token} of one token, "
+                    f"{_TENANT_DOWNLOAD_COUNT_MAX} of tenant {tenant} and {DOWNLOAD_COUNT_MAX} of "
+                    f"all at once; finish some, or try again later"
                 )
-            self._counts[tenant] += 1
+            self._counts[tenant, token] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._counts[tenant] -= 1
-                if not self._counts[tenant]:
-                    del self._counts[tenant]
+                self._counts[tenant, token] -= 1
+                if not self._counts[tenant, token]:
+                    del self._counts[tenant, token]
 
 
 class ClosingStream(StreamingResponse):

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.protected import require_tenant
-from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
-from services.restore.events.feed import parse_cursor, read_events
+from services.restore.events.feed import Feed, parse_cursor
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -27,19 +26,24 @@ class EventsAnswer(BaseModel):
     )
 
 
-def add_event_routes(app: FastAPI, readers: VolumeReaders) -> None:
+def add_event_routes(app: FastAPI, feed: Feed) -> None:
     """Add the endpoint to the application."""
 
-    @app.get("/v1/tenants/{tenant}/events", tags=["listing"], summary="Events, waiting for news")
-    def events(
+    @app.get(
+        "/v1/tenants/{tenant}/events",
+        tags=["listing"],
+        summary="Events, waiting for news",
+        response_model=EventsAnswer,
+    )
+    async def events(  # noqa: PLR0913 -- path and query
+        http: Request,
         tenant: str,
         _: Reader,
         topic: Annotated[list[str] | None, Query(description="All topics if there is none")] = None,
         after: Annotated[str, Query(description="`next` of a page; or a topic's position")] = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
-    ) -> EventsAnswer:
-        require_tenant(readers.catalog, tenant)
+    ) -> Response:
         cursor = parse_cursor(after, tuple(topic or ()))
-        page = read_events(readers.catalog, tenant, cursor, limit, wait_seconds)
-        return EventsAnswer(events=page.events, next=page.next, folded=page.folded)
+        page = await feed.follow(http, tenant, cursor, limit, wait_seconds)
+        return Response(page.document(), media_type="application/json")

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from libs.catalogdb.log.log import unpublished_topics
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.session import PartView
 from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.events.record import from_record
@@ -164,8 +165,8 @@ class ChunkerProcess(Actor):
         self._news = True
         return True
 
-    def _dial(self, _address: str, capture: UUID, boot: UUID, token: bytes) -> DirectSpans:
-        return DirectSpans(self.world.agent, capture, boot, token)
+    def _dial(self, part: PartView, boot: UUID) -> DirectSpans:
+        return DirectSpans(self.world.agent, part.capture, boot, part.token)
 
 
 class SmallPacks(Packer):

@@ -53,6 +53,7 @@ from services.change_capture.coordinator.nodes.tokens import NodeTokens
 from services.change_capture.drivers.table import drivers
 from services.change_capture.rpc import NodeAbout
 from services.restore import routes as restore_routes
+from services.restore.events.feed import Feed
 from services.restore.settings import Settings as RestoreSettings
 from tests.faults.conftest import Scale
 from tests.faults.crash_points.inline import InlineExecutor
@@ -95,7 +96,6 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": True}]
             )
         )
-
         frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         node_key = NodeKey("k" * 64)
@@ -121,6 +121,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 {PRIMARY: _presigner()},
                 kek,
                 threads,
+                Feed(site.restore),
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor, node_key

@@ -115,7 +115,8 @@ NODES = (
     Mutant(
         name="a checkpoint's word on a credential is not heard",
         file="libs/catalogdb/recovery/applying.py",
-        old="           SET credential = excluded.credential, forgotten_at = excluded.forgotten_at\n",
+        old="           SET credential = excluded.credential, "
+        "forgotten_at = excluded.forgotten_at\n",
         new="           SET forgotten_at = excluded.forgotten_at\n",
         rule="a claim in a catalog that went back gives way to the checkpoint",
         tests=_FORGETTING,
@@ -129,15 +130,6 @@ NODES = (
         rule="a name that means another address later is sent nothing",
         tests=f"{_UNITS}/test_agent_networks.py",
         chosen="another_address_later",
-    ),
-    Mutant(
-        name="an answer that drips has no end",
-        file="libs/rest/connections.py",
-        old="        if not over.wait(seconds):\n",
-        new="        if False:\n",
-        rule="an exchange with an agent comes to an end",
-        tests=f"{_UNITS}/test_agent_networks.py",
-        chosen="drips",
     ),
     Mutant(
         name="an IPv4 address in an IPv6 one is not seen",

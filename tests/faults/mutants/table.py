@@ -3,13 +3,16 @@
 from tests.faults.mutants.barriers import BARRIERS
 from tests.faults.mutants.beyond_scenarios import BEYOND_SCENARIOS
 from tests.faults.mutants.copies import COPIES
+from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
+from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
+from tests.faults.mutants.waiting import WAITING
 
 _CATALOG = "libs/catalogdb"
 
@@ -354,4 +357,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *TARGETS,
     *ROOTS,
     *NODES,
+    *WAITING,
+    *CROWDS,
+    *ENCRYPTION,
 )

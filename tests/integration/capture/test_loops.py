@@ -42,6 +42,7 @@ LOOPS = {
     "coordinator": {"listening", "watch"},
     "agent": {"announce", "let go", "report"},
     "chunker": {"renew"},
+    "restore": {"listening"},
 }
 #: A thread that is no loop of rounds is broken, whatever it was going to do.
 BREAK_A_THREAD = """
@@ -128,7 +129,7 @@ def test_every_loop_goes_on_after_an_error_that_nobody_foresaw(
     ("service", "thread"),
     [
         ("chunker", "services.chunker.intake.Intake._read"),
-        ("agent", "services.change_capture.agent.span_server.SpanServer._accept"),
+        ("agent", "services.change_capture.agent.spans.newcomers.Newcomers.run"),
         ("agent", "services.change_capture.agent.publishing.EventSender._drain"),
         ("agent", "services.change_capture.agent.window.Window.preallocate"),
         ("catalog", "uvicorn.Server.run"),

@@ -17,6 +17,7 @@ from libs.reading.frames import FrameReader, Tally
 from libs.store.memory import MemoryStore
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer
+from services.chunker.parts.dialling import dial_plainly
 from services.chunker.parts.mapping import PartMap
 from services.chunker.parts.nodes import KnownNodes
 from services.chunker.surroundings import Surroundings
@@ -79,6 +80,7 @@ def test_a_lane_enters_its_span_while_another_waits_for_a_node_of_the_base(
     packs = AttemptPacks(worker.attempt, view.session, view.tenant, view.domain_no, keys, Ledger())
     packer, frames = Packer(site.chunker, Stores(store), 1), SlowFrames(store, vault)
     around = Surroundings(
+        dial=dial_plainly,
         catalog=site.chunker,
         vault=vault,
         packer=packer,

@@ -142,9 +142,8 @@ class Chunker:
         received = ReceivedEvent(self.partition_of(name), offset, envelope, event, value)
         run(self.wired.intake._handle(received))
 
-    def _dial(self, _address: str, capture: UUID, _boot: UUID, _token: bytes) -> MemorySpans:
-        name = next(part.volume_name for part in self.view.parts if part.capture == capture)
-        return MemorySpans(self.contents[name])
+    def _dial(self, part: PartView, _boot: UUID) -> MemorySpans:
+        return MemorySpans(self.contents[part.volume_name])
 
 
 def content() -> bytes:

@@ -2,12 +2,14 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from uuid import UUID
 
 import pytest
 
+from libs.catalogdb.listening import Listener
 from libs.catalogdb.protected import Node, add_volume, announce_node
-from libs.catalogdb.sessions.session import SessionView
+from libs.catalogdb.sessions.session import SESSION_CHANNEL, SessionView
 from libs.ids import NodeIdentity, uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -15,11 +17,13 @@ from libs.runtime.signals import Stop
 from libs.store.memory import MemoryStore
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.rpc import CaptureStatus
 from tests.support.catalog import TENANT, CatalogSite
 from tests.support.conducting import conductor_of
 from tests.support.counting import CountingCatalog
+from tests.support.polling import Poll, application, served
 from tests.support.running import eventually
 
 #: Rounds of the coordinator, each after a push of its agent.
@@ -49,9 +53,10 @@ class Crowd:
     def __init__(self, site: CatalogSite, count: int) -> None:
         self.catalog, self.agents = CountingCatalog(site.coordinator), QuietAgents()
         vault = KeyVault(MemoryStore(), KeyEncryptionKey.generate())
+        self.vault = vault
         ensure_tenant(site.coordinator, vault, TENANT)
         announce_node(site.coordinator, NODE)
-        self.threads = ThreadPoolExecutor(count + 4)
+        self.threads = ThreadPoolExecutor(4)
         self.conductor: Conductor = conductor_of(
             self.catalog, vault, self.agents, self.threads, orders=ThreadPoolExecutor(4)
         )
@@ -84,21 +89,30 @@ def cost(site: CatalogSite, count: int) -> tuple[int, int, int]:
     """Of open sessions: waiters woken and transactions when all have news, and of a round."""
     site.empty()
     crowd, stop = Crowd(site, count), Stop()
-    bells = crowd.conductor.bells
+    news_of, bells = crowd.conductor.news, crowd.conductor.news.bells
     listening = threading.Event()
-    crowd.threads.submit(crowd.conductor.listen, stop, listening.set)
+    listener = Listener(
+        crowd.catalog, SESSION_CHANNEL, lambda text: news_of.tell(UUID(text)), news_of.tell_all
+    )
+    crowd.threads.submit(listener.round, stop, listening.set)
+    app = application(8 * count)
+    add_routes(app, crowd.catalog, crowd.vault, crowd.agents, crowd.conductor)
     try:
         crowd.report(1)
         crowd.conductor.watch(1)  # takes in what is open
         assert listening.wait(20)
-        waiting = [
-            crowd.threads.submit(crowd.conductor.wait, view.session, 60) for view in crowd.views
-        ]
-        eventually("all wait", lambda: bells.waiting_count == count)
-        woken, transactions = bells.wake_count, crowd.catalog.count
-        crowd.report(2)
-        for one in waiting:
-            one.result(60)
+        polls: list[Poll] = []
+        with served(app) as url, ExitStack() as stack:
+            for view in crowd.views:
+                path = f"/v1/tenants/{TENANT}/sessions/{view.session}?wait_seconds=30"
+                polls.append(stack.enter_context(Poll(url, path)))
+                if len(polls) % 50 == 0:  # no more at once than may be in line
+                    eventually("they wait", lambda: bells.waiting_count == len(polls))
+            woken, transactions = bells.wake_count, crowd.catalog.count
+            crowd.report(2)
+            for poll in polls:
+                status, session = poll.answer()
+                assert (status, session["parts"][0]["read_bytes"]) == (200, 2)
         news = crowd.catalog.count - transactions
         before, rounds = crowd.catalog.count, 0
         crowd.report(3)

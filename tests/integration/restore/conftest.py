@@ -39,6 +39,7 @@ CATALOG_URL = "http://catalog.example:1"
 #: token → (tenant, role, restore)
 TOKENS = {
     "restorer": (TENANT, "reader", True),
+    "restorer-too": (TENANT, "reader", True),
     "reader": (TENANT, "reader", False),
     "stranger": ("other", "admin", True),
     "everyone": ("*", "reader", True),

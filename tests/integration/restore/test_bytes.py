@@ -121,17 +121,20 @@ def test_a_cold_mebibyte_reads_its_frames_and_the_path_of_map_nodes_once(
 
 def test_downloads_that_nobody_takes_are_few_and_end_with_their_clients(site: RestoreSite) -> None:
     host, port = site.settings.listen.split(":")
-    request = (
+    requests = (
         f"GET /v1/tenants/{TENANT}{BYTES} HTTP/1.1\r\nHost: x\r\n"
-        f"Authorization: Bearer restorer\r\n\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+        for token in ["restorer"] * 8 + ["restorer-too"] * 4
     )
     with contextlib.ExitStack() as stack:
         statuses = []
-        for _ in range(12):
+        for request in requests:
             client = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
             client.sendall(request.encode())
             statuses.append(client.recv(12))
-        assert statuses == [b"HTTP/1.1 200"] * 8 + [b"HTTP/1.1 429"] * 4
+        # One token has three quarters of what its tenant has.
+        expected = [200] * 6 + [429] * 2 + [200] * 2 + [429] * 2
+        assert statuses == [b"HTTP/1.1 %d" % status for status in expected]
         assert site.get("/volumes")
     deadline = time.monotonic() + SECONDS_MAX
     while (again := site.download(BYTES)).status == 429:

@@ -176,6 +176,24 @@ def test_a_plan_that_does_not_hold_is_an_error_and_no_file(
     assert "X-Amz-Signature" not in str(refused.value)
 
 
+def test_reads_that_expire_while_a_restore_goes_on_are_renewed(
+    site: RestoreSite, tmp_path: Path
+) -> None:
+    """Every URL of a window has expired when the window is first read."""
+    asked: list[int] = []
+
+    def expire_at_first(window: Any) -> None:
+        asked.append(window["first_chunk"])
+        if len(asked) == 1:
+            _wrong_signature(window)
+
+    client = _Tampering(site.url, expire_at_first)
+    restore(site, tmp_path / "out", "1", client=client, retry_seconds_max=0.0)
+    restore(site, tmp_path / "expected", "1")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert len(asked) > 1
+
+
 def test_a_full_disk_is_told_and_the_unfinished_file_removed(
     site: RestoreSite, tmp_path: Path
 ) -> None:

@@ -195,7 +195,7 @@ def test_an_answer_that_drips_comes_to_an_end() -> None:
         thread = threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        timeouts = Timeouts(read_seconds=5.0, exchange_seconds=0.3)
+        timeouts = Timeouts(read_seconds=5.0, total_seconds=0.3)
         begun = time.monotonic()
         with pytest.raises(UnavailableError):
             RestClient(url, "t", timeouts=timeouts).get("/v1/node")

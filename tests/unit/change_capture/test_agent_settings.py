@@ -75,3 +75,22 @@ def test_a_root_within_the_state_stops_the_agent(environ: dict[str, str], tmp_pa
     environ["BACKCAST_AGENT_ROOTS"] = f"acme={tmp_path}/state"
     with pytest.raises(ConfigurationError, match="it lies in what holds the agent's own"):
         load(Settings, "agent", environ).opened_roots()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BACKCAST_AGENT_SPAN_LISTEN", "0.0.0.0:8081"),
+        ("BACKCAST_AGENT_COORDINATOR_URL", "http://coordinator.example:8080"),
+    ],
+)
+def test_spans_and_tokens_do_not_leave_the_host_without_tls(
+    environ: dict[str, str], name: str, value: str
+) -> None:
+    environ |= {name: value}
+    for ending in ("CERTIFICATE_FILE", "KEY_FILE"):
+        del environ[f"BACKCAST_AGENT_TLS_{ending}"]
+    with pytest.raises(ConfigurationError, match=r"beyond loopback .*PLAINTEXT=anywhere"):
+        load(Settings, "agent", environ)
+    word = {"BACKCAST_AGENT_PLAINTEXT": "anywhere"}
+    assert load(Settings, "agent", environ | word).plaintext == "anywhere"

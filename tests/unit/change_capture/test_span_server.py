@@ -4,7 +4,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,8 @@ from deploy.local.process import wait_until
 from libs.errors import DamagedDataError, SourceError, UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun
-from libs.spans.connection import SpanConnection
+from libs.runtime.tls import ServerTls
+from libs.spans.connection import SpanConnection, SpanTls
 from libs.spans.messages import (
     REPLY_SIZE_BYTES,
     Hello,
@@ -30,12 +32,14 @@ from libs.spans.messages import (
 )
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
-from services.change_capture.agent.span_server import SpanServer
+from services.change_capture.agent.spans.limits import SpanLimits
+from services.change_capture.agent.spans.server import SpanServer
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.local.view import LocalView
 from tests.support.roots import view_of
 from tests.unit.change_capture.capturing import TOKEN, order_for
 
+AgentWith = Callable[..., "Agent"]
 BOOT = UUID(int=3)
 CHUNKS = 40
 SPANS = 2
@@ -62,19 +66,19 @@ class Agent:
     window: Window
     capture: StandingCapture
     volume: bytes
+    #: Whom `connect` expects.
+    tls: SpanTls | None = None
 
     def chunk(self, index: int) -> bytes:
         return self.volume[index * CHUNK_SIZE_BYTES : (index + 1) * CHUNK_SIZE_BYTES]
 
     def connect(self, token: bytes = TOKEN, boot: UUID = BOOT) -> SpanConnection:
         capture = self.capture.order.capture
-        return SpanConnection(self.server.address, capture, boot, token, 5.0)
+        return SpanConnection(self.server.address, capture, boot, token, 5.0, self.tls)
 
-    def dial(self) -> socket.socket:
+    def dial(self, source: str = "127.0.0.1") -> socket.socket:
         host, _, port = self.server.address.rpartition(":")
-        peer = socket.create_connection((host, int(port)), timeout=5)
-        peer.settimeout(5)
-        return peer
+        return socket.create_connection((host, int(port)), timeout=5, source_address=(source, 0))
 
     def offer(self, batch: int) -> None:
         """Offer the first four chunks of the volume."""
@@ -96,20 +100,30 @@ class Agent:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    path = tmp_path / "volume"
-    content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
-    path.write_bytes(content)
-    capture = StandingCapture(order_for(path, uuid4(), None), view_of(path))
+def agent_with(tmp_path: Path) -> Iterator[AgentWith]:
+    with ExitStack() as ended:
 
-    def find(name: UUID) -> Capture | None:
-        return cast("Capture", capture) if name == capture.order.capture else None
+        def make(limits: SpanLimits | None, shown: ServerTls | None = None) -> Agent:
+            path = tmp_path / "volume"
+            content = b"".join(bytes([number + 1]) * CHUNK_SIZE_BYTES for number in range(CHUNKS))
+            path.write_bytes(content)
+            capture = StandingCapture(order_for(path, uuid4(), None), view_of(path))
+            ended.callback(capture.view.close)
 
-    window = Window(SPANS)
-    server = SpanServer("127.0.0.1:0", window, find, hello_seconds_max=0.5)
-    yield Agent(server, window, capture, content)
-    server.close()
-    capture.view.close()
+            def find(name: UUID) -> Capture | None:
+                return cast("Capture", capture) if name == capture.order.capture else None
+
+            window = Window(SPANS)
+            server = SpanServer("127.0.0.1:0", window, find, shown, limits)
+            ended.callback(server.close)
+            return Agent(server, window, capture, content)
+
+        yield make
+
+
+@pytest.fixture
+def agent(agent_with: AgentWith) -> Agent:
+    return agent_with(SpanLimits(hello_seconds_max=0.5))
 
 
 def received(connection: SpanConnection, chunk_count: int) -> bytes:

@@ -1,7 +1,10 @@
 """deploy/Dockerfile and deploy/compose.yaml, as far as they can be checked without Docker."""
 
+import dataclasses
+import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +34,15 @@ def on_top(below: Any, above: Any) -> Any:
 
 
 WITH_SECOND_STORE = on_top(COMPOSE, SECOND_STORE)
-FILES = {"compose.yaml": COMPOSE, "compose.second-store.yaml": WITH_SECOND_STORE}
-#: Service, or service with a second store → its definition.
+CHANGING_KEK = yaml.safe_load((ROOT / "deploy" / "compose.changing-kek.yaml").read_text())
+FILES = {
+    "": COMPOSE,
+    " with a second store": WITH_SECOND_STORE,
+    " while the KEK is changed": on_top(COMPOSE, CHANGING_KEK),
+}
+#: Service, and what is on top of the first file → its definition.
 OURS = {
-    f"{name}{'' if made is COMPOSE else ' with a second store'}": made["services"][name]
-    for made in FILES.values()
-    for name in SETTINGS
+    f"{name}{what}": made["services"][name] for what, made in FILES.items() for name in SETTINGS
 }
 
 
@@ -87,6 +93,17 @@ def test_all_but_the_coordinator_and_the_agent_are_given_the_second_store() -> N
     }
 
 
+def test_each_service_that_is_given_the_kek_accepts_the_previous_one_while_it_is_changed() -> None:
+    with_kek = {
+        name
+        for name, module in SETTINGS.items()
+        if "previous_kek"
+        in {field.name for field in dataclasses.fields(importlib.import_module(module).Settings)}
+    }
+    assert with_kek == {"catalog", "coordinator", "chunker", "restore"}
+    assert CHANGING_KEK["services"].keys() == with_kek
+
+
 def test_nothing_assumes_localhost() -> None:
     for service in WITH_SECOND_STORE["services"].values():
         assert not re.search(r"localhost|127\.0\.0\.1", json.dumps(service))
@@ -97,13 +114,64 @@ def test_every_image_names_its_version() -> None:
         assert re.search(r":[0-9][\w.-]+$", service["image"]), name
 
 
+def test_the_base_of_the_images_names_its_version() -> None:
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r":[0-9][\w.-]+(@sha256:[0-9a-f]{64})?$", base)
+    origins = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE))
+    assert origins - stages == {"${BASE}"}
+
+
+def test_nothing_is_installed_in_an_image_without_a_hash() -> None:
+    installed = re.findall(r"(?:pip install|uv sync)[^&\n]*", DOCKERFILE)
+    assert len(installed) == 2
+    assert all("--require-hashes" in one or "--frozen" in one for one in installed)
+    assert "!deploy/uv.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+    uv = (ROOT / "deploy" / "uv.txt").read_text()
+    (version,) = re.findall(r"^uv==(\S+)", uv, re.MULTILINE)
+    assert f"UV_VERSION := {version}\n" in (ROOT / "Makefile").read_text()
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", uv)) == 2
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    for package in lock["package"]:
+        files = [*package.get("wheels", ()), *filter(None, [package.get("sdist")])]
+        assert files or package["name"] == "backcast"
+        assert all(file["hash"].startswith("sha256:") for file in files), package["name"]
+
+
 def test_every_secret_of_compose_is_made(tmp_path) -> None:
     made = credentials.make(tmp_path)
     for secret in WITH_SECOND_STORE["secrets"].values():
         assert Path(secret["file"]).name in made
     for compose in FILES.values():
         for service in compose["services"].values():
-            assert set(service.get("secrets", ())) <= compose["secrets"].keys()
+            given = {
+                secret["source"] if isinstance(secret, dict) else secret
+                for secret in service.get("secrets", ())
+            }
+            assert given <= compose["secrets"].keys()
+
+
+@pytest.mark.parametrize("server", ["s3", "s3-second"])
+def test_a_filer_asks_for_tokens(server: str, tmp_path) -> None:
+    (mounted,) = (
+        secret
+        for secret in WITH_SECOND_STORE["services"][server]["secrets"]
+        if isinstance(secret, dict)
+    )
+    assert mounted["target"] == "/etc/seaweedfs/security.toml"
+    credentials.make(tmp_path)
+    security = tomllib.loads((tmp_path / mounted["source"]).read_text())
+    jwt = security["jwt"]
+    keys = {jwt["signing"]["key"], jwt["filer_signing"]["key"], jwt["filer_signing"]["read"]["key"]}
+    assert len(keys) == 3
+    assert all(len(key) >= 32 for key in keys)
+
+
+def test_nothing_is_published_to_the_host() -> None:
+    for made in FILES.values():
+        for name, service in made["services"].items():
+            assert "ports" not in service, name
+            assert "network_mode" not in service, name
 
 
 def test_secrets_are_kept_once_made_and_closed_to_others(tmp_path) -> None:

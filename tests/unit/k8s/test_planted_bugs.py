@@ -247,6 +247,28 @@ PLANTED: list[tuple[Check, Callable[[Manifests], object], str]] = [
         "no volume of the node brings it",
     ),
     (
+        settings.everyone_speaks_tls,
+        lambda m: config(m).pop("BACKCAST_CHUNKER_TLS_CERTIFICATE_FILE"),
+        "has no certificate",
+    ),
+    (
+        settings.everyone_speaks_tls,
+        lambda m: container(m)["livenessProbe"]["httpGet"].pop("scheme"),
+        "asks without TLS",
+    ),
+    (
+        settings.everyone_speaks_tls,
+        lambda m: agent_config(m).update(
+            BACKCAST_AGENT_COORDINATOR_URL="http://coordinator.backcast.svc:8080"
+        ),
+        "is without TLS",
+    ),
+    (
+        settings.everyone_speaks_tls,
+        lambda m: one(m, "Certificate", "chunker")["spec"].update(dnsNames=["elsewhere"]),
+        "no Certificate makes backcast-tls-chunker",
+    ),
+    (
         operators.known_fields,
         lambda m: topic(m, "backcast.packs").update(partition=1),
         "partition",

@@ -1,3 +1,4 @@
+import dataclasses
 import uuid
 
 import pytest
@@ -11,6 +12,7 @@ from libs.keys.keyring import (
     rewrap,
     unwrap,
     wrap,
+    wrapped_by,
 )
 from libs.keys.sheet import RecoverySheet, export_sheet, read_sheet
 from libs.store.layout import DomainKeyName
@@ -44,11 +46,40 @@ def test_every_flipped_bit_and_every_truncation_of_wrapped_keys_is_found() -> No
             unwrap(wrapped[:length], NAME, KEK)
 
 
-def test_rewrapped_keys_need_the_new_kek() -> None:
-    rewrapped = rewrap(wrap(KEYS, KEK), NAME, KEK, OTHER)
-    assert unwrap(rewrapped, NAME, OTHER) == KEYS
+def test_rewrapped_keys_need_the_new_kek_and_are_the_same_bytes_each_time() -> None:
+    name, rewrapped = rewrap(KEYS, OTHER)
+    assert name == DomainKeyName(KEYS.domain, KEYS.key_id, OTHER.fingerprint.hex())
+    assert unwrap(rewrapped, name, OTHER) == KEYS
+    assert rewrap(KEYS, OTHER) == (name, rewrapped)
+    assert wrapped_by(rewrapped) == OTHER.fingerprint
     with pytest.raises(WrongKeyError):
-        unwrap(rewrapped, NAME, KEK)
+        unwrap(rewrapped, name, KEK)
+    with pytest.raises(DamagedDataError):  # as first stored, or by yet another key
+        unwrap(rewrapped, dataclasses.replace(name, wrapped_by="0" * 16), OTHER)
+    others = [
+        KEYS.with_new_data_key(),
+        dataclasses.replace(KEYS, domain=uuid.UUID(int=9)),
+        dataclasses.replace(KEYS, key_id=uuid.UUID(int=9)),
+        dataclasses.replace(KEYS, data_key=b"e" * 32),
+    ]
+    nonces = {rewrap(keys, OTHER)[1][56:68] for keys in (KEYS, *others)}
+    assert len(nonces) == 1 + len(others)
+
+
+def test_a_previous_kek_opens_and_wraps_nothing() -> None:
+    both = KeyEncryptionKey(OTHER.secret, KEK)
+    assert unwrap(wrap(KEYS, KEK), NAME, both) == KEYS
+    assert wrapped_by(wrap(KEYS, both)) == OTHER.fingerprint
+    with pytest.raises(WrongKeyError):
+        unwrap(wrap(KEYS, KEK), NAME, both.alone)
+    third = KeyEncryptionKey(b"t" * 32)
+    with pytest.raises(WrongKeyError) as refused:
+        unwrap(wrap(KEYS, third), NAME, both)
+    for key in (third, OTHER, KEK):
+        assert key.fingerprint.hex() in str(refused.value)
+    assert KeyEncryptionKey.parse(OTHER.text(), KEK.text()).previous is not None
+    with pytest.raises(ConfigurationError, match="the same"):
+        KeyEncryptionKey.parse(KEK.text(), KEK.text())
 
 
 def test_secrets_are_never_shown() -> None:

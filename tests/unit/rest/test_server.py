@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from pydantic import BaseModel
 
 from libs.errors import ConfigurationError, NotFoundError, UnavailableError
 from libs.rest.auth import Caller, Role, Tokens, digest_of, require
-from libs.rest.limits import ServerLimits
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
@@ -339,7 +337,7 @@ def _open_once_refused(gate: Gate, address: tuple[str, int]) -> None:
 def test_an_address_that_cannot_be_listened_on_is_a_configuration_error(
     app: FastAPI, listen: str
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, listen=listen)
+    settings = dataclasses.replace(SETTINGS, listen=listen, plaintext="anywhere")
     with pytest.raises(ConfigurationError, match="LISTEN"), serving(app, settings):
         pass
 
@@ -349,40 +347,3 @@ def test_a_port_in_use_is_a_configuration_error(app: FastAPI) -> None:
         settings = dataclasses.replace(SETTINGS, listen=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(ConfigurationError, match="in use"), serving(app, settings):
             pass
-
-
-@pytest.fixture
-def tls_settings(tmp_path: Path) -> ServiceSettings:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x "
-        f"-addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}".split(),
-        check=True,
-        capture_output=True,
-    )
-    return dataclasses.replace(SETTINGS, tls_certificate_file=certificate, tls_key_file=key)
-
-
-def test_tls_files_make_the_listener_speak_tls(app: FastAPI, tls_settings: ServiceSettings) -> None:
-    settings, certificate = tls_settings, tls_settings.tls_certificate_file
-    assert certificate
-    pool = urllib3.PoolManager(ca_certs=str(certificate), retries=False, timeout=20)
-    with serving(app, settings) as url:
-        assert url.startswith("https://")
-        assert Client(url, pool).get("/healthz").status == 200
-        pool.clear()  # an idle TLS connection would be waited for
-    certificate.write_text("not a certificate")
-    with pytest.raises(ConfigurationError, match="TLS files"), serving(app, settings):
-        pass
-
-
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
-def test_a_client_that_ends_no_handshake_is_not_waited_for(
-    app: FastAPI, tls_settings: ServiceSettings, said: bytes
-) -> None:
-    limits = ServerLimits(head_seconds_max=0.5)
-    with serving(app, tls_settings, limits) as url:
-        host, port = url.removeprefix("https://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as client:
-            client.sendall(said)
-            assert client.recv(1) == b""

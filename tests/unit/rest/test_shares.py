@@ -20,10 +20,10 @@ from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
 
-#: Two of these threads are one tenant's at most.
+#: Two of these threads are one tenant's at most, and one of those one token's.
 SETTINGS = ServiceSettings(listen="127.0.0.1:0", request_thread_count_max=4)
-#: In work, and waiting for that.
-CLAIM_COUNT_MAX = 2 + 64
+#: Of one token: in work, and in line for that.
+CLAIM_COUNT_MAX = 1 + 48
 TENANTS = {"greedy": "greedy", "greedy-too": "greedy", "modest": "modest", "machine": "*"}
 
 
@@ -106,13 +106,24 @@ def test_other_tenants_and_probes_do_not_wait_for_a_greedy_one(
 def test_probes_are_answered_while_every_thread_waits(
     site: Site, callers: ThreadPoolExecutor
 ) -> None:
-    waiting = [
-        callers.submit(site.get, token, "news") for token in ("greedy", "machine") for _ in range(2)
-    ]
+    tokens = ("greedy", "greedy-too", "machine", "machine")
+    waiting = [callers.submit(site.get, token, "news") for token in tokens]
     for _ in waiting:
         assert site.entered.acquire(timeout=20)
     assert site.ask("/readyz") == 200
     assert site.ask("/metrics") == 200
+
+
+def test_one_token_leaves_room_to_the_others_of_its_tenant(
+    site: Site, callers: ThreadPoolExecutor
+) -> None:
+    greedy = [callers.submit(site.get, "greedy", "news") for _ in range(CLAIM_COUNT_MAX + 5)]
+    assert site.entered.acquire(timeout=20)
+    for one in itertools.islice(as_completed(greedy, timeout=20), 5):
+        assert one.result().status == 429
+    for _ in range(20):
+        assert site.get("greedy-too", "volumes").status == 200
+    site.opened.set()
 
 
 def test_what_is_far_too_much_is_refused_and_may_come_again(

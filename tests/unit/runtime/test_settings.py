@@ -187,6 +187,7 @@ def test_a_service_composes_inherited_fields_and_groups(password_file: Path) -> 
         "chunker",
         {
             "BACKCAST_CHUNKER_LISTEN": "[::]:8080",
+            "BACKCAST_CHUNKER_PLAINTEXT": "anywhere",
             "BACKCAST_CHUNKER_POSTGRES_DSN_FILE": str(password_file),
             "BACKCAST_CHUNKER_KEK_FILE": str(password_file),
         },

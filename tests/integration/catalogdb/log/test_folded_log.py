@@ -1,5 +1,8 @@
 """Old events leave the catalog when Kafka has them; whoever asks for them is told."""
 
+import asyncio
+import json
+
 import pytest
 
 from libs.catalogdb.log.log import (
@@ -11,10 +14,14 @@ from libs.catalogdb.log.log import (
 )
 from libs.errors import EventsFoldedError
 from libs.events.topics import PACKS, SNAPSHOTS
-from services.restore.events.feed import read_events
+from services.restore.events.feed import EventPage, Feed
 from tests.support.catalog import TENANT, CatalogSite, item, protect, take_snapshot
 
 DAYS_30 = 30 * 86_400.0
+
+
+def page_after(site: CatalogSite, position: int) -> EventPage:
+    return asyncio.run(Feed(site.restore).look(TENANT, {SNAPSHOTS: position}, 10))
 
 
 @pytest.fixture
@@ -48,11 +55,11 @@ def test_a_cursor_among_folded_events_is_answered_and_the_beginning_says_where_i
     with pytest.raises(EventsFoldedError, match="after position 1 up to 2"):
         read_log(aged.catalog, SNAPSHOTS, 1, 10)
     with pytest.raises(EventsFoldedError):
-        read_events(aged.restore, TENANT, {SNAPSHOTS: 1}, 10, 0)
-    page = read_events(aged.restore, TENANT, {SNAPSHOTS: 0}, 10, 0)
+        page_after(aged, 1)
+    page = page_after(aged, 0)
     assert page.folded == {SNAPSHOTS: 2}
-    assert [event["position"] for event in page.events] == [3, 4]
-    assert read_events(aged.restore, TENANT, {SNAPSHOTS: 2}, 10, 0).folded == {}
+    assert [json.loads(event)["position"] for event in page.events] == [3, 4]
+    assert page_after(aged, 2).folded == {}
 
 
 def test_what_kafka_has_not_or_what_follows_a_young_event_stays(aged: CatalogSite) -> None:

@@ -1,0 +1,1 @@
+"""The span server: where chunkers take the bytes that a capture offers."""
