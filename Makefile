@@ -10,16 +10,20 @@ BIN := .venv/bin
 ARGS ?=
 #: Two test processes, each with its own servers; tests of a file stay together, long ones go first.
 PROCESSES ?= -n 2 --dist loadfile --no-loadscope-reorder
+#: What `make test-containers` runs: whose tests ask for addresses and credentials alone.
+IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/catalogdb \
+  tests/integration/chunker tests/integration/restore tests/integration/test_kafka_topics.py \
+  tests/integration/test_kafka_client.py
 #: Fixed, so that every machine resolves and installs alike.
 UV_VERSION := 0.13.9
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo drill test test-faults test-mutants soak check model bench up down docs format clean
+.PHONY: help setup demo drill test test-containers test-faults test-mutants soak check sbom images model bench up down docs format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/backcast
 
@@ -31,6 +35,9 @@ drill: $(READY) ## lose all but the bucket and the recovery sheet, get everythin
 
 test: $(READY) ## all tests, on real servers (15 minutes)
 	$(BIN)/pytest -m "not slow" $(PROCESSES) $(ARGS)
+
+test-containers: images ## tests that need servers but not their processes, in containers (10 minutes)
+	BACKCAST_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" $(PROCESSES) $(IN_CONTAINERS) $(ARGS)
 
 test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
 	$(BIN)/pytest tests/faults --scale full $(ARGS)
@@ -49,6 +56,12 @@ check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated
 	$(BIN)/pytest -q tests/tidy tests/unit
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m k8s.validate
+
+sbom: $(READY) ## list what images install besides our code, with licences (build/sbom.cdx.json)
+	$(BIN)/python -m deploy.sbom build/sbom.cdx.json
+
+images: $(READY) ## images of servers for tests; needs root, debootstrap and an engine (5 minutes once)
+	$(BIN)/python -m deploy.images
 
 model: ## search all states of the protocol's model; needs spin and gcc (3 minutes)
 	$(PYTHON) -m model.check $(ARGS)

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args, get_origin
 import libs
 from docs.attributes import attributes_of, paragraphs_of, summary_of
 from docs.event_reference import asyncapi_document, events_page
+from docs.manual import manual_page
 from docs.markdown import table
 from libs.errors import BackcastError
 from libs.rest.server import create_app
@@ -31,6 +32,7 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import UNEXPECTED_EXIT_CODE
 from libs.runtime.settings import Secret, Variable, as_text, variables
 from services.cli.__main__ import BROKEN_PIPE_EXIT_CODE, INTERRUPTED_EXIT_CODE
+from services.cli.commands.health.status import NOT_WELL_EXIT_CODE
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -89,6 +91,7 @@ def all_pages() -> Iterator[tuple[str, str]]:
     yield "asyncapi.json", asyncapi_document()
     for module in _modules_named("parser"):
         yield f"{_service_of(module)}.md", command_page(module.build_parser())
+        yield f"{module.build_parser().prog}.1", command_manual(module.build_parser())
     for module in _modules_named("routes"):
         yield f"openapi-{_service_of(module)}.json", openapi_document(module)
 
@@ -151,18 +154,34 @@ def command_page(parser: argparse.ArgumentParser) -> str:
     parts = [f"# The command {parser.prog}", parser.description or ""]
     for one in _commands(parser):
         parts += [f"## {one.prog}", one.description or "", "```\n" + _usage(one) + "\n```"]
-        help_of = one._get_formatter()._expand_help  # noqa: SLF001 -- what --help shows: one % for %%
-        rows = [
-            (
-                f"`{', '.join(action.option_strings) or action.metavar or action.dest}`",
-                help_of(action),
-            )
-            for action in one._actions  # noqa: SLF001 -- argparse has no public way to list arguments
-            if action.dest != "help" and action.help not in (None, argparse.SUPPRESS)
-        ]
+        rows = [(f"`{name}`", meaning) for name, meaning in _arguments(one)]
         if rows:
             parts.append(table(("argument", "meaning"), rows))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command_manual(parser: argparse.ArgumentParser) -> str:
+    """The same as a page of the manual, with the exit statuses."""
+    commands = [
+        (one.prog, one.description or "", _usage(one), list(_arguments(one)))
+        for one in _commands(parser)
+    ]
+    statuses: dict[int, str] = {0: "Success.", NOT_WELL_EXIT_CODE: "`status` found a problem."}
+    for _, cls in _descendants(BackcastError, 0):
+        statuses.setdefault(cls.exit_code, summary_of(cls))
+    statuses[UNEXPECTED_EXIT_CODE] = "An error that nobody foresaw."
+    statuses[INTERRUPTED_EXIT_CODE] = "Ctrl-C, or a question that was answered with no."
+    statuses[BROKEN_PIPE_EXIT_CODE] = "Nobody reads the output any more."
+    return manual_page(parser, commands, sorted(statuses.items()))
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Each argument of a command, as it is written, and what it means."""
+    help_of = parser._get_formatter()._expand_help  # noqa: SLF001 -- what --help shows: one % for %%
+    for action in parser._actions:  # noqa: SLF001 -- argparse has no public way to list arguments
+        if action.dest != "help" and action.help not in (None, argparse.SUPPRESS):
+            name = ", ".join(action.option_strings) or action.metavar or action.dest
+            yield str(name), help_of(action)
 
 
 def _replace(file: Path, text: str | None) -> None:

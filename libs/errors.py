@@ -5,6 +5,8 @@
     │   ├── NotFoundError        the named object does not exist
     │   ├── EventsFoldedError    events that are asked for are older than the catalog keeps them
     │   ├── ConflictError        the named object exists or is busy
+    │   │   ├── PausedError      somebody has paused what is asked for
+    │   │   └── CancelledError   somebody has ended what was asked for
     │   └── ForbiddenError       the credentials do not allow this
     │       └── UnauthenticatedError   there are no credentials, or unknown ones
     ├── DamagedDataError         stored or received bytes are not what they must be
@@ -77,6 +79,20 @@ class ConflictError(BadInputError):
     retriable = True
     http_status = 409
     exit_code = 4
+
+
+class PausedError(ConflictError):
+    """Somebody has paused the group; it takes no snapshots until somebody resumes it."""
+
+    code = "paused"
+    retriable = False
+
+
+class CancelledError(ConflictError):
+    """Somebody has ended the session before it was sealed."""
+
+    code = "cancelled"
+    retriable = False
 
 
 class ForbiddenError(BadInputError):

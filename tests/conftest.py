@@ -5,7 +5,7 @@ import random
 import hypothesis
 import pytest
 
-from deploy.local.fixtures import bucket, database, seaweedfs, servers
+from deploy.local.fixtures import bucket, database, local_servers, seaweedfs, servers
 from tests.support.loop_devices import loop
 from tests.support.tally import (
     pytest_configure,
@@ -18,6 +18,7 @@ from tests.support.tally import (
 __all__ = [
     "bucket",
     "database",
+    "local_servers",
     "loop",
     "pytest_configure",
     "pytest_sessionfinish",

@@ -1,32 +1,64 @@
 """pytest fixtures: real servers once per run, an empty database and a new bucket name per test.
 
 A server that cannot start fails the test where ``CI=true``, and skips it with the reason elsewhere.
+
+``BACKCAST_TEST_SERVERS`` says where `servers` come from: ``local`` processes, ``containers``, or
+``auto``, which is the default: containers if an engine answers and has the images that
+``make images`` builds, else local processes. Tests that kill, pause or fill a server need its
+process, so they ask for `local_servers`, or start servers of their own.
 """
 
+import enum
 import os
 import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
 
 from deploy.local.cluster import LocalCluster
+from deploy.local.containers import ContainerServers, can_be_had, container_servers
 from deploy.local.home import BackcastHome
 from deploy.local.lock import Tell
 from deploy.local.servers.s3 import S3Choice
 from deploy.local.servers.seaweedfs import SeaweedServer
-from libs.errors import BackcastError
+from libs.errors import BackcastError, ConfigurationError
 
-__all__ = ["bucket", "database", "seaweedfs", "servers"]
+__all__ = ["bucket", "database", "local_servers", "seaweedfs", "servers"]
+
+
+class ServerChoice(enum.StrEnum):
+    """Where `servers` come from."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    CONTAINERS = "containers"
 
 
 @pytest.fixture(scope="session")
 def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalCluster | ContainerServers]:
+    """PostgreSQL, Kafka and MinIO: ``postgres.dsn``, ``kafka.bootstrap``, ``s3.endpoint``."""
+    choice = server_choice(os.environ.get("BACKCAST_TEST_SERVERS", ServerChoice.AUTO))
+    if choice is ServerChoice.LOCAL or (choice is ServerChoice.AUTO and not can_be_had()):
+        yield request.getfixturevalue("local_servers")
+        return
+    with ExitStack() as stack:
+        home = BackcastHome(tmp_path_factory.mktemp("containers"))
+        found: list[ContainerServers] = []
+        start_or_skip(lambda: found.append(stack.enter_context(container_servers(home))))
+        yield found[0]
+
+
+@pytest.fixture(scope="session")
+def local_servers(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[LocalCluster]:
-    """PostgreSQL, Kafka and MinIO: ``postgres.dsn``, ``kafka.bootstrap``, ``s3.endpoint``."""
+    """The same as local processes, for whoever needs these; services may be added."""
     cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("servers"), tied=True))
     tell = _unhidden(pytestconfig)
     start_or_skip(lambda: cluster.up(tell, s3=S3Choice.MINIO, servers_only=True))
@@ -70,6 +102,20 @@ def database(servers: LocalCluster) -> Iterator[str]:
 def bucket() -> str:
     """A bucket name that nobody used; the bucket is not made."""
     return f"test-{uuid.uuid4().hex}"
+
+
+def server_choice(text: str) -> ServerChoice:
+    """The choice that a variable names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    try:
+        return ServerChoice(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"BACKCAST_TEST_SERVERS: expected {', '.join(ServerChoice)}, got {text!r}"
+        ) from None
 
 
 def start_or_skip(start: Callable[[], None]) -> None:

@@ -208,9 +208,11 @@ _OVERVIEW = """
     SELECT n.name, n.rpc_url, n.span_address, n.boot, n.version, n.seen_at,
            extract(epoch FROM now() - n.seen_at)::float8 AS silent_seconds, n.forgotten_at,
            n.credential IS NOT NULL AS has_credential,
-           (SELECT count(*) FROM source s WHERE s.node_no = n.node_no) AS source_count
-    FROM node n
-    WHERE (n.forgotten_at IS NULL OR EXISTS (SELECT FROM source s WHERE s.node_no = n.node_no))"""
+           used.source_count
+    FROM node n, LATERAL (SELECT count(*) AS source_count
+                          FROM source s JOIN volume v USING (volume_no)
+                          WHERE s.node_no = n.node_no AND v.removed_at IS NULL) used
+    WHERE (n.forgotten_at IS NULL OR used.source_count > 0)"""
 
 
 def _sources(tx: Tx, name: str) -> list[NodeSource]:
@@ -220,7 +222,7 @@ def _sources(tx: Tx, name: str) -> list[NodeSource]:
         """SELECT t.name AS tenant, v.name AS volume, g.name AS group, s.path, s.lead
            FROM source s JOIN node n USING (node_no) JOIN volume v USING (volume_no)
            JOIN volume_group g USING (group_no) JOIN tenant t ON t.tenant_no = v.tenant_no
-           WHERE n.name = %s ORDER BY t.name, v.name""",
+           WHERE n.name = %s AND v.removed_at IS NULL ORDER BY t.name, v.name""",
         [name],
     )
 

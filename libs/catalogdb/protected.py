@@ -1,11 +1,16 @@
 """Tenants, nodes, groups and volumes: who and what is protected."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
+from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
+from libs.catalogdb.volumes.locking import lock_names, lock_volume
+from libs.catalogdb.volumes.placing import refuse_same_path
+from libs.catalogdb.volumes.returning import take_back
 from libs.errors import ConflictError, NotFoundError
 from libs.ids import uuid7
 
@@ -52,13 +57,21 @@ class Volume:
     #: Mount point of the file system that is frozen while writes to the source are held, or None.
     freeze: str | None
     head_sequence: int
+    #: When it was removed, and by whom; None: it is protected.
+    removed_at: datetime | None
+    removed_by: str | None
+    #: When its group was paused, by whom and why; None: it takes snapshots.
+    paused_at: datetime | None
+    paused_by: str | None
+    paused_reason: str | None
 
 
 #: Any number that only the creation of tenants uses.
 _TENANTS_LOCK = 0x74656E61
 
 _VOLUMES = """SELECT v.volume_no, v.volume_id AS volume, v.name, g.name AS group, g.group_id,
-                     n.name AS node, o.path, o.freeze_mount AS freeze, g.head_sequence
+                     n.name AS node, o.path, o.freeze_mount AS freeze, g.head_sequence,
+                     v.removed_at, v.removed_by, g.paused_at, g.paused_by, g.paused_reason
               FROM volume v JOIN volume_group g USING (group_no)
               JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
@@ -220,66 +233,101 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
     catalog: Catalog,
     tenant: str,
     name: str,
-    group: str,
+    group: str | None,
     node: str,
     path: str,
     freeze: str | None = None,
+    *,
+    again: bool = False,
 ) -> Volume:
     """Protect a volume, in a group that is made if need be; adding it again unchanged returns it.
+
+    One that was removed is taken back with its history.
 
     Args:
         catalog: the catalog.
         tenant: name of the tenant.
         name: name of the volume.
-        group: name of its group.
+        group: name of its group; None: the one that it was in, or one of its own name.
         node: name of the node that has its source.
         path: path of the source on that node.
         freeze: mount point of the file system to freeze while writes are held, or None.
+        again: although another volume of the tenant has the same path on the node.
 
     Raises:
         ConflictError: the name is taken by a volume or group with other properties. Volumes and
             groups share one name space per tenant, because a recovery point names either; only a
-            volume that is alone in its group may share its name.
+            volume that is alone in its group may share its name. Or another volume of the tenant
+            has the same path, or a removed one cannot be taken back so.
         NotFoundError: no such tenant or node.
     """
     with catalog.transaction() as tx:
-        require_reconciled(tx)
-        # Names are given one at a time within a tenant.
-        if not tx.execute("SELECT 1 FROM tenant WHERE name = %s FOR UPDATE", [tenant]).fetchone():
-            raise NotFoundError(f"tenant {tenant}: there is none of this name")
+        lock_names(tx, tenant)
         volume = _volume(tx, tenant, name)
-        if volume:
-            known = (volume.group, volume.node, volume.path, volume.freeze)
-            if known == (group, node, path, freeze):
+        if volume and not volume.removed_at:
+            known = (volume.node, volume.path, volume.freeze)
+            if known == (node, path, freeze) and group in (None, volume.group):
                 return volume
             frozen = f", frozen at {volume.freeze}" if volume.freeze else ""
             raise ConflictError(
                 f"volume {name}: already protects {volume.node}:{volume.path}{frozen} in group "
-                f"{volume.group}; choose another name"
+                f"{volume.group}; choose another name, or `backcast volume move` or `regroup` it"
             )
-        _refuse_shared_name(tx, tenant, name, group)
-        tx.execute(
-            """INSERT INTO volume_group (group_id, tenant_no, name)
-               SELECT %s, tenant_no, %s FROM tenant WHERE name = %s
-               ON CONFLICT (tenant_no, name) DO NOTHING""",
-            [uuid7(), group, tenant],
-        )
-        _insert_volume(tx, tenant, name, group, node, path, freeze)
-        volume = _volume(tx, tenant, name)
-        if volume is None:
-            raise NotFoundError(f"node {node}: no agent has announced itself under this name")
-        return volume
+        if not again:
+            refuse_same_path(tx, tenant, node, path, but=name)
+        removed = lock_volume(tx, tenant, name)
+        if removed:
+            entry = take_back(tx, tenant, removed, group, node, path, freeze)
+            append(tx, "coordinator", [entry])
+            return read_volume(tx, tenant, name)
+        refuse_shared_name(tx, tenant, name, group or name)
+        insert_volume(tx, tenant, name, group or name, node, path, freeze)
+        return read_volume(tx, tenant, name)
 
 
-def list_volumes(catalog: Catalog, tenant: str, group: str | None = None) -> list[Volume]:
-    """The tenant's volumes, by name; of one group if it is named."""
-    of_group = " AND (%s::text IS NULL OR g.name = %s)"
+def list_volumes(
+    catalog: Catalog, tenant: str, group: str | None = None, *, removed: bool = False
+) -> list[Volume]:
+    """The tenant's volumes, by name; of one group if it is named. Those that were removed apart."""
+    of_group = " AND (%s::text IS NULL OR g.name = %s) AND (v.removed_at IS NOT NULL) = %s"
     with catalog.transaction() as tx:
         return all_rows(
             tx,
             Volume,
             _VOLUMES + " WHERE t.name = %s" + of_group + " ORDER BY v.name",
-            [tenant, group, group],
+            [tenant, group, group, removed],
+        )
+
+
+def find_volume(catalog: Catalog, tenant: str, name: str) -> Volume:
+    """The volume of this name, also if it was removed.
+
+    Raises:
+        NotFoundError: the tenant has none.
+    """
+    with catalog.transaction() as tx:
+        volume = _volume(tx, tenant, name)
+    if volume is None:
+        require_tenant(catalog, tenant)
+        raise NotFoundError(
+            f"volume {name}: tenant {tenant} has none of this name; `backcast volume list` shows "
+            f"them"
+        )
+    return volume
+
+
+def refuse_removed(catalog: Catalog, tenant: str, name: str) -> None:
+    """Refuse the name of a volume that is protected no more.
+
+    Raises:
+        ConflictError: it was removed.
+    """
+    with catalog.transaction() as tx:
+        volume = _volume(tx, tenant, name)
+    if volume and volume.removed_at:
+        raise ConflictError(
+            f"volume {name}: {volume.removed_by} removed it at {volume.removed_at:%Y-%m-%dT%H:%MZ};"
+            f" `backcast volume add {name} {volume.path}` takes it back"
         )
 
 
@@ -319,10 +367,28 @@ def _volume(tx: Tx, tenant: str, name: str) -> Volume | None:
     return one_row(tx, Volume, _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name])
 
 
-def _insert_volume(  # noqa: PLR0913 -- the columns of two rows
+def read_volume(tx: Tx, tenant: str, name: str) -> Volume:
+    """A volume that is there, in the caller's transaction."""
+    volume = _volume(tx, tenant, name)
+    assert volume is not None
+    return volume
+
+
+def insert_volume(  # noqa: PLR0913 -- the columns of two rows
     tx: Tx, tenant: str, name: str, group: str, node: str, path: str, freeze: str | None
 ) -> None:
+    """Insert a volume and its source, and its group if there is none, in the caller's transaction.
+
+    Raises:
+        NotFoundError: no such node.
+    """
     tx.execute(
+        """INSERT INTO volume_group (group_id, tenant_no, name)
+           SELECT %s, tenant_no, %s FROM tenant WHERE name = %s
+           ON CONFLICT (tenant_no, name) DO NOTHING""",
+        [uuid7(), group, tenant],
+    )
+    placed = tx.execute(
         """WITH made AS (
                INSERT INTO volume (volume_id, tenant_no, group_no, name)
                SELECT %s, t.tenant_no, g.group_no, %s
@@ -332,9 +398,16 @@ def _insert_volume(  # noqa: PLR0913 -- the columns of two rows
            SELECT volume_no, node_no, %s, %s FROM made, node WHERE node.name = %s""",
         [uuid7(), name, group, tenant, path, freeze, node],
     )
+    if not placed.rowcount:
+        raise NotFoundError(f"node {node}: no agent has announced itself under this name")
 
 
-def _refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:
+def refuse_shared_name(tx: Tx, tenant: str, name: str, group: str) -> None:
+    """Refuse to put a volume into a group if their names would mean others, too.
+
+    Raises:
+        ConflictError: another group has the volume's name, or another volume the group's.
+    """
     clash = tx.execute(
         """SELECT g.name FROM volume_group g JOIN tenant t USING (tenant_no)
            WHERE t.name = %(tenant)s AND g.name = %(name)s

@@ -27,9 +27,9 @@ from libs.store.layout import CheckpointName, checkpoint_object, expect_object
 MAGIC = b"BCASTCP\x00"
 #: What is written. Version 2 added rows of grants and the groups' lists of domains, version 3
 #: rows of sources, version 4 chains of deltas with `GoneRow`, and `PastRow`, version 5 snapshots of
-#: consistency `unvouched`.
-VERSION = 5
-_READABLE_VERSIONS = (1, 2, 3, 4, VERSION)
+#: consistency `unvouched`, version 6 volumes that moved or were removed, and paused groups.
+VERSION = 6
+_READABLE_VERSIONS = (1, 2, 3, 4, 5, VERSION)
 SALT_SIZE_BYTES = 16
 #: So much of an object says which key it is sealed under.
 SEALED_UNDER_SIZE_BYTES = 16 + FINGERPRINT_SIZE_BYTES

@@ -26,11 +26,13 @@ class DomainRow(Struct, frozen=True, kw_only=True, tag="domain"):
     key_id: UUID
 
 
-class TenantRow(Struct, frozen=True, kw_only=True, tag="tenant"):
+class TenantRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tenant"):
     """A tenant and the domain of its data."""
 
     name: Text
     domain: UUID
+    #: What it may store; None: no limit. Since version 6.
+    quota_bytes: Count | None = None
 
 
 class GrantRow(Struct, frozen=True, kw_only=True, tag="grant"):
@@ -60,6 +62,14 @@ class Retention(Struct, frozen=True, kw_only=True):
     keep_for_seconds: Count
 
 
+class Paused(Struct, frozen=True, kw_only=True):
+    """Who paused a group, why and when."""
+
+    by: Text
+    reason: Text
+    at: datetime
+
+
 class GroupRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="group"):
     """A group and its head: what was acknowledged up to it is told by `SnapshotRow` alone."""
 
@@ -76,14 +86,27 @@ class GroupRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="group
     domains: Annotated[tuple[UUID, ...], Meta(max_length=256)] = ()
     #: Stores that should have each snapshot whole; checkpoints that do not say it mean 1.
     copies: Annotated[int, Meta(ge=1)] = 1
+    #: Since version 6; None: it takes snapshots.
+    paused: Paused | None = None
 
 
-class VolumeRow(Struct, frozen=True, kw_only=True, tag="volume3"):
+class Removed(Struct, frozen=True, kw_only=True):
+    """Who removed a volume, and when."""
+
+    by: Text
+    at: datetime
+
+
+class VolumeRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="volume3"):
     """A volume of a group; its sources follow in rows of their own. Since version 3."""
 
     volume: UUID
     group: UUID
     name: Text
+    #: Sequence of the group's head when it moved; -1: it never did. Since version 6.
+    moved_after: Annotated[int, Meta(ge=-1)] = -1
+    #: Since version 6; None: it is protected.
+    removed: Removed | None = None
 
 
 class VolumeRowV2(Struct, frozen=True, kw_only=True, tag="volume"):
@@ -121,7 +144,7 @@ class VolumePart(Struct, frozen=True, kw_only=True):
     stored_bytes: Count
 
 
-class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
+class SnapshotRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="snapshot"):
     """An acknowledged snapshot, live, or expired and not yet folded."""
 
     session: UUID
@@ -137,6 +160,8 @@ class SnapshotRow(Struct, frozen=True, kw_only=True, tag="snapshot"):
     recovered: bool
     #: Empty if it is expired.
     volumes: tuple[VolumePart, ...]
+    #: What people want to remember about it. Since version 6.
+    note: Text | None = None
 
 
 class PastRow(Struct, frozen=True, kw_only=True, tag="past"):

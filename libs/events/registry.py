@@ -24,17 +24,25 @@ from libs.events.restores import (
 )
 from libs.events.snapshots import (
     BarrierReached,
+    GroupPaused,
+    GroupRenamed,
+    GroupResumed,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotNoted,
     SnapshotRecovered,
     SnapshotRejected,
     SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
+    VolumeMoved,
+    VolumeRemoved,
+    VolumeRenamed,
+    VolumeReturned,
 )
 from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS, PACKS, RESTORES, SNAPSHOTS
 
@@ -61,6 +69,14 @@ Event = (
     | HoldPlaced
     | HoldReleased
     | RetentionChanged
+    | VolumeRenamed
+    | GroupRenamed
+    | VolumeMoved
+    | VolumeRemoved
+    | VolumeReturned
+    | GroupPaused
+    | GroupResumed
+    | SnapshotNoted
     | RestoreRequested
     | RestorePlanned
     | RestoreProgressed
@@ -119,6 +135,14 @@ EVENTS: tuple[EventType, ...] = (
     EventType(SNAPSHOTS, "backcast.snapshots.hold_placed", 1, HoldPlaced),
     EventType(SNAPSHOTS, "backcast.snapshots.hold_released", 1, HoldReleased),
     EventType(SNAPSHOTS, "backcast.snapshots.retention_changed", 1, RetentionChanged),
+    EventType(SNAPSHOTS, "backcast.snapshots.volume_renamed", 1, VolumeRenamed),
+    EventType(SNAPSHOTS, "backcast.snapshots.group_renamed", 1, GroupRenamed),
+    EventType(SNAPSHOTS, "backcast.snapshots.volume_moved", 1, VolumeMoved),
+    EventType(SNAPSHOTS, "backcast.snapshots.volume_removed", 1, VolumeRemoved),
+    EventType(SNAPSHOTS, "backcast.snapshots.volume_returned", 1, VolumeReturned),
+    EventType(SNAPSHOTS, "backcast.snapshots.group_paused", 1, GroupPaused),
+    EventType(SNAPSHOTS, "backcast.snapshots.group_resumed", 1, GroupResumed),
+    EventType(SNAPSHOTS, "backcast.snapshots.snapshot_noted", 1, SnapshotNoted),
     EventType(RESTORES, "backcast.restores.restore_requested", 1, RestoreRequested),
     EventType(RESTORES, "backcast.restores.restore_planned", 1, RestorePlanned),
     EventType(RESTORES, "backcast.restores.restore_progressed", 1, RestoreProgressed),

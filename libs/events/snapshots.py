@@ -1,4 +1,4 @@
-"""Events of `backcast.snapshots`: sessions and the recovery points they become."""
+"""Events of `backcast.snapshots`: sessions, the recovery points they become, and their volumes."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -244,3 +244,111 @@ class RetentionChanged:
     keep_last: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None
     #: Age in seconds up to which older ones stay as well.
     keep_for_seconds: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRenamed:
+    """Emitted when a volume got another name; its id, its number and its history stay.
+
+    Stream key: group. Ordering: the last name holds. A duplicate is harmless.
+    """
+
+    volume: UUID
+    group: UUID
+    before: Name
+    name: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRenamed:
+    """Emitted when a group got another name; its id and its history stay.
+
+    Stream key: group. Ordering: the last name holds. A duplicate is harmless.
+    """
+
+    group: UUID
+    before: Name
+    name: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMoved:
+    """Emitted when a volume is read from another place from its next snapshot on.
+
+    Stream key: group. Ordering: the last place holds. A duplicate is harmless.
+    """
+
+    volume: UUID
+    group: UUID
+    name: Name
+    node: Name
+    path: Message
+    #: Mount point of the file system that is frozen while it is cut, or None.
+    freeze: Message | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRemoved:
+    """Emitted when a volume is protected no more; its recovery points stay until they expire.
+
+    Stream key: group. Ordering: the last of VolumeRemoved and VolumeReturned holds. A duplicate is
+    harmless.
+    """
+
+    volume: UUID
+    group: UUID
+    name: Name
+    #: Who removed it.
+    by: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeReturned:
+    """Emitted when a volume that was removed is protected again, with its history.
+
+    Stream key: group. Ordering: after its VolumeRemoved. A duplicate is harmless.
+    """
+
+    volume: UUID
+    group: UUID
+    name: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPaused:
+    """Emitted when somebody paused a group: it takes no snapshots, and none expires by retention.
+
+    Stream key: group. Ordering: the last of GroupPaused and GroupResumed holds. A duplicate is
+    harmless.
+    """
+
+    group: UUID
+    by: Name
+    reason: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResumed:
+    """Emitted when somebody ended the pause of a group.
+
+    Stream key: group. Ordering: after its GroupPaused. A duplicate is harmless.
+    """
+
+    group: UUID
+    by: Name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotNoted:
+    """Emitted when somebody wrote a note on a recovery point, or took it away.
+
+    Stream key: group. Ordering: after its SnapshotSealed; the last note holds. A duplicate is
+    harmless.
+    """
+
+    session: UUID
+    group: UUID
+    sequence: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    by: Name
+    #: None: it has no note any more.
+    note: Message | None

@@ -5,8 +5,19 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-#: The page may load and run nothing at all; it has its few lines of style inside.
-PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'"
+)
+#: Of every answer, for browsers: they load and run nothing (the page has its few lines of style
+#: inside), show it in no frame, guess no type, keep nothing, and tell nobody where they were.
+BROWSER_HEADERS = (
+    ("Content-Security-Policy", _POLICY),
+    ("Cache-Control", "no-store"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),  # means nothing over http
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"

@@ -37,7 +37,7 @@ from libs.rest.auth import ALL_TENANTS, EXPECTED_TOKEN, Tokens
 from libs.rest.documents import share_schemas
 from libs.rest.limits import ServerLimits
 from libs.rest.listener import BoundedListener, listen
-from libs.rest.page import PAGE_HEADERS, render_page
+from libs.rest.page import BROWSER_HEADERS, render_page
 from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import ShareLimits, Shares
 from libs.rest.strict import StrictRoute
@@ -264,7 +264,7 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(render_page(app.openapi()), headers=PAGE_HEADERS)
+        return HTMLResponse(render_page(app.openapi()))
 
     # Threads of their own: those of requests may all wait for something.
     threads = anyio.CapacityLimiter(2)
@@ -326,6 +326,7 @@ def _server_config(
         lifespan="on",
         log_config=None,
         access_log=False,
+        headers=list(BROWSER_HEADERS),
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=limits.idle_seconds_max,

@@ -17,6 +17,7 @@ from services.catalog.explanation.endpoints import add_explaining_routes
 from services.catalog.explanation.explainer import Explainer
 from services.catalog.keys.endpoints import KeyTools, add_key_routes
 from services.catalog.recovery.endpoints import RecoveryTools, add_catalog_routes
+from services.catalog.status.endpoints import add_status_routes
 from services.catalog.verification.endpoints import add_verify_routes
 from services.catalog.verification.jobs import VerifyJobs
 from services.catalog.verification.verifier import Verifier
@@ -58,3 +59,4 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_catalog_routes(app, tools)
     add_store_routes(app, catalog, stores, tools)
     add_key_routes(app, keys)
+    add_status_routes(app, catalog)

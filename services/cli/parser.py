@@ -1,9 +1,11 @@
 """The parser of the command line: nouns and their verbs, from the modules named after them."""
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from libs.printable import printable
+from services.cli import completion
 from services.cli.commands import (
     addresses,
     catalog,
@@ -14,9 +16,10 @@ from services.cli.commands import (
     restores,
     snapshots,
     stores,
-    volumes,
 )
+from services.cli.commands.health import stats, status
 from services.cli.commands.nodes import verbs as nodes
+from services.cli.commands.protected import sessions, tenants, volumes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:
@@ -31,17 +34,40 @@ up`), BACKCAST_TENANT the tenant, BACKCAST_CA_FILE the authorities that sign the
 system's), BACKCAST_HOME the folder of the local servers."""
 
 
+#: In the order of the help.
+_NOUNS = (
+    status,
+    stats,
+    volumes,
+    sessions,
+    snapshots,
+    restores,
+    addresses,
+    events,
+    keys,
+    gc,
+    catalog,
+    stores,
+    nodes,
+    tenants,
+    completion,
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. What it parses has ``run``, the function that does it."""
     parser: argparse.ArgumentParser = _Parser(
         prog="backcast", description=_DESCRIPTION, epilog=_ENVIRONMENT, parents=[_everywhere()]
     )
     parser.set_defaults(json=False, tenant=None)
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version of this command, and end"
+    )
     nouns = parser.add_subparsers(required=True, metavar="COMMAND")
     everywhere = _everywhere()
     dev.add_parser(nouns, [everywhere])
     nouns.choices["dev"].set_defaults(run=dev.run)
-    for noun in (volumes, snapshots, restores, addresses, events, keys, gc, catalog, stores, nodes):
+    for noun in _NOUNS:
         noun.add_parser(nouns, everywhere)
     return parser
 
@@ -59,6 +85,23 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """As argparse's."""
         super().error(printable(message))
+
+
+class _Version(argparse.Action):
+    """Prints the version. It is looked up only when somebody asks, because that costs time."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """As argparse calls it."""
+        from importlib.metadata import version  # noqa: PLC0415 -- see above
+
+        write_line(f"{parser.prog} {version('backcast')}")
+        parser.exit()
 
 
 def _everywhere() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Endpoints that list: volumes, snapshots, recovery points. They give no data."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -8,13 +9,21 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import group_of, list_volumes, require_names, require_tenant
+from libs.catalogdb.protected import (
+    Volume,
+    find_volume,
+    group_of,
+    list_volumes,
+    require_names,
+    require_tenant,
+)
 from libs.catalogdb.sessions.barrier import BarrierEvidence, barrier_evidence
 from libs.catalogdb.snapshots.points import (
     SnapshotVolume,
     find_volume_at,
     list_snapshots,
     newest_points,
+    read_history,
     read_snapshot,
 )
 from libs.points import RecoveryPoint
@@ -59,6 +68,7 @@ class PointAnswer(BaseModel):
     )
     copies: int = Field(description="Stores that have all of its snapshot")
     copies_wanted: int = Field(description="How many should, by the policy of its group")
+    note: str | None = Field(description="What people want to remember about its snapshot")
 
 
 class SnapshotPage(BaseModel):
@@ -93,6 +103,7 @@ class SnapshotAnswer(BaseModel):
     damaged: bool
     copies: int = Field(description="Stores that have all of it")
     copies_wanted: int = Field(description="How many should, by the policy of its group")
+    note: str | None = Field(description="What people want to remember about it")
     volumes: list[PointAnswer]
     barrier: list[BarrierAnswer] = Field(
         description="What its nodes said when they were cut together; empty if there was no need"
@@ -107,21 +118,25 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    freeze: str | None = Field(description="Mount point that is frozen while it is cut")
+    removed_at: datetime | None = Field(description="Since when it is protected no more")
+    removed_by: str | None
+    paused_at: datetime | None = Field(description="Since when its group takes no snapshots")
+    paused_by: str | None
+    paused_reason: str | None
     latest: PointAnswer | None = Field(description="Its newest recovery point")
+
+
+class VolumeDetails(VolumeAnswer):
+    """A volume, protected or removed, and how much history it has."""
+
+    points: int = Field(description="Its recovery points")
+    oldest_at: datetime | None = Field(description="When the oldest of them was sealed")
 
 
 def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
     """Add the endpoints to the application."""
-
-    @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
-    def volumes(
-        tenant: str,
-        _: Reader,
-        name: Annotated[
-            str | None, Query(description="Only of this group, or of the group of this volume")
-        ] = None,
-    ) -> list[VolumeAnswer]:
-        return _volume_answers(readers.catalog, tenant, name)
+    _add_volume_routes(app, readers)
 
     @app.get("/v1/tenants/{tenant}/snapshots", tags=["listing"], summary="Snapshots, newest first")
     def snapshots(
@@ -152,6 +167,7 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
             damaged=rows[0].damaged,
             copies=rows[0].copies,
             copies_wanted=rows[0].copies_wanted,
+            note=rows[0].note,
             volumes=[point_answer(row) for row in rows],
             barrier=[_barrier_answer(one) for one in barrier_evidence(readers.catalog, session)],
         )
@@ -165,23 +181,59 @@ def add_listing_routes(app: FastAPI, readers: VolumeReaders) -> None:
         return point_answer(find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point)))
 
 
-def _volume_answers(catalog: Catalog, tenant: str, name: str | None) -> list[VolumeAnswer]:
+def _add_volume_routes(app: FastAPI, readers: VolumeReaders) -> None:
+    @app.get("/v1/tenants/{tenant}/volumes", tags=["listing"], summary="The tenant's volumes")
+    def volumes(
+        tenant: str,
+        _: Reader,
+        name: Annotated[
+            str | None, Query(description="Only of this group, or of the group of this volume")
+        ] = None,
+        removed: Annotated[
+            bool, Query(description="Those that were removed, instead of those that are protected")
+        ] = False,
+    ) -> list[VolumeAnswer]:
+        return _volume_answers(readers.catalog, tenant, name, removed=removed)
+
+    @app.get("/v1/tenants/{tenant}/volumes/{name}", tags=["listing"], summary="One volume")
+    def volume(tenant: str, name: str, _: Reader) -> VolumeDetails:
+        catalog = readers.catalog
+        found = find_volume(catalog, tenant, name)
+        newest = newest_points(catalog, tenant, found.group, found.volume_no)
+        history = read_history(catalog, found.volume_no)
+        return VolumeDetails(
+            **_volume_answer(found, newest).model_dump(),
+            points=history.points,
+            oldest_at=history.oldest_at,
+        )
+
+
+def _volume_answers(
+    catalog: Catalog, tenant: str, name: str | None, *, removed: bool
+) -> list[VolumeAnswer]:
     group = None if name is None else group_of(catalog, tenant, name)
-    found = list_volumes(catalog, tenant, group)
+    found = list_volumes(catalog, tenant, group, removed=removed)
     if not found:
         require_tenant(catalog, tenant)
     newest = newest_points(catalog, tenant, group)
-    return [
-        VolumeAnswer(
-            volume=volume.volume,
-            name=volume.name,
-            group=volume.group,
-            node=volume.node,
-            path=volume.path,
-            latest=point_answer(newest[volume.volume]) if volume.volume in newest else None,
-        )
-        for volume in found
-    ]
+    return [_volume_answer(volume, newest) for volume in found]
+
+
+def _volume_answer(volume: Volume, newest: Mapping[UUID, SnapshotVolume]) -> VolumeAnswer:
+    return VolumeAnswer(
+        volume=volume.volume,
+        name=volume.name,
+        group=volume.group,
+        node=volume.node,
+        path=volume.path,
+        freeze=volume.freeze,
+        removed_at=volume.removed_at,
+        removed_by=volume.removed_by,
+        paused_at=volume.paused_at,
+        paused_by=volume.paused_by,
+        paused_reason=volume.paused_reason,
+        latest=point_answer(newest[volume.volume]) if volume.volume in newest else None,
+    )
 
 
 def _barrier_answer(node: BarrierEvidence) -> BarrierAnswer:
@@ -219,4 +271,5 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         damaged=point.damaged,
         copies=point.copies,
         copies_wanted=point.copies_wanted,
+        note=point.note,
     )

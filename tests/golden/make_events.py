@@ -33,18 +33,26 @@ from libs.events.snapshots import (
     BarrierNode,
     BarrierReached,
     DamagedExtent,
+    GroupPaused,
+    GroupRenamed,
+    GroupResumed,
     HoldPlaced,
     HoldReleased,
     RetentionChanged,
     SealedVolume,
     SnapshotDamaged,
     SnapshotExpired,
+    SnapshotNoted,
     SnapshotRecovered,
     SnapshotRejected,
     SnapshotReplicated,
     SnapshotRequested,
     SnapshotSealed,
     SnapshotVerified,
+    VolumeMoved,
+    VolumeRemoved,
+    VolumeRenamed,
+    VolumeReturned,
 )
 from libs.ranges import ChunkRun, pack_runs
 
@@ -189,6 +197,16 @@ SAMPLES: tuple[Event, ...] = (
     HoldPlaced(session=SESSION, group=GROUP, owner="legal", reason="case 17"),
     HoldReleased(session=SESSION, group=GROUP, owner="legal"),
     RetentionChanged(group=GROUP, keep_last=7, keep_for_seconds=30 * 86400),
+    VolumeRenamed(volume=VOLUME, group=GROUP, before="vm", name="web"),
+    GroupRenamed(group=GROUP, before="vm", name="web"),
+    VolumeMoved(
+        volume=VOLUME, group=GROUP, name="vm", node="node-2", path="/images/vm.raw", freeze=None
+    ),
+    VolumeRemoved(volume=VOLUME, group=GROUP, name="vm", by="ops"),
+    VolumeReturned(volume=VOLUME, group=GROUP, name="vm"),
+    GroupPaused(group=GROUP, by="ops", reason="the array is being exchanged"),
+    GroupResumed(group=GROUP, by="ops"),
+    SnapshotNoted(session=SESSION, group=GROUP, sequence=3, by="ops", note="before the upgrade"),
     RestoreRequested(**_RESTORE, size_bytes=1 << 40),
     RestorePlanned(
         **_RESTORE,

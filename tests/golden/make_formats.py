@@ -29,7 +29,9 @@ from libs.checkpoints.rows import (
     HoldRow,
     NodeRow,
     PastRow,
+    Paused,
     RejectedRow,
+    Removed,
     Retention,
     Row,
     SnapshotRow,
@@ -102,7 +104,7 @@ CHECKPOINT = CheckpointName(2, 30)
 CHECKPOINT_ROWS: tuple[Row, ...] = (
     DomainRow(domain=KEYS.domain, key_id=KEYS.key_id),
     DomainRow(domain=uuid.UUID(int=9), key_id=uuid.UUID(int=12)),
-    TenantRow(name="default", domain=KEYS.domain),
+    TenantRow(name="default", domain=KEYS.domain, quota_bytes=1 << 40),
     TenantRow(name="images", domain=uuid.UUID(int=9)),
     GrantRow(domain=uuid.UUID(int=9), tenant="default"),
     NodeRow(
@@ -117,8 +119,15 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
         head_mac=b"m" * 32,
         retention=Retention(keep_last=7, keep_for_seconds=86_400),
         domains=MANIFEST.domains,
+        paused=Paused(by="ops", reason="the array moves", at=MANIFEST.created_at),
     ),
-    VolumeRow(volume=uuid.UUID(int=7), group=MANIFEST.group, name="vm"),
+    VolumeRow(
+        volume=uuid.UUID(int=7),
+        group=MANIFEST.group,
+        name="vm",
+        moved_after=1,
+        removed=Removed(by="ops", at=MANIFEST.created_at),
+    ),
     SourceRow(
         volume=uuid.UUID(int=7),
         node="node-1",
@@ -152,6 +161,7 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
                 stored_bytes=1 << 16,
             ),
         ),
+        note="before the upgrade",
     ),
     HoldRow(
         session=MANIFEST.session, owner="legal", reason="case 17", placed_at=MANIFEST.created_at
@@ -160,10 +170,23 @@ CHECKPOINT_ROWS: tuple[Row, ...] = (
     CondemnedRow(generation=uuid.UUID(int=11)),
 )
 CHECKPOINT_PART = b"".join(parts_of(CHECKPOINT_ROWS))
-#: What the golden files of versions 3 and 4 say; today's code reads them and never writes them.
+#: What the golden files of version 5 say; today's code reads them and never writes them.
+CHECKPOINT_ROWS_V5: tuple[Row, ...] = tuple(
+    msgspec.structs.replace(row, paused=None)
+    if isinstance(row, GroupRow)
+    else msgspec.structs.replace(row, quota_bytes=None)
+    if isinstance(row, TenantRow)
+    else msgspec.structs.replace(row, note=None)
+    if isinstance(row, SnapshotRow)
+    else msgspec.structs.replace(row, moved_after=-1, removed=None)
+    if isinstance(row, VolumeRow)
+    else row
+    for row in CHECKPOINT_ROWS
+)
+#: What the golden files of versions 3 and 4 say.
 CHECKPOINT_ROWS_V4: tuple[Row, ...] = tuple(
     msgspec.structs.replace(row, consistency="frozen") if isinstance(row, SnapshotRow) else row
-    for row in CHECKPOINT_ROWS
+    for row in CHECKPOINT_ROWS_V5
 )
 #: What the golden files of version 2 say.
 CHECKPOINT_ROWS_V2: tuple[Row, ...] = tuple(
@@ -259,10 +282,10 @@ def golden_files() -> dict[Path, bytes]:
         FOLDER / "nodes" / "upper-v1.bin": UPPER,
         FOLDER / "manifests" / "manifest-v2.bin": manifest,
         FOLDER / "keys" / "wrapped-v1.bin": wrap(KEYS, KEK),
-        FOLDER / "checkpoints" / "part-v5.bin": part,
-        FOLDER / "checkpoints" / "head-v5.bin": head,
-        FOLDER / "checkpoints" / "delta-part-v5.bin": delta,
-        FOLDER / "checkpoints" / "delta-head-v5.bin": seal_head(
+        FOLDER / "checkpoints" / "part-v6.bin": part,
+        FOLDER / "checkpoints" / "head-v6.bin": head,
+        FOLDER / "checkpoints" / "delta-part-v6.bin": delta,
+        FOLDER / "checkpoints" / "delta-head-v6.bin": seal_head(
             DELTA, delta_head(delta, head), KEK, b"h" * 16
         ),
     }

@@ -42,10 +42,10 @@ Backcast = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def backcast(servers: LocalCluster) -> Backcast:
+def backcast(local_servers: LocalCluster) -> Backcast:
     """The command, with our services on the test run's servers, which stop them at the end."""
-    servers.up(lambda _: None)
-    environ = outer_environ() | {"BACKCAST_HOME": str(servers.home.folder)}
+    local_servers.up(lambda _: None)
+    environ = outer_environ() | {"BACKCAST_HOME": str(local_servers.home.folder)}
 
     def run(*arguments: object, tenant: str = "default") -> Ran:
         argv = [sys.executable, "-m", "services.cli", *map(str, arguments), "--tenant", tenant]
@@ -111,7 +111,7 @@ def test_both_days_come_back_byte_for_byte(
 
 
 def test_a_point_goes_into_a_pipe_whole_or_in_part(
-    backcast: Backcast, servers: LocalCluster, history: History, tmp_path: Path
+    backcast: Backcast, local_servers: LocalCluster, history: History, tmp_path: Path
 ) -> None:
     content, out = history.contents[1], tmp_path / "part"
     for options, expected in (
@@ -121,7 +121,7 @@ def test_a_point_goes_into_a_pipe_whole_or_in_part(
         line = f'"$@" restore disk@2 - {options} | cat'
         ran = subprocess.run(
             ["sh", "-c", line, "sh", sys.executable, "-m", "services.cli"],
-            env=outer_environ() | {"BACKCAST_HOME": str(servers.home.folder)},
+            env=outer_environ() | {"BACKCAST_HOME": str(local_servers.home.folder)},
             cwd=SOURCE,
             capture_output=True,
             timeout=120,
@@ -136,10 +136,10 @@ def test_a_point_goes_into_a_pipe_whole_or_in_part(
     assert (ran.status, (tmp_path / "other").exists()) == (2, False)
 
 
-def test_the_log_says_what_was_sealed(servers: LocalCluster, history: History) -> None:
+def test_the_log_says_what_was_sealed(local_servers: LocalCluster, history: History) -> None:
     lines = [
         line
-        for log in servers.home.folder.rglob("*.log")
+        for log in local_servers.home.folder.rglob("*.log")
         for line in log.read_text(errors="replace").splitlines()
         if '"message": "sealed"' in line
     ]
@@ -286,7 +286,7 @@ def test_a_volume_that_vanished_rejects_its_snapshot(backcast: Backcast, tmp_pat
 
 
 def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
-    backcast: Backcast, servers: LocalCluster, tmp_path: Path
+    backcast: Backcast, local_servers: LocalCluster, tmp_path: Path
 ) -> None:
     """A volume that did not change: only what is damaged is sent again."""
     path, content = tmp_path / "rot.raw", random.Random(SEED).randbytes(SIZE_BYTES)
@@ -298,7 +298,7 @@ def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
     assert "data not read" in backcast("snapshot", "verify", "rot@1").out
     assert " full " in backcast("snapshot", "list", "rot").out
     (found,) = backcast("translate", "rot@1", str(5 << 20), "--json").objects
-    flip_frame(servers, found["storage"])
+    flip_frame(local_servers, found["storage"])
     ran = backcast("snapshot", "verify", "rot@1", "--level", "full", "--json")
     damaged = json.loads(ran.out)
     assert (ran.status, damaged["state"], damaged["extent_count"]) == (6, "damaged", 1)
@@ -317,9 +317,9 @@ def test_damage_is_named_repaired_by_the_next_snapshot_and_gone_then(
     assert "DAMAGED" not in backcast("snapshot", "list", "rot").out
 
 
-def flip_frame(servers: LocalCluster, storage: dict[str, Any]) -> None:
+def flip_frame(local_servers: LocalCluster, storage: dict[str, Any]) -> None:
     """Flip a bit of the stored frame."""
-    bucket = bucket_at(servers.s3, BUCKET)
+    bucket = bucket_at(local_servers.s3, BUCKET)
     store = S3Store(bucket)
     body = bytearray(store.get(storage["object_key"]))
     body[storage["frame_offset_bytes"] + 100] ^= 1

@@ -82,7 +82,7 @@ class KafkaServer(LocalServer):
         folder = self.home.data(self.name)
         make_folder_once(folder / "log", self._format)
         settings = self._write_settings(folder / "server.properties", folder / "log")
-        self.process.start([*self._java(), "kafka.Kafka", str(settings)], folder=folder)
+        self.process.start(broker_command(self._prepared(), settings), folder=folder)
 
     def is_ready(self) -> bool:
         """Whether it answers a request, which it does once it has joined its controller."""
@@ -94,25 +94,24 @@ class KafkaServer(LocalServer):
             return False
         return len(answer) == 10 and struct.unpack(">iih", answer)[1:] == (1, 0)
 
-    def _java(self) -> list[str]:
+    def settings(self, log_folder: Path) -> str:
+        """The broker's settings, for a log in ``log_folder``."""
+        return _SETTINGS.format(
+            host=LOOPBACK,
+            port=self.home.port("kafka"),
+            controller_port=self.home.port("kafka-controller"),
+            folder=log_folder,
+            message_size_bytes_max=MESSAGE_SIZE_BYTES_MAX,
+        )
+
+    def _prepared(self) -> Path:
         if self._jars is None:
             raise InvariantViolation("Kafka is started before prepare() was called")
-        return [*_JAVA, "-cp", f"{self._jars}/*"]
+        return self._jars
 
     def _format(self, folder: Path) -> None:
         settings = self._write_settings(folder.with_name("format.properties"), folder)
-        # A leading '-' of the cluster id would be taken for an option: clear the first bit.
-        raw = os.urandom(16)
-        cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
-        argv = [
-            *self._java(),
-            "kafka.tools.StorageTool",
-            "format",
-            "-t",
-            cluster,
-            "-c",
-            str(settings),
-        ]
+        argv = format_command(self._prepared(), settings)
         finished = subprocess.run(argv, capture_output=True, text=True, check=False)
         settings.unlink()
         if finished.returncode:
@@ -120,13 +119,19 @@ class KafkaServer(LocalServer):
             raise UnavailableError(f"Kafka could not format {folder}: {said[-2000:]}")
 
     def _write_settings(self, path: Path, log_folder: Path) -> Path:
-        path.write_text(
-            _SETTINGS.format(
-                host=LOOPBACK,
-                port=self.home.port("kafka"),
-                controller_port=self.home.port("kafka-controller"),
-                folder=log_folder,
-                message_size_bytes_max=MESSAGE_SIZE_BYTES_MAX,
-            )
-        )
+        path.write_text(self.settings(log_folder))
         return path
+
+
+def broker_command(jars: Path, settings: Path) -> list[str]:
+    """What runs the broker, with the jars of a folder."""
+    return [*_JAVA, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)]
+
+
+def format_command(jars: Path, settings: Path) -> list[str]:
+    """What prepares the folder of the broker's log, under a new name of the cluster."""
+    # A leading '-' of the cluster id would be taken for an option: clear the first bit.
+    raw = os.urandom(16)
+    cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
+    tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings))
+    return [*_JAVA, "-cp", f"{jars}/*", *tool]

@@ -50,22 +50,25 @@ class MinioServer(LocalServer):
         if self._program is None:
             raise InvariantViolation("MinIO is started before prepare() was called")
         folder = self.home.data(self.name)
+        argv = self.server_command(self._program, folder)
+        self.process.start(argv, self.server_environ(), folder=folder)
+
+    def server_command(self, program: Path, folder: Path) -> list[str]:
+        """What runs MinIO on a folder of its own."""
         console = self.console_url.removeprefix("http://")
-        argv = [str(self._program), "server", "--address", self.address]
-        # Its own folder of certificates: it would read the user's and then speak TLS.
-        argv += [
-            "--console-address",
-            console,
-            "--certs-dir",
-            str(folder / "certs"),
-            str(folder / "drive"),
+        return [
+            *(str(program), "server", "--address", self.address, "--console-address", console),
+            # Its own folder of certificates: it would read the user's and then speak TLS.
+            *("--certs-dir", str(folder / "certs"), str(folder / "drive")),
         ]
-        environ = {
+
+    def server_environ(self) -> dict[str, str]:
+        """Its environment, with the root user's secret."""
+        return {
             "MINIO_ROOT_USER": self.access_key,
             "MINIO_ROOT_PASSWORD": self.secret_key,
             "MINIO_UPDATE": "off",
         }
-        self.process.start(argv, environ, folder=folder)
 
     def is_ready(self) -> bool:
         """Whether it serves buckets; its own health check says so a moment too early."""

@@ -24,6 +24,8 @@ from libs.errors import ConfigurationError, UnavailableError
 
 DATABASE = "backcast"
 SUPERUSER = "postgres"
+#: For `single_command`.
+CREATE_DATABASE = f"CREATE DATABASE {DATABASE}\n"
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -69,10 +71,14 @@ class PostgresServer(LocalServer):
         # A killed postmaster leaves children in their own sessions; no new one starts beside them.
         kill_all_inside(data)
         (data / "postmaster.pid").unlink(missing_ok=True)
+        argv = self.server_command(postgres_programs(), data)
+        self.process.start(argv, folder=data, as_user=_as_unprivileged())
+
+    def server_command(self, programs: Path, data: Path) -> list[str]:
+        """What runs PostgreSQL on the cluster in ``data``, with the programs of a folder."""
         settings = _SETTINGS | {"port": str(self.home.port(self.name))}
         options = [f"--{name}={value}" for name, value in settings.items()]
-        argv = [str(postgres_programs() / "postgres"), "-D", str(data), *options]
-        self.process.start(argv, folder=data, as_user=_as_unprivileged())
+        return [str(programs / "postgres"), "-D", str(data), *options]
 
     def is_ready(self) -> bool:
         """Whether the superuser can log in."""
@@ -94,24 +100,25 @@ class PostgresServer(LocalServer):
             user = pwd.getpwnam(_UNPRIVILEGED_USER)
             os.chown(folder, user.pw_uid, user.pw_gid)
         password_file = self.home.secret_file("postgres-password")
-        _run(
-            [
-                *(
-                    str(postgres_programs() / "initdb"),
-                    "-D",
-                    str(folder),
-                    f"--username={SUPERUSER}",
-                ),
-                *("--auth=scram-sha-256", f"--pwfile={password_file}", "--no-instructions"),
-                # The same order of text on every machine, whatever its C library.
-                *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
-                "--builtin-locale=C.UTF-8",
-            ]
-        )
-        _run(
-            [str(postgres_programs() / "postgres"), "--single", "-D", str(folder), "postgres"],
-            stdin=f"CREATE DATABASE {DATABASE}\n",
-        )
+        programs = postgres_programs()
+        _run(initdb_command(programs, folder, password_file))
+        _run(single_command(programs, folder), stdin=CREATE_DATABASE)
+
+
+def initdb_command(programs: Path, data: Path, password_file: Path) -> list[str]:
+    """What makes a cluster in ``data``, with the programs of a folder."""
+    return [
+        *(str(programs / "initdb"), "-D", str(data), f"--username={SUPERUSER}"),
+        *("--auth=scram-sha-256", f"--pwfile={password_file}", "--no-instructions"),
+        # The same order of text on every machine, whatever its C library.
+        *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
+        "--builtin-locale=C.UTF-8",
+    ]
+
+
+def single_command(programs: Path, data: Path) -> list[str]:
+    """What runs the statements of its standard input in a cluster that nobody serves."""
+    return [str(programs / "postgres"), "--single", "-D", str(data), "postgres"]
 
 
 def postgres_programs() -> Path:

@@ -142,16 +142,18 @@ ITEM_IS_DAMAGED: LiteralString = """
 def newest_damage(tx: Tx, group_no: int) -> tuple[int, bool]:
     """The newest damage, and whether volumes of the group must be counted anew because of one.
 
-    One statement, so that what it does not see is newer than what it returns.
+    A volume that was removed has no part of the session, so nothing departs from its counts. One
+    statement, so that what it does not see is newer than what it returns.
     """
     row = tx.execute(
         """SELECT coalesce((SELECT max(damage_no) FROM damage), 0),
                   EXISTS (SELECT FROM volume v
-                          WHERE v.group_no = %(group)s AND v.counted_damage < 0)
+                          WHERE v.group_no = %(group)s AND v.counted_damage < 0
+                            AND v.removed_at IS NULL)
                   OR EXISTS (SELECT FROM damage d JOIN pack_use u USING (pack_no)
                              JOIN volume v USING (volume_no)
                              WHERE v.group_no = %(group)s AND u.last_sequence IS NULL
-                               AND d.damage_no > v.counted_damage)""",
+                               AND v.removed_at IS NULL AND d.damage_no > v.counted_damage)""",
         {"group": group_no},
     ).fetchone()
     assert row is not None

@@ -4,8 +4,10 @@ What a row says wins over what the catalog says, because it is of a later moment
 may be repeated.
 """
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal, LiteralString
 from uuid import UUID
 
 from msgspec import structs
@@ -33,6 +35,8 @@ from libs.checkpoints.rows import (
     only_source,
 )
 from libs.errors import InvariantViolation
+
+log = logging.getLogger(__name__)
 
 
 def forget_holds(catalog: Catalog) -> None:
@@ -70,7 +74,7 @@ def apply_row(tx: Tx, row: Row, made_at: datetime | None) -> None:
     """
     match row:
         case DomainRow() | TenantRow() | GrantRow():
-            _apply_owner(tx, row)
+            _apply_owner(tx, row, is_checkpoint=made_at is not None)
         case NodeRow():
             _apply_node(tx, row, made_at)
         case GroupRow():
@@ -87,12 +91,17 @@ def apply_row(tx: Tx, row: Row, made_at: datetime | None) -> None:
             bury_condemned(tx, row.generation)
 
 
-def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow) -> None:
+def _apply_owner(tx: Tx, row: DomainRow | TenantRow | GrantRow, *, is_checkpoint: bool) -> None:
     match row:
         case DomainRow():
             _apply_domain(tx, row)
         case TenantRow():
             _apply_tenant(tx, row)
+            if is_checkpoint:  # no manifest says it
+                tx.execute(
+                    "UPDATE tenant SET quota_bytes = %s WHERE name = %s",
+                    [row.quota_bytes, row.name],
+                )
         case GrantRow():
             _apply_grant(tx, row)
 
@@ -152,12 +161,16 @@ def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
 
 
 def _apply_group(tx: Tx, row: GroupRow) -> None:
+    _displace(tx, "group", row.tenant, row.name, row.group)
+    paused = row.paused
     number = tx.execute(
         """INSERT INTO volume_group (group_id, tenant_no, name, head_sequence, head_session,
-                                     head_mac, copies)
-           SELECT %s, tenant_no, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
+                                     head_mac, copies, paused_at, paused_by, paused_reason)
+           SELECT %s, tenant_no, %s, %s, %s, %s, %s, %s, %s, %s FROM tenant WHERE name = %s
            ON CONFLICT (group_id) DO UPDATE
-           SET name = excluded.name, copies = excluded.copies RETURNING group_no""",
+           SET name = excluded.name, copies = excluded.copies, paused_at = excluded.paused_at,
+               paused_by = excluded.paused_by, paused_reason = excluded.paused_reason
+           RETURNING group_no""",
         [
             row.group,
             row.name,
@@ -165,6 +178,9 @@ def _apply_group(tx: Tx, row: GroupRow) -> None:
             row.head_session,
             row.head_mac,
             row.copies,
+            paused and paused.at,
+            paused and paused.by,
+            paused and paused.reason,
             row.tenant,
         ],
     ).fetchone()
@@ -209,13 +225,58 @@ def _apply_protected(tx: Tx, row: VolumeRow | VolumeRowV2 | SourceRow) -> None:
 
 
 def _apply_volume(tx: Tx, row: VolumeRow) -> None:
+    tenant = tx.execute(
+        """SELECT t.name FROM volume_group JOIN tenant t USING (tenant_no) WHERE group_id = %s""",
+        [row.group],
+    ).fetchone()
+    if tenant:
+        _displace(tx, "volume", tenant[0], row.name, row.volume)
+    removed = row.removed
     tx.execute(
-        """INSERT INTO volume (volume_id, tenant_no, group_no, name)
-           SELECT %s, tenant_no, group_no, %s FROM volume_group WHERE group_id = %s
+        """INSERT INTO volume (volume_id, tenant_no, group_no, name, moved_after, removed_at,
+                               removed_by)
+           SELECT %s, tenant_no, group_no, %s, %s, %s, %s FROM volume_group WHERE group_id = %s
            ON CONFLICT (volume_id) DO UPDATE
-           SET group_no = excluded.group_no, name = excluded.name""",
-        [row.volume, row.name, row.group],
+           SET group_no = excluded.group_no, name = excluded.name,
+               moved_after = excluded.moved_after, removed_at = excluded.removed_at,
+               removed_by = excluded.removed_by""",
+        [
+            row.volume,
+            row.name,
+            row.moved_after,
+            removed and removed.at,
+            removed and removed.by,
+            row.group,
+        ],
     )
+    # Its sources follow, and it may have moved from where the catalog believes it.
+    tx.execute(
+        """DELETE FROM source o USING volume v
+           WHERE v.volume_no = o.volume_no AND v.volume_id = %s""",
+        [row.volume],
+    )
+
+
+def _displace(tx: Tx, kind: Literal["group", "volume"], tenant: str, name: str, id_: UUID) -> None:
+    """Give whatever else has a name its id as its name, so that a later row can have the name.
+
+    Names are given anew by renaming. Another row of the same checkpoint then says what the one that
+    is displaced is called now; if none does, its rename was lost with the catalog.
+    """
+    others = tx.execute(_DISPLACE[kind], [tenant, name, id_])
+    if others.rowcount:
+        log.warning("name given anew", extra={"kind": kind, "name_taken": name, "by": str(id_)})
+
+
+#: The id ends the name, so what was a name stays one: 26 characters, a hyphen and 36 characters.
+_DISPLACE: dict[str, LiteralString] = {
+    "group": """UPDATE volume_group g SET name = left(g.name, 26) || '-' || group_id FROM tenant t
+                WHERE t.tenant_no = g.tenant_no AND t.name = %s AND g.name = %s
+                  AND group_id <> %s""",
+    "volume": """UPDATE volume v SET name = left(v.name, 26) || '-' || volume_id FROM tenant t
+                 WHERE t.tenant_no = v.tenant_no AND t.name = %s AND v.name = %s
+                   AND volume_id <> %s""",
+}
 
 
 def _apply_source(tx: Tx, row: SourceRow) -> None:
@@ -248,6 +309,8 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     known = tx.execute(
         "SELECT state = 'l' FROM snapshot WHERE session = %s", [row.session]
     ).fetchone()
+    if known:
+        tx.execute("UPDATE snapshot SET note = %s WHERE session = %s", [row.note, row.session])
     if (known and (row.live or not known[0])) or is_past(tx, row.session):
         return  # what has expired stays so
     tx.execute(
@@ -268,8 +331,8 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
     )
     tx.execute(
         """INSERT INTO snapshot (session, group_no, sequence, state, base, manifest_key, mac,
-                                 consistency, sealed_at, expired_at, recovered)
-           SELECT %s, group_no, %s, %s, %s, %s, %s, %s, %s, %s, %s
+                                 consistency, sealed_at, expired_at, recovered, note)
+           SELECT %s, group_no, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
            FROM volume_group WHERE group_id = %s
            ON CONFLICT (session) DO UPDATE
            SET state = excluded.state, expired_at = excluded.expired_at""",
@@ -284,6 +347,7 @@ def _apply_snapshot(tx: Tx, row: SnapshotRow) -> None:
             row.sealed_at,
             row.expired_at,
             row.recovered,
+            row.note,
             row.group,
         ],
     )

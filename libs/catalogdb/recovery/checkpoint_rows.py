@@ -6,6 +6,7 @@ and key of what changed (`note_change`), with the same words.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -23,7 +24,9 @@ from libs.checkpoints.rows import (
     HoldRow,
     NodeRow,
     PastRow,
+    Paused,
     RejectedRow,
+    Removed,
     Retention,
     Row,
     SnapshotRow,
@@ -90,13 +93,22 @@ class _Reading:
     made: Callable[..., Row]
 
 
-def _group(
-    domains: list[UUID], keep_last: int | None, keep_for_seconds: int, **columns: Any
-) -> GroupRow:
-    kept = None
+def _group(domains: list[UUID], **columns: Any) -> GroupRow:
+    keep_last, keep_for_seconds, at, by, reason = (
+        columns.pop(name)
+        for name in ("keep_last", "keep_for_seconds", "paused_at", "paused_by", "paused_reason")
+    )
+    kept, paused = None, None
     if keep_last is not None:
         kept = Retention(keep_last=keep_last, keep_for_seconds=keep_for_seconds)
-    return GroupRow(domains=tuple(domains), retention=kept, **columns)
+    if at is not None:
+        paused = Paused(by=by, reason=reason, at=at)
+    return GroupRow(domains=tuple(domains), retention=kept, paused=paused, **columns)
+
+
+def _volume(removed_at: datetime | None, removed_by: str, **columns: Any) -> VolumeRow:
+    removed = Removed(by=removed_by, at=removed_at) if removed_at else None
+    return VolumeRow(removed=removed, **columns)
 
 
 def _snapshot(**columns: Any) -> SnapshotRow:
@@ -116,7 +128,7 @@ _KINDS: dict[str, _Reading] = {
         DomainRow,
     ),
     "tenant": _Reading(
-        "SELECT name, domain FROM tenant JOIN domain USING (domain_no)",
+        "SELECT name, domain, quota_bytes FROM tenant JOIN domain USING (domain_no)",
         "name = ANY(%(keys)s)",
         'name COLLATE "C"',
         TenantRow,
@@ -138,7 +150,8 @@ _KINDS: dict[str, _Reading] = {
     "group": _Reading(
         """SELECT g.group_id AS group, t.name AS tenant, g.name, g.head_sequence, g.head_session,
                   g.head_mac,
-                  r.keep_last, r.keep_for_seconds, g.copies,
+                  r.keep_last, r.keep_for_seconds, g.copies, g.paused_at, g.paused_by,
+                  g.paused_reason,
                   ARRAY(SELECT d.domain FROM domain_tag l JOIN domain d USING (domain_no)
                         WHERE l.group_no = g.group_no ORDER BY l.tag) AS domains
            FROM volume_group g JOIN tenant t USING (tenant_no)
@@ -148,11 +161,12 @@ _KINDS: dict[str, _Reading] = {
         _group,
     ),
     "volume3": _Reading(
-        """SELECT volume_id AS volume, group_id AS group, v.name
+        """SELECT volume_id AS volume, group_id AS group, v.name, v.moved_after, v.removed_at,
+                  v.removed_by
            FROM volume v JOIN volume_group USING (group_no)""",
         "volume_id = ANY(%(keys)s::uuid[])",
         "volume_id",
-        VolumeRow,
+        _volume,
     ),
     "source": _Reading(
         """SELECT volume_id AS volume, n.name AS node, path, driver, epoch,
@@ -167,6 +181,7 @@ _KINDS: dict[str, _Reading] = {
     "snapshot": _Reading(
         """SELECT s.session, g.group_id AS group, s.sequence, s.state = 'l' AS live, s.base,
                   s.manifest_key, s.mac, s.consistency, s.sealed_at, s.expired_at, s.recovered,
+                  s.note,
                   parts.*
            FROM snapshot s JOIN volume_group g USING (group_no),
                 LATERAL (SELECT array_agg(volume_id) AS "part.volume",

@@ -45,6 +45,7 @@ CREATE TABLE tenant (
     tenant_no  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name       text NOT NULL UNIQUE,
     domain_no  int NOT NULL REFERENCES domain,
+    quota_bytes bigint CHECK (quota_bytes > 0), -- of live packs in its domain: from there on no session opens
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -90,8 +91,13 @@ CREATE TABLE volume_group (
     head_session  uuid,                  -- the newest sealed snapshot, live or expired
     head_mac      bytea,                 -- chains the next manifest to the newest one
     copies        int NOT NULL DEFAULT 1 CHECK (copies BETWEEN 1 AND 2), -- stores that should have it whole
+    -- While it is paused it takes no snapshots, and retention gives up none of those that there are.
+    paused_at     timestamptz,
+    paused_by     text,
+    paused_reason text,
     created_at    timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (tenant_no, name)
+    UNIQUE (tenant_no, name),
+    CHECK (num_nulls(paused_at, paused_by, paused_reason) IN (0, 3))
 );
 
 -- What the domain tags of a group's block maps mean. Tag 0 is the tenant's own domain and has no row. Rows are only
@@ -116,7 +122,8 @@ RETURN coalesce((SELECT min(name) FROM tenant WHERE domain_no = number),
                 (SELECT min(t.name) FROM group_domain d JOIN volume_group USING (group_no)
                  JOIN tenant t USING (tenant_no) WHERE d.domain_no = number));
 
--- A protected block address space. References are counted by volume_no.
+-- A protected block address space. References are counted by volume_no. A row is never deleted, and never leaves its
+-- group: rows of pack_use count in the group's sequences (libs/catalogdb/volumes/regrouping).
 CREATE TABLE volume (
     volume_no  int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     volume_id  uuid NOT NULL UNIQUE,
@@ -126,8 +133,15 @@ CREATE TABLE volume (
     -- The newest damage that was known when the volume's references were last counted anew; -1: they
     -- must be. Damage beyond it on a pack that the volume uses makes its counts doubtful.
     counted_damage int NOT NULL DEFAULT 0,
+    -- It moved when the group's head had this sequence: trackers know nothing of what changed since that one or an
+    -- older one.
+    moved_after int NOT NULL DEFAULT -1,
+    -- It is protected no more: no session has a part of it. What was taken of it stays until it expires.
+    removed_at timestamptz,
+    removed_by text,
     created_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (tenant_no, name)
+    UNIQUE (tenant_no, name),
+    CHECK (num_nulls(removed_at, removed_by) IN (0, 2))
 );
 CREATE INDEX ON volume (group_no);
 
@@ -164,6 +178,8 @@ CREATE TABLE pack (
     CHECK (state = 'd' OR num_nulls(domain_no, key_id, attempt, size_bytes, items, created_at) = 0)
 );
 CREATE INDEX ON pack (attempt) WHERE state = 'u';
+-- What a domain stores (libs/catalogdb/tenants).
+CREATE INDEX pack_stored ON pack (domain_no) INCLUDE (size_bytes) WHERE state = 'l';
 -- Small packs, which are merged (libs/catalogdb/deletion/small_packs).
 CREATE INDEX pack_small ON pack (domain_no, pack_no) WHERE state = 'l' AND size_bytes <= 16777216;
 
@@ -365,6 +381,8 @@ CREATE UNIQUE INDEX session_open ON session (group_no) WHERE state = 'o';
 -- Bases of which a tracker said what was not true: nothing that was tracked since them is believed.
 CREATE INDEX session_untrue ON session (base) WHERE reject_code = 'tracking-lost';
 CREATE INDEX session_rejected ON session (ended_at) WHERE state = 'r';
+-- The newest ones of a group.
+CREATE INDEX session_of_group ON session (group_no, opened_at DESC);
 
 -- One volume of a session. state: 'w' waiting for its capture, 'c' capturing, 'f' finished.
 CREATE TABLE part (
@@ -373,6 +391,8 @@ CREATE TABLE part (
     capture         uuid NOT NULL UNIQUE,
     token           bytea NOT NULL,      -- authenticates the capture's events and span connections
     node_no         int NOT NULL REFERENCES node,
+    path            text NOT NULL DEFAULT '', -- of the volume's source when the session opened, as is the next
+    freeze_mount    text,
     state           "char" NOT NULL DEFAULT 'w',
     boot            uuid,                -- the agent process whose frozen view this is; never mixed
     attempt         uuid,                -- the current one; whatever an older attempt does is refused
@@ -443,6 +463,7 @@ CREATE TABLE snapshot (
     mac          bytea NOT NULL,
     consistency  text NOT NULL,
     sealed_at    timestamptz NOT NULL DEFAULT now(),
+    note         text,                   -- what people want to remember about it
     recovered    boolean NOT NULL DEFAULT false,  -- complete in the store, which cannot prove that it was acknowledged
     expired_at   timestamptz,
     manifest_deleted boolean NOT NULL DEFAULT false,
@@ -675,7 +696,7 @@ END $$;
 
 CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON domain
     FOR EACH ROW EXECUTE FUNCTION note_change('domain', 'domain');
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OF name, domain_no OR DELETE ON tenant
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF name, domain_no, quota_bytes OR DELETE ON tenant
     FOR EACH ROW EXECUTE FUNCTION note_change('tenant', 'name');
 CREATE TRIGGER noted AFTER INSERT OR DELETE ON node
     FOR EACH ROW EXECUTE FUNCTION note_change('node', 'name');
@@ -693,13 +714,13 @@ CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON group_domain
 CREATE TRIGGER noted AFTER INSERT OR DELETE ON domain_grant
     FOR EACH ROW EXECUTE FUNCTION note_pair_change(
         'grant', 'domain', 'domain', 'domain_no', 'tenant', 'name', 'tenant_no');
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OF group_no, name OR DELETE ON volume
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF group_no, name, moved_after, removed_at OR DELETE ON volume
     FOR EACH ROW EXECUTE FUNCTION note_change('volume3', 'volume_id');
 CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON source
     FOR EACH ROW EXECUTE FUNCTION note_pair_change(
         'source', 'volume', 'volume_id', 'volume_no', 'node', 'name', 'node_no');
 -- `snapshot_volume` needs none: its rows come with their snapshot, and go when that has expired.
-CREATE TRIGGER noted AFTER INSERT OR UPDATE OF state, expired_at, recovered OR DELETE ON snapshot
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF state, expired_at, recovered, note OR DELETE ON snapshot
     FOR EACH ROW EXECUTE FUNCTION note_change('snapshot', 'session');
 CREATE TRIGGER noted AFTER INSERT ON past
     FOR EACH ROW WHEN (NEW.sequence IS NOT NULL) EXECUTE FUNCTION note_change('past', 'session');

@@ -17,6 +17,8 @@ GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
 GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
 GRANT SELECT ON damage, pack_use TO backcast_coordinator;
+GRANT UPDATE (name, group_no, moved_after, removed_at, removed_by) ON volume TO backcast_coordinator;
+GRANT UPDATE, DELETE ON source TO backcast_coordinator;
 GRANT SELECT, INSERT ON domain_grant, group_domain TO backcast_coordinator;
 GRANT SELECT ON domain_tag TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_coordinator;
@@ -57,6 +59,7 @@ GRANT UPDATE (counted_damage) ON volume TO backcast_catalog;
 
 -- Reconciling and rebuilding write what the coordinator and the chunkers wrote once.
 GRANT INSERT, UPDATE ON domain, tenant, node, volume_group, volume, source, session, snapshot TO backcast_catalog;
+GRANT DELETE ON source TO backcast_catalog;
 GRANT INSERT, DELETE ON snapshot_volume, pack_use, recount TO backcast_catalog;
 GRANT INSERT ON domain_grant, group_domain TO backcast_catalog;
 GRANT EXECUTE ON FUNCTION create_chunk_table TO backcast_catalog;
@@ -85,7 +88,9 @@ GRANT UPDATE (consistency) ON snapshot
     TO backcast_coordinator, backcast_chunker, backcast_restore;
 GRANT UPDATE (created_at) ON pack TO backcast_restore;
 GRANT USAGE ON SEQUENCE damage_number TO backcast_chunker, backcast_catalog, backcast_restore;
-GRANT UPDATE (created_at) ON tenant TO backcast_coordinator;
+GRANT UPDATE (created_at, quota_bytes) ON tenant TO backcast_coordinator;
+-- What a domain stores, for quotas.
+GRANT SELECT (domain_no, state, size_bytes) ON pack TO backcast_coordinator;
 GRANT UPDATE (only_row) ON incarnation TO backcast_coordinator, backcast_chunker;
 
 -- create_chunk_table grants each service its rights on the tables that exist by now.

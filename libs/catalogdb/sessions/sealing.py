@@ -244,6 +244,7 @@ def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]
                              WHERE s.session = p.session AND b.volume_no = p.volume_no)""",
         {"session": session, "sequence": sequence},
     )
+    _close_absent(tx, session, sequence)
     tx.execute(
         """UPDATE volume v SET counted_damage = s.damage_seen
            FROM session s JOIN part p USING (session)
@@ -278,6 +279,32 @@ def _count_uses(tx: Tx, session: UUID, sequence: int, packs: Mapping[int, _Pack]
     ):
         for volume_no, pack_no, change in fresh:
             copy.write_row((volume_no, pack_no, change, sequence))
+
+
+def _close_absent(tx: Tx, session: UUID, sequence: int) -> None:
+    """End the open rows of those of the group's volumes that the session has no part of.
+
+    They were removed before it opened: the head has them no more, and an open row counts what the
+    head has. Rows are locked first, in order, as expiry does: a rewriter that moves some of them is
+    through, or waits.
+    """
+    locked = tx.execute(
+        """SELECT 1 FROM session s JOIN volume v USING (group_no)
+           JOIN pack_use u ON u.volume_no = v.volume_no AND u.last_sequence IS NULL
+           WHERE s.session = %(session)s
+             AND v.volume_no NOT IN (SELECT volume_no FROM part WHERE session = %(session)s)
+           ORDER BY u.pack_no FOR UPDATE OF u""",
+        {"session": session},
+    )
+    if locked.rowcount:
+        tx.execute(
+            """UPDATE pack_use u SET last_sequence = %(last)s
+               FROM session s JOIN volume v USING (group_no)
+               WHERE s.session = %(session)s
+                 AND u.volume_no = v.volume_no AND u.last_sequence IS NULL
+                 AND v.volume_no NOT IN (SELECT volume_no FROM part WHERE session = %(session)s)""",
+            {"session": session, "last": sequence - 1},
+        )
 
 
 def _changes(tx: Tx, session: UUID, packs: Mapping[int, _Pack]) -> list[tuple[int, int, int]]:

@@ -5,7 +5,6 @@ most one open session, because the base is the group's head or nothing. Sealing 
 """
 
 import functools
-import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 from uuid import UUID
@@ -18,17 +17,15 @@ from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.sessions.folding import is_past, require_not_past
+from libs.catalogdb.sessions.opening import insert_parts, lock_live, require_admission
 from libs.catalogdb.sessions.sources import needs_barrier
 from libs.catalogdb.sessions.telling import tell_rejected
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
-from libs.ids import uuid7
 
 #: Wakes whoever waits for a session; the payload is its UUID.
 SESSION_CHANNEL = "backcast_session"
-#: Bytes of the secret that authenticates one capture's events and span connections.
-TOKEN_SIZE_BYTES = 32
 
 State = Literal["open", "sealed", "rejected"]
 Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
@@ -94,7 +91,8 @@ class SessionView:
     cut: bool
     #: Time since its deadline, negative before; of no meaning once it has ended.
     overdue_seconds: float
-    #: False: in a session on the same base a tracker was found to have overlooked changes.
+    #: False: in a session on the same base a tracker was found to have overlooked changes, or a
+    #: volume was moved since.
     is_trusted: bool
     parts: tuple[PartView, ...]
 
@@ -140,11 +138,10 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         session: chosen by the client, so that a request that is sent twice makes one snapshot.
         deadline_seconds: without progress for so long, the session is rejected.
         barrier_seconds: for so long the first attempt at its barrier is the caller's alone.
-        full: take no base: everything is looked up and counted anew. So it is, too, when what the
-            head needs was found damaged since it was last counted (`libs.catalogdb.packs.damage`).
+        full: take no base, and count anew; as if what the head needs was found damaged since.
 
     Raises:
-        NotFoundError: no such group.
+        NotFoundError: no such group, or it has no volume any more. PausedError: it is paused.
         ConflictError: several nodes write one of its volumes, or a session of this id was folded.
         NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
@@ -167,8 +164,9 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         ).fetchone()
         if busy:
             return GroupBusy(busy[0])
+        require_admission(tx, tenant, group, group_no)
         damage_seen, must_recount = newest_damage(tx, group_no)
-        base = None if full or must_recount else _lock_live(tx, head)
+        base = None if full or must_recount else lock_live(tx, head)
         opened = _insert_session(
             tx, session, group_no, base, head_sequence, damage_seen, barrier_seconds,
             deadline_seconds,
@@ -176,7 +174,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
         if not opened:  # the same id was given to another group at the same time
             return session_view(tx, session)
         append_granted(tx, group_no)
-        _open_parts(tx, session, group_no, base)
+        insert_parts(tx, session, group_no, base)
         view = session_view(tx, session)
         event = SnapshotRequested(session=session, group=view.group_id, base=base)
         append(tx, "coordinator", [Entry(event, tenant, str(view.group_id), session)])
@@ -316,39 +314,6 @@ def _insert_session(  # noqa: PLR0913 -- the columns of a row
     return opened.rowcount == 1
 
 
-def _open_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
-    """A part for each volume that the group has now; it has at least the one that made it."""
-    volumes = tx.execute(
-        """SELECT volume_no, node_no FROM volume JOIN source USING (volume_no)
-           WHERE group_no = %s AND lead""",
-        [group_no],
-    ).fetchall()
-    for volume_no, node_no in volumes:
-        token = os.urandom(TOKEN_SIZE_BYTES)
-        tx.execute(
-            """INSERT INTO part (session, volume_no, node_no, capture, token,
-                                 base_root, base_level, base_size_bytes)
-               SELECT %s, %s, %s, %s, %s,
-                      b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
-               FROM (VALUES (1)) one
-               LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
-            [session, volume_no, node_no, uuid7(), token, base, volume_no],
-        )
-
-
-def _lock_live(tx: Tx, snapshot: UUID | None) -> UUID | None:
-    """The snapshot if it is live; it stays so until the transaction ends.
-
-    The session's row then pins it: retention must find either the row or this lock. A statement of
-    its own, after the group was locked: a snapshot that was sealed while we waited for the group is
-    not seen by the statement that waited.
-    """
-    live = tx.execute(
-        "SELECT 1 FROM snapshot WHERE session = %s AND state = 'l' FOR SHARE", [snapshot]
-    ).fetchone()
-    return snapshot if live else None
-
-
 _SESSION = """
     SELECT s.session, t.name AS tenant,
            listed.domain_nos, listed.domains, listed.key_ids, listed.granted,
@@ -361,7 +326,10 @@ _SESSION = """
                AS seconds, s.cut_attempt, s.cut_at IS NOT NULL AS cut,
            extract(epoch FROM now() - s.deadline)::float8 AS overdue_seconds,
            NOT EXISTS (SELECT FROM session r
-                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost') AS is_trusted
+                       WHERE r.base = s.base AND r.reject_code = 'tracking-lost')
+           AND NOT EXISTS (SELECT FROM part p JOIN volume v USING (volume_no)
+                           WHERE p.session = s.session AND v.moved_after >= s.head_sequence)
+               AS is_trusted
     FROM session s JOIN volume_group g USING (group_no) JOIN tenant t USING (tenant_no)
     LEFT JOIN snapshot n USING (session),
     LATERAL (SELECT array_agg(d.domain_no ORDER BY l.tag) AS domain_nos,
@@ -374,13 +342,12 @@ _SESSION = """
     WHERE s.session = %s"""
 
 _PARTS = """
-    SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, o.path,
-           o.freeze_mount AS freeze, p.capture, p.token, n.name AS node, n.rpc_url, n.span_address,
+    SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, p.path,
+           p.freeze_mount AS freeze, p.capture, p.token, n.name AS node, n.rpc_url, n.span_address,
            n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number, p.base_root,
            p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
            p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
-    JOIN source o ON o.volume_no = p.volume_no AND o.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 
 

@@ -14,7 +14,8 @@ def needs_barrier(tx: Tx, group_no: int) -> bool:
     """
     volumes = tx.execute(
         """SELECT v.name, count(*), bool_or(o.freeze_mount IS NOT NULL)
-           FROM volume v JOIN source o USING (volume_no) WHERE v.group_no = %s GROUP BY v.name""",
+           FROM volume v JOIN source o USING (volume_no)
+           WHERE v.group_no = %s AND v.removed_at IS NULL GROUP BY v.name""",
         [group_no],
     ).fetchall()
     for name, count, _ in volumes:

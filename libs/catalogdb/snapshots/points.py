@@ -7,7 +7,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.rows import all_rows
+from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import InvariantViolation, NotFoundError
 from libs.points import RecoveryPoint
 
@@ -53,6 +53,8 @@ class SnapshotVolume:
     #: Stores that have all of its snapshot, and how many should by the group's policy.
     copies: int
     copies_wanted: int
+    #: What people want to remember about its snapshot.
+    note: str | None
 
     @property
     def domain_no(self) -> int:
@@ -96,7 +98,8 @@ _SNAPSHOT_VOLUMES: LiteralString = """
            sv.changed_bytes, sv.sent_bytes, sv.stored_bytes,
            c.strongest_at AS verified_at,
            nullif(c.strongest, '') AS verified_level, coalesce(c.damaged, false) AS damaged,
-           sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int AS copies, g.copies AS copies_wanted
+           sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int AS copies, g.copies AS copies_wanted,
+           s.note
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'
     JOIN snapshot_volume sv USING (session) LEFT JOIN verification c USING (session)
@@ -150,7 +153,7 @@ def read_snapshot(catalog: Catalog, tenant: str, session: UUID) -> list[Snapshot
 
 
 def newest_points(
-    catalog: Catalog, tenant: str, group: str | None = None
+    catalog: Catalog, tenant: str, group: str | None = None, volume_no: int | None = None
 ) -> dict[UUID, SnapshotVolume]:
     """The newest recovery point of each of the tenant's volumes that has one, by volume id.
 
@@ -158,14 +161,47 @@ def newest_points(
         catalog: the catalog.
         tenant: name of the tenant.
         group: only volumes of this group.
+        volume_no: only this volume.
     """
     newest: LiteralString = """
-        AND (%(group)s::text IS NULL OR g.name = %(group)s)
-        AND s.sequence = (SELECT max(o.sequence) FROM snapshot o
-                          WHERE o.group_no = g.group_no AND o.state = 'l')"""
-    wanted = {"tenant": tenant, "group": group}
+        -- Volume by volume: one that was removed is in the newest snapshots of its group no more.
+        AND (s.session, sv.volume_no) IN (
+            SELECT newest.session, w.volume_no
+            FROM volume w JOIN tenant x USING (tenant_no) JOIN volume_group o USING (group_no),
+                 LATERAL (SELECT l.session FROM snapshot l
+                          JOIN snapshot_volume p ON p.session = l.session
+                                                AND p.volume_no = w.volume_no
+                          WHERE l.group_no = w.group_no AND l.state = 'l'
+                          ORDER BY l.sequence DESC LIMIT 1) newest
+            WHERE x.name = %(tenant)s AND (%(group)s::text IS NULL OR o.name = %(group)s)
+              AND (%(volume_no)s::int IS NULL OR w.volume_no = %(volume_no)s))"""
+    wanted = {"tenant": tenant, "group": group, "volume_no": volume_no}
     with catalog.transaction() as tx:
         return {point.volume: point for point in _select(tx, newest, wanted)}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How many recovery points a volume has, and since when."""
+
+    points: int
+    oldest_at: datetime | None
+
+
+def read_history(catalog: Catalog, volume_no: int) -> History:
+    """The recovery points of a volume, counted."""
+    with catalog.reading() as tx:
+        found = one_row(
+            tx,
+            History,
+            """SELECT count(*) AS points, min(s.sealed_at) AS oldest_at
+               FROM snapshot s JOIN volume v USING (group_no)
+               JOIN snapshot_volume p USING (session, volume_no)
+               WHERE v.volume_no = %s AND s.state = 'l'""",
+            [volume_no],
+        )
+    assert found is not None
+    return found
 
 
 def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> SnapshotVolume:

@@ -64,7 +64,8 @@ class OverdueSnapshot:
     session: UUID
 
 
-#: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`, in two parts.
+#: The live snapshots `s` that a rule does not keep, of tenant `t` and group `g`, in two parts. A
+#: group that is paused gets no new ones, so none of its old ones goes by age.
 _FROM_RULES: LiteralString = """
     SELECT s.group_no, s.sequence, t.name AS tenant, s.session
     FROM retention r JOIN snapshot s USING (group_no) JOIN volume_group g USING (group_no)
@@ -77,7 +78,7 @@ _FROM_ONE_RULE: LiteralString = """
     CROSS JOIN snapshot s JOIN volume_group g USING (group_no)
     JOIN tenant t USING (tenant_no) CROSS JOIN retention_clock c """
 _IS_NOT_KEPT: LiteralString = """
-    WHERE s.state = 'l' AND c.halted_since IS NULL
+    WHERE s.state = 'l' AND c.halted_since IS NULL AND g.paused_at IS NULL
       AND s.sealed_at < c.trusted_at - make_interval(secs => r.keep_for_seconds)
       AND NOT EXISTS (
           SELECT FROM snapshot older

@@ -12,6 +12,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import group_of, require_names, require_tenant
 from libs.catalogdb.snapshots.expiry import Refused, expire, list_expired
 from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
+from libs.catalogdb.snapshots.notes import note_snapshot
 from libs.catalogdb.snapshots.retention import (
     RetentionPolicy,
     points_given_up,
@@ -26,6 +27,7 @@ from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
 
 Admin = Annotated[Caller, Depends(require(Role.ADMIN))]
+Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 DryRun = Annotated[bool, Query(description="Only say what would be done; nothing is")]
@@ -70,6 +72,14 @@ class ReleaseRequest(Body):
     """Give up a hold."""
 
     owner: Owner = None
+
+
+class NoteRequest(Body):
+    """What people want to remember about a snapshot."""
+
+    note: str | None = Field(
+        min_length=1, max_length=MESSAGE_LENGTH_MAX, description="Null: no note any more"
+    )
 
 
 class HoldAnswer(BaseModel):
@@ -148,6 +158,7 @@ def add_snapshot_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], No
         ]
 
     _add_hold_routes(app, catalog, witness)
+    _add_note_route(app, catalog)
     _add_retention_routes(app, catalog)
 
 
@@ -180,6 +191,12 @@ def _add_hold_routes(app: FastAPI, catalog: Catalog, witness: Callable[[], None]
             )
             for one in list_holds(catalog, tenant)
         ]
+
+
+def _add_note_route(app: FastAPI, catalog: Catalog) -> None:
+    @app.post(f"{_PATH}/note", status_code=204, tags=["retention"], summary="Note something on it")
+    def note(tenant: str, session: UUID, caller: Operator, request: NoteRequest) -> None:
+        note_snapshot(catalog, tenant, session, _name_of(caller), request.note)
 
 
 def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:

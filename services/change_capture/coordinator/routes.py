@@ -14,6 +14,7 @@ from libs.catalogdb.protected import (
     find_node,
     group_of,
     list_nodes,
+    refuse_removed,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
 from libs.errors import BadInputError, ConflictError, NotFoundError
@@ -28,7 +29,10 @@ from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
 from services.change_capture.coordinator.nodes.endpoints import add_node_endpoints
+from services.change_capture.coordinator.session_routes import add_session_routes
+from services.change_capture.coordinator.tenant_routes import add_tenant_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
+from services.change_capture.coordinator.volume_routes import add_volume_routes
 from services.change_capture.rpc import Hints
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
@@ -52,6 +56,9 @@ class VolumeRequest(Body):
     freeze: str | None = Field(
         None,
         description="Mount point on the node of the file system to freeze while it is cut",
+    )
+    again: bool = Field(
+        False, description="Although another volume of the tenant has the same path on the node"
     )
 
 
@@ -129,16 +136,28 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
 ) -> None:
     """Add the endpoints for people and their programs to the application."""
     add_node_endpoints(app, catalog, agents, node_key)
+    add_volume_routes(app, catalog, agents)
+    add_session_routes(app, catalog)
+    add_tenant_routes(app, catalog, vault)
 
     @app.post("/v1/tenants/{tenant}/volumes", summary="Protect a volume; repeating it is harmless")
     def protect(tenant: str, _: Operator, request: VolumeRequest) -> VolumeAnswer:
         check_name("tenant", tenant)
         name = check_name("volume", request.name)
-        group = check_name("group", request.group or name)
+        group = request.group and check_name("group", request.group)
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
         size_bytes = agents.probe(node, tenant, request.path, request.freeze)
         ensure_tenant(catalog, vault, tenant)
-        volume = add_volume(catalog, tenant, name, group, node.name, request.path, request.freeze)
+        volume = add_volume(
+            catalog,
+            tenant,
+            name,
+            group,
+            node.name,
+            request.path,
+            request.freeze,
+            again=request.again,
+        )
         return VolumeAnswer(
             volume=volume.volume,
             name=volume.name,
@@ -152,6 +171,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, _: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = group_of(catalog, tenant, request.name)
+        refuse_removed(catalog, tenant, request.name)
         view = conductor.request(
             tenant, group, request.session, full=request.full, hinted=_hinted(request)
         )

@@ -1,7 +1,6 @@
 """How long recovery points stay: ``snapshot expire``, ``snapshot hold``, ``volume retain``."""
 
 import argparse
-import re
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -18,9 +17,9 @@ from services.cli.commands.effects import (
     volumes_by_group,
 )
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_time
+from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.times import UNIT_SECONDS, seconds_of
 
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 #: Bounds of the service (`services.catalog.deletion.expiry_endpoints`).
 _LAST_MAX = 2**31 - 1
 _REASON_LENGTH_MAX = 2000
@@ -28,14 +27,13 @@ _OWNER_LENGTH_MAX = 63
 _AGE_SECONDS_MAX = 2**40
 #: How many points are named.
 _SHOWN_MAX = 10
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_snapshot_verbs(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
     everywhere: argparse.ArgumentParser,
 ) -> None:
-    """Add ``expire`` and ``hold`` to ``snapshot``."""
+    """Add ``expire``, ``hold`` and ``note`` to ``snapshot``."""
     text = "give up recovery points for good; the last good one of a group stays"
     expire = verbs.add_parser("expire", parents=[everywhere], help=text, description=text)
     expire.add_argument(
@@ -57,6 +55,15 @@ def add_snapshot_verbs(
     hold.add_argument("--owner", help="whose hold it is (default: the name of the token)")
     add_effect_options(hold)
     hold.set_defaults(run=_hold)
+    text = "write down what is to be remembered about a recovery point; it is shown, no more"
+    note = verbs.add_parser("note", parents=[everywhere], help=text, description=text)
+    note.add_argument(
+        "point", metavar="NAME@POINT|SNAPSHOT", help="which; the note is its whole snapshot's"
+    )
+    said = note.add_mutually_exclusive_group(required=True)
+    said.add_argument("text", nargs="?", metavar="TEXT", help="the note, in place of another one")
+    said.add_argument("--clear", action="store_true", help="no note any more")
+    note.set_defaults(run=_note)
 
 
 def add_volume_verbs(
@@ -123,8 +130,24 @@ def _expire(args: argparse.Namespace) -> int:
         else:
             document = {"point": point, **answer, "volumes": snapshot["volumes"]}
             document["dry_run"] = args.dry_run
-            out.show(document, f"{point}: {'would be ' if args.dry_run else ''}given up")
+            freed = _freed(services, snapshot["session"]) if args.dry_run else {}
+            out.show({**document, **freed}, f"{point}: {_outcome(freed)}")
     return status
+
+
+def _freed(services: Services, session: str) -> Document:
+    """What the expiry of a snapshot would free, if it were the only one."""
+    freed: Document = services.catalog.get(services.path(f"/snapshots/{session}/freed"))
+    return {"freed_packs": freed["packs"], "freed_bytes": freed["freed_bytes"]}
+
+
+def _outcome(freed: Document) -> str:
+    if not freed:
+        return "given up"
+    return (
+        f"would be given up; by itself it frees {human_bytes(freed['freed_bytes'])} in "
+        f"{freed['freed_packs']} packs"
+    )
 
 
 def _given_up(point: str, snapshot: Document) -> str:
@@ -152,6 +175,18 @@ def _hold(args: argparse.Namespace) -> int:
         return 0
     hold = services.catalog.post(f"{path}/hold", {"reason": args.reason, "owner": args.owner})
     out.show({"point": args.point, "held": True, **hold}, f"{args.point}: held by {hold['owner']}")
+    return 0
+
+
+def _note(args: argparse.Namespace) -> int:
+    services = connect(args)
+    _check_text("TEXT", args.text, _REASON_LENGTH_MAX)
+    session = _session(services, args.point)
+    services.catalog.post(services.path(f"/snapshots/{session}/note"), {"note": args.text})
+    document = {"point": args.point, "session": session, "note": args.text}
+    Output(as_json=args.json).show(
+        document, f"{args.point}: {'noted' if args.text else 'has no note any more'}"
+    )
     return 0
 
 
@@ -232,25 +267,13 @@ def _rule(kept: dict[str, Any]) -> str:
 
 def _age(seconds: int) -> str:
     for unit in "dhms":
-        if seconds % _SECONDS[unit] == 0:
-            return f"{seconds // _SECONDS[unit]}{unit}"
+        if seconds % UNIT_SECONDS[unit] == 0:
+            return f"{seconds // UNIT_SECONDS[unit]}{unit}"
     raise AssertionError("every number of seconds is one")
 
 
-def duration_seconds(option: str, text: str) -> int:
-    """What ``30d`` means.
-
-    Raises:
-        BadInputError: not a number and a unit; the message names the option.
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise BadInputError(f"{option} {text!r}: expected a number and s, m, h or d, such as 30d")
-    return int(match[1]) * _SECONDS[match[2]]
-
-
 def _seconds(text: str) -> int:
-    seconds = duration_seconds("--for", text)
+    seconds = seconds_of("--for", text)
     if seconds > _AGE_SECONDS_MAX:
         raise BadInputError(f"--for {text!r}: longer than anything lasts; use --forever")
     return seconds

@@ -179,7 +179,8 @@ def _note_interrupted(out: Output, sessions: Mapping[str, UUID]) -> None:
     for group, session in sessions.items():
         out.note(
             f"the snapshot of {group} goes on without this command, and is rejected if it makes "
-            f"no progress; once sealed: backcast snapshot show {session}"
+            f"no progress; to end it: backcast session cancel {session}; once sealed: backcast "
+            f"snapshot show {session}"
         )
 
 
@@ -205,6 +206,7 @@ def _list(args: argparse.Namespace) -> int:
             Column("copies", _copies),
             *columns,
             Column("snapshot", lambda one: one["session"]),
+            Column("note", lambda one: one["note"] or ""),
         ],
     )
     return 0

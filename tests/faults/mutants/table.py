@@ -12,6 +12,7 @@ from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
+from tests.faults.mutants.volumes import VOLUMES
 from tests.faults.mutants.waiting import WAITING
 
 _CATALOG = "libs/catalogdb"
@@ -354,6 +355,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *COPIES,
     *STRANGERS,
     *TOGETHER,
+    *VOLUMES,
     *TARGETS,
     *ROOTS,
     *NODES,

@@ -12,7 +12,8 @@ from libs.catalogdb.migrate import create_login
 from tests.support.catalog import CatalogSite, login_of, protect
 
 #: Table → privileges of coordinator, chunker, catalog and restore: Select, Insert, Update, Delete;
-#: u = of a column that decides nothing, because a row cannot be locked without.
+#: u = of some columns: of one that decides nothing, because a row cannot be locked without, or of
+#: those that the service's changes of a row are about.
 PRIVILEGES = {
     "attempt": ("SU", "SIU", "SUD", ""),
     "barrier_node": ("SI", "", "SD", "S"),
@@ -49,14 +50,14 @@ PRIVILEGES = {
     "session": ("SIU", "SU", "SIUD", ""),
     "snapshot": ("Su", "SIu", "SIUD", "Su"),
     "snapshot_volume": ("S", "SI", "SID", "S"),
-    "source": ("SI", "S", "SIU", "S"),
+    "source": ("SIUD", "S", "SIUD", "S"),
     "store": ("", "S", "SIU", "S"),
     "suspect": ("", "", "SIUD", ""),
     "sweep": ("", "", "SIU", ""),
     "tenant": ("SIu", "S", "SIU", "S"),
     "tombstone": ("", "", "SIUD", ""),
     "verification": ("", "", "SIUD", "SIu"),
-    "volume": ("SI", "Su", "SIU", "S"),
+    "volume": ("SIu", "Su", "SIU", "S"),
     "volume_group": ("SIU", "SU", "SIU", "S"),
 }
 
@@ -92,7 +93,8 @@ def privileges_of(site: CatalogSite) -> dict[str, tuple[str, ...]]:
         ("restore", "SELECT token FROM part"),
         ("restore", "SELECT create_chunk_table(1)"),
         ("coordinator", "UPDATE snapshot SET state = 'x'"),
-        ("coordinator", "SELECT FROM pack"),
+        ("coordinator", "SELECT generation FROM pack"),
+        ("coordinator", "UPDATE pack SET state = 'd'"),
         ("coordinator", "CREATE TABLE mine (x int)"),
         ("chunker", "INSERT INTO tenant (name, domain_no) VALUES ('x', 1)"),
         ("chunker", "DELETE FROM snapshot"),

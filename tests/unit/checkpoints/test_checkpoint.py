@@ -35,7 +35,8 @@ def read(path: str) -> bytes:
         (2, golden.CHECKPOINT_ROWS_V2),
         (3, golden.CHECKPOINT_ROWS_V4),
         (4, golden.CHECKPOINT_ROWS_V4),
-        (5, golden.CHECKPOINT_ROWS),
+        (5, golden.CHECKPOINT_ROWS_V5),
+        (6, golden.CHECKPOINT_ROWS),
     ],
 )
 def test_the_golden_checkpoint_reads_back(version: int, expected: tuple[Row, ...]) -> None:
@@ -51,8 +52,8 @@ def test_the_golden_delta_is_applied_to_its_golden_base(tmp_path: Path) -> None:
     shelf = CheckpointShelf(store, golden.KEK)
     for name, file in ((golden.CHECKPOINT, ""), (golden.DELTA, "delta-")):
         first = dataclasses.replace(name, part=0)
-        store.put(checkpoint_object(first), read(f"{file}part-v5.bin"))
-        store.put(checkpoint_object(name), read(f"{file}head-v5.bin"))
+        store.put(checkpoint_object(first), read(f"{file}part-v6.bin"))
+        store.put(checkpoint_object(name), read(f"{file}head-v6.bin"))
     newest = shelf.newest_state()
     assert newest is not None
     assert newest.name == golden.DELTA

@@ -283,7 +283,14 @@ def test_the_reference_has_texts_as_help_shows_them() -> None:
 def test_options_of_every_command_stand_anywhere_and_the_last_one_counts(
     backcast: Backcast, script: Script, arguments: tuple[str, ...]
 ) -> None:
-    volume = {"name": "vm", "group": "vm", "node": "n", "path": "/x", "latest": None}
+    volume = {
+        "name": "vm",
+        "group": "vm",
+        "node": "n",
+        "path": "/x",
+        "latest": None,
+        "paused_at": None,
+    }
     script["GET", "/v1/tenants/acme/volumes"] = [[volume]]
     assert backcast(*arguments).objects == [volume]
 
@@ -299,7 +306,14 @@ def test_starting_imports_nothing_that_takes_time() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(service: ScriptedService) -> None:
-    volume = {"name": "vm", "group": "vm", "node": "n", "path": "/x", "latest": None}
+    volume = {
+        "name": "vm",
+        "group": "vm",
+        "node": "n",
+        "path": "/x",
+        "latest": None,
+        "paused_at": None,
+    }
     service.script["GET", f"{BASE}/volumes"] = [[volume] * 5000]
     environ = os.environ | {"BACKCAST_URL": service.url, "BACKCAST_TOKEN": "t"}
     with subprocess.Popen(

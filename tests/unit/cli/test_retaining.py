@@ -276,8 +276,10 @@ class TestSnapshots:
             {"session": SESSION, "sequence": 2},
             (409, "conflict"),
         ]
+        freed = {"session": SESSION, "sequence": 2, "packs": 3, "freed_bytes": 2048}
+        script[("GET", f"{path}/freed")] = [freed]
         assert backcast("snapshot", "expire", "vm@2", "--dry-run").out == (
-            "vm@2: would be given up\n"
+            "vm@2: would be given up; by itself it frees 2.00 KiB in 3 packs\n"
         )
         assert backcast("snapshot", "expire", "vm@2", "--dry-run").status == 4
         assert service.queries(f"{path}/expire") == [{"dry_run": "true"}] * 2

@@ -16,7 +16,14 @@ VOLUMES = "/v1/tenants/default/volumes"
 
 
 def volume(path: str) -> dict[str, Any]:
-    return {"name": "vm", "group": "vm", "node": "n", "path": path, "latest": None}
+    return {
+        "name": "vm",
+        "group": "vm",
+        "node": "n",
+        "path": path,
+        "latest": None,
+        "paused_at": None,
+    }
 
 
 def run(

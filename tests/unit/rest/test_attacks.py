@@ -127,6 +127,21 @@ def test_pipelined_and_chunked_requests_are_answered_in_order(server: AttackedSe
     assert answer.index(b'["a"]') < answer.index(b"[]") < answer.index(b'"ok":true')
 
 
+@pytest.mark.parametrize("second", [b"Transfer-Encoding: chunked", b"Content-Length: 4"])
+def test_a_request_with_two_lengths_is_refused_with_all_that_follows(
+    server: AttackedServer, second: bytes
+) -> None:
+    smuggling = ORDER + b"Content-Length: 5\r\n%b\r\n\r\n0\r\n\r\n" % second
+    answer = server.ask(smuggling + HEALTH)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_nobody_gets_their_request_back_by_trace(server: AttackedServer) -> None:
+    answer = server.ask(HEALTH.replace(b"GET", b"TRACE"))
+    assert answer.startswith(b"HTTP/1.1 405 ")
+
+
 def _drip(connection: socket.socket, byte: bytes) -> bytes:
     """Send a byte again and again until the server answers or closes the connection."""
     connection.settimeout(0.1)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from services.cli.commands.effects import DECLINED_EXIT_CODE, add_effect_options, agreed, listed
-from services.cli.commands.retaining import duration_seconds
 from services.cli.connection import connect
 from services.cli.output import Column, Document, Output, human_time, table
+from services.cli.times import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +99,7 @@ def _described(node: Document) -> str:
 
 
 def _invite(args: argparse.Namespace) -> int:
-    valid = duration_seconds("--valid", args.valid)
+    valid = seconds_of("--valid", args.valid)
     body = {"node": args.name, "count": args.count, "valid_seconds": valid}
     made = connect(args).coordinator.post("/v1/invitations", body)
     out = Output(as_json=args.json)

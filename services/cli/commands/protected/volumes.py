@@ -1,10 +1,11 @@
 """``backcast volume``: which block address spaces are protected."""
 
 import argparse
-from pathlib import Path
+from collections.abc import Iterator
+from urllib.parse import quote
 
-from libs.errors import BadInputError
-from libs.printable import printable
+from services.cli.commands.protected.paths import absolute_path
+from services.cli.commands.protected.volume_changes import add_change_verbs
 from services.cli.commands.retaining import add_volume_verbs
 from services.cli.connection import connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
@@ -30,17 +31,27 @@ def add_parser(
         metavar="MOUNTPOINT",
         help="freeze the file system that is mounted there on the node while the volume is cut",
     )
+    add.add_argument(
+        "--again", action="store_true", help="although another volume has the same path"
+    )
     add.set_defaults(run=_add)
     text = "list the tenant's volumes"
     lister = verbs.add_parser("list", parents=[everywhere], help=text, description=text)
+    lister.add_argument("--removed", action="store_true", help="those that were removed instead")
     lister.set_defaults(run=_list)
+    text = "show a volume, protected or removed"
+    show = verbs.add_parser("show", parents=[everywhere], help=text, description=text)
+    show.add_argument("name", metavar="NAME", help="volume")
+    show.set_defaults(run=_show)
+    add_change_verbs(verbs, everywhere)
     add_volume_verbs(verbs, everywhere)
 
 
 def _add(args: argparse.Namespace) -> int:
     services = connect(args)
-    body = {"name": args.name, "path": _absolute(args.path)}
+    body = {"name": args.name, "path": absolute_path(args.path)}
     body |= {key: value for key in ("node", "group", "freeze") if (value := getattr(args, key))}
+    body |= {"again": True} if args.again else {}
     volume = services.coordinator.post(services.path("/volumes"), body)
     size = human_bytes(volume["size_bytes"])
     Output(as_json=args.json).show(
@@ -49,33 +60,17 @@ def _add(args: argparse.Namespace) -> int:
     return 0
 
 
-def _absolute(path: str) -> str:
-    """A relative path means the caller's folder, if it means anything on the node."""
-    try:
-        absolute = str(Path(path).absolute())
-    except FileNotFoundError:
-        raise BadInputError(
-            f"{path}: is relative to a folder that was deleted; give the whole path"
-        ) from None
-    try:
-        absolute.encode()
-    except UnicodeEncodeError:
-        raise BadInputError(
-            f"{printable(absolute)}: is not UTF-8, and a volume's path must be; give the file or "
-            f"device another name, or a link to it"
-        ) from None
-    return absolute
-
-
 def _list(args: argparse.Namespace) -> int:
+    columns = [Column("removed", _removed)] if args.removed else [Column("paused", _paused)]
     Output(as_json=args.json).show_all(
-        connect(args).get("/volumes"),
+        connect(args).get("/volumes", {"removed": "true"} if args.removed else None),
         [
             Column("name", lambda volume: volume["name"]),
             Column("group", lambda volume: volume["group"]),
             Column("node", lambda volume: volume["node"]),
             Column("path", lambda volume: volume["path"]),
             Column("latest", _latest),
+            *columns,
         ],
     )
     return 0
@@ -84,3 +79,46 @@ def _list(args: argparse.Namespace) -> int:
 def _latest(volume: Document) -> str:
     point = volume["latest"]
     return f"@{point['sequence']}, {human_time(point['sealed_at'])}" if point else "none"
+
+
+def _removed(volume: Document) -> str:
+    return f"{human_time(volume['removed_at'])} by {volume['removed_by']}"
+
+
+def _paused(volume: Document) -> str:
+    return f"by {volume['paused_by']}" if volume["paused_at"] else "-"
+
+
+def _show(args: argparse.Namespace) -> int:
+    services = connect(args)
+    found = services.get(f"/volumes/{quote(args.name)}")
+    Output(as_json=args.json).show(found, lambda found: "\n".join(_lines(found)))
+    return 0
+
+
+def _lines(volume: Document) -> Iterator[str]:
+    figures = {
+        "volume": volume["name"],
+        "id": volume["volume"],
+        "group": volume["group"],
+        "place": f"{volume['path']} on node {volume['node']}",
+        "freezes": volume["freeze"] or "nothing",
+        "state": _state(volume),
+        "latest": _latest(volume),
+        "points": volume["points"],
+    }
+    if volume["oldest_at"]:
+        figures["since"] = human_time(volume["oldest_at"])
+    if volume["latest"]:
+        figures["size"] = human_bytes(volume["latest"]["size_bytes"])
+    for name, value in figures.items():
+        yield f"{name:<8} {value}"
+
+
+def _state(volume: Document) -> str:
+    if volume["removed_at"]:
+        return f"removed {_removed(volume)}; its recovery points stay until they expire"
+    if volume["paused_at"]:
+        since = human_time(volume["paused_at"])
+        return f"paused since {since} by {volume['paused_by']}: {volume['paused_reason']}"
+    return "protected"

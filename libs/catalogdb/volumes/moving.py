@@ -1,0 +1,72 @@
+"""Another place for the same volume: another node, another path.
+
+The volume keeps its history, but nothing that a tracker knows of the old place says what is at the
+new one. So the place is changed together with `moved_after`: every session on a base up to that
+sequence is not trusted (`SessionView.is_trusted`). Its agent compares everything with the base, the
+chunker accepts nothing else, and the snapshot says that its tracking was lost. The next head is of
+the new place, and is trusted again.
+
+A session that is open reads the old place, so a move waits for its end.
+"""
+
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.protected import Volume, read_volume
+from libs.catalogdb.volumes.locking import lock_names, lock_protected, refuse_while_open
+from libs.catalogdb.volumes.placing import place, refuse_same_path
+from libs.events.fields import MESSAGE_LENGTH_MAX
+from libs.events.snapshots import VolumeMoved
+
+
+def move(  # noqa: PLR0913 -- a place
+    catalog: Catalog,
+    tenant: str,
+    name: str,
+    node: str,
+    path: str,
+    freeze: str | None,
+    *,
+    again: bool = False,
+) -> Volume:
+    """Let a volume be read from another place from its next snapshot on.
+
+    To the place where it is already, it moves not at all, and its trackers stay trusted.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: the volume.
+        node: the node that has it now.
+        path: its path there.
+        freeze: mount point of the file system to freeze while it is cut, or None.
+        again: although another volume of the tenant is there already.
+
+    Raises:
+        NotFoundError: no such volume or node.
+        ConflictError: it was removed, a session is open, or another volume is at that place.
+        NotReconciledError: the catalog may have gone back in time.
+    """
+    with catalog.transaction() as tx:
+        lock_names(tx, tenant)
+        volume = lock_protected(tx, tenant, name)
+        if (volume.node, volume.path, volume.freeze) == (node, path, freeze):
+            return read_volume(tx, tenant, name)
+        refuse_while_open(volume.of, "the volume cannot move")
+        if not again:
+            refuse_same_path(tx, tenant, node, path, but=name)
+        place(tx, volume.volume_no, node, path, freeze)
+        if (volume.node, volume.path) != (node, path):
+            tx.execute(
+                "UPDATE volume SET moved_after = %s WHERE volume_no = %s",
+                [volume.of.head_sequence, volume.volume_no],
+            )
+        event = VolumeMoved(
+            volume=volume.volume,
+            group=volume.of.group_id,
+            name=name,
+            node=node,
+            path=path[:MESSAGE_LENGTH_MAX],
+            freeze=freeze and freeze[:MESSAGE_LENGTH_MAX],
+        )
+        append(tx, "coordinator", [Entry(event, tenant, str(volume.of.group_id))])
+        return read_volume(tx, tenant, name)

@@ -1,0 +1,92 @@
+"""Another group for a volume.
+
+References are counted in the sequences of a group (`pack_use`), and a recovery point NAME@3 is the
+third of a group. So the history of a volume can never leave its group. A volume that changes its
+group therefore becomes a new one, with a number and id of its own: the volume of before is removed
+and keeps its history under another name, and a volume of its name and place is added to the other
+group. Its first snapshot there is a first one: it is read and counted as a whole, and stores what
+is not there yet.
+
+Both groups change with their next snapshots. The group that it leaves must have no open session,
+because that has a part of it. An open session of the group that it joins goes on without it.
+"""
+
+from dataclasses import dataclass
+
+from libs.catalogdb.log.log import append
+from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.protected import Volume, insert_volume, read_volume, refuse_shared_name
+from libs.catalogdb.volumes.locking import (
+    count_points,
+    lock_names,
+    lock_protected,
+    refuse_taken_name,
+    refuse_while_open,
+)
+from libs.catalogdb.volumes.removing import mark_removed
+from libs.catalogdb.volumes.renaming import rename_group, rename_volume
+from libs.events.fields import NAME_LENGTH_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Regrouped:
+    """A volume in another group."""
+
+    volume: Volume
+    #: Under which name its history up to now goes, in the group that it left; None: it was in this
+    #: group already.
+    kept_as: str | None
+    #: Its recovery points there.
+    points: int
+
+
+def regroup(  # noqa: PLR0913 -- a volume, and names for both of its parts
+    catalog: Catalog, tenant: str, name: str, group: str, by: str, kept_as: str | None = None
+) -> Regrouped:
+    """Put a volume into another group, which is made if need be.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: the volume.
+        group: name of the other group.
+        by: name of whoever asks.
+        kept_as: name for its history up to now; None: the first free one of NAME-1, NAME-2, …
+
+    Raises:
+        NotFoundError: the tenant has no such volume.
+        ConflictError: it was removed, a session of its group is open, or a name is taken.
+        NotReconciledError: the catalog may have gone back in time.
+    """
+    with catalog.transaction() as tx:
+        lock_names(tx, tenant)
+        volume = lock_protected(tx, tenant, name)
+        if volume.of.group == group:
+            return Regrouped(read_volume(tx, tenant, name), None, 0)
+        refuse_while_open(volume.of, "the volume cannot leave it")
+        kept_as = kept_as or _free_name(tx, tenant, name)
+        refuse_taken_name(tx, tenant, kept_as)
+        entries = [rename_volume(tx, tenant, volume, kept_as)]
+        if volume.of.group == name:
+            entries.append(rename_group(tx, tenant, volume.of, kept_as))
+        entries.append(mark_removed(tx, tenant, volume, by))
+        refuse_shared_name(tx, tenant, name, group)
+        insert_volume(tx, tenant, name, group, volume.node, volume.path, volume.freeze)
+        append(tx, "coordinator", entries)
+        points = count_points(tx, volume.volume_no)
+        return Regrouped(read_volume(tx, tenant, name), kept_as, points)
+
+
+def _free_name(tx: Tx, tenant: str, name: str) -> str:
+    taken = {
+        row[0]
+        for row in tx.execute(
+            """SELECT v.name FROM volume v JOIN tenant t USING (tenant_no) WHERE t.name = %(tenant)s
+               UNION SELECT g.name FROM volume_group g JOIN tenant t USING (tenant_no)
+               WHERE t.name = %(tenant)s""",
+            {"tenant": tenant},
+        )
+    }
+    tails = (f"-{number}" for number in range(1, len(taken) + 2))
+    names = (name[: NAME_LENGTH_MAX - len(tail)] + tail for tail in tails)
+    return next(one for one in names if one not in taken)

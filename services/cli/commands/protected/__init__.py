@@ -1,0 +1,1 @@
+"""Who and what is protected: volumes, sessions, tenants."""
