@@ -13,7 +13,7 @@ import pytest
 
 from libs.catalogdb.protected import add_volume, find_node
 from libs.catalogdb.recovery.applying import apply_row, apply_rows
-from libs.catalogdb.sessions.session import SessionView, open_session
+from libs.catalogdb.sessions.session import SessionView, open_session, read_session
 from libs.checkpoints.rows import NodeRow
 from libs.errors import (
     ForbiddenError,
@@ -83,7 +83,7 @@ def test_a_forgotten_node_is_refused_and_its_volumes_stay(coordinator: Site) -> 
         find_node(catalog, "node-a")
     view = coordinator.conductor.request(TENANT, "vm", uuid7(), full=False)
     assert isinstance(view, SessionView)
-    ended = coordinator.conductor.wait(view.session, 5)
+    ended = read_session(catalog, view.session)
     assert (ended.state, ended.reject_code) == ("rejected", SourceError.code)
     assert "backcast node invite node-a" in str(ended.reject_message)
     made = coordinator.enrol(coordinator.invite("node-a"), "node-a", uuid4())

@@ -3,6 +3,7 @@
 Coordinator and agents are real and speak HTTP; what they know is in a real catalog.
 """
 
+import re
 from uuid import uuid4
 
 import pytest
@@ -19,7 +20,6 @@ from libs.errors import (
 )
 from libs.rest.client import RestClient
 from tests.integration.coordinator.registering import ADMIN, Site
-from tests.support.catalog import TENANT
 
 
 def test_an_agent_that_announces_itself_is_heard(coordinator: Site) -> None:
@@ -45,14 +45,13 @@ def test_a_stolen_credential_announces_no_other_node(coordinator: Site) -> None:
 def test_a_credential_of_a_node_is_good_for_nothing_that_people_do(coordinator: Site) -> None:
     agent = coordinator.agent("node-a")
     coordinator.announce(agent)
-    values = {"tenant": TENANT, "node": "node-a", "session": str(uuid4())}
     for token in (agent.credential.announce_token, agent.credential.order_token):
         thief = RestClient(coordinator.url, token)
         tried = 0
         for route in coordinator.app.routes:
             if isinstance(route, APIRoute) and route.path.startswith("/v1"):
                 tried += 1
-                path = route.path.format(**values)
+                path = re.sub(r"{\w+}", "node-a", route.path)
                 with pytest.raises(UnauthenticatedError):
                     _ = thief.get(path) if "GET" in route.methods else thief.post(path, {})
         assert tried > 6
