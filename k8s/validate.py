@@ -80,6 +80,7 @@ CHECKS: tuple[Check, ...] = (
     network.closed,
     network.servers_as_needed,
     network.needed_flows_only,
+    network.agents_listener_is_for_agents,
     references.services_find_pods,
     references.ingresses_find_services,
     references.configuration_exists,

@@ -7,11 +7,21 @@ import os
 import re
 import time
 import uuid
+from dataclasses import dataclass
 
 from libs.errors import BadInputError
 
 #: Tenants, volumes, groups and nodes: what a person types, safe in URLs, paths and object keys.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """A node by its name and by which of its credentials it is meant; no secret."""
+
+    name: str
+    #: None: it has none (it was forgotten, or only manifests name it).
+    credential: uuid.UUID | None
 
 
 def uuid7(unix_milliseconds: int | None = None, randomness: bytes | None = None) -> uuid.UUID:

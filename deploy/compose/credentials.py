@@ -1,15 +1,20 @@
 """`python3 -m deploy.compose.credentials`: makes the secrets of deploy/compose*.yaml, once.
 
 Each is a file in deploy/compose/secrets; what is there is kept. Only Python's own modules are used,
-so that a workstation needs nothing but Docker and Python.
+and our modules that use no others, so that a workstation needs nothing but Docker and Python.
 """
 
 import hashlib
 import json
 import secrets
+import uuid
 from pathlib import Path
 
+from libs.keys.nodes import NodeKey
+
 FOLDER = Path(__file__).parent / "secrets"
+#: Name of the only node.
+NODE = "workstation"
 #: Services with a login of their own in the catalog.
 LOGINS = ("catalog", "coordinator", "chunker", "restore")
 
@@ -47,12 +52,10 @@ def make(folder: Path) -> list[str]:
         _accepted("deleting", secret("delete-token", _random()), "delete"),
         _accepted("admin", secret("admin-token", _random()), "admin", "release"),
     ]
-    agents = _accepted("agents", secret("agents-token", _random()), "operator")
-    coordinator = _accepted("coordinator", secret("coordinator-token", _random()), "coordinator")
-    for service in ("restore", "catalog"):
+    node_key = NodeKey(secret("node-key", secrets.token_hex(32)))
+    secret("agent-credential", node_key.credential(NODE, uuid.uuid4()).text)
+    for service in ("restore", "catalog", "coordinator"):
         secret(f"{service}-accepts.json", json.dumps(people))
-    secret("coordinator-accepts.json", json.dumps([*people, agents]))
-    secret("agent-accepts.json", json.dumps([coordinator]))
     for store in ("", "second-"):
         access = secret(f"{store}s3-access-key", secrets.token_hex(10))
         key = secret(f"{store}s3-secret-key", _random())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from uuid import UUID
 
 from deploy.local.certificates import Authority
 from deploy.local.home import LOOPBACK, BackcastHome
@@ -22,6 +23,7 @@ from deploy.local.servers.postgres import PostgresServer
 from deploy.local.servers.s3 import S3Server
 from deploy.local.servers.server import LocalServer
 from libs.errors import UnavailableError
+from libs.keys.nodes import NodeKey
 
 BUCKET = "backcast"
 #: Of homes that have a second store: another bucket of the same server.
@@ -49,6 +51,8 @@ class _Service:
     uses: tuple[str, ...]
     #: Environment that is not a setting.
     environ: Mapping[str, str] = field(default_factory=dict)
+    #: Endings of the names of its ports besides the first.
+    more_ports: tuple[str, ...] = ()
     #: There may be several of a name; from the second one on, port and log have the number too.
     number: int = 1
 
@@ -66,13 +70,15 @@ _SERVICES = (
     _Service(
         "coordinator",
         "services.change_capture.coordinator",
-        ("postgres", "s3", "kek", "previous_kek", "tokens", "agents"),
+        ("postgres", "s3", "kek", "previous_kek", "tokens", "nodes"),
+        more_ports=("-nodes",),
     ),
     _Service(
         "agent",
         "services.change_capture.agent",
-        ("kafka", "coordinator", "announce", "tokens", "node"),
+        ("kafka", "node"),
         _LARGE_BUFFERS,
+        more_ports=("-spans",),
     ),
     _Service(
         "chunker",
@@ -99,7 +105,8 @@ class ServiceProcess(LocalServer):
     """One of our services, which answers ``/readyz`` once it works."""
 
     def __init__(self, home: BackcastHome, service: _Service, environ: Mapping[str, str]) -> None:
-        super().__init__(home, service.process_name, (service.process_name,))
+        ports = tuple(f"{service.process_name}{port}" for port in ("", *service.more_ports))
+        super().__init__(home, service.process_name, ports)
         #: How it is started: the command, and the variables that it gets besides ours.
         self.argv = [sys.executable, "-m", *service.module.split()]
         self.environ = environ
@@ -184,8 +191,11 @@ class LocalServices:
                 "COORDINATOR_URL": home.service_url("coordinator"),
             },
             "links": {"CATALOG_URL": home.service_url("catalog")},
-            "announce": {"COORDINATOR_TOKEN_FILE": str(home.secret_file("token"))},
-            "agents": {"AGENT_TOKEN_FILE": str(home.secret_file("token"))},
+            "nodes": {
+                "NODE_KEY_FILE": str(home.secret_file("node-key")),
+                "NODES_LISTEN": f"{LOOPBACK}:{home.port('coordinator-nodes')}",
+                "AGENT_NETWORKS": f"{LOOPBACK}/32",
+            },
         }
 
     def _previous_kek(self) -> dict[str, str]:
@@ -223,12 +233,21 @@ class LocalServices:
         name, home = agent.process_name, self._home
         return {
             "NODE": _node_name(agent.number),
+            "COORDINATOR_URL": home.service_url("coordinator-nodes"),
+            "CREDENTIAL_FILE": str(self._credential_file(agent)),
             "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
             "STATE_FOLDER": str(home.data(name)),
             # Whoever has this home's token is the user who runs the agent, so that the agent opens
             # what the user may read: the kernel refuses the rest.
             "ROOTS": "*=/",
         }
+
+    def _credential_file(self, agent: _Service) -> Path:
+        """The credential of an agent, which the coordinator's key alone makes good."""
+        name, home = agent.process_name, self._home
+        chosen = UUID(hex=home.secret(f"{name}-credential-id")[:32])
+        credential = NodeKey(home.secret("node-key")).credential(_node_name(agent.number), chosen)
+        return home.write_secret(f"{name}-credential", credential.text)
 
     def _store_settings(self, prefix: str, bucket: str) -> dict[str, str]:
         return {

@@ -8,9 +8,11 @@ from k8s.checks.settings import environment
 from k8s.kustomization import Manifest
 from k8s.workloads import Workload, of_kind, selects, workloads
 
+#: Port of the coordinator's listener for agents.
+AGENTS_PORT = 8082
 #: (who, whom, port of the pod): everything that our pods say to each other.
 FLOWS = {
-    ("agent", "coordinator", 8080),  # announces itself
+    ("agent", "coordinator", AGENTS_PORT),  # enrols, announces itself, reports
     ("coordinator", "agent", 8080),  # commands
     ("chunker", "agent", 8081),  # spans
 }
@@ -62,6 +64,62 @@ def needed_flows_only(manifests: list[Manifest]) -> Iterator[str]:
                     yield f"{flow}: needed, but {'ingress' if out else 'egress'} is blocked"
                 if (out or into) and not needed:
                     yield f"{flow}: not needed, but {'egress' if out else 'ingress'} is allowed"
+
+
+def agents_listener_is_for_agents(manifests: list[Manifest]) -> Iterator[str]:
+    """Ways to the coordinator's listener for agents that others than our agents can use."""
+    for pod in workloads(manifests):
+        ports = {port["containerPort"] for port in pod.container.get("ports", [])}
+        if pod.name != "coordinator" or AGENTS_PORT not in ports:
+            continue
+        for policy in of_kind(manifests, "NetworkPolicy"):
+            if _applies(policy, pod, "ingress") and not _lets_agents_alone(manifests, policy):
+                name = policy["metadata"]["name"]
+                yield f"NetworkPolicy {name}: lets others than agents to {pod}:{AGENTS_PORT}"
+    listeners = {
+        (service["metadata"]["namespace"], service["metadata"]["name"], port["name"])
+        for service in of_kind(manifests, "Service")
+        for port in service["spec"]["ports"]
+        if port["targetPort"] in ("nodes", AGENTS_PORT)
+    }
+    for ingress in of_kind(manifests, "Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            backends = [path["backend"]["service"] for path in rule["http"]["paths"]]
+            namespace = ingress["metadata"]["namespace"]
+            if any((namespace, to["name"], to["port"]["name"]) in listeners for to in backends):
+                yield f"Ingress {rule['host']}: leads to the listener for agents"
+
+
+def _lets_agents_alone(manifests: list[Manifest], policy: Manifest) -> bool:
+    """Whether nobody but agents gets by a policy to the port of the listener for agents."""
+    return all(
+        _is_agents_alone(manifests, rule.get("from"), policy)
+        for rule in policy["spec"]["ingress"]
+        if rule.get("ports") is None or any(_covers(one, AGENTS_PORT) for one in rule["ports"])
+    )
+
+
+def _covers(port: dict[str, Any], number: int) -> bool:
+    """Whether an entry of ``ports`` has a port of a pod: by number, by name, or in a range."""
+    first = port.get("port")
+    if first is None or first == "nodes":
+        return True
+    return isinstance(first, int) and first <= number <= port.get("endPort", first)
+
+
+def _is_agents_alone(
+    manifests: list[Manifest], peers: list[dict[str, Any]] | None, policy: Manifest
+) -> bool:
+    """Whether every peer is named by the labels of agents, in a namespace that is named."""
+    if peers is None:
+        return False
+    agents = [pod for pod in workloads(manifests) if pod.name == "agent"]
+    return all(
+        peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/name") == "agent"
+        and peer.get("namespaceSelector", {}).get("matchLabels")
+        and any(_names(peer, agent, policy) for agent in agents)
+        for peer in peers
+    )
 
 
 def _allowed(manifests: list[Manifest], pod: Workload, peer: Workload, port: int, way: str) -> bool:

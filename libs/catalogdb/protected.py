@@ -34,6 +34,12 @@ class Node:
     rpc_url: str
     span_address: str
     boot: UUID
+    #: The credential by which it announces itself; None: it has none.
+    credential: UUID | None = None
+
+
+#: The boot of a node that has not announced itself (with the credential that counts).
+NO_BOOT = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +140,78 @@ def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Te
         return created
 
 
-def announce_node(catalog: Catalog, node: Node) -> None:
-    """Record where a node's agent can be reached and which process it is."""
+def announce_node(
+    catalog: Catalog, node: Node, known: Node | None = None, version: str = ""
+) -> None:
+    """Record where a node's agent can be reached and which process it is.
+
+    It is also done in a catalog that is not reconciled, so that agents are there when it is. A
+    credential that is claimed there by a name without one gives way to what a checkpoint says.
+
+    Args:
+        catalog: the catalog.
+        node: as it announces itself.
+        known: the node as the caller has judged it; None: there was none of this name.
+        version: of its agent.
+
+    Raises:
+        ConflictError: the catalog knows something else of the node by now; look again.
+    """
     with catalog.transaction() as tx:
+        if _heard_again(tx, node, version):
+            return
+        values = (node.rpc_url, node.span_address, node.boot, node.credential, version)
+        if known is None:
+            recorded = tx.execute(
+                """INSERT INTO node (name, rpc_url, span_address, boot, credential, version)
+                   VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name""",
+                [node.name, *values],
+            ).fetchone()
+        else:
+            recorded = tx.execute(
+                """UPDATE node SET rpc_url = %s, span_address = %s, boot = %s, credential = %s,
+                                   version = %s, seen_at = now()
+                   WHERE name = %s AND rpc_url = %s AND span_address = %s AND boot = %s
+                     AND credential IS NOT DISTINCT FROM %s AND forgotten_at IS NULL
+                   RETURNING name""",
+                [
+                    *values,
+                    node.name,
+                    known.rpc_url,
+                    known.span_address,
+                    known.boot,
+                    known.credential,
+                ],
+            ).fetchone()
+    if recorded is None:
+        raise ConflictError(f"node {node.name}: it has changed meanwhile; announce it again")
+
+
+def heard_again(catalog: Catalog, node: Node, version: str) -> bool:
+    """Note that a node was heard that is as the catalog knows it; False: it is not."""
+    with catalog.transaction() as tx:
+        return _heard_again(tx, node, version)
+
+
+def _heard_again(tx: Tx, node: Node, version: str) -> bool:
+    return bool(
         tx.execute(
-            """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
-               ON CONFLICT (name) DO UPDATE
-               SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
-                   boot = excluded.boot, seen_at = now()""",
-            [node.name, node.rpc_url, node.span_address, node.boot],
-        )
+            """UPDATE node SET seen_at = now(), version = %s
+               WHERE name = %s AND rpc_url = %s AND span_address = %s AND boot = %s
+                 AND credential IS NOT DISTINCT FROM %s""",
+            [version, node.name, node.rpc_url, node.span_address, node.boot, node.credential],
+        ).rowcount
+    )
 
 
 def list_nodes(catalog: Catalog) -> list[Node]:
-    """All nodes that ever announced themselves, by name."""
+    """The nodes that have announced themselves and were not forgotten, by name."""
     with catalog.transaction() as tx:
         return all_rows(
-            tx, Node, "SELECT name, rpc_url, span_address, boot FROM node ORDER BY name"
+            tx,
+            Node,
+            """SELECT name, rpc_url, span_address, boot, credential FROM node
+               WHERE rpc_url <> '' ORDER BY name""",
         )
 
 

@@ -42,13 +42,17 @@ class GrantRow(Struct, frozen=True, kw_only=True, tag="grant"):
     tenant: Text
 
 
-class NodeRow(Struct, frozen=True, kw_only=True, tag="node"):
+class NodeRow(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="node"):
     """A node, as it last announced itself."""
 
     name: Text
     rpc_url: Text
     span_address: Text
     boot: UUID
+    #: Which of its credentials counts; None: none, as in checkpoints that do not say it.
+    credential: UUID | None = None
+    #: When it was forgotten: no credential of before counts again.
+    forgotten_at: datetime | None = None
 
 
 class Retention(Struct, frozen=True, kw_only=True):

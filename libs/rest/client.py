@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,23 @@ class RestClient:
         ca_file: certificate authorities in PEM; the system's if None.
         timeouts: how long to wait; endpoints that wait on purpose stay below it.
         server_name: name that the server's certificate must have; the URL's host if None.
+        admit: see `ConnectionPool`.
+        answer_size_bytes_max: longest answer that is read.
 
     Raises:
         ConfigurationError: not such a URL, or the file cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- whom to call, and how far to trust whoever answers
         self,
         base_url: str,
         token: str,
         ca_file: Path | None = None,
         timeouts: Timeouts | None = None,
         server_name: str | None = None,
+        *,
+        admit: Callable[[str], None] | None = None,
+        answer_size_bytes_max: int = _ANSWER_SIZE_BYTES_MAX,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.query or parts.fragment:
@@ -49,7 +54,8 @@ class RestClient:
         self.ca_file = ca_file
         self._path = parts.path.rstrip("/")
         origin = Origin.parse(f"{parts.scheme}://{parts.netloc}")
-        self._pool = ConnectionPool(origin, timeouts, ca_file, server_name)
+        self._pool = ConnectionPool(origin, timeouts, ca_file, server_name, admit)
+        self._answer_size_bytes_max = answer_size_bytes_max
         self._headers = {
             "Host": self._pool.origin.authority,
             "Authorization": f"Bearer {token}",
@@ -84,7 +90,7 @@ class RestClient:
         view = memoryview(body) if body is not None else None
         target = self._path + path + query
         with self._pool.exchange(what, method, target, headers, view) as response:
-            answer = response.read(_ANSWER_SIZE_BYTES_MAX)
+            answer = response.read(self._answer_size_bytes_max)
             if response.length:  # given a limit, `read` takes the end of the connection for the end
                 raise http.client.IncompleteRead(answer, response.length)
         if response.status >= HTTPStatus.BAD_REQUEST:

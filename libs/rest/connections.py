@@ -10,7 +10,7 @@ import select
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,7 @@ class ConnectionPool:
         timeouts: Timeouts | None = None,
         ca_file: Path | None = None,
         server_name: str | None = None,
+        admit: Callable[[str], None] | None = None,
     ) -> None:
         """Make an empty pool.
 
@@ -106,11 +107,14 @@ class ConnectionPool:
             timeouts: the default suits a data center.
             ca_file: PEM file of the authorities to trust for https; the system's if None.
             server_name: name that the server's certificate must have; the origin's host if None.
+            admit: is given the IP address of each new connection before anything is asked there,
+                and raises if it must not be used: what a name means may change between two looks.
 
         Raises:
             ConfigurationError: the CA file cannot be read.
         """
         self.origin = origin
+        self._admit = admit
         self._timeouts = timeouts or Timeouts()
         self._tls = ClientTls(ca_file) if origin.scheme == "https" else None
         self._server_name = server_name or origin.host
@@ -200,6 +204,12 @@ class ConnectionPool:
             else _HttpsConnection(host, port, timeout, self._tls.current(), self._server_name)
         )
         connection.connect()
+        if self._admit is not None:
+            try:
+                self._admit(connection.sock.getpeername()[0])
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:

@@ -20,13 +20,38 @@ Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(enc
 HoldMeans = Literal["none", "fsfreeze"]
 
 
+class EnrolmentRequest(BaseModel):
+    """An agent that has an invitation asks for the credential of its node."""
+
+    node: str = Field(max_length=63, description="Name of the node")
+    credential: UUID = Field(
+        description="Chosen by the agent and kept before it asks; the same one again gives the "
+        "same answer"
+    )
+
+
+class EnrolmentAnswer(BaseModel):
+    """The credential of the node: the agent's secret."""
+
+    credential: str
+
+
 class NodeAnnouncement(BaseModel):
     """An agent tells where it can be reached and which process it is."""
 
-    name: str = Field(description="Name of the node")
-    rpc_url: str = Field(description="Base URL of the agent's RPC")
-    span_address: str = Field(description="host:port that chunkers dial")
+    rpc_url: str = Field(max_length=512, description="Base URL of the agent's RPC")
+    span_address: str = Field(max_length=512, description="host:port that chunkers dial")
     boot: UUID = Field(description="Changes with every start of the agent process")
+    version: str = Field("", max_length=64, description="Release of the agent")
+
+
+class NodeAbout(BaseModel):
+    """What an agent says of itself to the coordinator."""
+
+    name: str
+    boot: UUID
+    span_address: str
+    roots: list[str] = Field(description="What tenants may protect there, TENANT=PATH")
 
 
 class ProbeRequest(BaseModel):

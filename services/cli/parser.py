@@ -19,6 +19,7 @@ from services.cli.commands import (
 )
 from services.cli.commands.access import audit, tokens
 from services.cli.commands.health import stats, status
+from services.cli.commands.nodes import verbs as nodes
 from services.cli.commands.protected import sessions, tenants, volumes
 from services.cli.streams import write_line
 
@@ -48,6 +49,7 @@ _NOUNS = (
     gc,
     catalog,
     stores,
+    nodes,
     tenants,
     tokens,
     audit,

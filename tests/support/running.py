@@ -20,6 +20,7 @@ from deploy.local.servers.server import LocalServer
 from deploy.local.services import ServiceProcess
 from libs.errors import NotFoundError
 from libs.ids import uuid7
+from libs.keys.nodes import NodeCredential
 from libs.rest.client import RestClient
 
 Answer = Mapping[str, Any]
@@ -44,7 +45,8 @@ class RunningSite:
         token = cluster.home.secret("token")
         home = cluster.home
         self.coordinator = RestClient(home.service_url("coordinator"), token, home.ca_file)
-        self.agent = RestClient(home.service_url("agent"), token, home.ca_file)
+        credential = NodeCredential.parse(home.secret("agent-credential"))
+        self.agent = RestClient(home.service_url("agent"), credential.order_token, home.ca_file)
 
     # Volumes
 

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Literal, LiteralString
 from uuid import UUID
 
+from msgspec import structs
+
 from libs.catalogdb.domains import add_grant, continue_list
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.references import bury_condemned
@@ -137,13 +139,24 @@ def _apply_grant(tx: Tx, row: GrantRow) -> None:
 
 
 def _apply_node(tx: Tx, row: NodeRow, made_at: datetime | None) -> None:
+    values = {**structs.asdict(row), "made_at": made_at}
+    # Nodes are enrolled and forgotten in a reconciled catalog alone, so the checkpoint's credential
+    # is the later word even where the node has announced itself meanwhile. If that was by another
+    # one, the address is not the node's either. A manifest knows none, and has no `made_at`.
     tx.execute(
-        """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
+        """UPDATE node SET rpc_url = %(rpc_url)s, span_address = %(span_address)s, boot = %(boot)s
+           WHERE name = %(name)s AND %(made_at)s::timestamptz IS NOT NULL
+             AND (seen_at < %(made_at)s OR credential IS DISTINCT FROM %(credential)s)""",
+        values,
+    )
+    tx.execute(
+        """INSERT INTO node (name, rpc_url, span_address, boot, credential, forgotten_at)
+           VALUES (%(name)s, %(rpc_url)s, %(span_address)s, %(boot)s, %(credential)s,
+                   %(forgotten_at)s)
            ON CONFLICT (name) DO UPDATE
-           SET rpc_url = excluded.rpc_url, span_address = excluded.span_address,
-               boot = excluded.boot
-           WHERE node.seen_at < %s""",
-        [row.name, row.rpc_url, row.span_address, row.boot, made_at],
+           SET credential = excluded.credential, forgotten_at = excluded.forgotten_at
+           WHERE %(made_at)s::timestamptz IS NOT NULL""",
+        values,
     )
 
 

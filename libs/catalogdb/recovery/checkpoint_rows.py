@@ -142,7 +142,7 @@ _KINDS: dict[str, _Reading] = {
         GrantRow,
     ),
     "node": _Reading(
-        "SELECT name, rpc_url, span_address, boot FROM node",
+        "SELECT name, rpc_url, span_address, boot, credential, forgotten_at FROM node",
         "name = ANY(%(keys)s)",
         'name COLLATE "C"',
         NodeRow,

@@ -58,14 +58,27 @@ CREATE TABLE domain_grant (
     PRIMARY KEY (tenant_no, domain_no)
 );
 
--- A host that runs an agent. `boot` changes with every start of the agent process.
+-- A host that runs an agent. `boot` changes with every start of the agent process. A node that has not announced
+-- itself with the credential that counts has no address and boot 0.
 CREATE TABLE node (
     node_no      int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name         text NOT NULL UNIQUE,
     rpc_url      text NOT NULL,
     span_address text NOT NULL,          -- host:port that chunkers dial
     boot         uuid NOT NULL,
+    credential   uuid,                   -- the one that counts; no secret. NULL: none does
+    invitation   uuid,                   -- by which it got its credential; NULL: by the coordinator's key alone
+    version      text NOT NULL DEFAULT '', -- of its agent
+    forgotten_at timestamptz,            -- until an invitation for its name is used
     seen_at      timestamptz NOT NULL DEFAULT now()
+);
+
+-- The right to new credentials of nodes: work under way, which no checkpoint has.
+CREATE TABLE invitation (
+    invitation uuid PRIMARY KEY,
+    node       text,                     -- the only name that it is good for; NULL: any that no node has had
+    left_count int NOT NULL CHECK (left_count >= 0),
+    expires_at timestamptz NOT NULL
 );
 
 -- Volumes cut at one barrier. The head moves by compare-and-set in the seal.
@@ -740,7 +753,8 @@ CREATE TRIGGER noted AFTER INSERT OR DELETE ON node
     FOR EACH ROW EXECUTE FUNCTION note_change('node', 'name');
 -- Nodes announce themselves again and again, mostly with what is known.
 CREATE TRIGGER noted_update AFTER UPDATE ON node FOR EACH ROW
-    WHEN ((OLD.rpc_url, OLD.span_address, OLD.boot) IS DISTINCT FROM (NEW.rpc_url, NEW.span_address, NEW.boot))
+    WHEN ((OLD.rpc_url, OLD.span_address, OLD.boot, OLD.credential, OLD.forgotten_at)
+          IS DISTINCT FROM (NEW.rpc_url, NEW.span_address, NEW.boot, NEW.credential, NEW.forgotten_at))
     EXECUTE FUNCTION note_change('node', 'name');
 CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON volume_group
     FOR EACH ROW EXECUTE FUNCTION note_change('group', 'group_id');

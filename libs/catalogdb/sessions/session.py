@@ -45,6 +45,7 @@ class PartView:
     token: bytes
     #: The node that captures: that of the volume's lead source.
     node: str
+    credential: UUID | None  # of the node; None: nothing can be ordered from it
     rpc_url: str
     span_address: str
     boot: UUID | None
@@ -338,9 +339,9 @@ _SESSION = """
 _PARTS = """
     SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, p.path,
            p.freeze_mount AS freeze, p.capture, p.token, n.name AS node, n.rpc_url, n.span_address,
-           p.boot, p.state = 'f' AS finished, p.attempt_number, p.base_root, p.base_level,
-           p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes, p.changed_bytes,
-           p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
+           n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number, p.base_root,
+           p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
+           p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 

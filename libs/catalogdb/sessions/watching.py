@@ -12,6 +12,7 @@ from uuid import UUID
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.rows import all_rows
 from libs.catalogdb.sessions.session import notify_session
+from libs.ids import NodeIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class OpenPart:
 
     session: UUID
     capture: UUID
+    node: str
+    #: Which credential of the node counts.
+    credential: UUID | None
     rpc_url: str
     #: Its barrier was left by whoever worked at it: somebody must begin a newer attempt.
     barrier_left: bool
@@ -41,7 +45,7 @@ def open_parts(catalog: Catalog) -> tuple[set[UUID], list[OpenPart]]:
         all_rows(
             tx,
             add,
-            """SELECT s.session, p.capture, n.rpc_url,
+            """SELECT s.session, p.capture, n.name AS node, n.credential, n.rpc_url,
                       (s.cut_attempt > 0 AND s.cut_at IS NULL AND s.cut_until < now()) IS TRUE
                           AS barrier_left,
                       s.cut_attempt > 0 AND s.cut_at IS NULL AS before_cut
@@ -104,14 +108,42 @@ class CaptureOutcome:
     reject_code: str | None
 
 
-def capture_outcomes(catalog: Catalog, captures: Sequence[UUID]) -> dict[UUID, CaptureOutcome]:
-    """Of these captures, those whose session has ended; one that nobody knows was not sealed."""
+@dataclass(frozen=True, slots=True)
+class CapturesHeard:
+    """What the catalog knows of captures that nodes have spoken of."""
+
+    #: Session of each capture that goes on.
+    sessions: Mapping[UUID, UUID]
+    #: Of the others. One that nobody knows was not sealed, and neither was one of another node.
+    outcomes: Mapping[UUID, CaptureOutcome]
+
+
+def captures_heard(
+    catalog: Catalog, captures: Sequence[tuple[NodeIdentity, UUID]]
+) -> CapturesHeard:
+    """What is known of captures, each with the node that speaks of it and its credential.
+
+    A node learns and says nothing of captures that are not its own.
+    """
     with catalog.reading() as tx:
         rows = tx.execute(
-            """SELECT c.capture, coalesce(s.state = 's', false), s.reject_code
-               FROM unnest(%s::uuid[]) AS c (capture)
-               LEFT JOIN part p USING (capture) LEFT JOIN session s USING (session)
-               WHERE s.state IS DISTINCT FROM 'o'""",
-            [list(captures)],
+            """SELECT c.capture, s.session, s.state, s.reject_code
+               FROM unnest(%s::text[], %s::uuid[], %s::uuid[]) AS c (node, credential, capture)
+               LEFT JOIN (part p JOIN node n USING (node_no))
+                 ON p.capture = c.capture AND n.name = c.node
+                    AND n.credential IS NOT DISTINCT FROM c.credential
+               LEFT JOIN session s USING (session)""",
+            [
+                [node.name for node, _ in captures],
+                [node.credential for node, _ in captures],
+                [capture for _, capture in captures],
+            ],
         ).fetchall()
-    return {capture: CaptureOutcome(sealed, code) for capture, sealed, code in rows}
+    return CapturesHeard(
+        {capture: session for capture, session, state, _ in rows if state == "o"},
+        {
+            capture: CaptureOutcome(state == "s", code)
+            for capture, _, state, code in rows
+            if state != "o"
+        },
+    )

@@ -3,9 +3,9 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from ssl import TLSVersion
 
-from libs.access.token_file import TokenFile
 from libs.ids import check_name, uuid7
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
@@ -25,18 +25,23 @@ from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.barrier.hold import thaw_leftovers
 from services.change_capture.drivers.table import drivers
+from services.change_capture.enrolment import accepted, credential_of
+from services.change_capture.rpc import NodeAbout, NodeAnnouncement
 
 
 def main(settings: Settings, stop: Stop) -> None:
     """Wire the agent and run it until it is asked to stop."""
     roots, tls = settings.opened_roots(), settings.server_tls(TLSVersion.TLSv1_3)
+    holds_folder = settings.state_folder / "holds"
+    thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
+    credential = credential_of(settings, stop)
+    if credential is None:
+        return
     boot = uuid7()
     health, registry = Health(stop), new_registry()
     window = Window(settings.window_span_count_max)
     start_thread("preallocate", window.preallocate, daemon=True)
     sender = EventSender(settings.kafka, check_name("node", settings.node))
-    holds_folder = settings.state_folder / "holds"
-    thaw_leftovers(holds_folder)  # of a process before this one that was killed with its freezer
     known = drivers(settings.state_folder, roots)
     barriers = Barriers(roots, holds_folder, settings.outcome_timeout_seconds)
     captures = AgentCaptures(
@@ -49,50 +54,71 @@ def main(settings: Settings, stop: Stop) -> None:
         settings.scan_thread_count,
         settings.outcome_timeout_seconds,
     )
-    app = create_app("Backcast agent", settings, health, registry, TokenFile(settings.tokens))
-    add_routes(app, captures)
+    app = create_app("Backcast agent", settings, health, registry, accepted(credential))
     with (
         contextlib.closing(sender),
         contextlib.closing(SpanServer(settings.span_listen, window, captures.find, tls)) as spans,
-        serving(app, settings) as url,
     ):
-        announcement = {
-            "name": settings.node,
-            "rpc_url": settings.advertised_url or url,
-            "span_address": settings.span_advertised or spans.address,
-            "boot": str(boot),
-        }
-        coordinator = RestClient(
-            settings.coordinator_url, settings.coordinator_token.reveal(), settings.ca_file
+        about = NodeAbout(
+            name=settings.node,
+            boot=boot,
+            span_address=settings.span_advertised or spans.address,
+            roots=list(settings.roots),
         )
-        reporter = Reporter(captures, coordinator, settings.node)
-        announce_seconds = settings.announce_interval_seconds
-        loops = [
-            Loop(
-                "announce",
-                _announcing(coordinator, announcement, health),
-                announce_seconds,
-                again_seconds=min(1.0, announce_seconds),
-            ),
-            Loop(
-                "report",
-                lambda _stop, _progressed: reporter.report(),
-                settings.report_interval_seconds,
-            ),
-            Loop("let go", lambda _stop, _progressed: captures.drop_forgotten(), announce_seconds),
-        ]
-        threads = start_loops(loops, health, stop)
-        stop.wait()
-        captures.stop_all()
-        for thread in threads:
-            thread.join()
+        add_routes(app, captures, about)
+        with serving(app, settings) as url:
+            announcement = NodeAnnouncement(
+                rpc_url=settings.advertised_url or url,
+                span_address=about.span_address,
+                boot=boot,
+                version=version("backcast"),
+            )
+            coordinator = RestClient(
+                settings.coordinator_url, credential.announce_token, settings.ca_file
+            )
+            _run(settings, stop, health, captures, coordinator, announcement)
 
 
-def _announcing(coordinator: RestClient, announcement: dict[str, str], health: Health) -> Round:
+def _run(  # noqa: PLR0913 -- the agent's surroundings
+    settings: Settings,
+    stop: Stop,
+    health: Health,
+    captures: AgentCaptures,
+    coordinator: RestClient,
+    announcement: NodeAnnouncement,
+) -> None:
+    """Announce the agent, and report its captures, until it is asked to stop."""
+    reporter = Reporter(captures, coordinator, settings.node)
+    announce_seconds = settings.announce_interval_seconds
+    loops = [
+        Loop(
+            "announce",
+            _announcing(coordinator, settings.node, announcement, health),
+            announce_seconds,
+            again_seconds=min(1.0, announce_seconds),
+        ),
+        Loop(
+            "report",
+            lambda _stop, _progressed: reporter.report(),
+            settings.report_interval_seconds,
+        ),
+        Loop("let go", lambda _stop, _progressed: captures.drop_forgotten(), announce_seconds),
+    ]
+    threads = start_loops(loops, health, stop)
+    stop.wait()
+    captures.stop_all()
+    for thread in threads:
+        thread.join()
+
+
+def _announcing(
+    coordinator: RestClient, node: str, announcement: NodeAnnouncement, health: Health
+) -> Round:
     """Tells the coordinator where we are, again and again; ready once it has heard us."""
+    body = announcement.model_dump(mode="json")
 
     def announce(_stop: Stop, _progressed: Callable[[], None]) -> None:
-        coordinator.post("/v1/nodes", announcement)
+        coordinator.post(f"/v1/nodes/{node}/announcement", body)
         health.started()
 
     return announce

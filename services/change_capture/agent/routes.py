@@ -17,6 +17,7 @@ from services.change_capture.rpc import (
     BarrierStep,
     CaptureRequest,
     CaptureStatus,
+    NodeAbout,
     Outcome,
     PrepareRequest,
     ProbeRequest,
@@ -26,8 +27,13 @@ from services.change_capture.rpc import (
 Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 
-def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
+def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     """Add the RPC to the application."""
+    _add_barrier_routes(app, captures)
+
+    @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
+    def node(_: Coordinator) -> NodeAbout:
+        return about
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
@@ -36,25 +42,6 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
             if request.freeze is not None:
                 captures.barriers.require_freezable(request.tenant, request.freeze)
             return ProbeResponse(size_bytes=view.size_bytes)
-
-    @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
-    def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
-        members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
-        return captures.barriers.prepare(
-            session, request.attempt, request.tenant, members, request.hold_seconds
-        )
-
-    @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
-    def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return captures.barriers.hold(session, step.attempt)
-
-    @app.post("/v1/sessions/{session}/cut", summary="Begin the frozen views")
-    def cut(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return captures.barriers.cut(session, step.attempt)
-
-    @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
-    def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
-        return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
 
     @app.post("/v1/captures", status_code=202, summary="Begin a capture; repeating it is harmless")
     def begin(_: Coordinator, request: CaptureRequest) -> CaptureStatus:
@@ -84,6 +71,27 @@ def add_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/captures/{capture}/outcome", status_code=204, summary="How the session ended")
     def settle(_: Coordinator, capture: UUID, outcome: Outcome) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
+
+
+def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
+    @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
+    def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
+        members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
+        return captures.barriers.prepare(
+            session, request.attempt, request.tenant, members, request.hold_seconds
+        )
+
+    @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
+    def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.hold(session, step.attempt)
+
+    @app.post("/v1/sessions/{session}/cut", summary="Begin the frozen views")
+    def cut(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.cut(session, step.attempt)
+
+    @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
+    def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
+        return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
 
 
 def status_of(capture: Capture) -> CaptureStatus:

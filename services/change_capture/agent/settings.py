@@ -23,21 +23,22 @@ class Settings(ServiceSettings):
     span_listen: str = "127.0.0.1:0"
     #: host:port under which chunkers reach the span server; that of the listener if not set.
     span_advertised: str | None = None
-    #: URL of the coordinator, where the agent announces itself.
+    #: URL of the coordinator's listener for agents, where the agent announces itself.
     coordinator_url: str
     #: Certificate authorities in PEM that sign the coordinator; the system's if not set.
     ca_file: Path | None = None
-    #: File with the token for the coordinator.
-    coordinator_token: Secret
-    #: File with the tokens that this agent's RPC accepts.
-    tokens: Secret
+    #: File with the credential of this node. If not set, it is the one in the state folder.
+    credential: Secret | None = None
+    #: File with an invitation, which is exchanged for a credential if there is none.
+    invitation: Secret | None = None
     #: What tenants may protect on this node: TENANT=PATH, separated by commas. A path is a folder
     #: with all that lies in it, a file, or a block device; mount points to freeze count too. The
     #: tenant * is every tenant. The agent opens nothing else. A path cannot have a comma.
     roots: tuple[str, ...]
     #: Longest request body that is read. Hints take 8 MiB of one at most.
     request_body_size_bytes_max: int = HINTS_BODY_SIZE_BYTES_MAX
-    #: Folder of the fingerprint files; without those of the base a capture compares everything.
+    #: Folder of the credential that an invitation was exchanged for, and of the fingerprint files;
+    #: without those of the base a capture compares everything.
     state_folder: Path
     #: Threads that read and hash; more than cores gains nothing.
     scan_thread_count: int = 2

@@ -1,9 +1,13 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
 import contextlib
+import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from libs.access.catalog_access import CatalogAccess
 from libs.catalogdb.access.groups import group_of_session
@@ -12,8 +16,11 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import list_nodes
 from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
-from libs.rest.server import serving
+from libs.rest.limits import ServerLimits
+from libs.rest.server import create_app, serving
+from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
@@ -23,6 +30,10 @@ from libs.store.opening import open_store
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.coordinator.nodes import routes as node_routes
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
+from services.change_capture.coordinator.nodes.registration import Registration
+from services.change_capture.coordinator.nodes.tokens import NodeTokens
 from services.change_capture.coordinator.routes import add_routes
 from services.change_capture.coordinator.settings import Settings
 
@@ -43,12 +54,9 @@ def main(settings: Settings, stop: Stop) -> None:
         kek = KeyEncryptionKey.of(settings.kek, settings.previous_kek)
         vault = KeyVault(open_store(settings.s3), kek)
         vault.check()
-        agents = Agents(
-            settings.agent_token.reveal(),
-            settings.ca_file,
-            settings.agent_tls_name,
-            settings.may_speak_plainly,
-        )
+        node_key = NodeKey(settings.node_key.reveal())
+        networks = AgentNetworks(settings.agent_networks)
+        agents = _agents(settings, node_key, networks)
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
         sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
         barriers = Barriers(
@@ -64,7 +72,10 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         access = CatalogAccess(catalog, "coordinator", settings.tokens, group_of_session)
         app = access.create_app(settings, health, registry)
-        add_routes(app, catalog, vault, agents, conductor)
+        add_routes(app, catalog, vault, agents, conductor, node_key)
+        registration = Registration(catalog, agents, node_key, networks)
+        agents_settings = _of_agents_listener(settings)
+        agents_app = _agents_app(agents_settings, health, node_key, registration, conductor)
         health.depend_on("catalog", lambda: list_nodes(catalog))
         news = conductor.news
         listener = Listener(
@@ -83,7 +94,12 @@ def main(settings: Settings, stop: Stop) -> None:
                 patience_seconds=settings.session_deadline_seconds,
             ),
         ]
-        with contextlib.closing(access), serving(app, settings):
+        limits = _limits_of_each_listener()
+        with (
+            contextlib.closing(access),
+            serving(app, settings, limits),
+            serving(agents_app, agents_settings, limits),
+        ):
             threads = start_loops(loops, health, stop)
             health.started()
             stop.wait()
@@ -91,6 +107,50 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
         sessions.shutdown(wait=False, cancel_futures=True)
         orders.shutdown(wait=False, cancel_futures=True)
+
+
+def _agents(settings: Settings, node_key: NodeKey, networks: AgentNetworks) -> Agents:
+    """Calls agents where they may be, by TLS as it is set."""
+    return Agents(
+        node_key,
+        networks.admit,
+        settings.ca_file,
+        settings.agent_tls_name,
+        settings.may_speak_plainly,
+    )
+
+
+def _agents_app(
+    settings: Settings,
+    health: Health,
+    node_key: NodeKey,
+    registration: Registration,
+    conductor: Conductor,
+) -> FastAPI:
+    """What the listener for agents serves."""
+    # Measured on its own: the registry of the other listener has metrics of these names already.
+    registry = CollectorRegistry()
+    title = "Backcast coordinator, for agents"
+    app = create_app(title, settings, health, registry, NodeTokens(node_key))
+    node_routes.add_routes(app, registration, conductor)
+    return app
+
+
+def _limits_of_each_listener() -> ServerLimits:
+    """Half of the process's connections for each, so that both together fit into its memory."""
+    limits = ServerLimits.of_this_process()
+    return dataclasses.replace(
+        limits, connection_count_max=max(1, limits.connection_count_max // 2)
+    )
+
+
+def _of_agents_listener(settings: Settings) -> Settings:
+    """The listener for agents takes no hints, so its bodies are short."""
+    return dataclasses.replace(
+        settings,
+        listen=settings.nodes_listen,
+        request_body_size_bytes_max=ServiceSettings.request_body_size_bytes_max,
+    )
 
 
 if __name__ == "__main__":

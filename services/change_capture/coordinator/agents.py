@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -12,23 +13,50 @@ from pydantic import BaseModel, ValidationError
 
 from libs.catalogdb.protected import Node
 from libs.catalogdb.sessions.session import PartView, SessionView
-from libs.errors import UnavailableError
+from libs.catalogdb.sessions.watching import OpenPart
+from libs.errors import SourceError, UnavailableError
+from libs.ids import NodeIdentity
+from libs.keys.nodes import NodeKey
 from libs.rest.client import Json, RestClient
 from libs.rest.connections import Timeouts
 from libs.runtime.tls import is_loopback
-from services.change_capture.rpc import BarrierStatus, CaptureStatus, ProbeResponse
+from services.change_capture.rpc import BarrierStatus, CaptureStatus, NodeAbout, ProbeResponse
 
 M = TypeVar("M", bound=BaseModel)
 
 #: Agents answer at once. One that hangs must not keep the coordinator from asking the others.
-_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0)
+_TIMEOUTS = Timeouts(connect_seconds=3.0, read_seconds=15.0, total_seconds=30.0)
+#: Their answers are a few fields each; what announces itself as an agent need not be one.
+_ANSWER_SIZE_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """Where an agent is asked, and what for."""
+
+    node: NodeIdentity
+    rpc_url: str
+
+    @staticmethod
+    def of(known: PartView | OpenPart) -> "AgentAddress":
+        """That of the node of a volume."""
+        return AgentAddress(NodeIdentity(known.node, known.credential), known.rpc_url)
+
+    @staticmethod
+    def of_node(node: Node) -> "AgentAddress":
+        """That of a node."""
+        return AgentAddress(NodeIdentity(node.name, node.credential), node.rpc_url)
 
 
 class Agents:
     """Calls agents by the addresses that they announced. Thread-safe.
 
+    An agent is shown a token that is good at its node alone. Redirects are not followed, and an
+    answer that is too long is none.
+
     Args:
-        token: what the agents' RPC accepts.
+        key: makes the tokens.
+        admit: raises for an IP address that no agent may have; called before anything is sent.
         ca_file: certificate authorities in PEM that sign agents; the system's if None.
         tls_name: name that their certificates have; the host of each one's URL if None.
         may_speak_plainly: whether a host may be reached without TLS.
@@ -36,17 +64,29 @@ class Agents:
 
     def __init__(
         self,
-        token: str,
+        key: NodeKey,
+        admit: Callable[[str], None],
         ca_file: Path | None = None,
         tls_name: str | None = None,
         may_speak_plainly: Callable[[str], bool] = is_loopback,
     ) -> None:
-        self._token = token
+        self._key = key
+        self._admit = admit
         self._ca_file = ca_file
         self._tls_name = tls_name
         self._may_speak_plainly = may_speak_plainly
-        self._clients: dict[str, RestClient] = {}
+        #: By node; a node has one address at a time.
+        self._clients: dict[str, tuple[AgentAddress, RestClient]] = {}
         self._lock = threading.Lock()
+
+    def about(self, address: AgentAddress) -> NodeAbout:
+        """What the agent that answers at an address says of itself.
+
+        Raises:
+            UnauthenticatedError: it is another node's, or the node's with another credential.
+            UnavailableError: nobody answers there, or nothing that is an agent.
+        """
+        return _read(NodeAbout, self._client(address).get("/v1/node"))
 
     def probe(self, node: Node, tenant: str, path: str, freeze: str | None = None) -> int:
         """Size in bytes of what lies at a path of a node.
@@ -62,7 +102,7 @@ class Agents:
             UnavailableError: the agent does not answer.
         """
         body = {"tenant": tenant, "path": path, "freeze": freeze}
-        answer = self._client(node.rpc_url).post("/v1/probe", body)
+        answer = self._client(AgentAddress.of_node(node)).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
 
     def begin(
@@ -91,11 +131,12 @@ class Agents:
             "driver": "scan" if hints is None else "hints",
             "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
-        return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
+        answer = self._client(AgentAddress.of(part)).post("/v1/captures", body)
+        return _read(CaptureStatus, answer)
 
     def prepare(  # noqa: PLR0913 -- what the RPC says
         self,
-        url: str,
+        address: AgentAddress,
         session: UUID,
         attempt: int,
         tenant: str,
@@ -120,54 +161,77 @@ class Agents:
             "sources": sources,
             "hold_seconds": hold_seconds,
         }
-        return self._barrier(url, session, "prepare", body)
+        return self._barrier(address, session, "prepare", body)
 
-    def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+    def hold(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         """Let a node hold writes."""
-        return self._barrier(url, session, "hold", {"attempt": attempt})
+        return self._barrier(address, session, "hold", {"attempt": attempt})
 
-    def cut(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+    def cut(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         """Let a node begin its frozen views."""
-        return self._barrier(url, session, "cut", {"attempt": attempt})
+        return self._barrier(address, session, "cut", {"attempt": attempt})
 
-    def release(self, url: str, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+    def release(
+        self, address: AgentAddress, session: UUID, attempt: int, *, abandoned: bool
+    ) -> BarrierStatus:
         """Let a node's writes go on; its answer says whether the hold was unbroken until then."""
         body = {"attempt": attempt, "abandoned": abandoned}
-        return self._barrier(url, session, "release", body)
+        return self._barrier(address, session, "release", body)
 
-    def _barrier(self, url: str, session: UUID, step: str, body: Json) -> BarrierStatus:
-        answer = self._client(url).post(f"/v1/sessions/{session}/{step}", body)
+    def _barrier(
+        self, address: AgentAddress, session: UUID, step: str, body: Json
+    ) -> BarrierStatus:
+        answer = self._client(address).post(f"/v1/sessions/{session}/{step}", body)
         return _read(BarrierStatus, answer)
 
-    def status(self, url: str, capture: UUID) -> CaptureStatus:
+    def status(self, address: AgentAddress, capture: UUID) -> CaptureStatus:
         """How far a capture is.
 
         Raises:
             NotFoundError: the agent process does not know it: it was restarted.
             UnavailableError: the agent does not answer.
         """
-        answer = self._client(url).get(f"/v1/captures/{capture}")
+        answer = self._client(address).get(f"/v1/captures/{capture}")
         return _read(CaptureStatus, answer)
 
     def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
         """Tell the agent how the session ended; it lets go of the volume."""
         body = {"sealed": sealed, "distrusted": distrusted}
-        self._client(part.rpc_url).post(f"/v1/captures/{part.capture}/outcome", body)
+        client = self._client(AgentAddress.of(part))
+        client.post(f"/v1/captures/{part.capture}/outcome", body)
 
-    def _client(self, url: str) -> RestClient:
+    def _client(self, address: AgentAddress) -> RestClient:
+        name, credential = address.node.name, address.node.credential
+        if credential is None or not address.rpc_url:
+            raise SourceError(
+                f"node {name}: no agent has announced itself there by a credential that counts; "
+                f"`backcast node show {name}` says since when, `backcast node invite {name}` lets "
+                f"one enrol"
+            )
         with self._lock:
-            if url not in self._clients:
-                self._clients[url] = self._new_client(url)
-            return self._clients[url]
+            known, client = self._clients.get(name, (None, None))
+            if client is None or known != address:
+                token = self._key.credential(name, credential).order_token
+                client = self._new_client(address.rpc_url, token)
+                self._clients[name] = address, client
+            return client
 
-    def _new_client(self, url: str) -> RestClient:
+    def _new_client(self, url: str, token: str) -> RestClient:
         parts = urlsplit(url)
         if parts.scheme == "http" and not self._may_speak_plainly(parts.hostname or ""):
             raise UnavailableError(
                 f"agent at {url}: is beyond loopback and without TLS; expected that it announces "
                 f"https:, or PLAINTEXT=anywhere where the network itself encrypts"
             )
-        return RestClient(url, self._token, self._ca_file, _TIMEOUTS, self._tls_name)
+        return RestClient(
+            url,
+            token,
+            self._ca_file,
+            _TIMEOUTS,
+            self._tls_name,
+            admit=self._admit,
+            answer_size_bytes_max=_ANSWER_SIZE_BYTES_MAX,
+        )
 
 
 def _read(model: type[M], answer: Json) -> M:

@@ -17,7 +17,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
 from libs.catalogdb.sessions.session import PartView, SessionView, reject_session
 from libs.errors import BackcastError, ConflictError, NotFoundError, UnavailableError
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.coordinator.commands import (
     Command,
     CutNode,
@@ -185,18 +185,19 @@ class Barriers:
         parts: Sequence[PartView],
         command: PrepareNode | HoldNode | CutNode | ReleaseNode,
     ) -> BarrierStatus:
-        url, session, attempt = parts[0].rpc_url, view.session, view.cut_attempt
+        address = AgentAddress.of(parts[0])
+        session, attempt = view.session, view.cut_attempt
         match command:
             case PrepareNode():
                 return self._agents.prepare(
-                    url, session, attempt, view.tenant, parts, self._hold_seconds
+                    address, session, attempt, view.tenant, parts, self._hold_seconds
                 )
             case HoldNode():
-                return self._agents.hold(url, session, attempt)
+                return self._agents.hold(address, session, attempt)
             case CutNode():
-                return self._agents.cut(url, session, attempt)
+                return self._agents.cut(address, session, attempt)
             case ReleaseNode(abandoned=abandoned):
-                return self._agents.release(url, session, attempt, abandoned=abandoned)
+                return self._agents.release(address, session, attempt, abandoned=abandoned)
 
     def _record(
         self, view: SessionView, members: Mapping[str, Member]

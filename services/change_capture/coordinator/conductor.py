@@ -28,7 +28,7 @@ from libs.catalogdb.sessions.session import (
 )
 from libs.catalogdb.sessions.watching import (
     OpenPart,
-    capture_outcomes,
+    captures_heard,
     ended_sessions,
     open_parts,
     report_reads,
@@ -39,9 +39,10 @@ from libs.errors import (
     TrackingLostError,
     UnavailableError,
 )
+from libs.ids import NodeIdentity
 from libs.keys.vault import KeyVault
 from libs.runtime.threads import end_with, is_expected
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.coordinator.barriers import Barriers, parts_of
 from services.change_capture.coordinator.commands import (
     CaptureVolume,
@@ -63,6 +64,9 @@ from services.change_capture.coordinator.session import (
 from services.change_capture.rpc import CaptureStatus, EndedCapture
 
 log = logging.getLogger(__name__)
+
+#: What a node says of one of its captures.
+Heard = tuple[NodeIdentity, CaptureStatus]
 
 #: The catalog service ends a session within some seconds of its deadline. Where it has not by then,
 #: it is down, or Postgres takes no writes.
@@ -166,18 +170,23 @@ class Conductor:
             view = read_session(self._catalog, session)
         return view
 
-    def hear(self, captures: Iterable[CaptureStatus]) -> list[EndedCapture]:
-        """Take in how far an agent's captures are; returns those whose session has ended."""
-        captures = list(captures)
-        if not captures:
+    def hear(self, statuses: Iterable[Heard]) -> list[EndedCapture]:
+        """Take in how far captures are; returns those whose session has ended.
+
+        A node that speaks of a capture that is not its own changes nothing, and is told that the
+        capture was not sealed.
+        """
+        statuses = list(statuses)
+        if not statuses:
             return []
-        outcomes = capture_outcomes(self._catalog, [one.capture for one in captures])
+        heard = captures_heard(self._catalog, [(node, one.capture) for node, one in statuses])
         reads = {}
-        for one in captures:
-            if one.capture in outcomes:
+        for _, one in statuses:
+            session = heard.sessions.get(one.capture)
+            if session is None:
                 continue
             if one.state == "aborted":
-                self._act_on(one.session, _refused(one))
+                self._act_on(session, _refused(one))
                 continue
             _, known_bytes = self._heard.get(one.capture, (0.0, 0))
             if one.read_bytes > known_bytes:
@@ -191,7 +200,7 @@ class Conductor:
                 sealed=outcome.sealed,
                 distrusted=outcome.reject_code == TrackingLostError.code,
             )
-            for capture, outcome in outcomes.items()
+            for capture, outcome in heard.outcomes.items()
         ]
 
     def watch(self, interval_seconds: float) -> None:
@@ -292,12 +301,12 @@ class Conductor:
     def _look_at(self, parts: Iterable[OpenPart]) -> None:
         """Ask about captures that nobody has heard of; a silent agent is asked once in a round."""
         silent: set[str] = set()
-        found = []
+        found: list[Heard] = []
         for part in parts:
             if part.rpc_url in silent:
                 continue
             try:
-                status = self._agents.status(part.rpc_url, part.capture)
+                status = self._agents.status(AgentAddress.of(part), part.capture)
             except NotFoundError:
                 self._act_on(part.session, CaptureUnknown(part.capture))
                 continue
@@ -306,7 +315,7 @@ class Conductor:
                 detail = {"session": str(part.session), "detail": str(err)}
                 log.warning("agent does not answer", extra=detail)
                 continue
-            found.append(status)
+            found.append((NodeIdentity(part.node, part.credential), status))
         self.hear(found)
 
     def _settle(self, sessions: Iterable[UUID]) -> None:

@@ -11,7 +11,6 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
     Node,
     add_volume,
-    announce_node,
     find_node,
     group_of,
     list_nodes,
@@ -20,6 +19,7 @@ from libs.catalogdb.protected import (
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
 from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.ranges import check_runs
 from libs.rest.auth import Caller, Role, require
@@ -28,15 +28,14 @@ from libs.rest.waiting import read_or_wait
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
+from services.change_capture.coordinator.nodes.endpoints import add_node_endpoints
 from services.change_capture.coordinator.session_routes import add_session_routes
 from services.change_capture.coordinator.tenant_routes import add_tenant_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
-from services.change_capture.rpc import Hints, NodeAnnouncement, NodeReport, ReportAnswer
+from services.change_capture.rpc import Hints
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR, by_route=True))]
-#: Agents say again and again where they are, and how far.
-Agent = Annotated[Caller, Depends(require(Role.OPERATOR, audited=False))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 #: Longest time that a request may wait for a session to change.
@@ -127,11 +126,16 @@ class SessionAnswer(BaseModel):
     parts: list[PartAnswer]
 
 
-def add_routes(
-    app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents, conductor: Conductor
+def add_routes(  # noqa: PLR0913 -- what the endpoints work with
+    app: FastAPI,
+    catalog: Catalog,
+    vault: KeyVault,
+    agents: Agents,
+    conductor: Conductor,
+    node_key: NodeKey,
 ) -> None:
-    """Add the endpoints to the application."""
-    _add_node_routes(app, catalog, conductor)
+    """Add the endpoints for people and their programs to the application."""
+    add_node_endpoints(app, catalog, agents, node_key)
     _add_session_route(app, conductor)
     add_volume_routes(app, catalog, agents)
     add_session_routes(app, catalog)
@@ -224,19 +228,6 @@ def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID
     if (view.tenant, view.group) != (tenant, group):
         raise ConflictError(f"session {session}: it belongs to another group; choose another id")
     return view
-
-
-def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
-    @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
-    def announce(_: Agent, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
-
-    @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
-    def report(_: Agent, node: str, report: NodeReport) -> ReportAnswer:
-        check_name("node", node)
-        return ReportAnswer(ended=conductor.hear(report.captures))
 
 
 def _hinted(request: SnapshotRequest) -> HintedVolume | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
 from libs.runtime.settings import Secret
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
 from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
 
 
@@ -21,8 +22,13 @@ class Settings(ServiceSettings):
     previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
-    #: File with the token for the agents' RPC.
-    agent_token: Secret
+    #: File with the key above the credentials of nodes: 64 random hexadecimal characters.
+    node_key: Secret
+    #: Address and port of the listener for agents; port 0 takes a free one.
+    nodes_listen: str = "127.0.0.1:0"
+    #: Networks in which agents may be, such as 10.2.0.0/16; if not set, all but loopback,
+    #: link-local and multicast addresses and those of a cloud's metadata.
+    agent_networks: tuple[str, ...] = ()
     #: Certificate authorities in PEM that sign agents; the system's if not set.
     ca_file: Path | None = None
     #: Name that the certificates of all agents have; the host of each one's URL if not set.
@@ -37,3 +43,12 @@ class Settings(ServiceSettings):
     barrier_seconds_max: float = 30.0
     #: How often open sessions and their agents are looked after.
     watch_interval_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check the networks as well.
+
+        Raises:
+            ValueError: one of them is no network.
+        """
+        super().__post_init__()
+        AgentNetworks(self.agent_networks)

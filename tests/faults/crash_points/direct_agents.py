@@ -9,7 +9,7 @@ from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.rpc import BarrierStatus, CaptureStatus
 from tests.faults.crash_points.effects import Killed
 
@@ -48,7 +48,7 @@ class DirectAgents(Agents):
 
     def prepare(
         self,
-        url: str,
+        address: AgentAddress,
         session: UUID,
         attempt: int,
         tenant: str,
@@ -60,18 +60,20 @@ class DirectAgents(Agents):
             lambda agent: agent.barriers.prepare(session, attempt, tenant, members, hold_seconds)
         )
 
-    def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+    def hold(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         return self._call(lambda agent: agent.barriers.hold(session, attempt))
 
-    def cut(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
+    def cut(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         return self._call(lambda agent: agent.barriers.cut(session, attempt))
 
-    def release(self, url: str, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+    def release(
+        self, address: AgentAddress, session: UUID, attempt: int, *, abandoned: bool
+    ) -> BarrierStatus:
         return self._call(
             lambda agent: agent.barriers.release(session, attempt, abandoned=abandoned)
         )
 
-    def status(self, url: str, capture: UUID) -> CaptureStatus:
+    def status(self, address: AgentAddress, capture: UUID) -> CaptureStatus:
         return self._call(lambda agent: agent.status(capture))
 
     def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:

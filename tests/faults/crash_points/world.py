@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from libs.catalogdb.protected import Node, add_volume, announce_node
+from libs.catalogdb.protected import Node, add_volume
 from libs.events.topics import BLOCK_CHANGES
 from libs.kafka.consumer import Partition
 from libs.keys.kek import KeyEncryptionKey
@@ -32,6 +32,7 @@ from tests.faults.crash_points.process import (
 )
 from tests.faults.crash_points.saved import Saved, objects_of
 from tests.faults.crash_points.sleeper import Sleeper
+from tests.support.announcing import announce
 from tests.support.catalog import CatalogSite
 
 A = TypeVar("A", bound=Actor)
@@ -214,7 +215,7 @@ class World:
 
     def announce(self, boot: UUID) -> None:
         """The agent says where it is, as it does when it starts."""
-        announce_node(self.site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
+        announce(self.site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
 
     def protect(self, group: str, sizes: Mapping[str, int]) -> None:
         """A group of volumes of so many chunks each, all zero."""

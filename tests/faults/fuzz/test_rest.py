@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from libs.catalogdb.migrate import migrate
 from libs.copies.stores import PRIMARY, Stores
 from libs.keys.kek import KeyEncryptionKey
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
 from libs.reading.volume import VolumeReaders
@@ -45,7 +46,12 @@ from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.window import Window
 from services.change_capture.coordinator import routes as coordinator_routes
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.nodes import routes as node_routes
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
+from services.change_capture.coordinator.nodes.registration import Registration
+from services.change_capture.coordinator.nodes.tokens import NodeTokens
 from services.change_capture.drivers.table import drivers
+from services.change_capture.rpc import NodeAbout
 from services.restore import routes as restore_routes
 from services.restore.events.feed import Feed
 from services.restore.settings import Settings as RestoreSettings
@@ -60,8 +66,9 @@ from tests.unit.change_capture.capturing import Model
 
 SEED = 20261122
 SECONDS_MAX = 20
+NODE = "fuzzed"
 #: Of each service: the errors of a dependency that is not there in these tests.
-_ABSENT = {"coordinator": {"unavailable"}}
+_ABSENT = {"coordinator": {"unavailable"}, "nodes": {"unavailable"}}
 #: Also by the framework, before anybody asks who it is: redirects, bodies that are no JSON.
 _REFUSED = {307, 400, 401, 404, 405, 413, 422}
 
@@ -70,6 +77,8 @@ _REFUSED = {307, 400, 401, 404, 405, 413, 422}
 class Site:
     make: Callable[[str], FastAPI]
     known: dict[str, list[str]]
+    #: Of the node that `known` names.
+    node_token: str
 
 
 @pytest.fixture
@@ -87,10 +96,10 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": True}]
             )
         )
-
         frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
-        agents = Agents("t")
+        node_key = NodeKey("k" * 64)
+        agents = Agents(node_key, AgentNetworks().admit)
         conductor = conductor_of(site.coordinator, vault, agents, InlineExecutor())
         captures = AgentCaptures(
             uuid.uuid4(),
@@ -102,6 +111,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             1,
             60,
         )
+        about = NodeAbout(name="node", boot=captures.boot, span_address="", roots=[])
         add = {
             "restore": lambda app: restore_routes.add_routes(
                 app,
@@ -114,18 +124,23 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 Feed(site.restore),
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
-                app, site.coordinator, vault, agents, conductor
+                app, site.coordinator, vault, agents, conductor, node_key
             ),
             "catalog": lambda app: _add_catalog_routes(app, site, store, vault),
-            "agent": lambda app: agent_routes.add_routes(app, captures),
+            "nodes": lambda app: node_routes.add_routes(app, registration, conductor),
+            "agent": lambda app: agent_routes.add_routes(app, captures, about),
         }
 
+        registration = Registration(site.coordinator, agents, node_key, AgentNetworks())
+
         def make(name: str) -> FastAPI:
-            app = create_app(name, ServiceSettings(), Health(), new_registry(), tokens)
+            accepted = NodeTokens(node_key) if name == "nodes" else tokens
+            app = create_app(name, ServiceSettings(), Health(), new_registry(), accepted)
             add[name](app)
             return app
 
-        yield Site(make, _known(session, tmp_path))
+        node = node_key.credential(NODE, uuid.uuid4())
+        yield Site(make, _known(session, tmp_path), node.announce_token)
         captures.stop_all()
 
 
@@ -133,6 +148,7 @@ def _known(session: uuid.UUID, folder: Path) -> dict[str, list[str]]:
     """Values that lead somewhere, by the name of the parameter."""
     return {
         "tenant": [TENANT],
+        "node": [NODE],
         "name": ["disk"],
         "volume": ["disk"],
         "group": ["disk"],
@@ -192,18 +208,19 @@ def check(name: str, request: Request, answer: Answer, authorized: bool) -> None
         assert problem["status"] == answer.status, shown
 
 
-@pytest.mark.parametrize("name", ["restore", "coordinator", "catalog", "agent"])
+@pytest.mark.parametrize("name", ["restore", "coordinator", "catalog", "agent", "nodes"])
 def test_hostile_requests_are_answered(
     rest: Site, name: str, scale: Scale, tally: Callable[..., None]
 ) -> None:
     count = scale.pick(250, 2_500, 200_000)
     app, statuses = rest.make(name), Counter[int]()
+    token = rest.node_token if name == "nodes" else "t"
     requests = Requests(app, rest.known, SEED)
 
     async def attack() -> None:
         for number in range(count):
             authorized = number % 5 != 0 or number % 7 == 0
-            request = requests.make(number, "t" if authorized else None)
+            request = requests.make(number, token if authorized else None)
             answer = await send(app, request, SECONDS_MAX)
             check(name, request, answer, authorized)
             statuses[answer.status] += 1

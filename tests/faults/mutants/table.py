@@ -8,6 +8,7 @@ from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
@@ -358,6 +359,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *VOLUMES,
     *TARGETS,
     *ROOTS,
+    *NODES,
     *WAITING,
     *CROWDS,
     *ENCRYPTION,

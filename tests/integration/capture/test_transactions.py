@@ -24,8 +24,8 @@ BY_TIME = {
     ("chunker", "renew"),
     ("chunker", "closed_attempts"),
     ("chunker", "store_offsets"),
-    ("coordinator", "announce_node"),
-    ("coordinator", "capture_outcomes"),
+    ("coordinator", "captures_heard"),
+    ("coordinator", "heard_again"),
     ("coordinator", "open_parts"),
     ("coordinator", "report_reads"),
 }

@@ -33,6 +33,7 @@ PRIVILEGES = {
     "halt": ("", "", "SIUD", ""),
     "hold": ("", "", "SIUD", ""),
     "incarnation": ("Su", "Su", "SU", "S"),
+    "invitation": ("SIUD", "", "S", ""),
     "leans": ("", "SI", "SD", ""),
     "log_position": ("SU", "SU", "SU", "SU"),
     "marking": ("", "SU", "SIUD", ""),

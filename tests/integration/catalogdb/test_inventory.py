@@ -115,7 +115,9 @@ def test_unknown_tenants_and_nodes_are_not_found(site: CatalogSite) -> None:
 def test_a_node_is_known_as_it_last_announced_itself(site: CatalogSite) -> None:
     announce_node(site.coordinator, NODE)
     moved = Node(NODE.name, "http://elsewhere:1", "elsewhere:2", BOOT)
-    announce_node(site.coordinator, moved)
+    with pytest.raises(ConflictError, match="has changed meanwhile"):
+        announce_node(site.coordinator, moved)  # judged as if it were new
+    announce_node(site.coordinator, moved, NODE)
     announce_node(site.coordinator, moved)
     assert find_node(site.coordinator, NODE.name) == moved
 

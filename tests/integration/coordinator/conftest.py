@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.catalogdb.conftest import lasting_site, site
 from tests.integration.coordinator.nodes import Cluster
+from tests.integration.coordinator.registering import Site
 from tests.support.catalog import CatalogSite
 
 __all__ = ["lasting_site", "site"]
@@ -24,3 +26,9 @@ def cluster(site: CatalogSite, threads: Executor, tmp_path: Path) -> Iterator[Cl
     made = Cluster(site, threads, tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def coordinator(site: CatalogSite, threads: Executor) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(site, threads, stack)

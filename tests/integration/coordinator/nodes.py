@@ -15,7 +15,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.store.memory import MemoryStore
 from services.change_capture.barrier.barrier import Member
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.rpc import BarrierStatus, CaptureStatus
@@ -68,7 +68,7 @@ class NodeAgents(Agents):
 
     def prepare(
         self,
-        url: str,
+        address: AgentAddress,
         session: UUID,
         attempt: int,
         tenant: str,
@@ -77,20 +77,22 @@ class NodeAgents(Agents):
     ) -> BarrierStatus:
         members = [Member(part.volume, Path(part.path), part.freeze) for part in parts]
         return self._call(
-            url,
+            address,
             "prepare",
             lambda node: node.barriers.prepare(session, attempt, tenant, members, hold_seconds),
         )
 
-    def hold(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
-        return self._call(url, "hold", lambda node: node.barriers.hold(session, attempt))
+    def hold(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
+        return self._call(address, "hold", lambda node: node.barriers.hold(session, attempt))
 
-    def cut(self, url: str, session: UUID, attempt: int) -> BarrierStatus:
-        return self._call(url, "cut", lambda node: node.barriers.cut(session, attempt))
+    def cut(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
+        return self._call(address, "cut", lambda node: node.barriers.cut(session, attempt))
 
-    def release(self, url: str, session: UUID, attempt: int, *, abandoned: bool) -> BarrierStatus:
+    def release(
+        self, address: AgentAddress, session: UUID, attempt: int, *, abandoned: bool
+    ) -> BarrierStatus:
         return self._call(
-            url,
+            address,
             "abandon" if abandoned else "release",
             lambda node: node.barriers.release(session, attempt, abandoned=abandoned),
         )
@@ -105,15 +107,15 @@ class NodeAgents(Agents):
                 node.captures[part.capture] = session.cut_attempt
             return self._status(node, session.session, part.capture)
 
-        return self._call(part.rpc_url, "capture", begin)
+        return self._call(AgentAddress.of(part), "capture", begin)
 
-    def status(self, url: str, capture: UUID) -> CaptureStatus:
+    def status(self, address: AgentAddress, capture: UUID) -> CaptureStatus:
         def status(node: NodeProcess) -> CaptureStatus:
             if capture not in node.captures:
                 raise NotFoundError(f"capture {capture}: not known")
             return self._status(node, UUID(int=0), capture)
 
-        return self._call(url, "status", status)
+        return self._call(address, "status", status)
 
     def settle(self, part: PartView, *, sealed: bool, distrusted: bool) -> None:
         """The outcome is of no interest here."""
@@ -123,8 +125,8 @@ class NodeAgents(Agents):
             session=session, capture=capture, boot=node.boot, state="reading", read_bytes=0
         )
 
-    def _call(self, url: str, step: str, act: Callable[[NodeProcess], T]) -> T:
-        node = self._nodes[url]
+    def _call(self, address: AgentAddress, step: str, act: Callable[[NodeProcess], T]) -> T:
+        node = self._nodes[address.rpc_url]
         self._hook(node, step, "before")
         node.steps.append(step)
         result = act(node)

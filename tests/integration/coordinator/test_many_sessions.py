@@ -10,7 +10,7 @@ import pytest
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.protected import Node, add_volume, announce_node
 from libs.catalogdb.sessions.session import SESSION_CHANNEL, SessionView
-from libs.ids import uuid7
+from libs.ids import NodeIdentity, uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
@@ -71,13 +71,17 @@ class Crowd:
 
     def report(self, read_bytes: int) -> None:
         """The agent pushes how far all captures are."""
+        node = NodeIdentity(NODE.name, NODE.credential)
         self.conductor.hear(
-            CaptureStatus(
-                session=view.session,
-                capture=view.parts[0].capture,
-                boot=NODE.boot,
-                state="reading",
-                read_bytes=read_bytes,
+            (
+                node,
+                CaptureStatus(
+                    session=view.session,
+                    capture=view.parts[0].capture,
+                    boot=NODE.boot,
+                    state="reading",
+                    read_bytes=read_bytes,
+                ),
             )
             for view in self.views
         )

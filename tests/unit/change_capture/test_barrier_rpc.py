@@ -1,6 +1,5 @@
 """The barrier and the report over real HTTP, as coordinator and agent call each other."""
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pytest
 from deploy.local.process import wait_until
 from libs.catalogdb.sessions.session import PartView
 from libs.errors import ConflictError, NotFoundError, SourceError
-from libs.rest.auth import Tokens, digest_of
+from libs.keys.nodes import NodeKey
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
@@ -22,9 +21,11 @@ from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.window import Window
-from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.agents import AgentAddress, Agents
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
 from services.change_capture.drivers.table import drivers
-from services.change_capture.rpc import EndedCapture, NodeReport, ReportAnswer
+from services.change_capture.enrolment import accepted
+from services.change_capture.rpc import EndedCapture, NodeAbout, NodeReport, ReportAnswer
 from tests.support.conducting import node_barriers
 from tests.support.roots import EVERYTHING, TENANT
 from tests.unit.change_capture.capturing import Model, Volume, order_for
@@ -50,11 +51,12 @@ class Site:
             1,
             60.0,
         )
-        tokens = [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": False}]
+        key = NodeKey("k" * 64)
+        self.credential = key.credential("node-1", uuid4())
         self.app = create_app(
-            "Agent", SETTINGS, Health(), new_registry(), Tokens(json.dumps(tokens))
+            "Agent", SETTINGS, Health(), new_registry(), accepted(self.credential)
         )
-        self.agents = Agents("t")
+        self.agents = Agents(key, AgentNetworks(["127.0.0.0/8"]).admit)
         self.url = ""
         #: What the coordinator answers to a report, and the reports that it got.
         self.ended: list[EndedCapture] = []
@@ -70,6 +72,7 @@ class Site:
             capture=uuid4(),
             token=b"t" * 32,
             node="node-1",
+            credential=self.credential.credential,
             rpc_url=self.url,
             span_address="",
             boot=None,
@@ -93,7 +96,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
-    add_routes(made.app, made.captures)
+    about = NodeAbout(name="node-1", boot=made.captures.boot, span_address="", roots=[])
+    add_routes(made.app, made.captures, about)
 
     @made.app.post("/v1/nodes/node-1/report")
     def report(report: NodeReport) -> ReportAnswer:
@@ -107,11 +111,11 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) -> None:
-    agents, url = site.agents, site.url
-    assert agents.prepare(url, SESSION, 1, TENANT, [site.part()], 10).means == "none"
-    held = agents.hold(url, SESSION, 1).held_at
-    cut = agents.cut(url, SESSION, 1).cut_at
-    released = agents.release(url, SESSION, 1, abandoned=False)
+    agents, address = site.agents, AgentAddress.of(site.part())
+    assert agents.prepare(address, SESSION, 1, TENANT, [site.part()], 10).means == "none"
+    held = agents.hold(address, SESSION, 1).held_at
+    cut = agents.cut(address, SESSION, 1).cut_at
+    released = agents.release(address, SESSION, 1, abandoned=False)
     assert released.unbroken
     assert held is not None
     assert cut is not None
@@ -125,19 +129,19 @@ def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) ->
 
 
 def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
-    agents, url = site.agents, site.url
+    agents, address = site.agents, AgentAddress.of(site.part())
     with pytest.raises(NotFoundError, match="restarted"):
-        agents.hold(url, SESSION, 1)
-    agents.prepare(url, SESSION, 2, TENANT, [site.part()], 10)
+        agents.hold(address, SESSION, 1)
+    agents.prepare(address, SESSION, 2, TENANT, [site.part()], 10)
     with pytest.raises(ConflictError, match="attempt 2 has begun"):
-        agents.hold(url, SESSION, 1)
+        agents.hold(address, SESSION, 1)
     unmounted = replace(site.part(), freeze="/nowhere")
     with pytest.raises(SourceError, match="/nowhere"):
-        agents.prepare(url, UUID(int=9), 1, TENANT, [unmounted], 10)
+        agents.prepare(address, UUID(int=9), 1, TENANT, [unmounted], 10)
 
 
 def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) -> None:
-    reporter = Reporter(site.captures, RestClient(site.url, "t"), "node-1")
+    reporter = Reporter(site.captures, RestClient(site.url, site.credential.order_token), "node-1")
     reporter.report()
     assert site.reports == []  # there is nothing to tell
     order = order_for(site.volume.path, VOLUME, None)

@@ -15,7 +15,9 @@ from deploy.compose import credentials
 from deploy.local import services as local
 from k8s.checks.settings import SETTINGS, problems_of
 from libs.keys.kek import KeyEncryptionKey
+from libs.keys.nodes import NodeCredential, NodeKey
 from libs.rest.auth import Tokens
+from services.change_capture.coordinator.nodes.tokens import NodeTokens
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -188,15 +190,14 @@ def test_made_secrets_are_accepted(tmp_path) -> None:
         return (tmp_path / name).read_text()
 
     KeyEncryptionKey.parse(text("kek"))
-    coordinator = Tokens(text("coordinator-accepts.json"))
-    for token, accepted_by in [
-        ("token", Tokens(text("restore-accepts.json"))),
-        ("token", coordinator),
-        ("agents-token", coordinator),
-        ("coordinator-token", Tokens(text("agent-accepts.json"))),
-    ]:
-        assert accepted_by.find(text(token)), token
-    assert not Tokens(text("restore-accepts.json")).find(text("agents-token"))
+    services = ("restore", "coordinator", "catalog")
+    people = [Tokens(text(f"{name}-accepts.json")) for name in services]
+    assert all(accepted.find(text("token")) for accepted in people)
+    credential = NodeCredential.parse(text("agent-credential"))
+    assert NodeTokens(NodeKey(text("node-key"))).find(credential.announce_token)
+    assert not any(accepted.find(credential.announce_token) for accepted in people)
+    agent = COMPOSE["services"]["agent"]["environment"]
+    assert credential.node == agent["BACKCAST_AGENT_NODE"]
 
 
 def test_images_keep_large_buffers_as_local_services_do() -> None:

@@ -11,6 +11,7 @@ from k8s import validate
 from k8s.checks import network, operators, pods, references, settings
 from k8s.kustomization import Manifest, assemble
 from services.change_capture.barrier import hold
+from tests.unit.k8s.agents_listener import AGENTS_LISTENER
 
 Manifests = list[Manifest]
 Check = Callable[[Manifests], Iterator[object]]
@@ -180,6 +181,7 @@ PLANTED: list[tuple[Check, Callable[[Manifests], object], str]] = [
         lambda m: policy(m, "to-kafka")["egress"].append({}),
         "chunker → restore:8080: not needed",
     ),
+    *AGENTS_LISTENER,
     (
         references.services_find_pods,
         lambda m: one(m, "Service", "restore")["spec"]["selector"].update(tier="web"),

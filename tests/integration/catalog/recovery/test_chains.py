@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Node, announce_node
+from libs.catalogdb.protected import Node
 from libs.catalogdb.recovery import changes
 from libs.catalogdb.recovery.checkpoint_rows import read_rows
 from libs.catalogdb.sessions.folding import fold_sessions
@@ -27,6 +27,7 @@ from services.catalog.recovery.check import CatalogCheck
 from services.catalog.recovery.checkpoints import Checkpoints
 from tests.integration.catalog.protected import TENANT
 from tests.integration.catalog.recovery.timeline import Timeline, timeline
+from tests.support.announcing import announce, enrol_and_forget, enrol_anew
 from tests.support.catalog import open_on
 from tests.support.many_snapshots import make_snapshots, table_bytes
 
@@ -80,7 +81,9 @@ def test_after_any_work_base_and_deltas_equal_a_dump_of_the_whole(line: Timeline
                 reject_session(site.coordinator, "coordinator", view.session, "x", "late")
             case 5:
                 boot = UUID(int=rng.randrange(3))
-                announce_node(site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
+                announce(site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
+                change = enrol_and_forget if boot.int else enrol_anew
+                change(site.coordinator, "node-2", UUID(int=step + 1))
             case _:
                 if protected.live:
                     place = next(iter(protected.live))
@@ -103,7 +106,7 @@ def test_nothing_is_written_when_nothing_changed(line: Timeline) -> None:
     assert line.checkpoints.write() == first
     boot = UUID(int=7)
     for _ in range(3):  # a node announces itself again and again
-        announce_node(line.site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
+        announce(line.site.coordinator, Node("node-1", "http://node-1:1", "node-1:2", boot))
     assert line.checkpoints.write() == first
 
 

@@ -1,7 +1,7 @@
 """A session's barrier in the catalog: one attempt after another, and the one cut that counts."""
 
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -20,11 +20,11 @@ from libs.catalogdb.sessions.session import (
     reject_session,
 )
 from libs.catalogdb.sessions.watching import (
-    capture_outcomes,
+    captures_heard,
     open_parts,
 )
 from libs.errors import ConflictError
-from libs.ids import uuid7
+from libs.ids import NodeIdentity, uuid7
 from tests.support.catalog import (
     NODE,
     TENANT,
@@ -37,6 +37,7 @@ from tests.support.catalog import (
 )
 
 AT = datetime(2026, 11, 30, 8, 0, 0, 250, tzinfo=UTC)
+ON_NODE = NodeIdentity(NODE.name, NODE.credential)
 SECOND = Node("node-2", "http://node-2:1", "node-2:2", uuid4())
 
 
@@ -148,8 +149,9 @@ def test_a_rejected_session_is_cut_by_nobody(site: CatalogSite) -> None:
     leave(site)
     assert claim_cut(site.coordinator, view.session, 30) is None
     assert not record_cut(site.coordinator, view.session, 1, evidence(NODE.name), 60)
-    outcomes = capture_outcomes(site.coordinator, [*(part.capture for part in view.parts), uuid4()])
-    assert [one.sealed for one in outcomes.values()] == [False] * 3
+    spoken = [(ON_NODE, one) for one in (*(part.capture for part in view.parts), uuid4())]
+    heard = captures_heard(site.coordinator, spoken)
+    assert [one.sealed for one in heard.outcomes.values()] == [False] * 3
 
 
 def test_a_volume_that_several_nodes_write_is_refused_by_name(site: CatalogSite) -> None:
@@ -167,7 +169,26 @@ def test_a_volume_that_several_nodes_write_is_refused_by_name(site: CatalogSite)
 def test_outcomes_are_told_of_captures_whose_session_has_ended(site: CatalogSite) -> None:
     protect(site, "vm")
     worker = Worker(site, open_on(site, "vm"))
-    assert capture_outcomes(site.coordinator, [worker.capture]) == {}
+    capture, session = worker.capture, worker.view.session
+    assert captures_heard(site.coordinator, [(ON_NODE, capture)]).sessions == {capture: session}
     worker.finish_storing(item(1))
     worker.seal()
-    assert capture_outcomes(site.coordinator, [worker.capture])[worker.capture].sealed
+    heard = captures_heard(site.coordinator, [(ON_NODE, capture)])
+    assert heard.sessions == {}
+    assert heard.outcomes[capture].sealed
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [NodeIdentity("node-2", None), NodeIdentity(NODE.name, UUID(int=5))],
+    ids=["another node", "another credential"],
+)
+def test_a_node_hears_and_says_nothing_of_captures_that_are_not_its_own(
+    site: CatalogSite, stranger: NodeIdentity
+) -> None:
+    protect(site, "vm")
+    announce_node(site.coordinator, SECOND)
+    worker = Worker(site, open_on(site, "vm"))
+    heard = captures_heard(site.coordinator, [(stranger, worker.capture)])
+    assert heard.sessions == {}
+    assert not heard.outcomes[worker.capture].sealed

@@ -1,0 +1,1 @@
+"""Who is a node: enrolment, announcements, and what operators see of nodes."""

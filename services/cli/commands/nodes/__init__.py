@@ -1,0 +1,1 @@
+"""``backcast node``."""
