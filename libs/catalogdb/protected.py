@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.catalogdb.log.log import append
+from libs.catalogdb.notifications.nodes import DiskSpace, tell_announced
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
@@ -134,8 +135,16 @@ def create_tenant(catalog: Catalog, name: str, domain: UUID, key_id: UUID) -> Te
         return created
 
 
-def announce_node(catalog: Catalog, node: Node) -> None:
-    """Record where a node's agent can be reached and which process it is."""
+def announce_node(catalog: Catalog, node: Node, disk: DiskSpace | None = None) -> None:
+    """Record where a node's agent can be reached and which process it is.
+
+    What was open because it was silent is resolved by the same transaction.
+
+    Args:
+        catalog: the catalog.
+        node: the node.
+        disk: room where the agent keeps its state; None: it does not say.
+    """
     with catalog.transaction() as tx:
         tx.execute(
             """INSERT INTO node (name, rpc_url, span_address, boot) VALUES (%s, %s, %s, %s)
@@ -144,6 +153,7 @@ def announce_node(catalog: Catalog, node: Node) -> None:
                    boot = excluded.boot, seen_at = now()""",
             [node.name, node.rpc_url, node.span_address, node.boot],
         )
+        append(tx, "coordinator", tell_announced(tx, node.name, disk))
 
 
 def list_nodes(catalog: Catalog) -> list[Node]:

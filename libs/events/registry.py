@@ -13,7 +13,12 @@ from libs.events.block_changes import (
     TrackingLost,
     UnchangedSampled,
 )
-from libs.events.notifications import NotificationRaised
+from libs.events.notifications import (
+    NotificationChanged,
+    NotificationOpened,
+    NotificationRaised,
+    NotificationResolved,
+)
 from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
 from libs.events.restores import (
     RestoreCompleted,
@@ -83,6 +88,9 @@ Event = (
     | RestoreCompleted
     | RestoreFailed
     | NotificationRaised
+    | NotificationOpened
+    | NotificationChanged
+    | NotificationResolved
 )
 
 #: Field names and plain values, as msgpack gives them: UUIDs are 16 bytes.
@@ -149,6 +157,9 @@ EVENTS: tuple[EventType, ...] = (
     EventType(RESTORES, "backcast.restores.restore_completed", 1, RestoreCompleted),
     EventType(RESTORES, "backcast.restores.restore_failed", 1, RestoreFailed),
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
+    EventType(NOTIFICATIONS, "backcast.notifications.opened", 1, NotificationOpened),
+    EventType(NOTIFICATIONS, "backcast.notifications.changed", 1, NotificationChanged),
+    EventType(NOTIFICATIONS, "backcast.notifications.resolved", 1, NotificationResolved),
 )
 
 

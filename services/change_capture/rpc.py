@@ -27,6 +27,10 @@ class NodeAnnouncement(BaseModel):
     rpc_url: str = Field(description="Base URL of the agent's RPC")
     span_address: str = Field(description="host:port that chunkers dial")
     boot: UUID = Field(description="Changes with every start of the agent process")
+    state_free_bytes: int | None = Field(
+        None, ge=0, description="Room on the file system where the agent keeps its state"
+    )
+    state_size_bytes: int | None = Field(None, ge=0, description="Size of that file system")
 
 
 class ProbeRequest(BaseModel):

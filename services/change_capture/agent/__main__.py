@@ -1,8 +1,10 @@
 """`python -m services.change_capture.agent`: the agent of one node."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from ssl import TLSVersion
 
 from libs.ids import check_name, uuid7
@@ -70,7 +72,7 @@ def main(settings: Settings, stop: Stop) -> None:
         loops = [
             Loop(
                 "announce",
-                _announcing(coordinator, announcement, health),
+                _announcing(coordinator, announcement, settings.state_folder, health),
                 announce_seconds,
                 again_seconds=min(1.0, announce_seconds),
             ),
@@ -88,11 +90,18 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
 
 
-def _announcing(coordinator: RestClient, announcement: dict[str, str], health: Health) -> Round:
+def _announcing(
+    coordinator: RestClient, announcement: dict[str, str], state_folder: Path, health: Health
+) -> Round:
     """Tells the coordinator where we are, again and again; ready once it has heard us."""
 
     def announce(_stop: Stop, _progressed: Callable[[], None]) -> None:
-        coordinator.post("/v1/nodes", announcement)
+        disk = os.statvfs(state_folder)
+        room = {
+            "state_free_bytes": disk.f_bavail * disk.f_frsize,
+            "state_size_bytes": disk.f_blocks * disk.f_frsize,
+        }
+        coordinator.post("/v1/nodes", {**announcement, **room})
         health.started()
 
     return announce

@@ -7,6 +7,7 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
+from libs.catalogdb.notifications.nodes import DiskSpace
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
     Node,
@@ -209,9 +210,10 @@ def _taken(view: SessionView | GroupBusy, tenant: str, group: str, session: UUID
 def _add_node_routes(app: FastAPI, catalog: Catalog, conductor: Conductor) -> None:
     @app.post("/v1/nodes", status_code=204, summary="An agent announces itself")
     def announce(_: Operator, node: NodeAnnouncement) -> None:
-        announce_node(
-            catalog, Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
-        )
+        announced = Node(check_name("node", node.name), node.rpc_url, node.span_address, node.boot)
+        free, size = node.state_free_bytes, node.state_size_bytes
+        known = free is not None and size is not None
+        announce_node(catalog, announced, DiskSpace(free or 0, size or 0) if known else None)
 
     @app.post("/v1/nodes/{node}/report", summary="An agent says how far its captures are")
     def report(_: Operator, node: str, report: NodeReport) -> ReportAnswer:

@@ -7,6 +7,7 @@ from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.notifications import NOTIFICATIONS
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
@@ -360,4 +361,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *WAITING,
     *CROWDS,
     *ENCRYPTION,
+    *NOTIFICATIONS,
 )
