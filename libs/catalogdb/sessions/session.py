@@ -17,6 +17,7 @@ from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
+from libs.catalogdb.sessions.awaited import deadline_message
 from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.opening import insert_parts, lock_live, require_admission
 from libs.catalogdb.sessions.sources import needs_barrier
@@ -220,10 +221,6 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
     """Reject every open session whose deadline has passed; return their ids."""
-    message = (
-        "no progress before the deadline: is the agent, the chunker, Kafka or the object store "
-        "down or full? Their logs and /readyz say so; then take the snapshot again"
-    )
     with catalog.transaction() as tx:
         # A catalog that fell back may believe one open that was sealed since.
         require_reconciled(tx)
@@ -233,7 +230,9 @@ def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
                ORDER BY (SELECT tenant_no FROM volume_group g WHERE g.group_no = s.group_no)
                FOR UPDATE SKIP LOCKED"""
         ).fetchall()
-        told = [reject(tx, session, "deadline", message) for (session,) in overdue]
+        told = [
+            reject(tx, session, "deadline", deadline_message(tx, session)) for (session,) in overdue
+        ]
         rejected = [entry for entries in told for entry in entries]
         append(tx, source, rejected)
     tell_rejected(rejected)

@@ -1,8 +1,9 @@
 """The coordinator's side of the agents' RPC."""
 
 import base64
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -62,7 +63,8 @@ class Agents:
             UnavailableError: the agent does not answer.
         """
         body = {"tenant": tenant, "path": path, "freeze": freeze}
-        answer = self._client(node.rpc_url).post("/v1/probe", body)
+        with _naming(node.name):
+            answer = self._client(node.rpc_url).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
 
     def begin(
@@ -91,7 +93,9 @@ class Agents:
             "driver": "scan" if hints is None else "hints",
             "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
-        return _read(CaptureStatus, self._client(part.rpc_url).post("/v1/captures", body))
+        with _naming(part.node):
+            answer = self._client(part.rpc_url).post("/v1/captures", body)
+        return _read(CaptureStatus, answer)
 
     def prepare(  # noqa: PLR0913 -- what the RPC says
         self,
@@ -168,6 +172,15 @@ class Agents:
                 f"https:, or PLAINTEXT=anywhere where the network itself encrypts"
             )
         return RestClient(url, self._token, self._ca_file, _TIMEOUTS, self._tls_name)
+
+
+@contextlib.contextmanager
+def _naming(node: str) -> Iterator[None]:
+    """Say which node's agent does not answer."""
+    try:
+        yield
+    except UnavailableError as err:
+        raise UnavailableError(f"the agent of node {node} does not answer: {err}") from err
 
 
 def _read(model: type[M], answer: Json) -> M:
