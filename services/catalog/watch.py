@@ -12,6 +12,7 @@ from libs.catalogdb.notifications.opening import EVERYBODY, Finding, Kind
 from libs.catalogdb.notifications.reviewing import (
     keep_found,
     review_damage,
+    review_groups,
     review_nodes,
     review_relay,
 )
@@ -58,6 +59,7 @@ class Watch:
             UnavailableError: the catalog does not answer.
         """
         review_nodes(self._catalog, NODE_SILENT_SECONDS)
+        review_groups(self._catalog)
         review_relay(self._catalog, RELAY_LAG_SECONDS_MAX)
         review_damage(self._catalog)
         progressed()

@@ -15,6 +15,7 @@ from libs.catalogdb.notifications.opening import (
     Kind,
     is_compared,
     open_notification,
+    resolve_notifications,
     resolve_others,
 )
 from libs.catalogdb.pool import Catalog, Tx
@@ -33,7 +34,8 @@ def review_nodes(catalog: Catalog, silent_seconds: float) -> None:
             name
             for (name,) in tx.execute(
                 """SELECT name FROM node n WHERE seen_at < now() - make_interval(secs => %s)
-                     AND EXISTS (SELECT FROM source s WHERE s.node_no = n.node_no)
+                     AND EXISTS (SELECT FROM source s JOIN volume v USING (volume_no)
+                                 WHERE s.node_no = n.node_no AND v.removed_at IS NULL)
                    ORDER BY name FOR UPDATE OF n SKIP LOCKED""",
                 [silent_seconds],
             )
@@ -54,6 +56,22 @@ def review_nodes(catalog: Catalog, silent_seconds: float) -> None:
             for name in names
         ]
         _keep(tx, Kind.NODE_SILENT, findings, "its agent has announced itself, or has no volume")
+
+
+def review_groups(catalog: Catalog) -> None:
+    """Resolve what was told of groups whose volumes were all removed: no session ever will."""
+    with catalog.transaction() as tx:
+        if not is_compared(tx):
+            return
+        rows = tx.execute(
+            """SELECT about FROM notification n WHERE kind = %s
+                 AND NOT EXISTS (SELECT FROM volume_group g JOIN volume v USING (group_no)
+                                 WHERE g.group_id::text = n.about AND v.removed_at IS NULL)""",
+            [Kind.SESSION_REJECTED],
+        ).fetchall()
+        reason = "its volumes were removed"
+        about = [about for (about,) in rows]
+        append(tx, "catalog", resolve_notifications(tx, Kind.SESSION_REJECTED, about, reason))
 
 
 def relay_lags(tx: Tx) -> dict[str, float]:

@@ -276,7 +276,8 @@ def reject(tx: Tx, session: UUID, code: str, message: str) -> list[Entry]:
     event = SnapshotRejected(
         session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
     )
-    opened = open_notification(tx, finding_of(event, tenant, name))
+    finding = finding_of(event, tenant, name)
+    opened = open_notification(tx, finding) if finding else []
     return [Entry(event, tenant, str(group), session), *opened]
 
 

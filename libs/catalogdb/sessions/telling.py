@@ -5,13 +5,19 @@ from collections.abc import Iterable
 
 from libs.catalogdb.log.log import Entry
 from libs.catalogdb.notifications.opening import Finding, Kind
+from libs.errors import CancelledError
 from libs.events.snapshots import SnapshotRejected
 
 log = logging.getLogger(__name__)
 
 
-def finding_of(event: SnapshotRejected, tenant: str, group: str) -> Finding:
-    """What is wrong with a group whose session was rejected, until its next one is sealed."""
+def finding_of(event: SnapshotRejected, tenant: str, group: str) -> Finding | None:
+    """What is wrong with a group whose session was rejected, until its next one is sealed.
+
+    None: a person cancelled the session, which is nothing wrong.
+    """
+    if event.code == CancelledError.code:
+        return None
     return Finding(
         kind=Kind.SESSION_REJECTED,
         about=str(event.group),

@@ -3,8 +3,10 @@
 from libs.catalogdb.log.log import last_position, mark_published
 from libs.catalogdb.notifications.listing import list_notifications
 from libs.catalogdb.notifications.nodes import DiskSpace
-from libs.catalogdb.notifications.reviewing import review_nodes, review_relay
+from libs.catalogdb.notifications.reviewing import review_groups, review_nodes, review_relay
 from libs.catalogdb.protected import announce_node
+from libs.catalogdb.sessions.session import reject_session
+from libs.errors import CancelledError
 from libs.events.topics import SNAPSHOTS
 from tests.integration.catalogdb.notifications.telling import told_of
 from tests.support.catalog import NODE, CatalogSite, open_on, protect
@@ -90,3 +92,23 @@ def test_a_relay_that_is_behind_is_told_until_kafka_has_everything(site: Catalog
     mark_published(site.catalog, SNAPSHOTS, last_position(site.catalog, SNAPSHOTS))
     review_relay(site.catalog, 60)
     assert told_of(site) == ["opened relay-behind", "resolved relay-behind"]
+
+
+def test_what_was_told_of_removed_volumes_is_over(site: CatalogSite) -> None:
+    protect(site, "vm")
+    reject_session(site.coordinator, "coordinator", open_on(site, "vm").session, "source", "gone")
+    site.sql(_LONG_AGO)
+    review_groups(site.catalog)
+    review_nodes(site.catalog, 60)
+    assert len(list_notifications(site.catalog)) == 2
+    site.sql("UPDATE volume SET removed_at = now(), removed_by = 'ops'")
+    review_groups(site.catalog)
+    review_nodes(site.catalog, 60)
+    assert list_notifications(site.catalog) == []
+
+
+def test_a_session_that_a_person_cancelled_is_nothing_wrong(site: CatalogSite) -> None:
+    protect(site, "vm")
+    view = open_on(site, "vm")
+    reject_session(site.coordinator, "coordinator", view.session, CancelledError.code, "ops did")
+    assert list_notifications(site.catalog) == []
