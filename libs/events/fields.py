@@ -23,6 +23,8 @@ Digest = Annotated[bytes, Meta(min_length=DIGEST_SIZE_BYTES, max_length=DIGEST_S
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 #: A stable word for programs, such as the code of an error.
 Code = Annotated[str, Meta(min_length=1, max_length=63)]
+#: A name of any kind of object, such as a generation, a topic or ``node/NAME``.
+Subject = Annotated[str, Meta(min_length=1, max_length=200)]
 #: Text for people.
 Message = Annotated[str, Meta(max_length=MESSAGE_LENGTH_MAX)]
 ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]

@@ -14,7 +14,12 @@ from libs.events.block_changes import (
     TrackingLost,
     UnchangedSampled,
 )
-from libs.events.notifications import NotificationRaised
+from libs.events.notifications import (
+    NotificationChanged,
+    NotificationOpened,
+    NotificationRaised,
+    NotificationResolved,
+)
 from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
 from libs.events.restores import (
     RestoreCompleted,
@@ -85,6 +90,9 @@ Event = (
     | RestoreFailed
     | NotificationRaised
     | ActRecorded
+    | NotificationOpened
+    | NotificationChanged
+    | NotificationResolved
 )
 
 #: Field names and plain values, as msgpack gives them: UUIDs are 16 bytes.
@@ -152,6 +160,9 @@ EVENTS: tuple[EventType, ...] = (
     EventType(RESTORES, "backcast.restores.restore_failed", 1, RestoreFailed),
     EventType(NOTIFICATIONS, "backcast.notifications.raised", 1, NotificationRaised),
     EventType(AUDIT, "backcast.audit.act_recorded", 1, ActRecorded),
+    EventType(NOTIFICATIONS, "backcast.notifications.opened", 1, NotificationOpened),
+    EventType(NOTIFICATIONS, "backcast.notifications.changed", 1, NotificationChanged),
+    EventType(NOTIFICATIONS, "backcast.notifications.resolved", 1, NotificationResolved),
 )
 
 

@@ -49,6 +49,11 @@ _HEARTBEAT_INTERVAL_MS = 2_000
 _REBALANCE_TIMEOUT_MS = 30_000
 
 
+#: A topic that was deleted and made anew is found again within this time. By itself aiokafka looks
+#: every five minutes, and a consumer without partitions fetches nothing that would tell it sooner.
+_METADATA_AGE_MS_MAX = 5_000
+
+
 def producer(settings: KafkaSettings) -> AIOKafkaProducer:
     """A producer that loses, repeats and reorders nothing; not started."""
     return AIOKafkaProducer(
@@ -58,6 +63,7 @@ def producer(settings: KafkaSettings) -> AIOKafkaProducer:
         max_batch_size=_BATCH_SIZE_BYTES_MAX,
         max_request_size=_REQUEST_SIZE_BYTES_MAX,
         request_timeout_ms=_PRODUCER_REQUEST_TIMEOUT_MS,
+        metadata_max_age_ms=_METADATA_AGE_MS_MAX,
     )
 
 
@@ -71,6 +77,7 @@ def consumer(settings: KafkaSettings, group: str | None) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
         **_connection(settings),
         group_id=group,
+        metadata_max_age_ms=_METADATA_AGE_MS_MAX,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",

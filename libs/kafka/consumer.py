@@ -165,6 +165,13 @@ class EventConsumer:
         """The partitions that are delivered now, and the next offset of each."""
         return {Partition(*partition): offset for partition, offset in self._next.items()}
 
+    def missing_topics(self) -> list[str]:
+        """Topics without any partition, as far as the client knows: none of theirs is delivered.
+
+        A topic that has partitions, all of them another member's, is not missing.
+        """
+        return [topic for topic in self._topics if not self._consumer.partitions_for_topic(topic)]
+
     def reads(self, topic: str, key: bytes) -> bool:
         """Whether records with this key are delivered to us now, as far as the client knows."""
         numbers = sorted(self._consumer.partitions_for_topic(topic) or ())

@@ -7,6 +7,7 @@ exchange, no redirects, no proxies from the environment: what is not here cannot
 
 import http.client
 import select
+import socket
 import ssl
 import threading
 import time
@@ -169,7 +170,7 @@ class ConnectionPool:
             reusable = False
             advice = "; does that port speak TLS?" if isinstance(error, ssl.SSLError) else ""
             raise UnavailableError(
-                f"{what} at {self.origin}: {type(error).__name__}: {error}{advice}"
+                f"{what} at {self.origin}: {_in_words(error)}{advice}"
             ) from error
         finally:
             if connection is not None:
@@ -234,6 +235,22 @@ class _HttpsConnection(http.client.HTTPConnection):
         """Connect, shake hands, and verify who is there."""
         super().connect()
         self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def _in_words(error: OSError | http.client.HTTPException) -> str:
+    """What happened, without the number of the system's error."""
+    match error:
+        case ConnectionRefusedError():
+            return "connection refused: nothing listens there; does the service run?"
+        case TimeoutError():
+            return "no answer in time"
+        case socket.gaierror():
+            return "the name of its host is not known"
+        case ConnectionResetError() | BrokenPipeError() | http.client.RemoteDisconnected():
+            return "the connection was closed before the answer"
+        case OSError(strerror=str() as text) if text:
+            return text
+    return f"{type(error).__name__}: {error}"
 
 
 def _send(  # noqa: PLR0913 -- what a request is, and its connection

@@ -328,7 +328,13 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
         return _report("not ready", checks)
 
     @app.head("/metrics", include_in_schema=False)
-    @app.get("/metrics", tags=["operation"], summary="Metrics in Prometheus' text format")
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        summary="Metrics in Prometheus' text format",
+        response_class=Response,  # or the document would say that it is JSON
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         text = await anyio.to_thread.run_sync(generate_latest, registry, limiter=threads)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,11 +1,21 @@
 """Metrics in Prometheus' form. A process makes one registry at start, imports register nothing."""
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from libs.version import VERSION
 
 #: Buckets for durations: from a cached look-up to a long restore, about 3 per decade.
 SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -14,8 +24,19 @@ BYTES_BUCKETS = tuple(4**power for power in range(8, 14))
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry that already has the process's CPU, memory (now and peak) and open files."""
+    """A registry that already has the process's CPU, memory (now and peak), open files and version.
+
+    Counters and histograms get no `_created` series: they would double the series, and Prometheus
+    finds out by itself when a counter began anew.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it out
     registry = CollectorRegistry()
+    Gauge(
+        "backcast_build_info",
+        "Always 1; the labels say which build this is.",
+        ["version", "python"],
+        registry=registry,
+    ).labels(VERSION, platform.python_version()).set(1)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -39,6 +39,7 @@ from services.catalog.deletion.retention import Retention
 from services.catalog.deletion.rewriter import RewritePolicy, Rewriter
 from services.catalog.deletion.sweeper import Sweeper, SweepPolicy
 from services.catalog.deletion.upkeep import Upkeep
+from services.catalog.figures import FIGURES_INTERVAL_SECONDS, FiguresCollector
 from services.catalog.folding import Folding, FoldPolicy
 from services.catalog.keys.data_keys import DataKeys
 from services.catalog.keys.endpoints import KeyTools
@@ -55,6 +56,7 @@ from services.catalog.settings import Settings
 from services.catalog.verification.jobs import VerifyJobs
 from services.catalog.verification.loop import VerificationLoop
 from services.catalog.verification.verifier import Verifier
+from services.catalog.watch import WATCH_INTERVAL_SECONDS, Watch
 
 #: A step of a reconciliation may take so long without a sign of progress.
 _STEP_SECONDS_MAX = 3600.0
@@ -102,6 +104,7 @@ def main(settings: Settings, stop: Stop) -> None:
         )
         loops = [
             *_watching(settings, catalog, tools.loop, relay),
+            *_noticing(catalog, stores, tools.loop, registry),
             *_background(settings, collecting, upkeep, verifying),
             *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
@@ -152,6 +155,17 @@ def _watching(
         ),
         Loop("relay", relay.round, relay_seconds, patience_seconds=patience, lasting=True),
         Listener(catalog, LOG_CHANNEL, lambda _: relay.wake(), relay.wake).loop(),
+    ]
+
+
+def _noticing(
+    catalog: Catalog, stores: Stores, recovery: RecoveryLoop, registry: CollectorRegistry
+) -> list[Loop]:
+    """What tells people how things stand."""
+    watch, figures = Watch(catalog, stores, recovery), FiguresCollector(catalog, registry)
+    return [
+        Loop("watch", watch.round, WATCH_INTERVAL_SECONDS),
+        Loop("figures", figures.round, FIGURES_INTERVAL_SECONDS),
     ]
 
 

@@ -43,6 +43,10 @@ class NodeAnnouncement(BaseModel):
     span_address: str = Field(max_length=512, description="host:port that chunkers dial")
     boot: UUID = Field(description="Changes with every start of the agent process")
     version: str = Field("", max_length=64, description="Release of the agent")
+    state_free_bytes: int | None = Field(
+        default=None, ge=0, description="Room on the file system where the agent keeps its state"
+    )
+    state_size_bytes: int | None = Field(default=None, ge=0, description="Size of that file system")
 
 
 class NodeAbout(BaseModel):

@@ -104,6 +104,7 @@ class Intake:
         #: and nothing else: a wrong answer costs a take-over.
         self.reads: Callable[[UUID], bool] = lambda _volume: False
         self._notified_at: dict[str, float] = {}
+        self._is_missing = False
         self._refused = Counter(
             "backcast_chunker_refused_events",
             "Records of block-changes that were no valid, authentic event.",
@@ -135,7 +136,25 @@ class Intake:
             for partition, offset in self._positions.to_read_again().items():
                 consumer.rewind(partition, offset)
             self._positions.note_read(consumer.positions())
+            self._look_for_topics(consumer, loop)
+
+    def _look_for_topics(self, consumer: EventConsumer, loop: LoopHealth) -> None:
+        """Not ready without partitions to read: sessions would only fail at their deadline.
+
+        Where another member has all partitions, this chunker is idle and ready.
+        """
+        missing = ", ".join(consumer.missing_topics())
+        if missing and not self._is_missing:
+            log.error("topic has no partitions", extra={"topic": missing})
+        elif self._is_missing and not missing:
+            log.info("topic has partitions again")
+        self._is_missing = bool(missing)
+        if missing:
+            how = "`python -m services.catalog.init` makes it"
+            loop.failed(f"topic {missing}: has no partitions; {how}")
             loop.progressed()
+        else:
+            loop.worked()
 
     async def _handle_all(
         self, deliveries: Sequence[Delivery], consumer: EventConsumer, stop: Stop

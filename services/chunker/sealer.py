@@ -22,12 +22,12 @@ from libs.catalogdb.sessions.attempts import (
     FinishedPart,
     finish_parts,
 )
+from libs.catalogdb.sessions.consistency import weakest_consistency
 from libs.catalogdb.sessions.sealing import Refused, Sealed, seal
 from libs.catalogdb.sessions.session import (
     SessionView,
     read_session,
     reject_session,
-    weakest_consistency,
 )
 from libs.errors import BackcastError, InvariantViolation
 from libs.events.block_changes import CaptureCompleted

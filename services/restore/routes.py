@@ -18,6 +18,7 @@ from services.restore.events.endpoints import add_event_routes
 from services.restore.events.feed import Feed
 from services.restore.keys import add_key_routes
 from services.restore.listing import add_listing_routes
+from services.restore.notifications import add_notification_routes
 from services.restore.restores.endpoints import add_restore_routes
 from services.restore.settings import Settings
 
@@ -58,6 +59,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
 
     add_listing_routes(app, readers)
     add_event_routes(app, feed)
+    add_notification_routes(app, readers)
     add_key_routes(app, readers, stores, kek)
     add_byte_routes(app, readers, threads)
     add_restore_routes(app, settings, readers, presigners)

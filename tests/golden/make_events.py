@@ -19,7 +19,12 @@ from libs.events.block_changes import (
 )
 from libs.events.codec import encode
 from libs.events.envelope import Envelope
-from libs.events.notifications import NotificationRaised
+from libs.events.notifications import (
+    NotificationChanged,
+    NotificationOpened,
+    NotificationRaised,
+    NotificationResolved,
+)
 from libs.events.packs import PackCondemned, PackDeleted, PackRewritten, PackStored
 from libs.events.record import to_record
 from libs.events.registry import REGISTRY, Event
@@ -55,6 +60,7 @@ from libs.events.snapshots import (
     VolumeRenamed,
     VolumeReturned,
 )
+from libs.events.topics import NOTIFICATIONS
 from libs.ranges import ChunkRun, pack_runs
 
 GOLDEN = Path(__file__).parent / "events"
@@ -68,6 +74,12 @@ def _id(number: int) -> UUID:
 SESSION, CAPTURE, GROUP, VOLUME, BASE, RESTORE = (_id(number) for number in range(1, 7))
 _ABOUT = {"session": SESSION, "capture": CAPTURE, "volume": VOLUME}
 _RESTORE = {"restore": RESTORE, "session": SESSION, "volume": VOLUME}
+_WRONG = {
+    "notification": str(_id(12)),
+    "kind": "session-rejected",
+    "about": str(GROUP),
+    "group": "db",
+}
 _SEALED = SealedVolume(
     volume=VOLUME,
     name="vm",
@@ -242,6 +254,19 @@ SAMPLES: tuple[Event, ...] = (
         status=200,
         digest=bytes(range(32)),
     ),
+    NotificationOpened(
+        **_WRONG,
+        severity="error",
+        message="group db: no snapshot was made: deadline: no progress",
+        session=str(SESSION),
+    ),
+    NotificationChanged(
+        **_WRONG,
+        severity="error",
+        message="group db: no snapshot was made: agent-restarted: take it again",
+        session=str(BASE),
+    ),
+    NotificationResolved(**_WRONG, reason="snapshot db@12 was sealed", seconds=86400.5),
 )
 
 
@@ -273,7 +298,7 @@ def golden_files() -> dict[Path, bytes]:
         if isinstance(event, CaptureStarted):
             lines = (f"{header}: {value.decode()}\n" for header, value in record.headers)
             files[GOLDEN / "headers.txt"] = "".join(lines).encode()
-        if isinstance(event, NotificationRaised):
+        if record.topic == NOTIFICATIONS:
             files[GOLDEN / f"{name}-v{version}.json"] = record.value
     return files
 

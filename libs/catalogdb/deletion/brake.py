@@ -8,8 +8,8 @@ halt has a digest of its suspects, so that a name that was read yesterday does n
 since. A halt also goes by itself when its suspects do: the objects are seen again, the rule is
 changed.
 
-Suspects and halts are rows, so a restart forgets neither. An event tells that a halt begins, and
-another one that it is over.
+Suspects and halts are rows, so a restart forgets neither. A notification is open while a halt
+stands.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,12 +18,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.log.log import append
+from libs.catalogdb.notifications.opening import (
+    EVERYBODY,
+    Finding,
+    open_notification,
+    resolve_notifications,
+    see_notification,
+)
+from libs.catalogdb.notifications.opening import Kind as NotificationKind
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import ConflictError, NotFoundError
-from libs.events.fields import MESSAGE_LENGTH_MAX
-from libs.events.notifications import NotificationRaised, Severity
 
 #: Up to so many suspects pass, whatever their share: a few orphans of a crash are no disaster, and
 #: of a store of ten packs one is a tenth.
@@ -33,14 +39,12 @@ SHARE_MAX = 0.05
 #: No more suspects of a kind are written down: so many 32 MiB packs are 3 TiB. What is beyond waits
 #: for the next look.
 SUSPECTS_MAX = 100_000
-#: Tenant of what concerns the whole catalog.
-EVERYBODY = "*"
 #: Suspects that are named where a halt is shown.
 _EXAMPLES_MAX = 20
 
 
 class Kind(StrEnum):
-    """What is held back. The values are parts of names, and kinds of notifications."""
+    """What is held back. The values are parts of names, and what notifications are about."""
 
     #: Live packs whose objects the store does not have: reconciling would bury them.
     MISSING = "packs-missing"
@@ -154,8 +158,9 @@ def judge(tx: Tx, kind: Kind, is_too_much: Callable[[Amount], bool], what: str) 
         [kind, name, found.count, found.size_bytes, message],
     ).rowcount
     if begun:
-        _tell(tx, kind, kind, "error", message)
-    else:
+        append(tx, "catalog", open_notification(tx, _finding(kind, message)))
+    else:  # its figures grow with every look: they are in the halt, and not told each time
+        see_notification(tx, NotificationKind.BRAKE_ENGAGED, kind)
         tx.execute(
             "UPDATE halt SET name = %s, count = %s, size_bytes = %s, message = %s WHERE kind = %s",
             [name, found.count, found.size_bytes, message, kind],
@@ -240,12 +245,17 @@ def _unaccepted(tx: Tx, kind: Kind) -> tuple[Amount, str]:
     return found
 
 
-def _tell_over(tx: Tx, kind: Kind, why: str) -> None:
-    _tell(tx, kind, f"{kind}-over", "info", f"catalog: {kind} is no longer held back: {why}")
-
-
-def _tell(tx: Tx, kind: Kind, notice_kind: str, severity: Severity, message: str) -> None:
-    notice = NotificationRaised(
-        kind=notice_kind, severity=severity, message=message[:MESSAGE_LENGTH_MAX]
+def _finding(kind: Kind, message: str) -> Finding:
+    return Finding(
+        kind=NotificationKind.BRAKE_ENGAGED,
+        about=kind,
+        tenant=EVERYBODY,
+        severity="error",
+        message=message,
+        names={},
     )
-    append(tx, "catalog", [Entry(notice, EVERYBODY, kind)])
+
+
+def _tell_over(tx: Tx, kind: Kind, why: str) -> None:
+    about = NotificationKind.BRAKE_ENGAGED
+    append(tx, "catalog", resolve_notifications(tx, about, [kind], f"{kind}: {why}"))

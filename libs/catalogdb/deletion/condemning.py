@@ -163,8 +163,8 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
            ON CONFLICT (pack_no) DO UPDATE SET pack_no = c.pack_no""",
         [list(packs)],
     )
-    forget_damage(tx, packs)
-    return [
+    repaired = forget_damage(tx, packs)
+    condemned = [
         Entry(
             PackCondemned(generation=generation, size_bytes=size_bytes, moved_to=moved_to),
             tenant,
@@ -172,6 +172,7 @@ def condemn(tx: Tx, packs: Collection[int]) -> list[Entry]:
         )
         for generation, size_bytes, tenant, moved_to in rows
     ]
+    return condemned + repaired
 
 
 def list_unused(catalog: Catalog, after: int, limit: int) -> int | None:

@@ -37,6 +37,8 @@ from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.idempotence import idempotent
+from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.notifications.damage import tell_damage, tell_repaired
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.rows import all_rows
 
@@ -64,7 +66,8 @@ def record_damage(
 ) -> list[bytes]:
     """Record what was found damaged; known damage stays as it is.
 
-    One transaction. A crash before its commit leaves the damage unknown until it is met again.
+    One transaction, which opens the notification too. A crash before its commit leaves the damage
+    unknown until it is met again.
 
     Args:
         catalog: the catalog.
@@ -94,6 +97,8 @@ def record_damage(
                WHERE d.healed_at IS NOT NULL RETURNING item""",
             [pack_no, reason[:REASON_LENGTH_MAX], list(dict.fromkeys(items))],
         ).fetchall()
+        if items:
+            append(tx, "catalog", tell_damage(tx, pack_no, reason[:REASON_LENGTH_MAX]))
         return [bytes(item) for (item,) in recorded]
 
 
@@ -108,6 +113,7 @@ def withdraw_damage(catalog: Catalog, pack_no: int, items: Collection[bytes]) ->
                WHERE pack_no = %s AND item = ANY(%s) AND healed_at IS NULL""",
             [pack_no, list(items)],
         )
+        append(tx, "catalog", tell_repaired(tx, [pack_no]))
         return withdrawn.rowcount
 
 
@@ -182,8 +188,10 @@ def damaged_since_opened(tx: Tx, session: UUID, packs: Collection[int]) -> int |
     return int(row[0]) if row else None
 
 
-def note_repair(tx: Tx, pack_no: int, repaired: Sequence[tuple[int, bytes]]) -> None:
+def note_repair(tx: Tx, pack_no: int, repaired: Sequence[tuple[int, bytes]]) -> list[Entry]:
     """Note that a new pack holds items that were damaged elsewhere: it leans on those packs.
+
+    Returns what to append to the log.
 
     Args:
         tx: the transaction that registers the pack and repoints the items.
@@ -191,7 +199,7 @@ def note_repair(tx: Tx, pack_no: int, repaired: Sequence[tuple[int, bytes]]) -> 
         repaired: (damaged pack, id) of each item.
     """
     if not repaired:
-        return
+        return []
     packs, items = [pack for pack, _ in repaired], [item for _, item in repaired]
     tx.execute(
         """INSERT INTO leans (pack_no, on_pack_no) SELECT DISTINCT %s, unnest(%s::int[])
@@ -204,12 +212,17 @@ def note_repair(tx: Tx, pack_no: int, repaired: Sequence[tuple[int, bytes]]) -> 
            WHERE d.pack_no = r.pack_no AND d.item = r.item AND d.healed_at IS NULL""",
         [packs, items],
     )
+    return tell_repaired(tx, set(packs))
 
 
-def forget_damage(tx: Tx, packs: Collection[int]) -> None:
-    """Drop what is known of packs that are condemned; whoever leaned on them does so no more."""
+def forget_damage(tx: Tx, packs: Collection[int]) -> list[Entry]:
+    """Drop what is known of packs that are condemned; whoever leaned on them does so no more.
+
+    Returns what to append to the log.
+    """
     tx.execute("DELETE FROM damage WHERE pack_no = ANY(%s)", [list(packs)])
     tx.execute(
         "DELETE FROM leans WHERE pack_no = ANY(%(packs)s) OR on_pack_no = ANY(%(packs)s)",
         {"packs": list(packs)},
     )
+    return tell_repaired(tx, packs)

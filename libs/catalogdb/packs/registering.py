@@ -119,17 +119,14 @@ def register(  # noqa: PLR0913 -- the record of a pack
         if state not in ("u", "l"):  # the sweep was first: the generation is dead for ever
             return Stale(attempt)
         _make_live(tx, pack, len(ids), current)
-        winners = _index(tx, domain_no, current, pack.pack_no, ids, places)
+        winners, told = _index(tx, domain_no, current, pack.pack_no, ids, places)
         if state == "u":  # else the answer of a first call was lost
-            event = PackStored(
-                generation=pack.generation,
-                domain=_domain_id(tx, domain_no),
-                tenant=tenant,
-                session=session,
-                size_bytes=pack.size_bytes,
-                chunk_count=chunk_count,
-            )
-            append(tx, "chunker", [Entry(event, tenant, pack.generation.hex, session)])
+            stored = PackStored(
+                generation=pack.generation, domain=_domain_id(tx, domain_no), tenant=tenant,
+                session=session, size_bytes=pack.size_bytes, chunk_count=chunk_count,
+            )  # fmt: skip
+            told.append(Entry(stored, tenant, pack.generation.hex, session))
+        append(tx, "chunker", told)
         return Registered(winners, current)
 
 
@@ -167,8 +164,10 @@ def _index(  # noqa: PLR0913 -- the same record as register
     pack_no: int,
     ids: Sequence[bytes],
     places: Sequence[int],
-) -> dict[int, int]:
+) -> tuple[dict[int, int], list[Entry]]:
     """Index items that have no place in a live pack yet; pin and return the winners of the others.
+
+    Also returns what to append to the log of damage that is repaired.
 
     Each step is a statement of its own, because a statement sees other packs as they were when it
     began: one that waited for a rival's row would not see that the rival's pack is live by now, and
@@ -178,7 +177,7 @@ def _index(  # noqa: PLR0913 -- the same record as register
     items = {"pack_no": pack_no, "high": high, "low": low, "places": list(places)}
     fresh = tx.execute(_INSERT.format(table=chunk_table(domain_no)), items)
     if fresh.rowcount == len(ids):
-        return {}
+        return {}, []
     repaired = _repair(tx, domain_no, pack_no, ids, places)
     # A winner may be condemned between our look and our pin; then its row is ours to take. Each
     # turn either pins all winners or meets a newly condemned pack, so it ends.
@@ -196,8 +195,8 @@ def _index(  # noqa: PLR0913 -- the same record as register
         if all(
             pin_for_attempt(tx, attempt, wanted) == wanted for attempt in sorted(attempts) if wanted
         ):
-            note_repair(tx, pack_no, repaired)  # after the pins: who records damage locks so, too
-            return winners
+            # After the pins: who records damage locks so, too.
+            return winners, note_repair(tx, pack_no, repaired)
 
 
 def _repair(

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from libs.catalogdb.log.log import append
+from libs.catalogdb.notifications.opening import Kind, resolve_others
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.changes import forget_chain
 from libs.catalogdb.sessions.session import reject
@@ -36,15 +37,22 @@ def begin_incarnation(catalog: Catalog, number: int) -> None:
         tx.execute("DELETE FROM suspect")
         tx.execute("DELETE FROM halt")
         tx.execute("UPDATE log_position SET last = greatest(last, %s)", [positions_begin(number)])
+        reason = "the catalog went back in time; what is suspect is looked at anew"
+        append(tx, "catalog", resolve_others(tx, Kind.BRAKE_ENGAGED, [], reason))
 
 
 def reject_forgotten(catalog: Catalog) -> list[UUID]:
     """Reject the sessions that are still open after everything was taken back; their ids."""
     message = "the catalog went back in time while the snapshot was made; take it again"
     with catalog.transaction() as tx:
-        sessions = [row[0] for row in tx.execute("SELECT session FROM session WHERE state = 'o'")]
-        rejected = [reject(tx, session, "catalog-went-back", message) for session in sessions]
-        append(tx, "catalog", [entry for entry in rejected if entry])
+        rows = tx.execute(
+            """SELECT session FROM session JOIN volume_group USING (group_no)
+               WHERE state = 'o' ORDER BY tenant_no"""
+        )
+        sessions = [row[0] for row in rows]
+        told = [reject(tx, session, "catalog-went-back", message) for session in sessions]
+        rejected = [entry for entries in told for entry in entries]
+        append(tx, "catalog", rejected)
     tell_rejected(rejected)
     return sessions
 

@@ -14,6 +14,7 @@ from psycopg import sql
 from libs.blockmap.tagged import positions_by_tag
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.notifications.damage import tell_repaired
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.index import Domains
 from libs.catalogdb.pool import Catalog, Tx
@@ -74,14 +75,11 @@ def bury(tx: Tx, generations: Sequence[UUID]) -> int:
            ON CONFLICT DO NOTHING""",
         [numbers],
     )
-    append(
-        tx,
-        "catalog",
-        [
-            Entry(PackDeleted(generation=generation), tenant, generation.hex)
-            for _, generation, _, tenant in rows
-        ],
-    )
+    deleted = [
+        Entry(PackDeleted(generation=generation), tenant, generation.hex)
+        for _, generation, _, tenant in rows
+    ]
+    append(tx, "catalog", deleted + tell_repaired(tx, numbers))
     return sum(state == "l" for _, _, state, _ in rows)
 
 

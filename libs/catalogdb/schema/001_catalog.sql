@@ -589,6 +589,63 @@ CREATE TABLE event_log (
     PRIMARY KEY (topic, position)
 );
 
+-- What is wrong now, as far as the catalog knows: a row opens and goes with its events
+-- (libs/catalogdb/notifications). Nothing is decided by it, so no checkpoint has it.
+CREATE TABLE notification (
+    kind         text NOT NULL,
+    about        text COLLATE "C" NOT NULL,  -- a name that never changes, of one thing of this kind
+    tenant       text NOT NULL,              -- '*': who runs the installation
+    notification uuid NOT NULL UNIQUE,       -- names it in its events
+    severity     text NOT NULL,
+    message      text NOT NULL,
+    names        jsonb NOT NULL,             -- group, volume, node, store and session, as people call them
+    opened_at    timestamptz NOT NULL DEFAULT now(),
+    seen_at      timestamptz NOT NULL DEFAULT now(), -- when it was last found so
+    PRIMARY KEY (kind, about)
+);
+
+-- How often sessions of a tenant ended in which way, and what those read and stored: counters for metrics, which
+-- outlive the sessions' rows. Nothing is decided by them, and a rebuilt catalog begins at 0.
+CREATE TABLE tally (
+    tenant_no     int NOT NULL REFERENCES tenant,
+    code          text NOT NULL,             -- 'sealed', or why it was rejected
+    sessions      bigint NOT NULL,
+    read_bytes    bigint NOT NULL DEFAULT 0,
+    changed_bytes bigint NOT NULL DEFAULT 0,
+    sent_bytes    bigint NOT NULL DEFAULT 0,
+    stored_bytes  bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_no, code)
+);
+
+-- Count a session that has just ended. Agents choose codes, so a tenant has a few dozen at most, and 'other' counts the
+-- rest. Whoever ends several sessions goes by tenant, so that nobody waits for who waits.
+CREATE FUNCTION count_ended(ended uuid) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO tally AS t (tenant_no, code, sessions, read_bytes, changed_bytes, sent_bytes, stored_bytes)
+    SELECT g.tenant_no,
+           CASE WHEN s.state = 's' THEN 'sealed'
+                WHEN EXISTS (SELECT FROM tally k WHERE k.tenant_no = g.tenant_no AND k.code = s.reject_code)
+                     OR (SELECT count(*) FROM tally k WHERE k.tenant_no = g.tenant_no) < 50 THEN s.reject_code
+                ELSE 'other' END, 1,
+           coalesce(sum(v.read_bytes), 0), coalesce(sum(v.changed_bytes), 0),
+           coalesce(sum(v.sent_bytes), 0), coalesce(sum(v.stored_bytes), 0)
+    FROM session s JOIN volume_group g USING (group_no) LEFT JOIN snapshot n USING (session)
+    LEFT JOIN part v ON v.session = n.session
+    WHERE s.session = ended GROUP BY g.tenant_no, s.session
+    ON CONFLICT (tenant_no, code) DO UPDATE SET sessions = t.sessions + 1,
+        read_bytes = t.read_bytes + excluded.read_bytes, changed_bytes = t.changed_bytes + excluded.changed_bytes,
+        sent_bytes = t.sent_bytes + excluded.sent_bytes, stored_bytes = t.stored_bytes + excluded.stored_bytes
+$$;
+
+-- Volumes of its domain's owner that are counted in a pack: some of their names.
+CREATE FUNCTION users_of_pack(number int, count_max int) RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM (
+        SELECT DISTINCT v.name FROM pack_use u JOIN pack p USING (pack_no) JOIN volume v USING (volume_no)
+        JOIN tenant t ON t.tenant_no = v.tenant_no AND t.domain_no = p.domain_no
+        WHERE u.pack_no = number ORDER BY v.name LIMIT count_max) named
+$$;
+REVOKE EXECUTE ON FUNCTION users_of_pack FROM PUBLIC;
+
 -- Where chunkers go on reading block-changes after a restart.
 CREATE TABLE consumer_position (
     topic       text NOT NULL,

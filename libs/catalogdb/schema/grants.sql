@@ -8,6 +8,10 @@ GRANT SELECT, INSERT ON event_log
     TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
 GRANT SELECT, UPDATE ON log_position
     TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+GRANT SELECT, INSERT, UPDATE, DELETE ON notification
+    TO backcast_coordinator, backcast_chunker, backcast_catalog, backcast_restore;
+GRANT SELECT, INSERT, UPDATE ON tally TO backcast_coordinator, backcast_chunker, backcast_catalog;
+GRANT EXECUTE ON FUNCTION users_of_pack TO backcast_chunker, backcast_catalog, backcast_restore;
 
 GRANT SELECT, INSERT ON domain, tenant, volume, source TO backcast_coordinator;
 GRANT SELECT, INSERT ON barrier_node TO backcast_coordinator;

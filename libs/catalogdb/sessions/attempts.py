@@ -271,8 +271,8 @@ def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> 
         if session is None or not require_open(tx, attempt):
             return False
         rejected = reject(tx, session[0], code, message)
-        append(tx, "chunker", [rejected] if rejected else [])
-    return tell_rejected([rejected])
+        append(tx, "chunker", rejected)
+    return tell_rejected(rejected)
 
 
 def closed_attempts(catalog: Catalog, attempts: Sequence[UUID]) -> set[UUID]:

@@ -143,7 +143,7 @@ def cancel_session(
             )
         message = f"{by} cancelled it" + (f": {reason}" if reason else "")
         rejected = reject(tx, session, CancelledError.code, message)
-        append(tx, "coordinator", [rejected] if rejected else [])
+        append(tx, "coordinator", rejected)
         summary = one_row(
             tx,
             SessionSummary,
@@ -153,6 +153,6 @@ def cancel_session(
             + " WHERE s.session = %s",
             [session],
         )
-    tell_rejected([rejected])
+    tell_rejected(rejected)
     assert summary is not None
     return summary

@@ -14,16 +14,17 @@ from uuid import UUID
 from libs.catalogdb.domains import list_of_domains
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.notifications.opening import Kind, resolve_notifications
 from libs.catalogdb.packs.damage import damaged_since_opened
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.sessions.consistency import weakest_consistency
 from libs.catalogdb.sessions.folding import past_sequence
 from libs.catalogdb.sessions.session import (
     SessionView,
     close_attempts,
     notify_session,
     session_view,
-    weakest_consistency,
 )
 from libs.errors import InvariantViolation
 from libs.events.snapshots import SealedVolume, SnapshotSealed
@@ -111,7 +112,11 @@ def _seal(tx: Tx, session: UUID, manifest_key: str, mac: bytes, domains: Sequenc
     tx.execute("DELETE FROM part_use WHERE session = %s", [session])
     tx.execute("UPDATE session SET state = 's', ended_at = now() WHERE session = %s", [session])
     notify_session(tx, session)
-    append(tx, "chunker", [_event(session_view(tx, session))])
+    tx.execute("SELECT count_ended(%s)", [session])
+    view = session_view(tx, session)
+    reason = f"snapshot {view.group}@{sequence} was sealed"
+    resolved = resolve_notifications(tx, Kind.SESSION_REJECTED, [str(view.group_id)], reason)
+    append(tx, "chunker", [_event(view), *resolved])
     return Sealed(session, sequence)
 
 

@@ -6,20 +6,22 @@ most one open session, because the base is the group's head or nothing. Sealing 
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import UUID
 
 from libs.catalogdb.domains import GroupDomain, append_granted
 from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
+from libs.catalogdb.notifications.opening import open_notification
 from libs.catalogdb.packs.damage import newest_damage
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
+from libs.catalogdb.sessions.awaited import deadline_message
 from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.opening import insert_parts, lock_live, require_admission
 from libs.catalogdb.sessions.sources import needs_barrier
-from libs.catalogdb.sessions.telling import tell_rejected
+from libs.catalogdb.sessions.telling import finding_of, tell_rejected
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import SnapshotRejected, SnapshotRequested
@@ -214,34 +216,28 @@ def reject_session(catalog: Catalog, source: str, session: UUID, code: str, mess
     with catalog.transaction() as tx:
         require_reconciled(tx)
         rejected = reject(tx, session, code, message)
-        append(tx, source, [rejected] if rejected else [])
-    return tell_rejected([rejected])
+        append(tx, source, rejected)
+    return tell_rejected(rejected)
 
 
 def reject_overdue(catalog: Catalog, source: str = "catalog") -> list[UUID]:
     """Reject every open session whose deadline has passed; return their ids."""
-    message = (
-        "no progress before the deadline: is the agent, the chunker, Kafka or the object store "
-        "down or full? Their logs and /readyz say so; then take the snapshot again"
-    )
     with catalog.transaction() as tx:
         # A catalog that fell back may believe one open that was sealed since.
         require_reconciled(tx)
         # One that somebody works on at this moment is left for the next time: it makes progress.
         overdue = tx.execute(
-            """SELECT session FROM session WHERE state = 'o' AND deadline < now()
+            """SELECT session FROM session s WHERE state = 'o' AND deadline < now()
+               ORDER BY (SELECT tenant_no FROM volume_group g WHERE g.group_no = s.group_no)
                FOR UPDATE SKIP LOCKED"""
         ).fetchall()
-        rejected = [reject(tx, session, "deadline", message) for (session,) in overdue]
-        append(tx, source, [entry for entry in rejected if entry])
+        told = [
+            reject(tx, session, "deadline", deadline_message(tx, session)) for (session,) in overdue
+        ]
+        rejected = [entry for entries in told for entry in entries]
+        append(tx, source, rejected)
     tell_rejected(rejected)
     return [session for (session,) in overdue]
-
-
-def weakest_consistency(view: SessionView) -> Consistency:
-    """A snapshot is as consistent as the least consistent of its volumes."""
-    claims = [part.consistency for part in view.parts]
-    return max(claims, key=get_args(Consistency).index, default="frozen")
 
 
 def close_attempts(tx: Tx, session: UUID, volume_no: int | None = None) -> None:
@@ -262,25 +258,28 @@ def notify_session(tx: Tx, session: UUID) -> None:
     tx.execute("SELECT pg_notify(%s, %s)", [SESSION_CHANNEL, str(session)])
 
 
-def reject(tx: Tx, session: UUID, code: str, message: str) -> Entry | None:
-    """End a session in the caller's transaction, unless it has ended; what to log of it."""
+def reject(tx: Tx, session: UUID, code: str, message: str) -> list[Entry]:
+    """End a session in the caller's transaction, unless it has ended; what to append to the log."""
     ended = tx.execute(
         """UPDATE session s SET state = 'r', ended_at = now(), reject_code = %s, reject_message = %s
            FROM volume_group g JOIN tenant t USING (tenant_no)
            WHERE s.session = %s AND s.state = 'o' AND g.group_no = s.group_no
-           RETURNING g.group_id, t.name""",
+           RETURNING g.group_id, g.name, t.name""",
         [code, message[:MESSAGE_LENGTH_MAX], session],
     ).fetchone()
     if ended is None:
-        return None
-    group, tenant = ended
+        return []
+    group, name, tenant = ended
     close_attempts(tx, session)
     tx.execute("DELETE FROM part_use WHERE session = %s", [session])
     notify_session(tx, session)
+    tx.execute("SELECT count_ended(%s)", [session])
     event = SnapshotRejected(
         session=session, group=group, code=code, message=message[:MESSAGE_LENGTH_MAX]
     )
-    return Entry(event, tenant, str(group), session)
+    finding = finding_of(event, tenant, name)
+    opened = open_notification(tx, finding) if finding else []
+    return [Entry(event, tenant, str(group), session), *opened]
 
 
 def _insert_session(  # noqa: PLR0913 -- the columns of a row

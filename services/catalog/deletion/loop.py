@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from libs.catalogdb.deletion.condemning import read_collection_state
+from libs.catalogdb.notifications.opening import EVERYBODY, Finding, Kind
+from libs.catalogdb.notifications.reviewing import keep_found
 from libs.catalogdb.pool import Catalog
 from libs.errors import BackcastError
 from libs.runtime.signals import Stop
@@ -117,13 +119,33 @@ class CollectionLoop:
         chore.run(progressed)
 
     def _pass(self, stop: Stop, progressed: Callable[[], None]) -> None:
-        freed = Freed()
+        freed, is_whole = Freed(), True
         for step in self._collection.steps():
             freed += step.freed
             self._metrics.add(step.freed)
             progressed()
             if stop.requested:
+                is_whole = False
                 break
+        if freed.failures or is_whole:
+            self._tell(freed)
         if freed != Freed():
             log.info("collected", extra={"freed": str(freed)})
         self._metrics.show_tombstones(read_collection_state(self._catalog).tombstones)
+
+    def _tell(self, freed: Freed) -> None:
+        """Open or resolve what a pass has found: nothing else knows what resists being deleted."""
+        failed = Finding(
+            kind=Kind.DELETION_FAILED,
+            about="collection",
+            tenant=EVERYBODY,
+            severity="warning",
+            message=(
+                "objects that nothing needs could not be deleted; the catalog service's log has "
+                'which and why ("pack not deleted", "manifest not deleted", "store is away"). '
+                "Each pass tries it again; until then they take up room"
+            ),
+            names={},
+        )
+        found = [failed] if freed.failures else []
+        keep_found(self._catalog, Kind.DELETION_FAILED, found, "a pass had no failure")

@@ -62,17 +62,29 @@ class RecoveryLoop:
         self._order: Order | None = None
         self._standing: Standing | None = None
         self._reason = ""
-        self._error = ""
+        self._error: Exception | None = None
         self._due_at = 0.0
+        self._worked_at = time.monotonic()
 
     def round(self, interval_seconds: float) -> None:
         """A look, after which `state` tells whether it failed."""
         try:
             self.look(interval_seconds)
         except Exception as err:
-            self._error = f"{getattr(err, 'code', type(err).__name__)}: {err}"
+            self._error = err
             raise
-        self._error = ""
+        self._error = None
+        self._worked_at = time.monotonic()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the last look failed; None: it worked."""
+        return self._error
+
+    def overdue(self, seconds_max: float) -> Exception | None:
+        """Why no look has worked for so long; None: one has."""
+        is_overdue = time.monotonic() - self._worked_at > seconds_max
+        return self._error if is_overdue else None
 
     def look(self, interval_seconds: float) -> None:
         """One look: reconcile if need be, else write a checkpoint if one is due."""
@@ -122,6 +134,6 @@ class RecoveryLoop:
     def state(self) -> RecoveryState:
         """How the catalog stands now."""
         own = read_incarnation(self._catalog)
-        return RecoveryState(
-            own, self._standing, self._reason, self._reconciler.report, self._error
-        )
+        err = self._error
+        text = f"{getattr(err, 'code', type(err).__name__)}: {err}" if err else ""
+        return RecoveryState(own, self._standing, self._reason, self._reconciler.report, text)

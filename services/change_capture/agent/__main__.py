@@ -1,6 +1,7 @@
 """`python -m services.change_capture.agent`: the agent of one node."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -93,7 +94,7 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
     loops = [
         Loop(
             "announce",
-            _announcing(coordinator, settings.node, announcement, health),
+            _announcing(coordinator, settings, announcement, health),
             announce_seconds,
             again_seconds=min(1.0, announce_seconds),
         ),
@@ -112,13 +113,18 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
 
 
 def _announcing(
-    coordinator: RestClient, node: str, announcement: NodeAnnouncement, health: Health
+    coordinator: RestClient, settings: Settings, announcement: NodeAnnouncement, health: Health
 ) -> Round:
     """Tells the coordinator where we are, again and again; ready once it has heard us."""
     body = announcement.model_dump(mode="json")
 
     def announce(_stop: Stop, _progressed: Callable[[], None]) -> None:
-        coordinator.post(f"/v1/nodes/{node}/announcement", body)
+        disk = os.statvfs(settings.state_folder)
+        room = {
+            "state_free_bytes": disk.f_bavail * disk.f_frsize,
+            "state_size_bytes": disk.f_blocks * disk.f_frsize,
+        }
+        coordinator.post(f"/v1/nodes/{settings.node}/announcement", {**body, **room})
         health.started()
 
     return announce

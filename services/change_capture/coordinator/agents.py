@@ -1,8 +1,9 @@
 """The coordinator's side of the agents' RPC."""
 
 import base64
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -102,7 +103,8 @@ class Agents:
             UnavailableError: the agent does not answer.
         """
         body = {"tenant": tenant, "path": path, "freeze": freeze}
-        answer = self._client(AgentAddress.of_node(node)).post("/v1/probe", body)
+        with _naming(node.name):
+            answer = self._client(AgentAddress.of_node(node)).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
 
     def begin(
@@ -131,7 +133,8 @@ class Agents:
             "driver": "scan" if hints is None else "hints",
             "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
-        answer = self._client(AgentAddress.of(part)).post("/v1/captures", body)
+        with _naming(part.node):
+            answer = self._client(AgentAddress.of(part)).post("/v1/captures", body)
         return _read(CaptureStatus, answer)
 
     def prepare(  # noqa: PLR0913 -- what the RPC says
@@ -232,6 +235,15 @@ class Agents:
             admit=self._admit,
             answer_size_bytes_max=_ANSWER_SIZE_BYTES_MAX,
         )
+
+
+@contextlib.contextmanager
+def _naming(node: str) -> Iterator[None]:
+    """Say which node's agent does not answer."""
+    try:
+        yield
+    except UnavailableError as err:
+        raise UnavailableError(f"the agent of node {node} does not answer: {err}") from err
 
 
 def _read(model: type[M], answer: Json) -> M:

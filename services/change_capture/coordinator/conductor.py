@@ -16,6 +16,7 @@ from concurrent.futures import Executor
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.awaited import AwaitedPart, awaited_parts
 from libs.catalogdb.sessions.barrier import claim_cut
 from libs.catalogdb.sessions.session import (
     GroupBusy,
@@ -71,6 +72,10 @@ Heard = tuple[NodeIdentity, CaptureStatus]
 #: The catalog service ends a session within some seconds of its deadline. Where it has not by then,
 #: it is down, or Postgres takes no writes.
 _OVERDUE_SECONDS_MAX = 15.0
+#: Without progress for so long, whoever waits is told whom the session waits for.
+_QUIET_SECONDS = 5.0
+#: An agent reports every 2 s while it has captures.
+_AGENT_QUIET_SECONDS = 6.5
 #: An agent that was silent for so many reports is asked about its captures.
 _SILENT_REPORTS = 3
 
@@ -169,6 +174,18 @@ class Conductor:
             reject_overdue(self._catalog, "coordinator")
             view = read_session(self._catalog, session)
         return view
+
+    def awaited(self, view: SessionView) -> list[AwaitedPart]:
+        """Whom an open session waits for, if nothing was heard of it for some seconds."""
+        quiet_seconds = self._session_deadline_seconds + view.overdue_seconds
+        if view.state != "open" or quiet_seconds < _QUIET_SECONDS:
+            return []
+        return awaited_parts(self._catalog, view.session)
+
+    def is_silent(self, capture: UUID) -> bool:
+        """Whether nothing was heard of a capture from its agent for some seconds."""
+        heard_at, _ = self._heard.get(capture, (-math.inf, 0))
+        return time.monotonic() - heard_at > _AGENT_QUIET_SECONDS
 
     def hear(self, statuses: Iterable[Heard]) -> list[EndedCapture]:
         """Take in how far captures are; returns those whose session has ended.

@@ -112,6 +112,15 @@ class PartAnswer(BaseModel):
     attempts: int
 
 
+class AwaitedAnswer(BaseModel):
+    """A volume of a session that made no progress for some seconds, and whom it waits for."""
+
+    volume: str
+    node: str = Field(description="The node that captures it")
+    chunker: str | None = Field(description="The chunker that stores it; null: none has taken it")
+    message: str = Field(description="Whom it waits for, for people")
+
+
 class SessionAnswer(BaseModel):
     """A session as it is now."""
 
@@ -124,6 +133,9 @@ class SessionAnswer(BaseModel):
     message: str | None
     seconds: float
     parts: list[PartAnswer]
+    waits_for: list[AwaitedAnswer] = Field(
+        description="Whom it waits for, once it made no progress for some seconds"
+    )
 
 
 def add_routes(  # noqa: PLR0913 -- what the endpoints work with
@@ -183,7 +195,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
             hinted=_hinted(request),
             opened_with=caller.sha256,
         )
-        return _answer(_taken(view, tenant, group, request.session))
+        return _answer(_taken(view, tenant, group, request.session), conductor)
 
 
 def _add_session_route(app: FastAPI, conductor: Conductor) -> None:
@@ -207,7 +219,8 @@ def _add_session_route(app: FastAPI, conductor: Conductor) -> None:
             return view.state != "open" or news_count > 0
 
         bells = conductor.news.bells
-        return _answer(await read_or_wait(http, bells, session, look, enough, wait_seconds))
+        view = await read_or_wait(http, bells, session, look, enough, wait_seconds)
+        return await to_thread.run_sync(_answer, view, conductor)
 
 
 def _group_of_new(catalog: Catalog, tenant: str, name: str) -> str:
@@ -248,7 +261,7 @@ def _only_node(catalog: Catalog) -> Node:
     raise NotFoundError(f"node: name the one that the path is on ({names})")
 
 
-def _answer(view: SessionView) -> SessionAnswer:
+def _answer(view: SessionView, conductor: Conductor) -> SessionAnswer:
     return SessionAnswer(
         session=view.session,
         group=view.group,
@@ -272,5 +285,14 @@ def _answer(view: SessionView) -> SessionAnswer:
                 attempts=part.attempt_number,
             )
             for part in view.parts
+        ],
+        waits_for=[
+            AwaitedAnswer(
+                volume=one.volume,
+                node=one.node,
+                chunker=one.chunker,
+                message=one.describe(is_agent_silent=conductor.is_silent(one.capture)),
+            )
+            for one in conductor.awaited(view)
         ],
     )

@@ -97,7 +97,14 @@ def _take(args: argparse.Namespace) -> int:
     try:
         with progress_bars() as show_bar:
             ends = list(
-                take_all(services, sessions, full=args.full, hints=hints, show_bar=show_bar)
+                take_all(
+                    services,
+                    sessions,
+                    full=args.full,
+                    hints=hints,
+                    show_bar=show_bar,
+                    note=out.note,
+                )
             )
     except KeyboardInterrupt:
         _note_interrupted(out, sessions)

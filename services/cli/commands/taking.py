@@ -5,7 +5,7 @@ no second snapshot is made.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,8 +23,9 @@ Session = dict[str, Any]
 #: What changed of a volume, as the coordinator is told.
 Hints = dict[str, str]
 
-#: The coordinator answers sooner when something changes. It must stay below its limit of 30 s.
-_WAIT_SECONDS = 20
+#: The coordinator answers sooner when something changes. When nothing does, its answer says whom
+#: the session waits for, and nobody should have to guess for long.
+_WAIT_SECONDS = 5
 
 
 def groups_of(services: Services, names: Sequence[str]) -> dict[str, list[str]]:
@@ -75,13 +76,14 @@ def hints_of(services: Services, name: str, path: Path, base: str) -> Hints:
     return {"base": found["session"], "runs": base64.b64encode(read_hints(path)).decode()}
 
 
-def take_all(
+def take_all(  # noqa: PLR0913 -- what is taken how, and who is told
     services: Services,
     sessions: Mapping[str, UUID],
     *,
     full: bool,
     hints: Hints | None = None,
     show_bar: ShowBar,
+    note: Callable[[str], None],
 ) -> Iterator[Session | BackcastError]:
     """Take a snapshot of each group, all at once; their ends are yielded in the order given.
 
@@ -91,6 +93,7 @@ def take_all(
         full: without a base: everything is compared and counted.
         hints: what changed, of the only group.
         show_bar: told the bytes read of the group that is waited for.
+        note: told once whom a session waits for that makes no progress.
 
     Yields:
         A sealed or rejected session; or why it could not be opened or followed, which keeps
@@ -105,7 +108,10 @@ def take_all(
         for group, id_ in sessions.items()
     ]
     for session in opened:
-        yield session if isinstance(session, BackcastError) else _end(services, session, show_bar)
+        if isinstance(session, BackcastError):
+            yield session
+        else:
+            yield _end(services, session, show_bar, note)
 
 
 def _open(
@@ -126,11 +132,18 @@ def _open(
         return err
 
 
-def _end(services: Services, session: Session, show_bar: ShowBar) -> Session | BackcastError:
+def _end(
+    services: Services, session: Session, show_bar: ShowBar, note: Callable[[str], None]
+) -> Session | BackcastError:
     path = services.path(f"/sessions/{session['session']}")
     query = {"wait_seconds": _WAIT_SECONDS}
+    told: set[str] = set()
     while session["state"] == "open":
         parts = session["parts"]
+        for text in dict.fromkeys(one["message"] for one in session.get("waits_for", ())):
+            if text not in told:
+                note(f"{session['group']}: waits for {text}")
+            told.add(text)
         show_bar(
             session["group"],
             sum(part["read_bytes"] for part in parts),

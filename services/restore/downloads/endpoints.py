@@ -47,7 +47,8 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
         _PATH,
         tags=["data"],
         summary="Size and identity of a volume's bytes",
-        responses={304: _RESPONSES[304]},
+        response_class=Response,
+        responses={200: _RESPONSES[200], 304: _RESPONSES[304]},
     )
     def head(
         tenant: str, name: str, point: str, _: DataReader, if_none_match: IfNoneMatch = None

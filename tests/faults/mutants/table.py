@@ -9,6 +9,7 @@ from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nodes import NODES
+from tests.faults.mutants.notifications import NOTIFICATIONS
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
@@ -364,4 +365,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *CROWDS,
     *ENCRYPTION,
     *ACCESS,
+    *NOTIFICATIONS,
 )

@@ -201,10 +201,10 @@ def test_a_replica_without_the_packs_waits_for_a_person(line: Timeline, proxy: S
     assert (line.generations("l"), line.generations("d")) == (packs, set())
     (halt,) = read_halts(line.site.catalog)
     assert (halt.kind, halt.suspects.count) == (Kind.MISSING, len(packs))
-    assert told(line).count("packs-missing") == 1
+    assert told(line).count("opened packs-missing") == 1
     goes_on(line)
     assert read_halts(line.site.catalog) == []
-    assert told(line).count("packs-missing-over") == 1
+    assert told(line).count("resolved packs-missing") == 1
 
 
 def refusing(proxy: S3Proxy, *faults: Fault) -> ExitStack:
@@ -216,4 +216,8 @@ def refusing(proxy: S3Proxy, *faults: Fault) -> ExitStack:
 
 def told(line: Timeline) -> list[str]:
     events = read_log(line.site.catalog, NOTIFICATIONS, 0, 100)
-    return [msgspec.msgpack.decode(event.value)["kind"] for event in events]
+    return [
+        f"{event.envelope.type.rpartition('.')[2]} {msgspec.msgpack.decode(event.value)['about']}"
+        for event in events
+        if event.envelope.type != "backcast.notifications.raised"
+    ]

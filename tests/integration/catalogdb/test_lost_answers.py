@@ -89,7 +89,7 @@ def test_rejecting_a_session(site: CatalogSite, link: LossyLink) -> None:
         link, lambda: reject_session(site.coordinator, "coordinator", session, "x", "y")
     )
     assert read_session(site.coordinator, session).state == "rejected"
-    assert events(site) == ["snapshot_requested", "snapshot_rejected"]
+    assert events(site) == ["opened", "snapshot_requested", "snapshot_rejected"]
 
 
 def test_taking_a_part(site: CatalogSite, link: LossyLink) -> None:

@@ -15,9 +15,9 @@ def test_what_was_rejected_is_logged_with_its_reason(caplog: pytest.LogCaptureFi
     )
     requested = SnapshotRequested(session=session, group=group, base=None)
     with caplog.at_level(logging.INFO):
-        assert not tell_rejected([None, Entry(requested, "acme", str(group), session)])
+        assert not tell_rejected([Entry(requested, "acme", str(group), session)])
         assert caplog.records == []
-        assert tell_rejected([None, Entry(event, "acme", str(group), session)])
+        assert tell_rejected([Entry(event, "acme", str(group), session)])
     (record,) = caplog.records
     assert record.message == "session rejected"
     told = vars(record)

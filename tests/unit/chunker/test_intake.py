@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from libs.kafka.consumer import LostRecords, Partition
@@ -20,6 +21,7 @@ class Consumer:
     partitions = frozenset({P})
 
     def __init__(self) -> None:
+        self.missing: list[str] = []
         self._batches = [[LostRecords(P, at, at) for at in range(3)]]
 
     async def batch(self, _timeout_seconds: float) -> list[LostRecords]:
@@ -27,6 +29,9 @@ class Consumer:
 
     def positions(self) -> Mapping[Partition, int]:
         return {P: 3}
+
+    def missing_topics(self) -> list[str]:
+        return self.missing
 
 
 class Attempts:
@@ -70,3 +75,27 @@ def test_records_left_unhandled_when_it_stops_are_behind_no_position() -> None:
 def test_records_that_were_all_handled_are_behind_the_position() -> None:
     attempts = read_until_stopped(after=3)
     assert (attempts.handled, attempts.noted) == (3, [{P: 3}])
+
+
+def test_without_partitions_it_is_not_ready_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A topic that was deleted: /readyz was green, and sessions failed at their deadlines."""
+    consumer, health = Consumer(), Health()
+    health.started()
+    loop = health.loop("intake", 60)
+    nothing: Any = None
+    intake = Intake(nothing, nothing, nothing, "chunker", CollectorRegistry())
+    as_consumer: Any = consumer
+    consumer.missing = ["backcast.block-changes"]
+    for _ in range(3):
+        intake._look_for_topics(as_consumer, loop)
+    (check,) = [one for one in health.ready() if one.name == "intake"]
+    assert not check.ok
+    assert "backcast.block-changes: has no partitions" in check.detail
+    assert all(one.ok for one in health.alive())
+    consumer.missing = []
+    intake._look_for_topics(as_consumer, loop)
+    assert all(one.ok for one in health.ready())
+    said = [record.message for record in caplog.records]
+    assert said.count("topic has no partitions") == 1

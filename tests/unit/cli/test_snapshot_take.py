@@ -182,3 +182,20 @@ def test_interrupted_it_says_what_becomes_of_the_session(
     ran = backcast("snapshot", "take", "vm")
     assert ran.status == 130
     assert "backcast snapshot show" in ran.err
+
+
+def test_whom_it_waits_for_is_said_once_also_without_a_terminal(
+    backcast: Backcast, script: Script
+) -> None:
+    waiting = [{"volume": "vm", "message": "the agent of node n-1, which captures volume vm"}]
+    script[TAKE] = [session("s", "open")]
+    script[wait_for("s")] = [
+        session("s", "open", waits_for=[]),
+        session("s", "open", waits_for=waiting),
+        session("s", "open", waits_for=waiting * 2),
+        session("s", "sealed"),
+    ]
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status == 0
+    said = [line for line in ran.err.splitlines() if "waits for" in line]
+    assert said == ["vm: waits for the agent of node n-1, which captures volume vm"]

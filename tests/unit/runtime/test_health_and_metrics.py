@@ -1,11 +1,15 @@
+import platform
 import threading
+import tomllib
+from pathlib import Path
 
-from prometheus_client import generate_latest
+from prometheus_client import Counter, Histogram, generate_latest
 
 from libs.errors import UnavailableError
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import new_registry, peak_resident_bytes
 from libs.runtime.signals import Stop
+from libs.version import VERSION
 
 
 class Clock:
@@ -104,3 +108,19 @@ def test_the_peak_of_memory_never_sinks_and_is_exported() -> None:
     text = generate_latest(new_registry()).decode()
     assert "process_resident_memory_peak_bytes" in text
     assert "process_cpu_seconds_total" in text
+
+
+def test_every_process_says_which_build_it_is() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+    line = f'backcast_build_info{{python="{platform.python_version()}",version="{VERSION}"}} 1.0'
+    assert line in generate_latest(new_registry()).decode().splitlines()
+
+
+def test_no_series_says_when_a_counter_was_made() -> None:
+    registry = new_registry()
+    Counter("backcast_some_things", "Things.", registry=registry).inc()
+    Histogram("backcast_some_seconds", "Times.", registry=registry).observe(1)
+    text = generate_latest(registry).decode()
+    assert "backcast_some_things_total 1.0" in text
+    assert "_created" not in text

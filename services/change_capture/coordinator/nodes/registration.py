@@ -9,6 +9,7 @@ import logging
 from uuid import UUID
 
 from libs.catalogdb.nodes import enrol, known_node
+from libs.catalogdb.notifications.nodes import DiskSpace
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import NO_BOOT, Node, announce_node, heard_again
 from libs.errors import BackcastError, ConflictError, UnauthenticatedError, UnavailableError
@@ -73,7 +74,9 @@ class Registration:
             announced.boot,
             caller.credential,
         )
-        if heard_again(self._catalog, node, announced.version):
+        free, size = announced.state_free_bytes, announced.state_size_bytes
+        disk = None if free is None or size is None else DiskSpace(free, size)
+        if heard_again(self._catalog, node, announced.version, disk):
             return
         known = self._known(caller)
         self._networks.require_url(node.rpc_url)
@@ -81,7 +84,7 @@ class Registration:
         if known and known.rpc_url != node.rpc_url:
             self._refuse_if_it_answers(known, f"moved to {node.rpc_url}")
         self._confirm(node)
-        announce_node(self._catalog, node, known, announced.version)
+        announce_node(self._catalog, node, known, announced.version, disk)
         about = {"node": node.name, "url": node.rpc_url, "boot": str(node.boot)}
         log.info("node announced", extra=about)
 

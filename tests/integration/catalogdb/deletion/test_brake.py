@@ -16,6 +16,7 @@ from libs.catalogdb.deletion.brake import (
     suspect,
 )
 from libs.catalogdb.log.log import read_log
+from libs.catalogdb.notifications.listing import list_notifications
 from libs.errors import ConflictError, NotFoundError
 from libs.events.topics import NOTIFICATIONS
 from tests.support.catalog import CatalogSite
@@ -37,7 +38,10 @@ def is_halted(site: CatalogSite) -> bool:
 
 def notices(site: CatalogSite) -> list[str]:
     events = read_log(site.catalog, NOTIFICATIONS, 0, 100)
-    return [msgspec.msgpack.decode(event.value)["kind"] for event in events]
+    return [
+        f"{event.envelope.type.rpartition('.')[2]} {msgspec.msgpack.decode(event.value)['about']}"
+        for event in events
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,9 @@ def test_a_halt_is_told_once_and_survives_a_restart(site: CatalogSite) -> None:
     (halt,) = read_halts(again)
     assert (halt.kind, halt.suspects, halt.examples) == (Kind.UNKNOWN, Amount(6, 6), list("abcdef"))
     assert f"backcast gc --accept {halt.name}" in halt.message
-    assert notices(site) == ["objects-unknown"]
+    assert notices(site) == ["opened objects-unknown"]
+    (told,) = list_notifications(site.catalog)
+    assert (told.kind, told.about, told.tenant) == ("brake-engaged", "objects-unknown", "*")
 
 
 def test_a_halt_goes_with_its_suspects(site: CatalogSite) -> None:
@@ -80,7 +86,8 @@ def test_a_halt_goes_with_its_suspects(site: CatalogSite) -> None:
         clear(tx, Kind.UNKNOWN, list("abcd"))
     assert not is_halted(site)
     assert read_halts(site.catalog) == []
-    assert notices(site) == ["objects-unknown", "objects-unknown-over"]
+    assert notices(site) == ["opened objects-unknown", "resolved objects-unknown"]
+    assert list_notifications(site.catalog) == []
 
 
 def test_a_person_accepts_what_they_were_shown_and_nothing_else(site: CatalogSite) -> None:
@@ -103,7 +110,11 @@ def test_a_person_accepts_what_they_were_shown_and_nothing_else(site: CatalogSit
     assert is_halted(site)
     accepted = site.sql("SELECT item FROM suspect WHERE accepted ORDER BY item")
     assert [item for (item,) in accepted] == list("abcdefg")
-    assert notices(site) == ["objects-unknown", "objects-unknown-over", "objects-unknown"]
+    assert notices(site) == [
+        "opened objects-unknown",
+        "resolved objects-unknown",
+        "opened objects-unknown",
+    ]
 
 
 def test_kinds_are_held_back_apart(site: CatalogSite) -> None:

@@ -137,7 +137,7 @@ class TestMostPointsOfAGroupAtOnce:
         (halt,) = read_halts(many.catalog)
         assert (halt.kind, halt.suspects.count) == (Kind.OVERDUE, 9)
         assert "9 of acme/vm" in halt.message
-        assert notices(many) == ["points-overdue"]
+        assert notices(many) == ["opened points-overdue"]
 
     def test_go_when_a_person_has_accepted_them(self, many: CatalogSite) -> None:
         kept(many, 1, 0)
@@ -146,7 +146,7 @@ class TestMostPointsOfAGroupAtOnce:
         take_snapshot(many, "vm", item(11))
         # Point 10 was kept when the others were accepted; by itself it is no large share.
         assert Retention(many.catalog).round() == 10
-        assert notices(many) == ["points-overdue", "points-overdue-over"]
+        assert notices(many) == ["opened points-overdue", "resolved points-overdue"]
         assert live(many) == [11]
         Retention(many.catalog).round()
         assert many.sql("SELECT FROM suspect") == []
@@ -155,7 +155,7 @@ class TestMostPointsOfAGroupAtOnce:
         kept(many, 1, 0)
         assert kept(many, 10, 0) == list(range(1, 11))
         assert read_halts(many.catalog) == []
-        assert notices(many) == ["points-overdue", "points-overdue-over"]
+        assert notices(many) == ["opened points-overdue", "resolved points-overdue"]
 
     def test_of_another_group_do_not_stop_this_one(self, many: CatalogSite) -> None:
         protect(many, "other")
@@ -196,7 +196,7 @@ class TestAClockThatJumps:
         assert retention.round() == 0
         assert read_clock(vm.catalog).halted
         assert live(vm) == [1, 2, 3, 4, 5]
-        assert notices(vm) == ["clock-jump"]
+        assert notices(vm) == ["opened clock-jump"]
 
     def test_is_told_once(self, vm: CatalogSite, running: tuple[Retention, Monotonic]) -> None:
         retention, monotonic = running
@@ -204,7 +204,7 @@ class TestAClockThatJumps:
         for _ in range(3):
             monotonic.now += 60
             retention.round()
-        assert notices(vm) == ["clock-jump"]
+        assert notices(vm) == ["opened clock-jump"]
 
     def test_ends_when_the_clock_is_back(
         self, vm: CatalogSite, running: tuple[Retention, Monotonic]
@@ -216,7 +216,7 @@ class TestAClockThatJumps:
         monotonic.now += 60
         assert retention.round() == 0
         assert not read_clock(vm.catalog).halted
-        assert notices(vm) == ["clock-jump", "clock-jump-over"]
+        assert notices(vm) == ["opened clock-jump", "resolved clock-jump"]
 
     def test_ends_when_a_person_accepts_it(
         self, vm: CatalogSite, running: tuple[Retention, Monotonic]
@@ -268,4 +268,7 @@ def notices(site: CatalogSite) -> list[str]:
     if first is None:
         return []
     events = read_log(site.catalog, NOTIFICATIONS, first - 1, 100)
-    return [msgspec.msgpack.decode(event.value)["kind"] for event in events]
+    return [
+        f"{event.envelope.type.rpartition('.')[2]} {msgspec.msgpack.decode(event.value)['about']}"
+        for event in events
+    ]
