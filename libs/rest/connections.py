@@ -242,6 +242,8 @@ def _in_words(error: OSError | http.client.HTTPException) -> str:
     match error:
         case ConnectionRefusedError():
             return "connection refused: nothing listens there; does the service run?"
+        case TimeoutError(args=(str() as text,)) if text != "timed out":
+            return text  # of our own deadline
         case TimeoutError():
             return "no answer in time"
         case socket.gaierror():

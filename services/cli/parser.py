@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from libs.printable import printable
+from libs.version import VERSION
 from services.cli import completion
 from services.cli.commands import (
     addresses,
@@ -91,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Prints the version. It is looked up only when somebody asks, because that costs time."""
+    """Prints the version, and notices where it is lost."""
 
     def __call__(
         self,
@@ -101,9 +102,7 @@ class _Version(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """As argparse calls it."""
-        from importlib.metadata import version  # noqa: PLC0415 -- see above
-
-        write_line(f"{parser.prog} {version('backcast')}")
+        write_line(f"{parser.prog} {VERSION}")
         parser.exit()
 
 

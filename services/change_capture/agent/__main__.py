@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from ssl import TLSVersion
 
 from libs.ids import check_name, uuid7
@@ -16,6 +15,7 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
+from libs.version import VERSION
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.publishing import EventSender
 from services.change_capture.agent.reporting import Reporter
@@ -72,7 +72,7 @@ def main(settings: Settings, stop: Stop) -> None:
                 rpc_url=settings.advertised_url or url,
                 span_address=about.span_address,
                 boot=boot,
-                version=version("backcast"),
+                version=VERSION,
             )
             coordinator = RestClient(
                 settings.coordinator_url, credential.announce_token, settings.ca_file

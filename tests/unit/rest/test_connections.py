@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from libs.errors import UnavailableError
 from libs.rest.connections import ConnectionPool, Origin, Timeouts
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -77,7 +78,7 @@ def test_a_connection_that_was_just_used_is_used_again(server: OneAnswerEach) ->
         Origin.parse(f"http://127.0.0.1:{server.port}"), Timeouts(idle_seconds=60.0)
     )
     assert ask(pool) == b"ok"
-    with pytest.raises(Exception, match="reset"):
+    with pytest.raises(UnavailableError, match="closed before the answer"):
         ask(pool)
     pool.close()
     assert server.accepted == 1
