@@ -19,10 +19,11 @@ import psycopg
 from deploy.local.home import BackcastHome
 from deploy.local.servers.postgres import PostgresServer
 from libs.catalogdb.migrate import create_login, migrate
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.protected import Node, Tenant, add_volume, create_tenant
 from libs.catalogdb.sessions.attempts import Stale, Taken, take_part
 from libs.catalogdb.sessions.session import SessionView, open_session
 from libs.ids import new_generation, uuid7

@@ -21,9 +21,10 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from bench.catalog import CHUNKS_PER_FRAME, CHUNKS_PER_PACK, fresh_postgres
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Node, add_volume, announce_node, create_tenant
+from libs.catalogdb.protected import Node, add_volume, create_tenant
 from libs.catalogdb.sessions.attempts import (
     CaptureBegun,
     FinishedPart,

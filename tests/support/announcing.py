@@ -2,9 +2,10 @@
 
 from uuid import UUID
 
-from libs.catalogdb.nodes import enrol, forget_node, invite, known_node
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.nodes.enrolment import enrol, forget_node, invite, known_node
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Node, announce_node
+from libs.catalogdb.protected import Node
 from libs.ids import NodeIdentity
 
 

@@ -21,10 +21,11 @@ from psycopg.rows import TupleRow
 
 from libs.catalogdb.deletion.condemning import condemn_unused
 from libs.catalogdb.migrate import SERVICE_ROLES, create_login
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.packs.index import lookup_and_pin
 from libs.catalogdb.packs.registering import PackRecord, Registered, begin_pack, register
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
-from libs.catalogdb.protected import Node, Tenant, add_volume, announce_node, create_tenant
+from libs.catalogdb.protected import Node, Tenant, add_volume, create_tenant
 from libs.catalogdb.sessions.attempts import (
     CaptureBegun,
     FinishedPart,

@@ -5,7 +5,8 @@ from concurrent.futures import Future
 from uuid import UUID
 
 from libs.blockmap.tagged import OWN_TAG
-from libs.catalogdb.protected import Volume, add_volume, announce_node
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Volume, add_volume
 from libs.catalogdb.sessions.attempts import CaptureBegun
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import PartView, SessionView, open_session, read_session

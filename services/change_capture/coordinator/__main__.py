@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from uuid import UUID
 
 from fastapi import FastAPI
@@ -59,14 +59,7 @@ def main(settings: Settings, stop: Stop) -> None:
         agents = _agents(settings, node_key, networks)
         orders = ThreadPoolExecutor(_ORDER_THREAD_COUNT, "order")
         sessions = ThreadPoolExecutor(_SESSION_THREAD_COUNT, "session")
-        barriers = Barriers(
-            catalog,
-            agents,
-            orders,
-            settings.hold_seconds_max,
-            settings.barrier_seconds_max,
-            settings.session_deadline_seconds,
-        )
+        barriers = _barriers(settings, catalog, agents, orders)
         conductor = Conductor(
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
@@ -107,6 +100,18 @@ def main(settings: Settings, stop: Stop) -> None:
             thread.join()
         sessions.shutdown(wait=False, cancel_futures=True)
         orders.shutdown(wait=False, cancel_futures=True)
+
+
+def _barriers(settings: Settings, catalog: Catalog, agents: Agents, orders: Executor) -> Barriers:
+    """Cuts the volumes of sessions, in the times that are set."""
+    return Barriers(
+        catalog,
+        agents,
+        orders,
+        settings.hold_seconds_max,
+        settings.barrier_seconds_max,
+        settings.session_deadline_seconds,
+    )
 
 
 def _agents(settings: Settings, node_key: NodeKey, networks: AgentNetworks) -> Agents:

@@ -93,12 +93,8 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
         taker.protect(TENANT, "disk", "disk")
         content = random.Random(SEED).randbytes(300_000)
         session = taker.take(TENANT, "disk", {"disk": content}).session
-        tokens = Tokens(
-            json.dumps(
-                [{"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": True}]
-            )
-        )
-
+        admin = {"sha256": digest_of("t"), "tenant": "*", "role": "admin", "restore": True}
+        tokens = Tokens(json.dumps([admin]))
         frames = FrameReader(Stores(store), vault)
         readers = VolumeReaders(site.restore, vault, frames, frames, 60)
         node_key = NodeKey("k" * 64)

@@ -76,7 +76,7 @@ NODES = (
     ),
     Mutant(
         name="an invitation is good for ever",
-        file="libs/catalogdb/nodes.py",
+        file="libs/catalogdb/nodes/enrolment.py",
         old="               WHERE invitation = %s AND left_count > 0 AND expires_at > now()\n",
         new="               WHERE invitation = %s AND left_count > -99\n",
         rule="an invitation is good so often and so long",
@@ -85,7 +85,7 @@ NODES = (
     ),
     Mutant(
         name="an invitation that was used gives the credential again",
-        file="libs/catalogdb/nodes.py",
+        file="libs/catalogdb/nodes/enrolment.py",
         old="            if row.boot == NO_BOOT:\n",
         new="            if True:\n",
         rule="an exchange may be repeated until the node has announced itself",
@@ -94,7 +94,7 @@ NODES = (
     ),
     Mutant(
         name="an invitation for new nodes takes over a node",
-        file="libs/catalogdb/nodes.py",
+        file="libs/catalogdb/nodes/enrolment.py",
         old="        if row and spent[0] is None:\n",
         new="        if False:\n",
         rule="an invitation for new nodes is good for no name that is or was a node's",

@@ -4,10 +4,10 @@ from uuid import uuid4
 
 import pytest
 
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.protected import (
     Node,
     add_volume,
-    announce_node,
     create_tenant,
     find_node,
     find_tenant,

@@ -7,9 +7,10 @@ from uuid import uuid4
 import pytest
 
 from libs.catalogdb.log.log import mark_published
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import add_volume, announce_node, create_tenant, find_node
+from libs.catalogdb.protected import add_volume, create_tenant, find_node
 from libs.catalogdb.sessions.attempts import PackUse, Taken, take_part
 from libs.catalogdb.sessions.positions import start_offset, store_offsets
 from libs.catalogdb.sessions.sealing import Sealed

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID, uuid4
 
-from libs.catalogdb.protected import Node, add_volume, announce_node
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Node, add_volume
 from libs.catalogdb.sessions.session import PartView, SessionView, read_session
 from libs.errors import NotFoundError, UnavailableError
 from libs.ids import uuid7

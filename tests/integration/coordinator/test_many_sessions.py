@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from libs.catalogdb.listening import Listener
-from libs.catalogdb.protected import Node, add_volume, announce_node
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Node, add_volume
 from libs.catalogdb.sessions.session import SESSION_CHANNEL, SessionView
 from libs.ids import NodeIdentity, uuid7
 from libs.keys.kek import KeyEncryptionKey

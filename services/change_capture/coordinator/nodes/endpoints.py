@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
-from libs.catalogdb.nodes import (
+from libs.catalogdb.nodes.enrolment import (
     NodeOverview,
     NodeSource,
     forget_node,

@@ -8,10 +8,11 @@ node is not moved while the process at its old address answers.
 import logging
 from uuid import UUID
 
-from libs.catalogdb.nodes import enrol, known_node
+from libs.catalogdb.nodes.announcing import announce_node, heard_again
+from libs.catalogdb.nodes.enrolment import enrol, known_node
 from libs.catalogdb.notifications.nodes import DiskSpace
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import NO_BOOT, Node, announce_node, heard_again
+from libs.catalogdb.protected import NO_BOOT, Node
 from libs.errors import BackcastError, ConflictError, UnauthenticatedError, UnavailableError
 from libs.ids import NodeIdentity
 from libs.keys.nodes import NodeKey

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from libs.catalogdb.protected import Node, add_volume, announce_node, list_volumes
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Node, add_volume, list_volumes
 from libs.catalogdb.recovery.dump import dump
 from libs.catalogdb.sessions.session import SessionView
 from libs.catalogdb.snapshots.notes import note_snapshot

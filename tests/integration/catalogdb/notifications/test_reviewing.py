@@ -1,10 +1,10 @@
 """What is looked for: silent nodes, full disks of agents, and a relay that is behind."""
 
 from libs.catalogdb.log.log import last_position, mark_published
+from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.notifications.listing import list_notifications
 from libs.catalogdb.notifications.nodes import DiskSpace
 from libs.catalogdb.notifications.reviewing import review_groups, review_nodes, review_relay
-from libs.catalogdb.protected import announce_node
 from libs.catalogdb.sessions.session import reject_session
 from libs.errors import CancelledError
 from libs.events.topics import SNAPSHOTS

@@ -5,7 +5,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.catalogdb.protected import Node, add_volume, announce_node
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Node, add_volume
 from libs.catalogdb.sessions.barrier import (
     BarrierEvidence,
     barrier_evidence,

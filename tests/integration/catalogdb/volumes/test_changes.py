@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from libs.catalogdb.log.log import read_log
-from libs.catalogdb.protected import Node, add_volume, announce_node, group_of, list_volumes
+from libs.catalogdb.nodes.announcing import announce_node
+from libs.catalogdb.protected import Node, add_volume, group_of, list_volumes
 from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import read_session, reject_session

@@ -1,0 +1,1 @@
+"""Nodes: which credential of each counts, and where each was last heard."""
