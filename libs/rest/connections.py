@@ -242,17 +242,16 @@ def _in_words(error: OSError | http.client.HTTPException) -> str:
     match error:
         case ConnectionRefusedError():
             return "connection refused: nothing listens there; does the service run?"
-        case TimeoutError(args=(str() as text,)) if text != "timed out":
-            return text  # of our own deadline
+        case TimeoutError(args=[text]) if text != "timed out":  # our own deadline says which
+            return str(text)
         case TimeoutError():
             return "no answer in time"
         case socket.gaierror():
             return "the name of its host is not known"
         case ConnectionResetError() | BrokenPipeError() | http.client.RemoteDisconnected():
             return "the connection was closed before the answer"
-        case OSError(strerror=str() as text) if text:
-            return text
-    return f"{type(error).__name__}: {error}"
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or f"{type(error).__name__}: {error}"
 
 
 def _send(  # noqa: PLR0913 -- what a request is, and its connection

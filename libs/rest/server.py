@@ -52,7 +52,7 @@ from libs.rest.shares import ShareLimits, Shares
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Check, Health
-from libs.runtime.metrics import SECONDS_BUCKETS
+from libs.runtime.metrics import SECONDS_BUCKETS, method_label
 from libs.runtime.threads import start_thread
 from libs.runtime.tls import ServerTls
 
@@ -227,7 +227,7 @@ class RequestGuard:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.perf_counter() - begun
-            self._seconds.labels(_method(scope), route, str(status)).observe(seconds)
+            self._seconds.labels(method_label(scope["method"]), route, str(status)).observe(seconds)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on in its turn.
@@ -394,9 +394,3 @@ def _server_config(
     config.load()
     config.ssl = tls.standing() if tls else None  # its own would be read once
     return config
-
-
-def _method(scope: Scope) -> str:
-    """The method, unless a client made one up: each would be a new time series."""
-    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    return scope["method"] if scope["method"] in known else "other"

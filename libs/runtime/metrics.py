@@ -66,3 +66,9 @@ def peak_resident_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def method_label(method: str) -> str:
+    """The method of a request, unless a client made one up: each would be a new time series."""
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    return method if method in known else "other"

@@ -64,8 +64,7 @@ _EMPTY = """
             IF name LIKE 'chunk%' THEN
                 EXECUTE format('DROP TABLE %I', name);
             ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep', 'store',
-                               'retention_clock', 'token_change',
-                               'audit_position') THEN
+                               'retention_clock', 'token_change', 'audit_position') THEN
                 EXECUTE format('DELETE FROM %I', name);
             END IF;
         END LOOP;
