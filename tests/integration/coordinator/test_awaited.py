@@ -2,15 +2,20 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from libs.catalogdb.protected import Node
 from libs.catalogdb.sessions.session import read_session
 from libs.errors import UnavailableError
+from libs.keys.nodes import NodeKey
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.coordinator.nodes.addresses import AgentNetworks
 from tests.support.catalog import BOOT, TENANT, CatalogSite, open_on, protect
 from tests.support.conducting import conductor_of
+
+AGENTS = Agents(NodeKey("k" * 64), AgentNetworks(["127.0.0.0/8"]).admit)
 
 
 def test_whom_a_session_waits_for_is_said_after_some_seconds(site: CatalogSite) -> None:
@@ -18,9 +23,7 @@ def test_whom_a_session_waits_for_is_said_after_some_seconds(site: CatalogSite) 
     view = open_on(site, "vm", deadline_seconds=60)
     with ThreadPoolExecutor(1) as threads:
         no_vault: Any = None
-        conductor = conductor_of(
-            site.coordinator, no_vault, Agents("token"), threads, deadline_seconds=60
-        )
+        conductor = conductor_of(site.coordinator, no_vault, AGENTS, threads, deadline_seconds=60)
         assert conductor.awaited(view) == []
         site.sql("UPDATE session SET deadline = deadline - interval '6 seconds'")
         quiet = read_session(site.coordinator, view.session)
@@ -32,8 +35,8 @@ def test_whom_a_session_waits_for_is_said_after_some_seconds(site: CatalogSite) 
 
 
 def test_an_agent_that_is_gone_is_named_by_its_node_and_not_by_a_number() -> None:
-    nobody = Node("node-7", "http://127.0.0.1:9", "127.0.0.1:9", BOOT)
+    nobody = Node("node-7", "http://127.0.0.1:9", "127.0.0.1:9", BOOT, UUID(int=1))
     with pytest.raises(UnavailableError, match="the agent of node node-7 does not answer") as info:
-        Agents("token").probe(nobody, TENANT, "/dev/vm")
+        AGENTS.probe(nobody, TENANT, "/dev/vm")
     assert "connection refused" in str(info.value)
     assert "Errno" not in str(info.value)

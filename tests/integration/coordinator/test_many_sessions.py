@@ -13,6 +13,7 @@ from libs.catalogdb.protected import Node, add_volume
 from libs.catalogdb.sessions.session import SESSION_CHANNEL, SessionView
 from libs.ids import NodeIdentity, uuid7
 from libs.keys.kek import KeyEncryptionKey
+from libs.keys.nodes import NodeKey
 from libs.keys.vault import KeyVault
 from libs.runtime.signals import Stop
 from libs.store.memory import MemoryStore
@@ -99,7 +100,7 @@ def cost(site: CatalogSite, count: int) -> tuple[int, int, int]:
     )
     crowd.threads.submit(listener.round, stop, listening.set)
     app = application(8 * count)
-    add_routes(app, crowd.catalog, crowd.vault, crowd.agents, crowd.conductor)
+    add_routes(app, crowd.catalog, crowd.vault, crowd.agents, crowd.conductor, NodeKey("k" * 64))
     try:
         crowd.report(1)
         crowd.conductor.watch(1)  # takes in what is open
