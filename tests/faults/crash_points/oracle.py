@@ -15,7 +15,8 @@ from libs.blockmap.tree import MapReader, MapRoot, span_chunks
 from libs.catalogdb.snapshots.points import SnapshotVolume, read_snapshot
 from libs.copies.stores import Stores
 from libs.errors import BadInputError
-from libs.events.envelope import from_headers
+from libs.events.envelope import Envelope
+from libs.events.record import EventRecord, from_record
 from libs.events.topics import RELAYED_TOPICS
 from libs.keys.vault import KeyVault
 from libs.ranges import ByteRange, ChunkRun
@@ -149,7 +150,8 @@ class Oracle:
         for topic in RELAYED_TOPICS:
             seen = 0
             for record in self._world.topics.all_of(topic):
-                position = _position(record.headers)
+                position = _envelope(topic, record).position
+                assert position is not None
                 assert position <= seen + 1, f"Monotone: {topic} jumps from {seen} to {position}"
                 seen = max(seen, position)
             assert published[topic] <= seen, f"Monotone: {topic} has {seen} of {published[topic]}"
@@ -204,7 +206,7 @@ class Oracle:
         rows = self._sql("SELECT correlation_id FROM event_log WHERE type LIKE '%%snapshot_sealed'")
         told = Counter(row[0] for row in rows)
         for topic, folded in self._sql("SELECT topic, folded FROM log_position WHERE folded > 0"):
-            envelopes = (from_headers(one.headers) for one in self._world.topics.all_of(topic))
+            envelopes = (_envelope(topic, one) for one in self._world.topics.all_of(topic))
             by_position = {
                 one.position: one for one in envelopes if one.position and one.position <= folded
             }
@@ -365,7 +367,6 @@ def _read(reader: VolumeReader) -> bytes:
     return reader.read(placed, ByteRange(0, size))
 
 
-def _position(headers: tuple[tuple[str, bytes], ...]) -> int:
-    position = from_headers(headers).position
-    assert position is not None
-    return position
+def _envelope(topic: str, record: EventRecord) -> Envelope:
+    envelope, _ = from_record(topic, record.headers, record.value)
+    return envelope
