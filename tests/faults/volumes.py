@@ -85,7 +85,9 @@ class AttackedVolume:
         self.asked[session] = sha256_of(self.path)
         try:
             services = self.site.commands()
-            (end,) = take_all(services, {self.name: session}, full=False, show_bar=_quiet)
+            (end,) = take_all(
+                services, {self.name: session}, full=False, show_bar=_quiet, note=_unsaid
+            )
         except BackcastError as err:  # the restore service could not say where the coordinator is
             end = err
         if isinstance(end, BackcastError):
@@ -159,6 +161,10 @@ class AttackedVolume:
     def _note(self, code: str, message: str) -> None:
         self.refusals[code] = self.refusals.get(code, 0) + 1
         self.last_refusal = f"{code}: {message}"
+
+
+def _unsaid(_text: str) -> None:
+    """Nobody waits at a terminal."""
 
 
 def _quiet(_job: str, _done_bytes: int, _total_bytes: int) -> None:
