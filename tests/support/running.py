@@ -57,9 +57,9 @@ class RunningSite:
         self.protect(name, path)
         return path
 
-    def protect(self, name: str, path: Path) -> Answer:
-        """Add a volume, as `backcast volume add` does."""
-        body = {"name": name, "path": str(path)}
+    def protect(self, name: str, path: Path, *, again: bool = False) -> Answer:
+        """Add a volume, as `backcast volume add` does; ``again``: the path is another's too."""
+        body = {"name": name, "path": str(path), "again": again}
         added: Answer = self.coordinator.post(f"/v1/tenants/{TENANT}/volumes", body)
         return added
 

@@ -74,9 +74,12 @@ NOTIFICATIONS = (
     ),
     Mutant(
         name="a node that is back stays told as silent",
-        file="libs/catalogdb/protected.py",
-        old='        append(tx, "coordinator", tell_announced(tx, node.name, disk))\n',
-        new="        tell_announced(tx, node.name, disk)\n",
+        file="libs/catalogdb/nodes/announcing.py",
+        old=(
+            "    if heard.rowcount:\n"
+            '        append(tx, "coordinator", tell_announced(tx, node.name, disk))\n'
+        ),
+        new="    if heard.rowcount:\n        tell_announced(tx, node.name, disk)\n",
         rule="what resolves a notification is told with it",
         tests=_REVIEWING,
         chosen="until_it_announces_itself",

@@ -99,7 +99,8 @@ def test_what_is_closed_to_a_tenant_again_is_captured_no_more(tenants: Tenants) 
         f"/v1/tenants/{ACME}/volumes", {"name": "two", "path": str(two), "group": "pair"}
     )
     tenants.site.coordinator.post(
-        f"/v1/tenants/{ACME}/volumes", {"name": "three", "path": str(one), "group": "pair"}
+        f"/v1/tenants/{ACME}/volumes",
+        {"name": "three", "path": str(one), "group": "pair", "again": True},
     )
     assert tenants.take(ACME, "one") == ("sealed", None)
     assert tenants.take(ACME, "pair") == ("sealed", None)

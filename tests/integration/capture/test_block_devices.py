@@ -46,7 +46,7 @@ def test_what_a_mounted_partition_has_written_is_in_the_snapshot_of_its_disk(
         partition = loop.add_partition(MIB, _SIZE_BYTES - 2 * MIB)
         start_or_skip(lambda: _enter(stack, mounted(partition, tmp_path / "mounted")))
         loop.path.read_bytes()  # as any tool does that looks at the disk: its page cache has it now
-        site.protect(name, loop.path)
+        site.protect(name, loop.path, again=True)
         assert site.take(name)["state"] == "sealed"
         (tmp_path / "mounted" / "written").write_bytes(os.urandom(8 * MIB))
         os.sync()
@@ -64,7 +64,7 @@ def test_another_disk_under_the_same_number_comes_back_as_it_is(
     for disk in disks:
         disk.write_bytes(os.urandom(8 * MIB))
     loop.attach(disks[0])
-    site.protect("exchanged", loop.path)
+    site.protect("exchanged", loop.path, again=True)
     assert site.take("exchanged")["state"] == "sealed"
     loop.detach()
     loop.attach(disks[1])

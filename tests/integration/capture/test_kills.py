@@ -196,7 +196,7 @@ def test_a_full_window_waits_for_a_chunker_and_is_freed_by_the_deadline(site: Ru
     assert is_open(site, session)
     rejected = let_the_deadline_pass(site, session)
     assert rejected["code"] == "deadline"
-    assert "agent" in rejected["message"]
+    assert "waited for a chunker" in rejected["message"]
     site.start("chunker")
     assert site.end(bystander)["state"] == "sealed"
     assert site.matches("bystander", small)

@@ -37,12 +37,12 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 LOOPS = {
     "catalog": {
         *("overdue", "checkpoints", "retention", "relay", "listening"),
-        *("collection", "upkeep", "verification"),
+        *("collection", "upkeep", "verification", "watch", "figures", "tokens", "audit"),
     },
-    "coordinator": {"listening", "watch"},
+    "coordinator": {"listening", "watch", "tokens"},
     "agent": {"announce", "let go", "report"},
     "chunker": {"renew"},
-    "restore": {"listening"},
+    "restore": {"listening", "tokens"},
 }
 #: A thread that is no loop of rounds is broken, whatever it was going to do.
 BREAK_A_THREAD = """
@@ -144,7 +144,6 @@ def test_a_broken_thread_ends_its_process_with_the_reason(
     elsewhere = {
         f"BACKCAST_{service.upper()}_LISTEN": "127.0.0.1:0",
         "BACKCAST_AGENT_SPAN_LISTEN": "127.0.0.1:0",
-        "BACKCAST_AGENT_NODE": "broken",
         "BACKCAST_CHUNKER_NAME": "broken",
     }
     mine = f"BACKCAST_{service.upper()}_"

@@ -27,6 +27,8 @@ BY_TIME = {
     ("coordinator", "captures_heard"),
     ("coordinator", "heard_again"),
     ("coordinator", "open_parts"),
+    ("coordinator", "read_token_state"),
+    ("restore", "read_token_state"),
     ("coordinator", "report_reads"),
 }
 RELAY = {"unpublished_topics", "read_log", "mark_published"}
@@ -77,6 +79,9 @@ class Volumes:
             eventually("sealed", lambda: site.sql(sealed, session))
             captures = site.sql("SELECT capture FROM part WHERE session = %s", session)
             eventually("told", lambda: not any(site.capture_state(row[0]) for row in captures))
+            # The request is an act that is published by time: for each snapshot alike.
+            acts = "SELECT FROM audit WHERE number > (SELECT number FROM audit_position)"
+            eventually("audited", lambda: not site.sql(acts))
             behind = "SELECT FROM log_position WHERE last > published"
             eventually("published", lambda: not site.sql(behind))
         return Cost(tuple(watched.transactions))

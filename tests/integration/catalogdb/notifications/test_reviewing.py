@@ -65,7 +65,7 @@ def test_a_node_without_volumes_may_be_silent(site: CatalogSite) -> None:
 
 def test_a_full_disk_of_an_agent_is_told_until_there_is_room(site: CatalogSite) -> None:
     def announce(free_percent: int) -> None:
-        announce_node(site.coordinator, NODE, DiskSpace(free_percent, 100))
+        announce_node(site.coordinator, NODE, disk=DiskSpace(free_percent, 100))
 
     announce(5)
     assert list_notifications(site.catalog) == []
