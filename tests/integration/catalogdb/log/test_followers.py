@@ -136,7 +136,7 @@ def test_500_followers_are_one_connection_and_no_thread(followed: FollowedLog) -
     assert len(followed.listeners()) == 1
     assert followed.connection_count() <= CONNECTION_COUNT_MAX
     workers, others = thread_counts()
-    assert others == threads
+    assert others <= threads
     # Probes have two of their own.
     assert workers <= ServiceSettings().request_thread_count_max + 2
     reads, after = followed.feed.reads.read_count, last_position(site.catalog, SNAPSHOTS)
