@@ -32,7 +32,7 @@ drill: $(READY) ## lose all but the bucket and the recovery sheet, get everythin
 test: $(READY) ## all tests, on real servers (15 minutes)
 	$(BIN)/pytest -m "not slow" $(PROCESSES) $(ARGS)
 
-test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
+test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (over an hour)
 	$(BIN)/pytest tests/faults --scale full $(ARGS)
 
 test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (6 minutes)
