@@ -39,7 +39,7 @@ test: $(READY) ## all tests, on real servers (15 minutes)
 test-containers: images ## tests that need servers but not their processes, in containers (10 minutes)
 	BACKCAST_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" $(PROCESSES) $(IN_CONTAINERS) $(ARGS)
 
-test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (25 minutes)
+test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (over an hour)
 	$(BIN)/pytest tests/faults --scale full $(ARGS)
 
 test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (6 minutes)

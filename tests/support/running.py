@@ -139,11 +139,13 @@ class RunningSite:
         server.spawn()
         server.wait_ready()
 
-    def heal(self) -> None:
-        """Start whatever was killed and not started again, as a test does that failed between."""
-        for server in (*self.cluster.servers(), *self.cluster.services()):
-            if server.process.pid is None:
-                self.start(server.name)
+    def heal(self) -> list[str]:
+        """Start whatever does not run; returns what that was."""
+        every = (*self.cluster.servers(), *self.cluster.services())
+        dead = [server.name for server in every if server.process.pid is None]
+        for name in dead:
+            self.start(name)
+        return dead
 
     def log(self, name: str) -> str:
         """What a process has printed."""

@@ -30,9 +30,9 @@ _SOURCE = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def whole_again(site: RunningSite) -> Iterator[None]:
-    """What a failed test killed runs again for the next one, which is to tell of its own faults."""
+    """A failed test leaves no dead process to the next one. No other test leaves any."""
     yield
-    site.heal()
+    assert site.heal() == []
 
 
 def changed(site: RunningSite, name: str, size_bytes: int = 48 * MIB) -> Path:
@@ -197,6 +197,7 @@ def test_a_full_window_waits_for_a_chunker_and_is_freed_by_the_deadline(site: Ru
     rejected = let_the_deadline_pass(site, session)
     assert rejected["code"] == "deadline"
     assert "waited for a chunker" in rejected["message"]
+    assert rejected["parts"][0]["read_bytes"] < 160 * MIB
     site.start("chunker")
     assert site.end(bystander)["state"] == "sealed"
     assert site.matches("bystander", small)

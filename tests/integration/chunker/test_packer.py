@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from libs.store.port import Body
 from services.chunker.ledger import Ledger
 from services.chunker.packer import AttemptPacks, Packer, SharedPack, StaleAttemptError
 from tests.support.catalog import TENANT, CatalogSite, Worker, open_on, protect
+from tests.support.running import eventually
 from tests.support.snapshots import SnapshotTaker
 
 #: Bytes that do not compress, so that 32 frames fill a pack.
@@ -111,13 +111,6 @@ def in_threads(count: int, call: Callable[[int], None]) -> None:
 def raises(error: type[BaseException], call: Callable[[AttemptPacks], None], of: Any) -> None:
     with pytest.raises(error):
         call(of)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_everything_that_was_stored_is_registered_and_pinned(site: CatalogSite) -> None:
@@ -337,7 +330,7 @@ def test_a_frame_that_cannot_be_encrypted_fails_all_whose_pack_it_is_in(
     go_on.set()
     slow.join(30)
     in_threads(2, lambda number: raises(TypeError, packer.finish, (u, v)[number]))
-    until(lambda: packer.free_buffer_count == 1)
+    eventually("the buffer is free", lambda: packer.free_buffer_count == 1)
     assert [u.unregistered, v.unregistered] == [0, 0]
     for owner in (u, v):
         packer.abandon(owner)

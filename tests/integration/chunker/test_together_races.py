@@ -2,8 +2,6 @@
 
 import os
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,11 +14,13 @@ from libs.events.batches import BatchesDigest
 from libs.kafka.consumer import Partition
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.chunker.packer import Packer
+from services.chunker.parts.attempts import Attempt
 from services.chunker.parts.positions import Positions
 from services.chunker.sealer import Sealer
 from tests.integration.chunker.test_together import NAMES, ROUNDS, Chunker, chunkers
 from tests.support.catalog import BOOT, CatalogSite
 from tests.support.chunkers import wire_chunker
+from tests.support.running import eventually
 from tests.support.snapshots import completed_of
 
 __all__ = ["chunkers"]
@@ -99,6 +99,14 @@ def taken_over(site: CatalogSite, chunkers: Any) -> Chunker:
     return chunker
 
 
+@pytest.fixture
+def old(taken_over: Chunker) -> Attempt:
+    """Its attempt at u."""
+    found = taken_over.wired.attempts.find(taken_over.part("u").capture)
+    assert found is not None
+    return found
+
+
 def finish_both(chunker: Chunker) -> None:
     """The rest of the captures of u and v, and time for whoever waits."""
     for name in ("u", "v"):
@@ -111,11 +119,8 @@ def finish_both(chunker: Chunker) -> None:
 
 
 def test_a_part_that_is_begun_anew_while_its_old_attempt_is_dropped_is_finished(
-    taken_over: Chunker, monkeypatch: pytest.MonkeyPatch
+    taken_over: Chunker, old: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempts = taken_over.wired.attempts
-    old = attempts.find(taken_over.part("u").capture)
-    assert old is not None
     abandon = old.work.abandon
 
     def abandon_slowly() -> None:
@@ -123,17 +128,14 @@ def test_a_part_that_is_begun_anew_while_its_old_attempt_is_dropped_is_finished(
         taken_over.start("u")  # its partition is read again, for another part's sake
 
     monkeypatch.setattr(old.work, "abandon", abandon_slowly)
-    attempts.let_go(old)
+    taken_over.wired.attempts.let_go(old)
     finish_both(taken_over)
 
 
 def test_a_part_that_is_begun_anew_while_its_old_attempt_is_on_a_lane_is_finished(
-    taken_over: Chunker, monkeypatch: pytest.MonkeyPatch
+    taken_over: Chunker, old: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempts = taken_over.wired.attempts
-    old = attempts.find(taken_over.part("u").capture)
-    assert old is not None
-    finish = old.work.finish
+    attempts, finish = taken_over.wired.attempts, old.work.finish
 
     def finish_slowly() -> Any:
         root = finish()
@@ -158,13 +160,6 @@ def test_an_error_of_what_parts_do_together_names_all_their_volumes(
         step("u")
         step("v")
     assert chunker.session.reject_message == "volumes u, v: a chunk is lost"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("events", range(3, 10))
@@ -197,7 +192,7 @@ def test_parts_on_lanes_are_sealed_after_a_rebalance_in_the_middle(
         again[:] = [partition.number for partition in wired.positions.to_read_again()]
         return bool(chunker.session.state == "sealed")
 
-    until(is_sealed)
-    until(lambda: packer.free_buffer_count == 2)
+    eventually("the session is sealed", is_sealed)
+    eventually("all buffers are free", lambda: packer.free_buffer_count == 2)
     assert wired.attempts.all() == wired.attempts.all_reserved() == []
     assert set(chunker.states.values()) == {"f"}
