@@ -11,7 +11,7 @@ from pathlib import Path
 
 import kubernetes_validate  # type: ignore[import-untyped]  # no py.typed
 
-from k8s.checks import network, operators, pods, references, settings
+from k8s.checks import network, operators, pods, references, scraping, settings
 from k8s.kustomization import Manifest, assemble, identity
 
 ROOT = Path(__file__).parent
@@ -22,6 +22,7 @@ _BLOCK_DEVICES = "components/block-devices"
 _FREEZE = "components/freeze"
 _SECOND_STORE = "components/second-store"
 _CHANGING_KEK = "components/changing-kek"
+_SCRAPING = "components/scraping"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
     "base": {"resources": ["base"]},
@@ -30,10 +31,11 @@ TARGETS: dict[str, Manifest] = {
     "base with cert-manager": {"resources": ["base"], "components": ["components/cert-manager"]},
     "base with a second store": {"resources": ["base"], "components": [_SECOND_STORE]},
     "base while the KEK is changed": {"resources": ["base"], "components": [_CHANGING_KEK]},
+    "base with scraping": {"resources": ["base"], "components": [_SCRAPING]},
     "production": {"resources": ["overlays/production"]},
     "production with everything": {
         "resources": ["overlays/production"],
-        "components": [_SECOND_STORE, _FREEZE, _BLOCK_DEVICES],
+        "components": [_SECOND_STORE, _FREEZE, _BLOCK_DEVICES, _SCRAPING],
     },
 }
 
@@ -81,6 +83,8 @@ CHECKS: tuple[Check, ...] = (
     network.servers_as_needed,
     network.needed_flows_only,
     network.agents_listener_is_for_agents,
+    scraping.metrics_are_reached,
+    scraping.each_service_has_a_monitor,
     references.services_find_pods,
     references.ingresses_find_services,
     references.configuration_exists,

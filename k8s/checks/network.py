@@ -57,8 +57,8 @@ def needed_flows_only(manifests: list[Manifest]) -> Iterator[str]:
         for target in pods:
             for port in ports[target.name]:
                 needed = (source.name, target.name, port) in FLOWS
-                out = _allowed(manifests, source, target, port, "egress")
-                into = _allowed(manifests, target, source, port, "ingress")
+                out = allowed(manifests, source, target, port, "egress")
+                into = allowed(manifests, target, source, port, "ingress")
                 flow = f"{source.name} → {target.name}:{port}"
                 if needed and not (out and into):
                     yield f"{flow}: needed, but {'ingress' if out else 'egress'} is blocked"
@@ -88,6 +88,21 @@ def agents_listener_is_for_agents(manifests: list[Manifest]) -> Iterator[str]:
             namespace = ingress["metadata"]["namespace"]
             if any((namespace, to["name"], to["port"]["name"]) in listeners for to in backends):
                 yield f"Ingress {rule['host']}: leads to the listener for agents"
+
+
+def allowed(manifests: list[Manifest], pod: Workload, peer: Workload, port: int, way: str) -> bool:
+    """Whether a policy of ``pod`` lets traffic from (ingress) or to (egress) ``peer`` pass."""
+    for policy in of_kind(manifests, "NetworkPolicy"):
+        if not _applies(policy, pod, way):
+            continue
+        for rule in policy["spec"][way]:
+            peers = rule.get("from" if way == "ingress" else "to")
+            ports = rule.get("ports")
+            by_peer = peers is None or any(_names(one, peer, policy) for one in peers)
+            by_port = ports is None or any(one.get("port") == port for one in ports)
+            if by_peer and by_port:
+                return True
+    return False
 
 
 def _lets_agents_alone(manifests: list[Manifest], policy: Manifest) -> bool:
@@ -120,21 +135,6 @@ def _is_agents_alone(
         and any(_names(peer, agent, policy) for agent in agents)
         for peer in peers
     )
-
-
-def _allowed(manifests: list[Manifest], pod: Workload, peer: Workload, port: int, way: str) -> bool:
-    """Whether a policy of ``pod`` lets traffic from (ingress) or to (egress) ``peer`` pass."""
-    for policy in of_kind(manifests, "NetworkPolicy"):
-        if not _applies(policy, pod, way):
-            continue
-        for rule in policy["spec"][way]:
-            peers = rule.get("from" if way == "ingress" else "to")
-            ports = rule.get("ports")
-            by_peer = peers is None or any(_names(one, peer, policy) for one in peers)
-            by_port = ports is None or any(one.get("port") == port for one in ports)
-            if by_peer and by_port:
-                return True
-    return False
 
 
 def _server_ports(manifests: list[Manifest], pod: Workload) -> set[int]:

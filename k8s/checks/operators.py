@@ -1,4 +1,4 @@
-"""Kafka and Postgres as their operators' custom resources describe them.
+"""Kafka, Postgres and others as their operators' custom resources describe them.
 
 Their schemas come with the operators, not with Kubernetes: here only kind, version and the fields
 that Backcast depends on are checked.
@@ -22,6 +22,7 @@ KINDS: dict[tuple[str, str], set[str]] = {
         *("secretName", "dnsNames", "issuerRef", "usages", "privateKey", "duration"),
         "renewBefore",
     },
+    ("monitoring.coreos.com/v1", "PodMonitor"): {"selector", "podMetricsEndpoints"},
     (_STRIMZI, "Kafka"): {"kafka", "entityOperator"},
     (_STRIMZI, "KafkaNodePool"): {"replicas", "roles", "storage", "resources"},
     (_STRIMZI, "KafkaTopic"): {"partitions", "replicas", "config"},

@@ -17,7 +17,7 @@ GRANT SELECT, INSERT ON domain, tenant, volume, source TO backcast_coordinator;
 GRANT SELECT, INSERT ON barrier_node TO backcast_coordinator;
 GRANT SELECT, INSERT, UPDATE ON node, volume_group, session, part TO backcast_coordinator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON invitation TO backcast_coordinator;
-GRANT SELECT ON snapshot, snapshot_volume, incarnation TO backcast_coordinator;
+GRANT SELECT ON snapshot, snapshot_volume, incarnation, retention TO backcast_coordinator;
 GRANT SELECT, UPDATE ON attempt TO backcast_coordinator;
 GRANT SELECT, DELETE ON pin, part_use TO backcast_coordinator;
 GRANT SELECT ON damage, pack_use TO backcast_coordinator;

@@ -11,7 +11,7 @@ or a person confirms it (scenario 19).
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import Literal, LiteralString
 from uuid import UUID
 
 from psycopg import sql
@@ -20,7 +20,8 @@ from libs.catalogdb.deletion.brake import PASSING_COUNT_MAX, Kind, judge, keep_o
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.rows import all_rows, one_row
-from libs.errors import NotFoundError
+from libs.catalogdb.volumes.locking import LockedGroup, lock_existing_group
+from libs.errors import ForbiddenError, NotFoundError
 from libs.events.snapshots import RetentionChanged
 
 #: Steps of the clock up to here are ordinary: corrections, a paused machine, a slow transaction.
@@ -43,11 +44,25 @@ class RetentionPolicy:
     keep_for_seconds: int
 
 
-def keeps_all_of(rule: RetentionPolicy | None, other: RetentionPolicy | None) -> bool:
-    """Whether a rule keeps whatever another one keeps. No rule keeps everything."""
-    if rule is None or other is None:
-        return rule is None
-    return rule.keep_last >= other.keep_last and rule.keep_for_seconds >= other.keep_for_seconds
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a group."""
+
+    #: Which of its snapshots stay; None: all.
+    rule: RetentionPolicy | None
+    #: How many stores should have each of them whole; 1 or more.
+    copies: int
+
+    def keeps_all_of(self, other: "Kept") -> bool:
+        """Whether everything stays that would stay by the other one, at as many stores."""
+        return self.copies >= other.copies and _keeps_all_of(self.rule, other.rule)
+
+    def __str__(self) -> str:
+        stores = f" at {self.copies} stores" if self.copies > 1 else ""
+        if self.rule is None:
+            return f"all{stores}"
+        age = self.rule.keep_for_seconds
+        return f"the newest {self.rule.keep_last} and all up to {age} s old{stores}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,41 +146,69 @@ _CLOCK: LiteralString = """
     FROM retention_clock"""
 
 
-def set_retention(
-    catalog: Catalog, tenant: str, group: str, policy: RetentionPolicy | None
-) -> None:
-    """Change what is kept of a group; None: nothing expires by itself.
+def set_retention(  # noqa: PLR0913 -- a group, what it keeps, and how far the caller may go
+    catalog: Catalog,
+    tenant: str,
+    name: str,
+    rule: RetentionPolicy | Literal["unchanged"] | None,
+    copies: int | None = None,
+    *,
+    may_shorten: bool,
+    dry_run: bool = False,
+) -> Kept:
+    """Change what is kept of a group; what holds then.
+
+    What holds before is read under the lock of the group, in the transaction of the change. So of
+    two changes at once the second one is judged by what the first one has left.
+
+    Args:
+        catalog: the catalog.
+        tenant: name of the tenant.
+        name: of the group, or of a volume in it.
+        rule: which snapshots stay; None: nothing expires by itself.
+        copies: how many stores should have each snapshot whole; None: as many as before.
+        may_shorten: whether the caller may have fewer snapshots or copies kept than before.
+        dry_run: only say what would hold, whoever asks.
 
     Raises:
         NotFoundError: no such group.
+        ForbiddenError: less would be kept, and the caller may not do that.
     """
     with catalog.transaction() as tx:
         # An expiry of this group has committed, or goes by what is written here.
-        locked = tx.execute(
-            """SELECT group_no, group_id FROM volume_group g JOIN tenant t USING (tenant_no)
-               WHERE t.name = %s AND g.name = %s FOR UPDATE OF g""",
-            [tenant, group],
-        ).fetchone()
-        if locked is None:
-            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
-        group_no, group_id = locked
-        if policy is None:
-            tx.execute("DELETE FROM retention WHERE group_no = %s", [group_no])
-        else:
-            tx.execute(
-                """INSERT INTO retention (group_no, keep_last, keep_for_seconds)
-                   VALUES (%s, %s, %s)
-                   ON CONFLICT (group_no) DO UPDATE
-                   SET keep_last = excluded.keep_last,
-                       keep_for_seconds = excluded.keep_for_seconds""",
-                [group_no, policy.keep_last, policy.keep_for_seconds],
-            )
-        event = RetentionChanged(
-            group=group_id,
-            keep_last=policy.keep_last if policy else None,
-            keep_for_seconds=policy.keep_for_seconds if policy else 0,
+        group = lock_existing_group(tx, tenant, name)
+        before = read_kept(tx, group.group_no)
+        after = Kept(
+            rule=before.rule if rule == "unchanged" else rule,
+            copies=before.copies if copies is None else copies,
         )
-        append(tx, "catalog", [Entry(event, tenant, str(group_id))])
+        if dry_run:
+            return after
+        if not may_shorten and not after.keeps_all_of(before):
+            raise ForbiddenError(
+                f"group {group.group}: to keep {after} instead of {before} needs role delete, "
+                f"because that may give recovery points up; whoever backs up may only keep more"
+            )
+        if copies is not None:
+            tx.execute(
+                "UPDATE volume_group SET copies = %s WHERE group_no = %s", [copies, group.group_no]
+            )
+        if rule != "unchanged":
+            _write_rule(tx, tenant, group, rule)
+        return after
+
+
+def read_kept(tx: Tx, group_no: int) -> Kept:
+    """What is kept of a group that the caller has locked, or only compares with."""
+    rule = one_row(
+        tx,
+        RetentionPolicy,
+        "SELECT keep_last, keep_for_seconds FROM retention WHERE group_no = %s",
+        [group_no],
+    )
+    row = tx.execute("SELECT copies FROM volume_group WHERE group_no = %s", [group_no]).fetchone()
+    assert row is not None
+    return Kept(rule, int(row[0]))
 
 
 def points_given_up(
@@ -191,50 +234,21 @@ def points_given_up(
     return [sequence for _, sequence, _, _ in rows]
 
 
-def read_retention(catalog: Catalog, tenant: str, group: str) -> RetentionPolicy | None:
-    """What is kept of a group; None: everything."""
-    with catalog.transaction() as tx:
-        return one_row(
-            tx,
-            RetentionPolicy,
-            """SELECT keep_last, keep_for_seconds
-               FROM retention JOIN volume_group g USING (group_no)
-               JOIN tenant t USING (tenant_no) WHERE t.name = %s AND g.name = %s""",
-            [tenant, group],
-        )
-
-
-def set_copies(catalog: Catalog, tenant: str, group: str, copies: int) -> None:
-    """Change how many stores should have each snapshot of a group whole.
-
-    Raises:
-        NotFoundError: no such group.
-    """
-    with catalog.transaction() as tx:
-        changed = tx.execute(
-            """UPDATE volume_group g SET copies = %s FROM tenant t
-               WHERE t.tenant_no = g.tenant_no AND t.name = %s AND g.name = %s""",
-            [copies, tenant, group],
-        )
-        if changed.rowcount == 0:
-            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
-
-
-def read_copies(catalog: Catalog, tenant: str, group: str) -> int:
-    """How many stores should have each snapshot of a group whole.
+def read_retention(catalog: Catalog, tenant: str, group: str) -> Kept:
+    """What is kept of a group.
 
     Raises:
         NotFoundError: no such group.
     """
     with catalog.transaction() as tx:
         row = tx.execute(
-            """SELECT g.copies FROM volume_group g JOIN tenant t USING (tenant_no)
+            """SELECT group_no FROM volume_group g JOIN tenant t USING (tenant_no)
                WHERE t.name = %s AND g.name = %s""",
             [tenant, group],
         ).fetchone()
-    if row is None:
-        raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
-    return int(row[0])
+        if row is None:
+            raise NotFoundError(f"group {group}: tenant {tenant} has none of this name")
+        return read_kept(tx, row[0])
 
 
 def overdue_snapshots(
@@ -308,6 +322,33 @@ def hold_back_overdue(catalog: Catalog) -> bool:
             f"{len(groups)} groups ({', '.join(list(groups)[:_NAMED_MAX])}); none of them expires."
         )
         return judge(tx, Kind.OVERDUE, lambda _: True, what)
+
+
+def _keeps_all_of(rule: RetentionPolicy | None, other: RetentionPolicy | None) -> bool:
+    """Whether a rule keeps whatever another one keeps. No rule keeps everything."""
+    if rule is None or other is None:
+        return rule is None
+    return rule.keep_last >= other.keep_last and rule.keep_for_seconds >= other.keep_for_seconds
+
+
+def _write_rule(tx: Tx, tenant: str, group: LockedGroup, rule: RetentionPolicy | None) -> None:
+    if rule is None:
+        tx.execute("DELETE FROM retention WHERE group_no = %s", [group.group_no])
+    else:
+        tx.execute(
+            """INSERT INTO retention (group_no, keep_last, keep_for_seconds)
+               VALUES (%s, %s, %s)
+               ON CONFLICT (group_no) DO UPDATE
+               SET keep_last = excluded.keep_last,
+                   keep_for_seconds = excluded.keep_for_seconds""",
+            [group.group_no, rule.keep_last, rule.keep_for_seconds],
+        )
+    event = RetentionChanged(
+        group=group.group_id,
+        keep_last=rule.keep_last if rule else None,
+        keep_for_seconds=rule.keep_for_seconds if rule else 0,
+    )
+    append(tx, "catalog", [Entry(event, tenant, str(group.group_id))])
 
 
 def _tell_of_clock(tx: Tx, before: ClockState, step_seconds: float, *, halted: bool) -> None:

@@ -1,8 +1,11 @@
 """Volumes that are protected no more, and those that are taken back.
 
 Removing writes no more than a mark. From then on no session has a part of the volume. Its recovery
-points stay, under the same name, until they expire as those of its group do; holds stand, and the
-last good point of a group never expires by itself. The row keeps the name, so the name cannot be
+points stay, under the same name, until they expire as those of its group do; holds stand. If the
+group has other volumes, it goes on: its newer snapshots are without this volume and count for the
+rule, so in the end the last point of this volume expires, too. If it has none, no snapshot comes
+any more: the newest that the rule keeps by number stay, and nobody can expire the last good one.
+The row keeps the name, so the name cannot be
 given to another volume while the history goes by it; renaming the removed volume frees the name.
 
 The references of the volume stay open while the group's head has it. The next seal of the group
@@ -32,7 +35,7 @@ class Removed:
 
     name: str
     group: str
-    #: Its live recovery points, which stay.
+    #: Its live recovery points.
     points: int
 
 

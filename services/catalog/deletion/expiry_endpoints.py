@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, Query
@@ -14,12 +14,10 @@ from libs.catalogdb.snapshots.expiry import Refused, expire, list_expired
 from libs.catalogdb.snapshots.holds import list_holds, place_hold, release_hold
 from libs.catalogdb.snapshots.notes import note_snapshot
 from libs.catalogdb.snapshots.retention import (
+    Kept,
     RetentionPolicy,
-    keeps_all_of,
     points_given_up,
-    read_copies,
     read_retention,
-    set_copies,
     set_retention,
 )
 from libs.errors import ConflictError, NotFoundError
@@ -97,7 +95,11 @@ class HoldAnswer(BaseModel):
 
 
 class RetentionDocument(Body):
-    """What retention keeps of a group. Nothing expires by itself if both are null."""
+    """What retention keeps of a group.
+
+    If `keep_last` and `keep_for_seconds` are null, nothing expires by itself. A change that leaves
+    both of them out changes the number of copies alone.
+    """
 
     keep_last: int | None = Field(
         None, ge=1, le=2**31 - 1, description="Newest good recovery points that stay at any age"
@@ -208,7 +210,7 @@ def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
 
     @app.get(path, tags=["retention"], summary="What is kept of a volume's or group's snapshots")
     def retention(tenant: str, name: str, _: Reader) -> RetentionDocument:
-        return _document(*_kept(catalog, tenant, group_of(catalog, tenant, name)))
+        return _document(read_retention(catalog, tenant, group_of(catalog, tenant, name)))
 
     @app.post(path, tags=["retention"], summary="Change what is kept")
     def retain(
@@ -218,24 +220,29 @@ def _add_retention_routes(app: FastAPI, catalog: Catalog) -> None:
         document: RetentionDocument,
         dry_run: DryRun = False,
     ) -> ChangedRetention:
-        policy, group = None, group_of(catalog, tenant, name)
-        if document.keep_last is not None or document.keep_for_seconds is not None:
-            policy = RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
-        expires = points_given_up(catalog, tenant, group, policy)
-        known, copies_now = _kept(catalog, tenant, group)
-        copies = document.copies or copies_now
-        if not dry_run:
-            if copies < copies_now or not keeps_all_of(policy, known):
-                caller.require(Role.DELETE)
-            set_retention(catalog, tenant, group, policy)
-            if document.copies is not None:
-                set_copies(catalog, tenant, group, copies)
-        kept = _document(policy, copies)
-        return ChangedRetention(**kept.model_dump(), expires=expires)
+        rule = _rule_of(document)
+        # Before the change: once it holds, retention may give them up at any moment.
+        group = group_of(catalog, tenant, name)
+        expires = [] if rule == "unchanged" else points_given_up(catalog, tenant, group, rule)
+        kept = set_retention(
+            catalog,
+            tenant,
+            group,
+            rule,
+            document.copies,
+            may_shorten=Role.DELETE in caller.roles,
+            dry_run=dry_run,
+        )
+        return ChangedRetention(**_document(kept).model_dump(), expires=expires)
 
 
-def _kept(catalog: Catalog, tenant: str, group: str) -> tuple[RetentionPolicy | None, int]:
-    return read_retention(catalog, tenant, group), read_copies(catalog, tenant, group)
+def _rule_of(document: RetentionDocument) -> RetentionPolicy | Literal["unchanged"] | None:
+    """The rule that is asked for. What is not mentioned at all is not changed."""
+    if document.keep_last is not None or document.keep_for_seconds is not None:
+        return RetentionPolicy(document.keep_last or 1, document.keep_for_seconds or 0)
+    if document.model_fields_set.isdisjoint({"keep_last", "keep_for_seconds"}):
+        return "unchanged"
+    return None
 
 
 def _owner(caller: Caller, named: str | None) -> str:
@@ -255,9 +262,9 @@ def _name_of(caller: Caller) -> str:
     return caller.name[:NAME_LENGTH_MAX]
 
 
-def _document(policy: RetentionPolicy | None, copies: int) -> RetentionDocument:
+def _document(kept: Kept) -> RetentionDocument:
     return RetentionDocument(
-        keep_last=policy.keep_last if policy else None,
-        keep_for_seconds=policy.keep_for_seconds if policy else None,
-        copies=copies,
+        keep_last=kept.rule.keep_last if kept.rule else None,
+        keep_for_seconds=kept.rule.keep_for_seconds if kept.rule else None,
+        copies=kept.copies,
     )

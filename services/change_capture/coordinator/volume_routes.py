@@ -23,6 +23,8 @@ from services.change_capture.coordinator.agents import Agents
 
 Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
+#: Where the other group keeps fewer, a deleter alone.
+Regrouper = Annotated[Caller, Depends(require(Role.OPERATOR, Role.DELETE))]
 
 _PATH = "/v1/tenants/{tenant}/volumes/{name}"
 
@@ -69,7 +71,7 @@ class RemovedAnswer(BaseModel):
 
     name: str
     group: str
-    points: int = Field(description="Its recovery points, which stay until they expire")
+    points: int = Field(description="Its recovery points, which expire as those of its group do")
 
 
 class RegroupRequest(Body):
@@ -132,18 +134,26 @@ def add_volume_routes(app: FastAPI, catalog: Catalog, agents: Agents) -> None:
             size_bytes=size_bytes,
         )
 
-    @app.post(f"{_PATH}/remove", summary="Protect a volume no more; its history stays")
+    @app.post(f"{_PATH}/remove", summary="Protect a volume no more")
     def take_out(tenant: str, name: str, caller: Deleter) -> RemovedAnswer:
         removed = remove(catalog, tenant, name, _name_of(caller))
         return RemovedAnswer(name=removed.name, group=removed.group, points=removed.points)
 
     @app.post(f"{_PATH}/regroup", summary="Put a volume into another group")
     def change_group(
-        tenant: str, name: str, caller: Operator, request: RegroupRequest
+        tenant: str, name: str, caller: Regrouper, request: RegroupRequest
     ) -> RegroupedAnswer:
         group = caller.within(lambda: check_name("group", request.group))
         kept_as = request.keep_as and check_name("volume", request.keep_as)
-        regrouped = regroup(catalog, tenant, name, group, _name_of(caller), kept_as)
+        regrouped = regroup(
+            catalog,
+            tenant,
+            name,
+            group,
+            _name_of(caller),
+            kept_as,
+            may_shorten=Role.DELETE in caller.roles,
+        )
         return RegroupedAnswer(
             volume=regrouped.volume.volume,
             name=regrouped.volume.name,

@@ -206,11 +206,11 @@ def _retain(args: argparse.Namespace) -> int:
     else:
         if args.dry_run and not copies:
             raise BadInputError("--dry-run: says what a rule would do; give one")
-        kept = services.catalog.get(path)
         if not copies:
+            kept = services.catalog.get(path)
             out.show({"name": args.name, **kept}, f"{args.name}: {_rule(kept)}")
             return 0
-        body = kept | copies
+        body = copies
     if args.dry_run:
         kept = services.catalog.post(f"{path}?dry_run=true", body)
         for effect in _effects(services, args.name, kept):

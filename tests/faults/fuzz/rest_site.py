@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from libs.catalogdb.migrate import migrate
+from libs.catalogdb.nodes.enrolment import invite
 from libs.catalogdb.pool import Catalog
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.copies.stores import PRIMARY, Stores
@@ -71,6 +72,8 @@ from tests.unit.change_capture.capturing import Model
 
 SEED = 20261122
 NODE = "fuzzed"
+#: Every application that listens: each has an OpenAPI document in `docs/reference`.
+SERVICES = ("restore", "coordinator", "nodes", "catalog", "agent")
 #: Of each service: the errors of a dependency that is not there in these tests.
 ABSENT = {name: {"unavailable"} for name in ("coordinator", "catalog", "nodes")}
 
@@ -81,6 +84,14 @@ class Site:
     known: dict[str, list[str]]
     #: Of the node that `known` names.
     node_token: str
+    #: For new nodes.
+    invitation: str
+
+    def token(self, name: str, path: str) -> str:
+        """What is let in at a path of a service."""
+        if name != "nodes":
+            return "t"
+        return self.invitation if path.endswith("/enrolments") else self.node_token
 
 
 @pytest.fixture
@@ -139,9 +150,16 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             add[name](app)
             return app
 
-        node = node_key.credential(NODE, uuid.uuid4())
-        yield Site(make, _known(session, tmp_path), node.announce_token)
+        yield _site(make, _known(session, tmp_path), node_key, site)
         captures.stop_all()
+
+
+def _site(
+    make: Callable[[str], FastAPI], known: dict[str, list[str]], key: NodeKey, site: CatalogSite
+) -> Site:
+    invited = invite(site.coordinator, None, 1_000_000, 86_400)
+    node = key.credential(NODE, uuid.uuid4())
+    return Site(make, known, node.announce_token, key.invitation(invited.invitation))
 
 
 def _known(session: uuid.UUID, folder: Path) -> dict[str, list[str]]:

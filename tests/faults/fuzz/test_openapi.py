@@ -6,6 +6,7 @@ What comes back must be what the document says: media type and schema.
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,15 +20,21 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.faults.conftest import Scale
-from tests.faults.fuzz.rest_site import ABSENT, SEED, Site, rest
+from tests.faults.fuzz.rest_site import ABSENT, SEED, SERVICES, Site, rest
 
 __all__ = ["rest"]
 
+ROOT = Path(__file__).parents[3]
 #: The checks of schemathesis that an answer must pass; which statuses there are, `test_rest` knows.
 _CHECKS: Iterable[Any] = (content_type_conformance, response_schema_conformance)
 
 
-@pytest.mark.parametrize("name", ["restore", "coordinator", "catalog", "agent"])
+def test_every_service_with_a_document_is_attacked() -> None:
+    documents = (ROOT / "docs/reference").glob("openapi-*.json")
+    assert {file.stem.removeprefix("openapi-") for file in documents} == set(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_every_answer_is_what_the_document_says(
     rest: Site, name: str, scale: Scale, tally: Callable[..., None]
 ) -> None:
@@ -55,7 +62,8 @@ def test_every_answer_is_what_the_document_says(
                     case.path_parameters[parameter] = values[0]
             if "wait_seconds" in (case.query or {}):
                 case.query["wait_seconds"] = 0
-            response = case.call(headers={"Authorization": "Bearer t"})
+            token = rest.token(name, case.path)
+            response = case.call(headers={"Authorization": f"Bearer {token}"})
             counted += 1
             if response.status_code >= 500:
                 if json.loads(response.content).get("code") not in ABSENT.get(name, ()):

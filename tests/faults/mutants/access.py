@@ -15,11 +15,20 @@ ACCESS = (
     Mutant(
         name="who backs up may keep fewer",
         file="services/catalog/deletion/expiry_endpoints.py",
-        old="                caller.require(Role.DELETE)\n",
-        new="                caller.require(Role.DELETE, Role.OPERATOR)\n",
+        old="            may_shorten=Role.DELETE in caller.roles,\n",
+        new="            may_shorten=True,\n",
         rule="nobody who backs up can delete",
         tests="tests/integration/catalog/deletion/test_expiry_endpoints.py",
         chosen="never_fewer",
+    ),
+    Mutant(
+        name="who keeps fewer than what was decided meanwhile is not noticed",
+        file="libs/catalogdb/volumes/locking.py",
+        old='           FOR UPDATE OF g""",\n',
+        new='""",\n',
+        rule="a change of retention is judged by what it replaces",
+        tests="tests/integration/catalog/deletion/test_expiry_endpoints.py",
+        chosen="decided_meanwhile",
     ),
     Mutant(
         name="a token of a group acts for the others",

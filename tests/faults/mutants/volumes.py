@@ -33,6 +33,15 @@ VOLUMES = (
         chosen="removal_waits",
     ),
     Mutant(
+        name="a group that keeps fewer takes a volume from anybody",
+        file="libs/catalogdb/volumes/regrouping.py",
+        old="        if joined and not may_shorten and not joined.keeps_all_of(kept):\n",
+        new="        if joined and not may_shorten and joined is kept:\n",
+        rule="nobody who backs up can delete",
+        tests="tests/integration/catalogdb/volumes/test_kept.py",
+        chosen="takes_a_volume_from_nobody",
+    ),
+    Mutant(
         name="retention goes on while a group is paused",
         file="libs/catalogdb/snapshots/retention.py",
         old="c.halted_since IS NULL AND g.paused_at IS NULL",

@@ -129,7 +129,13 @@ def test_scenario_19_a_clock_that_jumps_expires_nothing(site: CatalogSite) -> No
     protect(site, "vm")
     for number in range(3):
         take_snapshot(site, "vm", item(number))
-    set_retention(site.catalog, TENANT, "vm", RetentionPolicy(keep_last=1, keep_for_seconds=3600))
+    set_retention(
+        site.catalog,
+        TENANT,
+        "vm",
+        RetentionPolicy(keep_last=1, keep_for_seconds=3600),
+        may_shorten=True,
+    )
     site.sql("UPDATE snapshot SET sealed_at = sealed_at - interval '10 days'")
     site.sql("UPDATE retention_clock SET trusted_at = now() - interval '30 days'")
     assert observe_clock(site.catalog, None, 0).halted
@@ -140,7 +146,13 @@ def test_scenario_19_a_floor_by_count_needs_no_clock(site: CatalogSite) -> None:
     protect(site, "vm")
     for number in range(3):
         take_snapshot(site, "vm", item(number))
-    set_retention(site.catalog, TENANT, "vm", RetentionPolicy(keep_last=2, keep_for_seconds=3600))
+    set_retention(
+        site.catalog,
+        TENANT,
+        "vm",
+        RetentionPolicy(keep_last=2, keep_for_seconds=3600),
+        may_shorten=True,
+    )
     age = timedelta(days=30)
     site.sql("UPDATE snapshot SET sealed_at = sealed_at - %s", age)
     site.sql("UPDATE retention_clock SET trusted_at = now()")

@@ -47,7 +47,7 @@ PRIVILEGES = {
     "pin": ("SD", "SID", "SID", "SID"),
     "lease": ("", "", "SIUD", "SIU"),
     "recount": ("", "", "SID", ""),
-    "retention": ("", "", "SIUD", ""),
+    "retention": ("S", "", "SIUD", ""),
     "retention_clock": ("", "", "SU", ""),
     "schema_version": ("", "", "S", ""),
     "session": ("SIU", "SU", "SIUD", ""),

@@ -88,7 +88,7 @@ DECLARED: dict[str, dict[str, tuple[str, Scope]]] = {
         "POST /v1/tenants/{name}/quota": ("admin", "never"),
         "POST /v1/tenants/{tenant}/volumes/{name}/move": ("operator", "path"),
         "POST /v1/tenants/{tenant}/volumes/{name}/pause": ("operator", "path"),
-        "POST /v1/tenants/{tenant}/volumes/{name}/regroup": ("operator", "path"),
+        "POST /v1/tenants/{tenant}/volumes/{name}/regroup": ("operator delete", "path"),
         "POST /v1/tenants/{tenant}/volumes/{name}/remove": ("delete", "path"),
         "POST /v1/tenants/{tenant}/volumes/{name}/rename": ("operator", "path"),
         "POST /v1/tenants/{tenant}/volumes/{name}/resume": ("operator", "path"),

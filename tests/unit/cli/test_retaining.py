@@ -362,10 +362,10 @@ class TestRetain:
         self, backcast: Backcast, script: Script, service: ScriptedService
     ) -> None:
         path, kept = f"{TENANT}/volumes/vm/retention", {"keep_last": 3, "keep_for_seconds": 0}
-        script["GET", path] = [kept | {"copies": 1}]
         script["POST", path] = [kept | {"copies": 2, "expires": []}]
-        backcast("volume", "retain", "vm", "--copies", "2")
-        assert service.bodies("POST", path) == [kept | {"copies": 2}] * 2
+        ran = backcast("volume", "retain", "vm", "--copies", "2")
+        assert "the newest 3 good recovery points stay" in ran.out
+        assert service.bodies("POST", path) == [{"copies": 2}] * 2
 
     def test_what_a_rule_does_to_others_is_said_before_it_is_set(
         self, backcast: Backcast, script: Script, service: ScriptedService

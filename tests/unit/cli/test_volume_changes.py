@@ -42,10 +42,20 @@ def test_a_removal_says_what_stays_and_what_goes_on(
     script["POST", f"{DISK}/remove"] = [{"name": "disk", "group": "db", "points": 3}]
     ran = backcast("volume", "remove", "disk")
     assert ran.status == 0
-    assert "its 3 stay as disk@… until they expire" in ran.err
+    assert "its 3 go by the name disk and expire with the snapshots of group db" in ran.err
+    assert "in the end, the last one, too" in ran.err
     assert "the snapshots of group db are of log alone" in ran.err
     assert "`backcast volume add disk /dev/disk` takes it back" in ran.out
     assert service.bodies("POST", f"{DISK}/remove") == [None]
+
+
+def test_a_removal_of_the_only_volume_says_what_stays_for_ever(
+    script: Script, backcast: Backcast
+) -> None:
+    script["GET", VOLUMES] = [[volume()]]
+    ran = backcast("volume", "remove", "disk", "--dry-run")
+    assert "nobody can expire the last good one" in ran.err
+    assert "from now on" not in ran.err
 
 
 def test_dry_runs_change_nothing(service: ScriptedService, backcast: Backcast) -> None:
@@ -78,7 +88,8 @@ def test_a_new_group_says_that_history_begins_anew(
     done = {"volume": "0190-2", "name": "disk", "group": "web", "kept_as": "disk-1", "points": 3}
     script["POST", f"{DISK}/regroup"] = [done]
     ran = backcast("volume", "regroup", "disk", "web")
-    assert "its next snapshot reads everything" in ran.err
+    assert "the rule of group web says how long its new recovery points stay" in ran.err
+    assert "its 3 go by the name disk-1, or the next name that is free, and expire" in ran.err
     assert "disk: in group web; its history is disk-1" in ran.out
     assert service.bodies("POST", f"{DISK}/regroup") == [{"group": "web", "keep_as": None}]
 
@@ -111,7 +122,7 @@ def test_a_rename_says_what_was_meant(
         ({}, "protected"),
         (
             {"removed_at": "2026-11-23T10:00:00Z", "removed_by": "ops"},
-            "removed 2026-11-23T10:00:00Z by ops; its recovery points stay",
+            "removed 2026-11-23T10:00:00Z by ops; its recovery points expire",
         ),
         (
             {

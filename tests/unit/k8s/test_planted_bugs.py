@@ -12,6 +12,7 @@ from k8s.checks import network, operators, pods, references, settings
 from k8s.kustomization import Manifest, assemble
 from services.change_capture.barrier import hold
 from tests.unit.k8s.agents_listener import AGENTS_LISTENER
+from tests.unit.k8s.scraping import SCRAPING
 
 Manifests = list[Manifest]
 Check = Callable[[Manifests], Iterator[object]]
@@ -182,6 +183,7 @@ PLANTED: list[tuple[Check, Callable[[Manifests], object], str]] = [
         "chunker → restore:8080: not needed",
     ),
     *AGENTS_LISTENER,
+    *SCRAPING,
     (
         references.services_find_pods,
         lambda m: one(m, "Service", "restore")["spec"]["selector"].update(tier="web"),

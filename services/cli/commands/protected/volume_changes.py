@@ -40,12 +40,18 @@ def add_change_verbs(
     freeze.add_argument("--no-freeze", action="store_true", help="freeze nothing any more")
     move.add_argument("--again", action="store_true", help="although another volume is there")
     move.set_defaults(run=_move)
-    text = "protect a volume no more; its recovery points stay until they expire"
+    text = (
+        "protect a volume no more; its recovery points expire as those of its group do, whose last "
+        "good one alone stays"
+    )
     remove = verbs.add_parser("remove", parents=[everywhere], help=text, description=text)
     remove.add_argument("name", metavar="NAME", help="volume")
     add_effect_options(remove)
     remove.set_defaults(run=_remove)
-    text = "put a volume into another group, where its history begins anew"
+    text = (
+        "put a volume into another group, where its history begins anew; one that keeps fewer "
+        "recovery points needs the role delete"
+    )
     regroup = verbs.add_parser("regroup", parents=[everywhere], help=text, description=text)
     regroup.add_argument("name", metavar="NAME", help="volume")
     regroup.add_argument("group", metavar="GROUP", help="the group; made if there is none")
@@ -104,9 +110,11 @@ def _move(args: argparse.Namespace) -> int:
 def _remove(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
     volume = services.get(f"/volumes/{quote(args.name)}")
-    effects = [f"{args.name} gets no more recovery points; {_history(volume)}"]
-    if not volume["removed_at"]:
-        effects += _leaving(services, args.name, volume["group"])
+    others = _others(services, args.name, volume["group"])
+    effects = [
+        f"{args.name} gets no more recovery points; {_history(volume, args.name, others)}",
+        *_leaving(volume["group"], [] if volume["removed_at"] else others),
+    ]
     if args.dry_run:
         for effect in effects:
             out.note(effect)
@@ -127,10 +135,12 @@ def _regroup(args: argparse.Namespace) -> int:
     effects = []
     if volume["group"] != args.group:
         kept_as = args.keep_as or f"{args.name}-1, or the next name that is free"
+        others = _others(services, args.name, volume["group"])
         effects = [
             f"{args.name} begins anew in group {args.group}: its next snapshot reads everything",
-            f"its {volume['points']} recovery points stay until they expire, as {kept_as}",
-            *_leaving(services, args.name, volume["group"]),
+            f"the rule of group {args.group} says how long its new recovery points stay",
+            f"of its recovery points up to now, {_history(volume, f'{kept_as},', others)}",
+            *_leaving(volume["group"], others),
         ]
     if args.dry_run:
         for effect in effects:
@@ -182,18 +192,30 @@ def _resume(args: argparse.Namespace) -> int:
     return 0
 
 
-def _history(volume: Document) -> str:
+def _history(volume: Document, kept_as: str, others: list[str]) -> str:
+    """What becomes of the recovery points of a volume that leaves its group."""
     if not volume["points"]:
         return "there are none"
+    stay = f"its {volume['points']} go by the name {kept_as}"
+    if not others:
+        return (
+            f"{stay} and expire as the group's rule says; nobody can expire the last good one, and "
+            f"without newer ones as many stay as the rule keeps at any age"
+        )
     return (
-        f"its {volume['points']} stay as {volume['name']}@… until they expire, and the last good "
-        f"one until somebody expires it"
+        f"{stay} and expire with the snapshots of group {volume['group']}, whose rule counts newer "
+        f"ones that are without it: in the end, the last one, too (`backcast snapshot hold` keeps "
+        f"one)"
     )
 
 
-def _leaving(services: Services, name: str, group: str) -> list[str]:
+def _others(services: Services, name: str, group: str) -> list[str]:
+    """The protected volumes of a group besides one."""
+    return [one for one in volumes_by_group(services, group).get(group, []) if one != name]
+
+
+def _leaving(group: str, others: list[str]) -> list[str]:
     """What becomes of the group that a volume leaves."""
-    others = [one for one in volumes_by_group(services, group).get(group, []) if one != name]
     if not others:
         return []
     return [f"from now on, the snapshots of group {group} are of {listed(others)} alone"]

@@ -117,7 +117,7 @@ def _lines(volume: Document) -> Iterator[str]:
 
 def _state(volume: Document) -> str:
     if volume["removed_at"]:
-        return f"removed {_removed(volume)}; its recovery points stay until they expire"
+        return f"removed {_removed(volume)}; its recovery points expire as its group's do"
     if volume["paused_at"]:
         since = human_time(volume["paused_at"])
         return f"paused since {since} by {volume['paused_by']}: {volume['paused_reason']}"

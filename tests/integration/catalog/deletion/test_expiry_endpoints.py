@@ -137,8 +137,37 @@ def test_who_backs_up_may_keep_more_but_never_fewer(protected: Protected, url: s
         assert post(url, f"{path}?dry_run=true", changed, "backer")
         with pytest.raises(ForbiddenError, match="needs role delete"):
             post(url, path, changed, "backer")
-    post(url, path, {"copies": 2}, "backer")
-    assert get(url, path)["keep_last"] is None
+    everything = {"keep_last": None, "keep_for_seconds": None}
+    post(url, path, everything, "backer")
+    assert get(url, path) == everything | {"copies": 2}
+
+
+def test_who_keeps_fewer_than_what_was_decided_meanwhile_needs_the_right(
+    protected: Protected, url: str
+) -> None:
+    """The change waits for one that keeps more, and is judged by what that has left."""
+    path = "/volumes/vm/retention"
+    post(url, path, {"keep_last": 3}, "deleter")
+    group = "SELECT FROM volume_group WHERE name = 'vm' FOR UPDATE"
+    with protected.site.holding(group) as meanwhile:
+        waiting = protected.site.start(post, url, path, {"keep_last": 4}, "backer")
+        protected.site.wait_until_waiting(1)
+        meanwhile.execute("UPDATE retention SET keep_last = 20")
+    with pytest.raises(ForbiddenError, match=r"the newest 4 .* instead of the newest 20"):
+        waiting.result()
+    assert get(url, path)["keep_last"] == 20
+
+
+def test_a_number_of_copies_alone_leaves_the_rule(protected: Protected, url: str) -> None:
+    path, rule = "/volumes/vm/retention", {"keep_last": 2, "keep_for_seconds": 60}
+    post(url, path, rule | {"copies": 2})
+    asked = post(url, f"{path}?dry_run=true", {"copies": 1})
+    assert asked == rule | {"copies": 1, "expires": []}
+    assert get(url, path) == rule | {"copies": 2}
+    with pytest.raises(ForbiddenError, match="at 2 stores needs role delete"):
+        post(url, path, {"copies": 1}, "backer")
+    post(url, path, {"copies": 1})
+    assert get(url, path) == rule | {"copies": 1}
 
 
 def test_a_token_of_some_groups_sees_others_as_what_is_not_there(
@@ -168,7 +197,7 @@ def test_retention_is_changed_and_shown(protected: Protected, url: str) -> None:
     assert get(url, path) == rule
     changed = rule | {"keep_last": 1, "expires": []}
     assert post(url, path, {"keep_for_seconds": 60}) == changed
-    post(url, path, {"copies": 1})
+    post(url, path, nothing)
     assert get(url, path) == nothing
 
 

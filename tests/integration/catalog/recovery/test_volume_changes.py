@@ -48,7 +48,7 @@ def change_everything(line: Timeline) -> None:
     move(coordinator, TENANT, "disk", "node-2", "/dev/moved", None)
     remove(coordinator, TENANT, "log", "ops")
     taker.take(TENANT, "db", {"data": content(4, 6)})
-    regroup(coordinator, TENANT, "third", "db", "ops")
+    regroup(coordinator, TENANT, "third", "db", "ops", may_shorten=False)
     taker.take(TENANT, "db", {"data": content(4, 6), "third": content(9)})
     pause(coordinator, TENANT, "other", "ops", "the array moves")
     set_quota(coordinator, TENANT, 1 << 50)

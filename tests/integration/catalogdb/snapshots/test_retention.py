@@ -61,7 +61,7 @@ def live(site: CatalogSite) -> list[int]:
 
 
 def kept(site: CatalogSite, last: int, days: int) -> list[int]:
-    set_retention(site.catalog, TENANT, "vm", RetentionPolicy(last, days * DAY))
+    set_retention(site.catalog, TENANT, "vm", RetentionPolicy(last, days * DAY), may_shorten=True)
     Retention(site.catalog).round()
     return live(site)
 
@@ -104,22 +104,22 @@ class TestWhatIsKept:
         assert kept(vm, 1, 25) == [3, 4, 5]
 
     def test_a_rule_that_changes_meanwhile_holds(self, vm: CatalogSite) -> None:
-        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 0))
+        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 0), may_shorten=True)
         overdue = overdue_snapshots(vm.catalog, 10)
         assert [one.sequence for one in overdue] == [1, 2, 3, 4]
         assert overdue_snapshots(vm.catalog, 10, overdue[1]) == overdue[2:]
-        set_retention(vm.catalog, TENANT, "vm", None)
+        set_retention(vm.catalog, TENANT, "vm", None, may_shorten=True)
         outcome = expire_overdue(vm.catalog, TENANT, overdue[0].session)
         assert isinstance(outcome, Refused)
         assert outcome.reason == "kept"
 
     def test_rules_are_read_and_changed(self, vm: CatalogSite) -> None:
-        assert read_retention(vm.catalog, TENANT, "vm") is None
+        assert read_retention(vm.catalog, TENANT, "vm").rule is None
         for policy in (RetentionPolicy(1, 5), RetentionPolicy(7, 30 * DAY), None):
-            set_retention(vm.catalog, TENANT, "vm", policy)
-            assert read_retention(vm.catalog, TENANT, "vm") == policy
+            set_retention(vm.catalog, TENANT, "vm", policy, may_shorten=True)
+            assert read_retention(vm.catalog, TENANT, "vm").rule == policy
         with pytest.raises(NotFoundError):
-            set_retention(vm.catalog, TENANT, "nobody", None)
+            set_retention(vm.catalog, TENANT, "nobody", None, may_shorten=True)
 
 
 class TestMostPointsOfAGroupAtOnce:
@@ -161,7 +161,7 @@ class TestMostPointsOfAGroupAtOnce:
         protect(many, "other")
         for number in range(12, 16):
             take_snapshot(many, "other", item(number))
-        set_retention(many.catalog, TENANT, "other", RetentionPolicy(3, 0))
+        set_retention(many.catalog, TENANT, "other", RetentionPolicy(3, 0), may_shorten=True)
         assert kept(many, 1, 0) == [1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10]
 
 
@@ -173,7 +173,7 @@ class TestAClockThatJumps:
         """Retention that has trusted the clock, and a rule by which a jump would cost something."""
         monotonic = Monotonic()
         retention = Retention(vm.catalog, monotonic)
-        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 45 * DAY))
+        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 45 * DAY), may_shorten=True)
         assert retention.round() == 0
         return retention, monotonic
 
@@ -190,7 +190,9 @@ class TestAClockThatJumps:
         self, vm: CatalogSite, running: tuple[Retention, Monotonic], days: float
     ) -> None:
         retention, monotonic = running
-        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 40 * DAY + 600))
+        set_retention(
+            vm.catalog, TENANT, "vm", RetentionPolicy(1, 40 * DAY + 600), may_shorten=True
+        )
         self.jump(vm, retention, days)
         monotonic.now += 60
         assert retention.round() == 0
@@ -232,7 +234,7 @@ class TestAClockThatJumps:
         assert live(vm) == [4, 5]
 
     def test_is_noticed_by_a_service_that_starts(self, vm: CatalogSite) -> None:
-        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 45 * DAY))
+        set_retention(vm.catalog, TENANT, "vm", RetentionPolicy(1, 45 * DAY), may_shorten=True)
         retention = Retention(vm.catalog)
         self.jump(vm, retention, 30)
         assert retention.round() == 0

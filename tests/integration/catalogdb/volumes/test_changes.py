@@ -7,7 +7,6 @@ import pytest
 from libs.catalogdb.log.log import read_log
 from libs.catalogdb.nodes.announcing import announce_node
 from libs.catalogdb.protected import Node, add_volume, group_of, list_volumes
-from libs.catalogdb.sessions.attempts import PackUse
 from libs.catalogdb.sessions.sealing import Sealed
 from libs.catalogdb.sessions.session import read_session, reject_session
 from libs.catalogdb.snapshots.expiry import Expired, expire
@@ -26,6 +25,7 @@ from libs.catalogdb.volumes.renaming import rename
 from libs.errors import ConflictError, NotFoundError, PausedError
 from libs.events.topics import SNAPSHOTS
 from libs.points import RecoveryPoint
+from tests.integration.catalogdb.volumes.groups import seal_group
 from tests.support.catalog import (
     BOOT,
     NODE,
@@ -58,18 +58,6 @@ def told(site: CatalogSite) -> list[str]:
 
 def names(site: CatalogSite, *, removed: bool = False) -> list[str]:
     return [one.name for one in list_volumes(site.restore, TENANT, removed=removed)]
-
-
-def seal_group(site: CatalogSite, group: str, first: int) -> None:
-    """A sealed snapshot of a group, each of whose volumes has a pack of its own."""
-    view = open_on(site, group)
-    workers = [Worker(site, view, part) for part in range(len(view.parts))]
-    for number, worker in enumerate(workers):
-        if view.parts[number].base_root is None:
-            worker.finish({worker.store(item(first + number)): PackUse(entered=1)})
-        else:
-            worker.finish({})
-    assert isinstance(workers[0].seal(), Sealed)
 
 
 def test_a_new_name_holds_for_the_whole_history(site: CatalogSite) -> None:
@@ -295,7 +283,7 @@ def test_a_volume_that_changes_its_group_begins_anew(site: CatalogSite) -> None:
     seal_group(site, "db", 1)
     add_volume(site.coordinator, TENANT, "disk", None, NODE.name, "/dev/disk")
     seal_group(site, "disk", 5)
-    done = regroup(site.coordinator, TENANT, "disk", "db", "ops")
+    done = regroup(site.coordinator, TENANT, "disk", "db", "ops", may_shorten=False)
     assert (done.volume.group, done.kept_as, done.points) == ("db", "disk-1", 1)
     assert group_of(site.restore, TENANT, "disk") == "db"
     assert group_of(site.restore, TENANT, "disk-1") == "disk-1"
@@ -307,9 +295,13 @@ def test_a_volume_that_changes_its_group_begins_anew(site: CatalogSite) -> None:
     assert at == {"data": 2, "disk": 2, "disk-1": 1}
     # The references of its history are still those of the group that it was in.
     assert (uses(site, "disk-1"), uses(site, "disk")) == ([(1, None)], [(2, None)])
-    again = regroup(site.coordinator, TENANT, "disk", "disk", "ops", "disk-in-db")
+    again = regroup(
+        site.coordinator, TENANT, "disk", "disk", "ops", "disk-in-db", may_shorten=False
+    )
     assert (again.volume.group, again.kept_as) == ("disk", "disk-in-db")
-    assert regroup(site.coordinator, TENANT, "disk", "disk", "ops").kept_as is None
+    assert (
+        regroup(site.coordinator, TENANT, "disk", "disk", "ops", may_shorten=False).kept_as is None
+    )
 
 
 def test_a_volume_leaves_no_group_that_a_session_is_open_for(site: CatalogSite) -> None:
@@ -317,13 +309,13 @@ def test_a_volume_leaves_no_group_that_a_session_is_open_for(site: CatalogSite) 
     protect(site, "disk")
     view = open_on(site, "db")
     with pytest.raises(ConflictError, match="the volume cannot leave it"):
-        regroup(site.coordinator, TENANT, "log", "logs", "ops")
-    joined = regroup(site.coordinator, TENANT, "disk", "db", "ops")
+        regroup(site.coordinator, TENANT, "log", "logs", "ops", may_shorten=False)
+    joined = regroup(site.coordinator, TENANT, "disk", "db", "ops", may_shorten=False)
     assert joined.volume.group == "db"
     assert len(read_session(site.coordinator, view.session).parts) == 2
     reject_session(site.coordinator, "coordinator", view.session, "cancelled", "test")
     with pytest.raises(ConflictError, match="cannot share a name"):
-        regroup(site.coordinator, TENANT, "disk", "data", "ops")
+        regroup(site.coordinator, TENANT, "disk", "data", "ops", may_shorten=False)
 
 
 def test_a_paused_group_says_who_and_why(site: CatalogSite) -> None:
@@ -362,7 +354,7 @@ def test_retention_gives_up_nothing_of_a_paused_group(site: CatalogSite) -> None
     for number in range(3):
         take_snapshot(site, "disk", item(number))
     rule = RetentionPolicy(1, 0)
-    set_retention(site.catalog, TENANT, "disk", rule)
+    set_retention(site.catalog, TENANT, "disk", rule, may_shorten=True)
     site.sql("UPDATE retention_clock SET trusted_at = now() + interval '1 hour'")
     assert len(overdue_snapshots(site.catalog, 9)) == 2
     pause(site.coordinator, TENANT, "disk", "ops", "the array moves")
