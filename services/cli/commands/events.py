@@ -4,12 +4,13 @@ Both as the catalog has it, so that they need no Kafka.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from libs.errors import ForbiddenError
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_time
+from services.cli.patience import get_again, get_page
 
 _PAGE_EVENTS = 1000
 #: The service answers sooner when there is an event.
@@ -60,8 +61,11 @@ def _events(
     query: dict[str, object] = {"topic": topic, "after": after, "limit": _PAGE_EVENTS}
     if follow:
         query["wait_seconds"] = _WAIT_SECONDS
+    ask: Callable[..., Any] = get_page
     while True:
-        page = services.get("/events", query)
+        page = ask(services.restore, services.path("/events"), query)
+        if follow:  # a service that answered once will answer again after its restart
+            ask = get_again
         for name, position in page["folded"].items():
             out.note(f"{name}: the catalog no longer keeps events up to position {position}")
         yield from page["events"]
