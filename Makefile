@@ -14,8 +14,6 @@ PROCESSES ?= -n 2 --dist loadfile --no-loadscope-reorder
 IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/catalogdb \
   tests/integration/chunker tests/integration/restore tests/integration/test_kafka_topics.py \
   tests/integration/test_kafka_client.py
-#: Fixed, so that every machine resolves and installs alike.
-UV_VERSION := 0.13.9
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -86,7 +84,7 @@ clean: ## remove what the targets above made here; data of `make up` stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml uv.lock
+$(READY): pyproject.toml uv.lock deploy/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -98,6 +96,6 @@ $(READY): pyproject.toml uv.lock
 	fi
 	@echo "setting up .venv (a minute or two the first time)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q "uv==$(UV_VERSION)"
+	@$(BIN)/python -m pip install -q --only-binary :all: --require-hashes -r deploy/uv.txt
 	@$(BIN)/uv sync --quiet --frozen --inexact --extra local
 	@touch $@

@@ -84,14 +84,12 @@ def measure_starving(requests: int, folder: Path) -> Iterator[Starved]:
             image.write_bytes(b"".join(rng.randbytes(1 << 20) for _ in range(_VOLUME_MIB)))
             backcast.backup_of(tenant, image.name, image)
         with _restore_service(folder) as (process, url):
-            end = json.loads(_get(url, f"/v1/tenants/{GREEDY}/events?limit=1000", f"{GREEDY}-0"))
-            cursor = dict(one.split("=") for one in end["next"].split(","))
+            first = f"/v1/tenants/{GREEDY}/events?topic=backcast.snapshots&limit=1000"
+            end: str = json.loads(_get(url, first, f"{GREEDY}-0"))["next"]
             _measure(process, url, requests // 4, "warm-up")
             yield _measure(process, url, requests, "nothing")
             for attack in _ATTACKS:
-                path = attack.path + (
-                    cursor["backcast.snapshots"] if attack.path.endswith("=") else ""
-                )
+                path = attack.path + (end if attack.path.endswith("=") else "")
                 with _attacked(url, path, attack) as (held, refused):
                     yield _measure(process, url, requests, attack.what, held, refused)
             yield _measure(process, url, requests, "nothing, afterwards")

@@ -14,6 +14,7 @@ import yaml
 Manifest = dict[str, Any]
 
 _KNOWN = {"apiVersion", "kind", "resources", "components", "patches", "images"}
+_IMAGE_KNOWN = {"name", "newName", "newTag", "digest"}
 #: By which field the items of a list are the same thing in two files. Other lists are replaced.
 _MERGE_KEYS = {
     "containers": "name",
@@ -80,6 +81,9 @@ def _change(manifests: list[Manifest], kustomization: Manifest, folder: Path) ->
             target.clear()
             target.update(merged)
     images = {image["name"]: image for image in kustomization.get("images", [])}
+    for image in images.values():
+        if unknown := image.keys() - _IMAGE_KNOWN:
+            raise KustomizationError(f"{folder}: image {image['name']}: {unknown} is not known")
     for manifest in manifests:
         _rename_images(manifest, images)
 
@@ -117,6 +121,8 @@ def _rename_images(node: Any, images: dict[str, Any]) -> None:
         if isinstance(old := node.get("image"), str):
             name, _, tag = old.partition(":")
             new = images.get(name, {})
-            node["image"] = f"{new.get('newName', name)}:{new.get('newTag', tag)}"
+            # As kustomize does, which leaves the tag out where there is a digest.
+            version = f"@{new['digest']}" if "digest" in new else f":{new.get('newTag', tag)}"
+            node["image"] = new.get("newName", name) + version
         for value in node.values():
             _rename_images(value, images)

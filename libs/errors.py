@@ -152,6 +152,9 @@ class OversizedEventError(BadEventError):
 class UnavailableError(BackcastError):
     """A server or peer does not answer, or answers that it cannot serve now."""
 
+    #: After how many seconds the server said that it may be asked again; None: it did not say.
+    retry_after_seconds: float | None = None
+
     code = "unavailable"
     retriable = True
     http_status = 503

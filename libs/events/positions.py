@@ -14,6 +14,11 @@ def positions_begin(incarnation: int) -> int:
     return incarnation << COUNT_BITS
 
 
+def incarnation_of(position: int) -> int:
+    """The incarnation of the catalog that gave a position."""
+    return position >> COUNT_BITS
+
+
 def follows(last: int, position: int) -> bool:
     """Whether an event is the next one after ``last``: without a gap, or the first of a later life.
 

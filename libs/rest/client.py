@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from libs.errors import BackcastError, ConfigurationError, UnavailableError, error_class
+from libs.errors import (
+    BackcastError,
+    ConfigurationError,
+    TooManyRequestsError,
+    UnavailableError,
+    error_class,
+)
 from libs.rest.connections import ConnectionPool, Origin, Timeouts
 
 Json = Any
@@ -79,7 +85,8 @@ class RestClient:
         """As `post`, undecoded: for documents that have a type.
 
         All four methods raise:
-            BackcastError: what the service reported, as the class that its code names.
+            BackcastError: what the service reported, as the class that its code names. It knows
+                when to ask again, if the service said so (`UnavailableError.retry_after_seconds`).
             UnavailableError: the service does not answer, or not in JSON where that is decoded.
         """
         return self._call("POST", path, body=json.dumps(body).encode())
@@ -94,7 +101,10 @@ class RestClient:
             if response.length:  # given a limit, `read` takes the end of the connection for the end
                 raise http.client.IncompleteRead(answer, response.length)
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise problem_error(response.status, answer, f"{what} at {self.base_url}")
+            error = problem_error(response.status, answer, f"{what} at {self.base_url}")
+            if isinstance(error, UnavailableError):
+                error.retry_after_seconds = _seconds_of(response.getheader("Retry-After"))
+            raise error
         return answer
 
     def _json(self, method: str, path: str, answer: bytes) -> Json:
@@ -112,5 +122,13 @@ def problem_error(status: int, body: bytes, what: str) -> BackcastError:
         problem = json.loads(body)
         code, detail = str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return UnavailableError(f"{what}: answered {status} without saying why")
+        is_too_much = status == HTTPStatus.TOO_MANY_REQUESTS  # a proxy's, which knows no codes
+        cls = TooManyRequestsError if is_too_much else UnavailableError
+        return cls(f"{what}: answered {status} without saying why")
     return error_class(code)(detail)
+
+
+def _seconds_of(retry_after: str | None) -> float | None:
+    """Seconds of a Retry-After header; None: there is none, or it is a date."""
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

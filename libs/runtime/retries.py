@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from libs.errors import BackcastError, OutOfSpaceError
+from libs.errors import BackcastError, OutOfSpaceError, UnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +23,8 @@ def retried(
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call until it succeeds, fails for good, or the time is over; waits grow and are jittered.
+
+    Who is told when to ask again (`UnavailableError.retry_after_seconds`) waits for so long first.
 
     `OutOfSpaceError` passes at once, here as in `libs.store.retrying`: space does not come back
     within seconds, and whoever waits shall read why, not that a deadline has passed meanwhile.
@@ -42,9 +44,11 @@ def retried(
             return call()
         except BackcastError as err:
             final = not err.retriable or isinstance(err, OutOfSpaceError)
-            if final or clock() - begun + wait > total_seconds_max:
+            told = err.retry_after_seconds if isinstance(err, UnavailableError) else None
+            pause = wait + (told or 0.0)
+            if final or clock() - begun + pause > total_seconds_max:
                 raise
-        sleep(random.uniform(wait / 2, wait))  # noqa: S311 -- spreads load, keeps no secret
+        sleep(random.uniform(pause - wait / 2, pause))  # noqa: S311 -- spreads load, keeps no secret
         wait = min(2 * wait, _WAIT_SECONDS_MAX)
 
 

@@ -248,7 +248,7 @@ class Intake:
         raise_notification(self._catalog, "chunker", tenant, part.volume_name, notice)
 
     def _begin(self, received: ReceivedEvent, event: CaptureStarted) -> None:
-        reserved = self._attempts.reserved(event.capture)
+        reserved = self._attempts.reserved(event.session, event.capture)
         view = reserved.view if reserved else session_of_capture(self._catalog, event.capture)
         if view is None:
             if has_ended(self._catalog, event.session):

@@ -54,7 +54,7 @@ def main(settings: Settings, stop: Stop) -> None:
         access = CatalogAccess(catalog, "restore", settings.tokens, group_of_parameter)
         app = access.create_app(settings, health, registry)
         presigners = _client_stores(settings)
-        feed = Feed(catalog)
+        feed = Feed(catalog, kek)
         stop.call(feed.close)
         add_routes(app, settings, readers, stores, presigners, kek, threads, feed)
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))

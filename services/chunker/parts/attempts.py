@@ -151,13 +151,12 @@ class Attempts:
         if attempts:
             self._session(view).reserve(attempts)
 
-    def reserved(self, capture: UUID) -> Reserved | None:
-        """The attempt at a part whose capture is expected, if it is."""
+    def reserved(self, session: UUID, capture: UUID) -> Reserved | None:
+        """The attempt at a part whose capture is expected, if it is expected of this session."""
         with self._lock:
-            for parts in self._by_session.values():
-                if attempt := parts.reserved().get(capture):
-                    return Reserved(attempt, parts.view)
-        return None
+            parts = self._by_session.get(session)
+        attempt = parts.reserved().get(capture) if parts else None
+        return Reserved(attempt, parts.view) if parts and attempt else None
 
     def all_reserved(self) -> list[UUID]:
         """Attempts whose captures are expected."""

@@ -9,6 +9,7 @@ from libs.errors import BadInputError
 from libs.points import RecoveryPoint
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes
+from services.cli.patience import get_page
 
 
 def add_parser(
@@ -72,10 +73,11 @@ def _downwards(found: Document) -> str:
 def _find_addresses(services: Services, point: RecoveryPoint, storage: str) -> dict[str, Any]:
     """What of the volume lies at a storage address: all pages in one answer."""
     query = _storage_address(storage)
-    found: dict[str, Any] = services.get(f"{point.path}/translate", query)
+    path = services.path(f"{point.path}/translate")
+    found: dict[str, Any] = get_page(services.restore, path, query)
     while (first_chunk := found.pop("next_first_chunk")) is not None:
         query["first_chunk"] = first_chunk
-        page = services.get(f"{point.path}/translate", query)
+        page = get_page(services.restore, path, query)
         found |= page | {"addresses": found["addresses"] + page["addresses"]}
     return found
 
@@ -110,8 +112,9 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _extents(services: Services, older: RecoveryPoint, newer: RecoveryPoint) -> Iterator[Any]:
     query: dict[str, object] = {"from": older.moment, "to": newer.moment}
+    path = services.path(f"/volumes/{quote(older.name)}/diff")
     while True:
-        page = services.get(f"/volumes/{quote(older.name)}/diff", query)
+        page = get_page(services.restore, path, query)
         yield from page["extents"]
         if page["next"] is None:
             return

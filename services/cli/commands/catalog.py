@@ -7,6 +7,7 @@ from typing import Any
 from libs.errors import DamagedDataError, UnavailableError
 from services.cli.connection import Services, connect
 from services.cli.output import Output
+from services.cli.patience import get_again
 
 _POLL_SECONDS = 0.5
 #: For so long a catalog service that restarts is waited for.
@@ -82,7 +83,7 @@ def _ordered(args: argparse.Namespace, what: str, body: Any) -> int:
     before = services.catalog.post(f"/v1/catalog/{what}", body)["incarnation"]
     step = ""
     while True:
-        found = _patiently(services, "/v1/catalog")
+        found = _followed(services, "/v1/catalog")
         if found["error"]:
             raise UnavailableError(f"catalog: {found['error']}")
         if found["incarnation"] > before and found["reconciled"]:
@@ -103,7 +104,7 @@ def _check(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
     services.catalog.post("/v1/catalog/check")
     while True:
-        found = _patiently(services, "/v1/catalog/check")
+        found = _followed(services, "/v1/catalog/check")
         if not found["running"]:
             break
         time.sleep(_POLL_SECONDS)
@@ -123,16 +124,8 @@ def _compared(found: Any) -> str:
     return "\n".join(lines)
 
 
-def _patiently(services: Services, path: str) -> Any:
-    """GET, while the catalog service may be restarted."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return services.catalog.get(path)
-        except UnavailableError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_SECONDS)
+def _followed(services: Services, path: str) -> Any:
+    return get_again(services.catalog, path, seconds_max=_PATIENCE_SECONDS)
 
 
 def _described(found: Any) -> str:

@@ -4,12 +4,13 @@ Both as the catalog has it, so that they need no Kafka.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from libs.errors import ForbiddenError
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_time
+from services.cli.patience import get_again, get_page
 
 _PAGE_EVENTS = 1000
 #: The service answers sooner when there is an event.
@@ -29,8 +30,9 @@ def add_parser(
     tail.add_argument(
         "--after",
         default="",
-        metavar="POSITION",
-        help="begin after this position of --topic (default: from the beginning)",
+        metavar="CURSOR",
+        help="begin after this `cursor` of an event, as --json shows it (default: from the "
+        "beginning)",
     )
     tail.add_argument("--follow", action="store_true", help="wait for more; end with Ctrl-C")
     tail.set_defaults(run=_tail)
@@ -60,10 +62,13 @@ def _events(
     query: dict[str, object] = {"topic": topic, "after": after, "limit": _PAGE_EVENTS}
     if follow:
         query["wait_seconds"] = _WAIT_SECONDS
+    ask: Callable[..., Any] = get_page
     while True:
-        page = services.get("/events", query)
-        for name, position in page["folded"].items():
-            out.note(f"{name}: the catalog no longer keeps events up to position {position}")
+        page = ask(services.restore, services.path("/events"), query)
+        if follow:  # a service that answered once will answer again after its restart
+            ask = get_again
+        for name in page["folded"]:
+            out.note(f"{name}: the catalog no longer keeps the first events")
         yield from page["events"]
         if not page["events"] and not follow:
             return
@@ -72,7 +77,7 @@ def _events(
 
 def _line(event: Document) -> str:
     data = " ".join(f"{name}={value}" for name, value in event["data"].items())
-    return f"{event['occurred_at']} {event['topic']}:{event['position']} {event['type']} {data}"
+    return f"{event['occurred_at']} {event['topic']} {event['type']} {data}"
 
 
 def _list_wrong(args: argparse.Namespace) -> int:

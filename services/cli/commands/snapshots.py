@@ -20,6 +20,7 @@ from services.cli.commands.taking import Hints, Session, groups_of, hints_of, no
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.patience import get_page
 from services.cli.progress import progress_bars
 
 _WARNINGS = {
@@ -241,7 +242,7 @@ def _points(services: Services, name: str | None) -> Iterator[Document]:
     """Every recovery point of every volume, page by page."""
     query: dict[str, object] = {"name": name}
     while True:
-        page = services.get("/snapshots", query)
+        page = get_page(services.restore, services.path("/snapshots"), query)
         for row in page["snapshots"]:
             yield {"point": f"{row['volume']}@{row['sequence']}", **row}
         if page["next"] is None:

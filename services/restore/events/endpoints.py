@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from libs.rest.auth import Caller, Role, require
-from services.restore.events.feed import Feed, parse_cursor
+from services.restore.events.feed import Feed
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
 
@@ -18,11 +18,14 @@ WAIT_SECONDS_MAX = 30.0
 class EventsAnswer(BaseModel):
     """Events of the catalog's log."""
 
-    events: list[dict[str, Any]] = Field(description="Envelope, and the event's fields as `data`")
+    events: list[dict[str, Any]] = Field(
+        description="Envelope, the event's fields as `data`, and as `cursor` the place after it in "
+        "its topic"
+    )
     next: str = Field(description="`after` of the next page")
-    folded: dict[str, int] = Field(
+    folded: list[str] = Field(
         description="Topics that were asked for from the beginning and whose first events the "
-        "catalog keeps no more: the position of the last of those"
+        "catalog keeps no more"
     )
 
 
@@ -40,10 +43,11 @@ def add_event_routes(app: FastAPI, feed: Feed) -> None:
         tenant: str,
         _: Reader,
         topic: Annotated[list[str] | None, Query(description="All topics if there is none")] = None,
-        after: Annotated[str, Query(description="`next` of a page; or a topic's position")] = "",
+        after: Annotated[str, Query(description="`next` of a page, or `cursor` of an event")] = "",
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         wait_seconds: Annotated[float, Query(ge=0, le=WAIT_SECONDS_MAX)] = 0,
     ) -> Response:
-        cursor = parse_cursor(after, tuple(topic or ()))
-        page = await feed.follow(http, tenant, cursor, limit, wait_seconds)
-        return Response(page.document(), media_type="application/json")
+        cursors = feed.cursors(tenant)
+        at = cursors.open(after, tuple(topic or ()))
+        page = await feed.follow(http, tenant, at, limit, wait_seconds)
+        return Response(page.document(cursors), media_type="application/json")

@@ -2,10 +2,12 @@
 
 Any number of requests may follow the log. One `Listener` hears for all of them that something was
 appended. Those at the same position share one read, and those of one tenant its decoded events.
+
+Positions stay in here: tenants get cursors (`services.restore.events.cursors`).
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,10 +18,12 @@ from fastapi import Request
 from libs.catalogdb.log.log import LoggedEvent, folded_positions, read_log
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import require_tenant
-from libs.errors import BadInputError
+from libs.errors import EventsFoldedError
 from libs.events.codec import decode
-from libs.events.topics import RELAYED_TOPICS
+from libs.events.positions import incarnation_of
+from libs.keys.kek import KeyEncryptionKey
 from libs.rest.waiting import Bells, read_or_wait
+from services.restore.events.cursors import TenantCursors
 from services.restore.events.sharing import SharedReads
 
 #: What followers wait for.
@@ -42,15 +46,10 @@ class EventPage:
     #: Position per topic up to which events that were asked for are not kept any more.
     folded: dict[str, int]
 
-    @property
-    def next(self) -> str:
-        """The cursor of the next page."""
-        return ",".join(f"{topic}={position}" for topic, position in self.positions.items())
-
-    def document(self) -> bytes:
+    def document(self, cursors: TenantCursors) -> bytes:
         """The page as JSON."""
-        events, end = b",".join(self.events), msgspec.json.encode(self.next)
-        folded = msgspec.json.encode(self.folded)
+        events, end = b",".join(self.events), msgspec.json.encode(cursors.seal(self.positions))
+        folded = msgspec.json.encode(sorted(self.folded))
         return b'{"events":[%b],"next":%b,"folded":%b}' % (events, end, folded)
 
 
@@ -59,10 +58,12 @@ class Feed:
 
     Args:
         catalog: the catalog.
+        kek: cursors are sealed under keys that are derived from it.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, kek: KeyEncryptionKey) -> None:
         self._catalog = catalog
+        self._kek = kek
         self._bells: Bells[str] = Bells()
         self.reads: SharedReads[_Place, LogPage] = SharedReads(self._read)
 
@@ -78,6 +79,10 @@ class Feed:
     def close(self) -> None:
         """Answer all followers: the process is about to end."""
         self._bells.close()
+
+    def cursors(self, tenant: str) -> TenantCursors:
+        """What a tenant is told instead of positions."""
+        return TenantCursors(self._kek, tenant)
 
     async def follow(
         self,
@@ -140,8 +145,18 @@ class Feed:
             if not after and kept_after.get(topic)
         }
         positions = {topic: after or folded.get(topic, 0) for topic, after in cursor}
-        logs = [read_log(self._catalog, topic, after, limit) for topic, after in positions.items()]
-        return LogPage(list(heapq.merge(*logs, key=_time_of))[:limit], positions, folded)
+        logs = [self._log(topic, after, limit) for topic, after in positions.items()]
+        events = list(heapq.merge(*logs, key=_time_of))[:limit]
+        return LogPage(events, positions, folded, self.cursors)
+
+    def _log(self, topic: str, after: int, limit: int) -> list[LoggedEvent]:
+        try:
+            return read_log(self._catalog, topic, after, limit)
+        except EventsFoldedError as err:  # its text has positions
+            raise EventsFoldedError(
+                f"topic {topic}: events after this cursor are older than the catalog keeps them; "
+                f"read them from Kafka, or begin without a cursor at the oldest that is kept"
+            ) from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +167,20 @@ class LogPage:
     #: Position per topic after which it begins.
     positions: dict[str, int]
     folded: dict[str, int]
+    #: What makes a tenant's cursors.
+    cursors_of: Callable[[str], TenantCursors]
     #: What was decoded of it, by tenant.
     known: dict[str, EventPage] = field(default_factory=dict)
 
     def of(self, tenant: str) -> EventPage:
         """The tenant's events of it, as far as they fit one page."""
         positions, events, size_bytes = dict(self.positions), list[bytes](), 0
+        cursors = self.cursors_of(tenant)
         for event in self.events:
             if event.envelope.tenant == tenant:
                 if size_bytes >= PAGE_SIZE_BYTES_MAX:
                     break
-                events.append(_document(event))
+                events.append(_document(event, cursors))
                 size_bytes += len(events[-1])
             assert event.envelope.position is not None
             positions[event.topic] = event.envelope.position
@@ -170,50 +188,17 @@ class LogPage:
         return page
 
 
-def parse_cursor(text: str, topics: tuple[str, ...]) -> dict[str, int]:
-    """Position per topic from ``topic=position,…``, or from one number for one topic.
-
-    Args:
-        text: the cursor; empty = from the beginning.
-        topics: the topics that were asked for; empty = those of the cursor, or all.
-
-    Raises:
-        BadInputError: not a cursor, or not a topic of the log.
-    """
-    positions: dict[str, int] = {}
-    if text.isdecimal() and len(topics) == 1:
-        positions[topics[0]] = _position(text)
-    elif text:
-        for part in text.split(","):
-            topic, _, position = part.partition("=")
-            positions[topic] = _position(position)
-    wanted = topics or tuple(positions) or RELAYED_TOPICS
-    for topic in {*wanted, *positions}:
-        if topic not in RELAYED_TOPICS:
-            raise BadInputError(
-                f"topic {topic[:80]!r}: the catalog's log has {', '.join(RELAYED_TOPICS)}"
-            )
-    return {topic: positions.get(topic, 0) for topic in wanted}
-
-
-def _position(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise BadInputError(
-            f"cursor: {text[:40]!r} is no position; give what the previous answer named as next, "
-            f"or with a single topic the position of an event"
-        )
-    return int(text)
-
-
 def _time_of(event: LoggedEvent) -> datetime:
     return event.envelope.occurred_at
 
 
-def _document(event: LoggedEvent) -> bytes:
+def _document(event: LoggedEvent, cursors: TenantCursors) -> bytes:
     envelope = event.envelope
+    assert envelope.position is not None
     document = {
         "topic": event.topic,
-        "position": envelope.position,
+        "cursor": cursors.seal({event.topic: envelope.position}),
+        "incarnation": incarnation_of(envelope.position),
         "id": str(envelope.event_id),
         "type": envelope.type,
         "version": envelope.version,

@@ -132,7 +132,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
                 {PRIMARY: _presigner()},
                 kek,
                 threads,
-                Feed(site.restore),
+                Feed(site.restore, kek),
             ),
             "coordinator": lambda app: coordinator_routes.add_routes(
                 app, site.coordinator, vault, agents, conductor, node_key

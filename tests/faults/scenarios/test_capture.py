@@ -202,7 +202,7 @@ class Sealing:
     def find(self, _capture: UUID) -> None:
         return None
 
-    def reserved(self, _capture: UUID) -> None:
+    def reserved(self, _session: UUID, _capture: UUID) -> None:
         return None
 
     def seal(self, session: UUID) -> None:

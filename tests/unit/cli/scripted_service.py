@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 #: Method and path → the answers, one after the other; the last one stays. An answer is a JSON
-#: document, or a pair of a status and a problem's code.
+#: document, or a pair of a status and a problem's code, or these with a text for Retry-After.
 Script = dict[tuple[str, str], list[Any]]
 
 
@@ -27,18 +27,18 @@ class ScriptedService:
     def queries(self, path: str) -> list[dict[str, str]]:
         return [query for _, asked, query, _ in self.requests if asked == path]
 
-    def answer(self, method: str, target: str, body: Any) -> tuple[int, Any]:
+    def answer(self, method: str, target: str, body: Any) -> tuple[int, Any, str | None]:
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.requests.append((method, url.path, query, body))
         answers = self.script.get((method, url.path))
         if answers is None:
-            return 404, _problem("not-found", f"{method} {url.path}")
+            return 404, _problem("not-found", f"{method} {url.path}"), None
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, tuple):
-            status, code = answer
-            return status, _problem(code, f"{code}, as scripted")
-        return 200, answer
+            status, code, *told = answer
+            return status, _problem(code, f"{code}, as scripted"), told[0] if told else None
+        return 200, answer, None
 
 
 @contextmanager
@@ -58,7 +58,9 @@ def serving(script: Script) -> Iterator[ScriptedService]:
         thread.join()
 
 
-def _handler_of(answer: Callable[[str, str, Any], tuple[int, Any]]) -> type[BaseHTTPRequestHandler]:
+def _handler_of(
+    answer: Callable[[str, str, Any], tuple[int, Any, str | None]],
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._respond(None)
@@ -67,10 +69,12 @@ def _handler_of(answer: Callable[[str, str, Any], tuple[int, Any]]) -> type[Base
             self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _respond(self, body: Any) -> None:
-            status, document = answer(self.command, self.path, body)
+            status, document, told = answer(self.command, self.path, body)
             payload = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))
+            if told is not None:
+                self.send_header("Retry-After", told)
             self.end_headers()
             self.wfile.write(payload)
 

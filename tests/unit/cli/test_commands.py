@@ -1,16 +1,18 @@
 """What the commands ask for and print, against a scripted service."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from docs.generate import command_page
-from libs.errors import BackcastError, error_class
+from libs.errors import BackcastError, ForbiddenError, UnavailableError, error_class
 from services.cli.parser import build_parser
 from tests.unit.cli.conftest import Backcast
 from tests.unit.cli.scripted_service import Script, ScriptedService
@@ -205,19 +207,54 @@ def test_events_are_read_to_their_end(
 ) -> None:
     event = {
         "topic": "backcast.packs",
-        "position": 1,
+        "cursor": "here",
         "type": "backcast.packs.pack_stored",
         "occurred_at": "2026-11-22T10:00:00Z",
         "data": {"size_bytes": 5},
     }
     script["GET", f"{BASE}/events"] = [
-        {"events": [event], "next": "backcast.packs=1", "folded": {}},
-        {"events": [], "next": "backcast.packs=1", "folded": {}},
+        {"events": [event], "next": "there", "folded": []},
+        {"events": [], "next": "there", "folded": []},
     ]
     assert backcast("events", "tail", "--topic", "backcast.packs", "--json").objects == [event]
     first, second = service.queries(f"{BASE}/events")
-    assert (first["topic"], second["after"]) == ("backcast.packs", "backcast.packs=1")
+    assert (first["topic"], second["after"]) == ("backcast.packs", "there")
     assert "wait_seconds" not in first
+
+
+def test_who_follows_events_waits_when_that_is_too_much_at_once(
+    backcast: Backcast, script: Script, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    event = {"topic": "t", "cursor": "here", "type": "x", "occurred_at": "now", "data": {}}
+    too_much = (429, "too-many-requests", "7")
+    script["GET", f"{BASE}/events"] = [
+        *[too_much] * 20,
+        {"events": [event], "next": "there", "folded": []},
+        *[too_much] * 20,
+        (403, "forbidden"),
+    ]
+    ran = backcast("events", "tail", "--follow", "--json")
+    assert ran.status == ForbiddenError.exit_code
+    assert json.loads(ran.out.splitlines()[0]) == event
+    assert len(service.queries(f"{BASE}/events")) == 42
+    assert len(waits) == 40
+    assert min(waits) >= 7
+    assert ran.err.count("too-many-requests, as scripted") == 2
+
+
+@pytest.mark.parametrize(
+    "command", [("events", "tail"), ("snapshot", "list"), ("diff", "vm@1", "vm@2")]
+)
+def test_a_service_that_does_not_answer_is_told_at_once(
+    backcast: Backcast, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setenv("BACKCAST_URL", "http://127.0.0.1:1")
+    assert backcast(*command).status == UnavailableError.exit_code
+    assert not waits
 
 
 @pytest.mark.parametrize(

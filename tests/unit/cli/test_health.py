@@ -24,11 +24,19 @@ GROUP = {
 }
 
 
+def notification(kind: str, severity: str, message: str, **names: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(("group", "volume", "node", "store", "session"))
+    seen = {"opened_at": "2026-11-22T10:00:00Z", "seen_at": "2026-11-22T10:00:00Z"}
+    what = {"kind": kind, "about": "x", "severity": severity, "message": message, **seen}
+    return {"notification": "x", "tenant": "default", **nothing, **what, **names}
+
+
 @pytest.fixture(autouse=True)
 def _all_well(script: Script) -> None:
     script["GET", f"{TENANT}/status"] = [{**WELL, "groups": [GROUP]}]
     script["GET", "/v1/status"] = [WELL]
     script["GET", "/readyz"] = [{"ok": True}]
+    script["GET", "/v1/notifications"] = [[]]
 
 
 def test_all_is_well(service: ScriptedService, backcast: Backcast) -> None:
@@ -60,10 +68,61 @@ def test_every_source_of_problems_makes_it_fail(script: Script, backcast: Backca
 
 
 def test_a_token_of_one_tenant_sees_that_tenant(script: Script, backcast: Backcast) -> None:
-    script["GET", "/v1/status"] = [(403, "forbidden")]
+    script["GET", "/v1/status"] = script["GET", "/v1/notifications"] = [(403, "forbidden")]
+    script["GET", f"{TENANT}/notifications"] = [[]]
     ran = backcast("status")
     assert ran.status == 0
     assert "this token sees its tenant alone" in ran.out
+
+
+def test_what_is_open_is_told(script: Script, backcast: Backcast) -> None:
+    script["GET", "/v1/notifications"] = [
+        [
+            notification("damage", "error", "pack 12: cannot be read"),
+            notification("disk-full", "warning", "node a: 1 GiB is left", node="a", tenant="*"),
+            notification("damage", "error", "pack 13: cannot be read", tenant="acme"),
+        ]
+    ]
+    ran = backcast("status")
+    assert ran.status == 1
+    assert "PROBLEM  pack 12: cannot be read (since 2026-11-22T10:00:00Z)" in ran.out
+    assert "remark  node a: 1 GiB is left" in ran.out
+    assert "pack 13" not in ran.out
+    assert "remark  tenant acme: 1 notification is open" in ran.out
+    assert ran.out.splitlines()[-1] == "1 problem"
+    (found,) = backcast("status", "--json").objects
+    assert [one["message"] for one in found["notifications"]][2] == "pack 13: cannot be read"
+
+
+@pytest.mark.parametrize(("severity", "status"), [("error", 1), ("warning", 0), ("info", 0)])
+def test_only_what_is_critical_makes_it_fail(
+    script: Script, backcast: Backcast, severity: str, status: int
+) -> None:
+    script["GET", "/v1/notifications"] = [[notification("damage", severity, "x", tenant="*")]]
+    assert backcast("status").status == status
+
+
+def test_a_reader_of_one_tenant_is_told_what_is_open_there(
+    script: Script, service: ScriptedService, backcast: Backcast
+) -> None:
+    script["GET", "/v1/status"] = script["GET", "/v1/notifications"] = [(403, "forbidden")]
+    script["GET", f"{TENANT}/notifications"] = [[notification("damage", "error", "ours")]]
+    ran = backcast("status")
+    assert ran.status == 1
+    assert "PROBLEM  ours" in ran.out
+
+
+def test_what_was_found_and_is_open_is_told_once(script: Script, backcast: Backcast) -> None:
+    rejected = {**PROBLEM, "code": "session-rejected", "about": "db"}
+    script["GET", f"{TENANT}/status"] = [{**WELL, "groups": [], "problems": [rejected]}]
+    opened = [
+        notification("session-rejected", "error", "ours", group="db"),
+        notification("session-rejected", "error", "of others", group="db", tenant="acme"),
+    ]
+    script["GET", "/v1/notifications"] = [opened]
+    ran = backcast("status")
+    assert ran.out.splitlines()[-1] == "1 problem"
+    assert "tenant acme: 1 notification is open" in ran.out
 
 
 def test_what_is_stored_adds_up(script: Script, backcast: Backcast) -> None:

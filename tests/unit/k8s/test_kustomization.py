@@ -73,6 +73,17 @@ def test_images_get_another_name_and_tag(tmp_path) -> None:
     assert container_of(overlay(tmp_path, {}, images=images))["image"] == "registry/a:2"
 
 
+def test_images_get_a_digest(tmp_path) -> None:
+    images = [{"name": "a", "newName": "registry/a", "digest": "sha256:abc"}]
+    container = container_of(overlay(tmp_path, {}, images=images))
+    assert container["image"] == "registry/a@sha256:abc"
+
+
+def test_what_is_not_known_of_an_image_is_refused(tmp_path) -> None:
+    with pytest.raises(KustomizationError, match="tagSuffix"):
+        build(overlay(tmp_path, {}, images=[{"name": "a", "tagSuffix": "x"}]))
+
+
 def test_a_component_patches_what_it_is_added_to(tmp_path) -> None:
     write(
         tmp_path / "more",

@@ -2,21 +2,31 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from libs import errors
-from libs.errors import BackcastError, ConfigurationError, ConflictError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    ConfigurationError,
+    ConflictError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from libs.rest.client import RestClient, problem_error
 from libs.rest.connections import Timeouts
 
 
 @contextmanager
 def answering(
-    status: int, body: bytes, content_type: str = "application/json", sent_bytes: int | None = None
+    status: int,
+    body: bytes,
+    content_type: str = "application/json",
+    sent_bytes: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """A server that gives every request the same answer, or its beginning; its URL."""
 
@@ -25,6 +35,8 @@ def answering(
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body[:sent_bytes])
 
@@ -97,6 +109,19 @@ def test_an_answer_that_is_cut_off_is_none(sent_bytes: int) -> None:
 def test_a_refusal_is_raised() -> None:
     with answering(409, problem("conflict")) as url, pytest.raises(ConflictError):
         RestClient(url, "t").post("/x")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"), [("7", 7.0), ("0", 0.0), (None, None), ("-1", None), ("Fri, 31 Dec", None)]
+)
+@pytest.mark.parametrize("body", [problem("too-many-requests"), b"too much"])
+def test_an_error_knows_when_to_ask_again(
+    header: str | None, told: float | None, body: bytes
+) -> None:
+    headers = {} if header is None else {"Retry-After": header}
+    with answering(429, body, headers=headers) as url, pytest.raises(TooManyRequestsError) as err:
+        RestClient(url, "token").get("/x")
+    assert err.value.retry_after_seconds == told
 
 
 def test_who_answers_something_else_is_unavailable() -> None:

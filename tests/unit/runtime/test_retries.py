@@ -1,6 +1,12 @@
 import pytest
 
-from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    OutOfSpaceError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from libs.runtime.retries import retried, tried_again
 from tests.support.clock import SleepingClock
 
@@ -43,6 +49,17 @@ def test_an_error_that_would_come_again_is_raised_at_once(error: BackcastError) 
     with pytest.raises(type(error)):
         run(failing(1, error, clock), clock)
     assert not clock.sleeps
+
+
+def test_who_is_told_when_to_come_again_waits_for_so_long() -> None:
+    clock, error = SleepingClock(), TooManyRequestsError("too much")
+    error.retry_after_seconds = 7.0
+    assert run(failing(2, error, clock), clock) == 3
+    assert [7 <= wait <= 7.2 for wait in clock.sleeps] == [True, True]
+    error.retry_after_seconds = 100.0
+    with pytest.raises(TooManyRequestsError):
+        run(failing(1, error, clock), clock)
+    assert len(clock.sleeps) == 2
 
 
 def test_it_gives_up_with_the_last_error_when_the_time_is_over() -> None:

@@ -12,6 +12,7 @@ from libs.access.acts import GENESIS, Act, AuditRecord, chained
 from libs.errors import BadInputError, DamagedDataError
 from services.cli.connection import Services, connect
 from services.cli.output import Column, Document, Output, human_time
+from services.cli.patience import get_page
 
 _PAGE_COUNT = 1_000
 
@@ -92,7 +93,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _records(services: Services, after: int) -> Iterator[Document]:
     while True:
         query = {"after": after, "limit": _PAGE_COUNT}
-        records = services.catalog.get("/v1/audit", query)["records"]
+        records = get_page(services.catalog, "/v1/audit", query)["records"]
         yield from records
         if len(records) < _PAGE_COUNT:
             return

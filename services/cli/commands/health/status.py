@@ -1,6 +1,7 @@
 """``backcast status``: one screen that says whether all is well."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from services.cli.times import seconds_of
 
 #: How the command ends when something is not well; errors have statuses of their own.
 NOT_WELL_EXIT_CODE = 1
+#: Tenant of notifications that concern the whole installation.
+_EVERYBODY = "*"
+#: What a notification may name, as people call it.
+_THINGS = ("group", "volume", "node", "store")
 
 
 def add_parser(
@@ -32,6 +37,7 @@ def _status(args: argparse.Namespace) -> int:
     services, out = connect(args), Output(as_json=args.json)
     age = None if args.max_age is None else seconds_of("--max-age", args.max_age)
     tenant = services.catalog.get(services.path("/status"), {"age_seconds_max": age})
+    open_now = _notifications(services)
     problems = [*_not_ready(services), *tenant["problems"]]
     remarks = list(tenant["remarks"])
     try:
@@ -42,8 +48,11 @@ def _status(args: argparse.Namespace) -> int:
     else:
         problems += installation["problems"]
         remarks += installation["remarks"]
+    told, known = _told(open_now, problems, services.tenant)
+    problems, remarks = problems + told, remarks + known
     found = {"ok": not problems, "problems": problems, "remarks": remarks}
-    out.show({**found, "groups": tenant["groups"]}, lambda shown: "\n".join(_lines(shown)))
+    found |= {"notifications": open_now, "groups": tenant["groups"]}
+    out.show(found, lambda shown: "\n".join(_lines(shown)))
     return NOT_WELL_EXIT_CODE if problems else 0
 
 
@@ -62,6 +71,38 @@ def _not_ready(services: Services) -> Iterator[Document]:
             yield {"code": "service-not-ready", "about": f"service {name}", "message": message}
 
 
+def _notifications(services: Services) -> list[Document]:
+    """What is open: of all tenants and of the installation, if the token may see them."""
+    found: list[Document]
+    try:
+        found = services.restore.get("/v1/notifications")
+    except ForbiddenError:  # the token is of one tenant
+        found = services.get("/notifications")
+    return found
+
+
+def _told(
+    open_now: list[Document], problems: list[Document], tenant: str
+) -> tuple[list[Document], list[Document]]:
+    """Problems and remarks of open notifications, without what was just found as well."""
+    found = {(one["code"], one["about"]) for one in problems}
+    told, known, others = list[Document](), list[Document](), Counter[str]()
+    for one in open_now:
+        if one["tenant"] not in (tenant, _EVERYBODY):
+            others[one["tenant"]] += 1
+            continue
+        if any((one["kind"], one[thing]) in found for thing in _THINGS):
+            continue
+        message = f"{one['message']} (since {human_time(one['opened_at'])})"
+        finding = {"code": one["kind"], "about": "", "message": message}
+        (told if one["severity"] == "error" else known).append(finding)
+    for name, count in sorted(others.items()):
+        what = "notification is" if count == 1 else "notifications are"
+        message = f"{count} {what} open; `backcast status --tenant {name}` says more"
+        known.append({"code": "other-tenant", "about": f"tenant {name}", "message": message})
+    return told, known
+
+
 def _lines(found: Document) -> Iterator[str]:
     if found["groups"]:
         yield table(
@@ -74,7 +115,6 @@ def _lines(found: Document) -> Iterator[str]:
             found["groups"],
         )
         yield ""
-    # Notifications that are open belong here, beside what was just found.
     for heading, findings in (("PROBLEM", found["problems"]), ("remark", found["remarks"])):
         for one in findings:
             about = f"{one['about']}: " if one["about"] else ""

@@ -12,6 +12,7 @@ from psycopg import sql
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL, last_position, read_log
 from libs.events.topics import SNAPSHOTS
+from libs.keys.kek import KeyEncryptionKey
 from libs.runtime.groups import ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.loops import start_loops
@@ -52,7 +53,8 @@ class FollowedLog:
 
     def follow(self, count: int, tenant: str = TENANT) -> None:
         """So many more wait for what is appended from here on."""
-        after = last_position(self.site.catalog, SNAPSHOTS)
+        last = last_position(self.site.catalog, SNAPSHOTS)
+        after = self.feed.cursors(tenant).seal({SNAPSHOTS: last})
         query = f"topic={SNAPSHOTS}&after={after}&wait_seconds={WAIT_SECONDS}"
         for number in range(count):
             token = TOKENS[number % len(TOKENS)]
@@ -98,7 +100,7 @@ class FollowedLog:
 def followed(site: CatalogSite) -> Iterator[FollowedLog]:
     for tenant in (TENANT, "other"):
         protect(site, f"vm-{tenant}", tenant=tenant)
-    feed, stop, health = Feed(site.restore), Stop(), Health()
+    feed, stop, health = Feed(site.restore, KeyEncryptionKey.generate()), Stop(), Health()
     listener = Listener(site.restore, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
     app = application(2048, *TOKENS)
     add_event_routes(app, feed)
@@ -122,8 +124,12 @@ def thread_counts() -> tuple[int, int]:
     return workers, len(names) - workers
 
 
-def positions(events: list[dict[str, Any]]) -> list[int]:
-    return [event["position"] for event in events]
+def ids(events: list[dict[str, Any]]) -> list[str]:
+    return [event["id"] for event in events]
+
+
+def logged_ids(site: CatalogSite, after: int) -> list[str]:
+    return [str(one.envelope.event_id) for one in read_log(site.catalog, SNAPSHOTS, after, 100)]
 
 
 def test_500_followers_are_one_connection_and_no_thread(followed: FollowedLog) -> None:
@@ -142,11 +148,10 @@ def test_500_followers_are_one_connection_and_no_thread(followed: FollowedLog) -
     reads, after = followed.feed.reads.read_count, last_position(site.catalog, SNAPSHOTS)
     take_snapshot(site, f"vm-{TENANT}", item(1))
     told = followed.answers()
-    logged = read_log(site.catalog, SNAPSHOTS, after, 100)
-    expected = [one.envelope.position for one in logged]
+    expected = logged_ids(site, after)
     for events in told:
         assert events
-        assert positions(events) == expected[: len(events)]
+        assert ids(events) == expected[: len(events)]
     # Those who are in work at the same time share a read.
     reads = followed.feed.reads.read_count - reads
     print(f"{FOLLOWERS} followers were told by {reads} reads of the log")
@@ -157,6 +162,7 @@ def test_followers_get_their_own_events_in_order_however_often_they_ask(
     followed: FollowedLog,
 ) -> None:
     site = followed.site
+    after = last_position(site.catalog, SNAPSHOTS)
     followed.follow(20)
     followed.follow(20, "other")
     open_on(site, "vm-other", tenant="other")
@@ -165,7 +171,9 @@ def test_followers_get_their_own_events_in_order_however_often_they_ask(
     told = followed.answers()
     assert {event["tenant"] for events in told[:20] for event in events} == {TENANT}
     assert {event["tenant"] for events in told[20:] for event in events} == {"other"}
-    assert all(positions(events) == sorted(positions(events)) for events in told)
+    logged = logged_ids(site, after)
+    for events in told:
+        assert ids(events) == [one for one in logged if one in ids(events)]
 
 
 def test_who_waits_misses_nothing_when_the_listening_connection_is_killed(
@@ -200,9 +208,9 @@ def test_a_page_is_short_where_events_are_long(
     site = followed.site
     take_snapshot(site, f"vm-{TENANT}", item(1))
     monkeypatch.setattr(feed_module, "PAGE_SIZE_BYTES_MAX", 1)
-    found: list[int] = []
+    found: list[str] = []
+    after = ""
     while True:
-        after = found[-1] if found else 0
         followed.polls.append(
             Poll(
                 followed._url,
@@ -214,9 +222,9 @@ def test_a_page_is_short_where_events_are_long(
         if not events:
             break
         assert len(events) == 1
-        found += positions(events)
-    logged = read_log(site.catalog, SNAPSHOTS, 0, 100)
-    assert found == [one.envelope.position for one in logged]
+        found += ids(events)
+        after = events[-1]["cursor"]
+    assert found == logged_ids(site, 0)
 
 
 @contextmanager
