@@ -22,6 +22,7 @@ _BLOCK_DEVICES = "components/block-devices"
 _FREEZE = "components/freeze"
 _SECOND_STORE = "components/second-store"
 _CHANGING_KEK = "components/changing-kek"
+_OIDC = "components/oidc"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
     "base": {"resources": ["base"]},
@@ -30,6 +31,7 @@ TARGETS: dict[str, Manifest] = {
     "base with cert-manager": {"resources": ["base"], "components": ["components/cert-manager"]},
     "base with a second store": {"resources": ["base"], "components": [_SECOND_STORE]},
     "base while the KEK is changed": {"resources": ["base"], "components": [_CHANGING_KEK]},
+    "base with people by OIDC": {"resources": ["base"], "components": [_OIDC]},
     "production": {"resources": ["overlays/production"]},
     "production with everything": {
         "resources": ["overlays/production"],
