@@ -128,6 +128,8 @@ class Issuer:
         self.keys: list[SigningKey] = []
         #: By path: what is answered instead of its document.
         self.instead: dict[str, bytes] = {}
+        #: It sends its documents in pieces, whose length it does not say before.
+        self.in_pieces = False
         #: It answers 503 to everybody.
         self.down = False
         #: Paths that were asked for.
@@ -150,9 +152,18 @@ def running_issuer() -> Iterator[Issuer]:
     issuer: Issuer
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
             document = issuer.answer(self.path)
             self.send_response(503 if document is None else 200)
+            if issuer.in_pieces and document:
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                for piece in (document[:10], document[10:]):
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.wfile.write(b"0\r\n\r\n")
+                return
             self.send_header("Content-Length", str(len(document or b"")))
             self.end_headers()
             self.wfile.write(document or b"")

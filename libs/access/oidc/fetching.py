@@ -36,6 +36,13 @@ def fetch_keys(issuer: str, ca_file: Path | None) -> KeySet:
         UnavailableError: a server does not answer, or not with what was asked for.
         ConfigurationError: the certificate of one is not trusted.
     """
+    try:
+        return _fetch_keys(issuer, ca_file)
+    except ValueError as err:  # of what parses URLs, encodes host names, and writes requests
+        raise UnavailableError(f"issuer {issuer}: what it names cannot be asked: {err}") from None
+
+
+def _fetch_keys(issuer: str, ca_file: Path | None) -> KeySet:
     document = _fetch(issuer.removesuffix("/") + DISCOVERY, ca_file)
     try:
         found = msgspec.json.decode(document, type=_Discovery)
@@ -46,19 +53,14 @@ def fetch_keys(issuer: str, ca_file: Path | None) -> KeySet:
             f"issuer {issuer}: its discovery document is of {found.issuer[:200]!r}; set the issuer "
             f"exactly as it is written there"
         )
-    check_server("jwks_uri", found.jwks_uri, loopback=is_plain(issuer))
+    _check_server("jwks_uri", found.jwks_uri, loopback=urlsplit(issuer).scheme == "http")
     try:
         return parse_key_set(_fetch(found.jwks_uri, ca_file))
     except ValueError as err:
         raise UnavailableError(f"issuer {issuer}: its keys: {err}") from None
 
 
-def is_plain(url: str) -> bool:
-    """Whether a URL is without TLS."""
-    return urlsplit(url).scheme == "http"
-
-
-def check_server(name: str, url: str, *, loopback: bool) -> None:
+def _check_server(name: str, url: str, *, loopback: bool) -> None:
     """Refuse to believe what a server without TLS says of who may come in.
 
     Args:
@@ -78,7 +80,7 @@ def check_server(name: str, url: str, *, loopback: bool) -> None:
 def _fetch(url: str, ca_file: Path | None) -> bytes:
     parts = urlsplit(url)
     pool = ConnectionPool(Origin.parse(f"{parts.scheme}://{parts.netloc}"), _TIMEOUTS, ca_file)
-    headers = {"Host": pool.origin.authority, "Accept": "application/json", "Connection": "close"}
+    headers = {"Host": pool.origin.authority, "Accept": "application/json"}
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     what = f"GET {parts.path}"
     try:

@@ -23,7 +23,7 @@ from libs.runtime.tls import Reloaded
 
 log = logging.getLogger(__name__)
 
-#: Verified tokens that are remembered: 8 MiB at most. What is more is verified again, in 0.1 ms.
+#: Verified tokens that are remembered: 8 MiB at most. What is more is verified again: 0.2 ms.
 _REMEMBERED_COUNT_MAX = 1024
 #: A line of the log for each kind of reason at most this often; metrics count them all.
 _LOG_SECONDS = 1.0
@@ -73,7 +73,7 @@ class IssuedTokens:
         self._logged_at: dict[str, float] = {}
         self._refused = Counter(
             "backcast_oidc_refused",
-            "Tokens that look like the issuer's and were refused, by reason.",
+            "Refusals of tokens that look like the issuer's, by reason; a request may count twice.",
             ["reason"],
             registry=registry,
         )

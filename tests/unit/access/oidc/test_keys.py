@@ -68,6 +68,10 @@ def document(url: str, **changes: Any) -> bytes:
         (DISCOVERY, {"jwks_uri": "http://192.0.2.1/keys"}, "expected https:"),
         (DISCOVERY, {"jwks_uri": "file:///etc/passwd"}, "expected https:"),
         (DISCOVERY, {"jwks_uri": "//x"}, "expected https:"),
+        (DISCOVERY, {"jwks_uri": "https://["}, "cannot be asked"),
+        (DISCOVERY, {"jwks_uri": "https://a..b/keys"}, "its keys: encoding"),
+        (DISCOVERY, {"jwks_uri": "http://127.0.0.1:1/\u00e4"}, "GET /"),
+        (DISCOVERY, {"jwks_uri": "http://127.0.0.1:1/a b"}, "GET /a b"),
         (KEYS, b"<html>", "expected a JWK set"),
         (KEYS, b'{"keys": []}', "none of the 0"),
         (KEYS, b'{"keys": [{"kty": "oct", "k": "AAAA"}]}', "none of the 1"),
@@ -88,6 +92,15 @@ def test_a_wrong_answer_changes_nothing(
 def test_another_status_is_no_document(issuer: Issuer) -> None:
     with pytest.raises(UnavailableError, match="expected status 200, got 503"):
         fetch_keys(issuer.url + "/other", None)
+
+
+def test_a_document_may_come_in_pieces(issuer: Issuer, keys: IssuerKeys) -> None:
+    issuer.in_pieces = True
+    keys.refresh()
+    assert keys.find("first", "ES256")
+    issuer.instead[KEYS] = b'{"keys": []}' + b" " * DOCUMENT_SIZE_BYTES_MAX
+    with pytest.raises(UnavailableError, match="longer than"):
+        keys.refresh()
 
 
 def test_keys_that_are_of_no_use_are_passed_over() -> None:
