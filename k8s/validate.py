@@ -23,6 +23,7 @@ _FREEZE = "components/freeze"
 _SECOND_STORE = "components/second-store"
 _CHANGING_KEK = "components/changing-kek"
 _SCRAPING = "components/scraping"
+_OIDC = "components/oidc"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
     "base": {"resources": ["base"]},
@@ -32,6 +33,7 @@ TARGETS: dict[str, Manifest] = {
     "base with a second store": {"resources": ["base"], "components": [_SECOND_STORE]},
     "base while the KEK is changed": {"resources": ["base"], "components": [_CHANGING_KEK]},
     "base with scraping": {"resources": ["base"], "components": [_SCRAPING]},
+    "base with people by OIDC": {"resources": ["base"], "components": [_OIDC]},
     "production": {"resources": ["overlays/production"]},
     "production with everything": {
         "resources": ["overlays/production"],

@@ -109,6 +109,11 @@ class UnauthenticatedError(ForbiddenError):
     code = "unauthenticated"
     http_status = 401
 
+    def __init__(self, message: str, *, presented: bool = False) -> None:
+        super().__init__(message)
+        #: Whether a token was shown, and is not accepted.
+        self.presented = presented
+
 
 class DamagedDataError(BackcastError):
     """Stored or received bytes are not what they must be; they are never returned as data."""

@@ -34,7 +34,7 @@ def closed(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def servers_as_needed(manifests: list[Manifest]) -> Iterator[str]:
-    """Postgres, Kafka or a store that is configured and blocked, or open and not configured."""
+    """Postgres, Kafka, a store or an issuer that is set and blocked, or open and not set."""
     needs = {str(pod): _server_ports(manifests, pod) for pod in workloads(manifests)}
     every = set().union(*needs.values())
     for pod in workloads(manifests):
@@ -145,7 +145,7 @@ def _server_ports(manifests: list[Manifest], pod: Workload) -> set[int]:
             ports.add(_POSTGRES_PORT)
         elif name.endswith("_KAFKA_BOOTSTRAP"):
             ports |= {int(address.rpartition(":")[2]) for address in value.split(",")}
-        elif name.endswith("_S3_ENDPOINT"):
+        elif name.endswith(("_S3_ENDPOINT", "_OIDC_ISSUER")):
             url = urlsplit(value)
             ports.add(url.port or (443 if url.scheme == "https" else 80))
     return ports

@@ -1,4 +1,4 @@
-"""The tokens that a service accepts: those of its token file, and those of the catalog.
+"""The tokens that a service accepts: of its token file, of the catalog, and of an issuer (OIDC).
 
 All of the catalog's are kept in memory and read again within seconds of a change. So a request
 waits for no look-up, a token that nobody knows costs what a known one costs, and no flood of them
@@ -8,6 +8,7 @@ reaches Postgres.
 import contextlib
 import time
 
+from libs.access.oidc.issued import IssuedEntry, IssuedTokens, looks_issued
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.tokens import CatalogToken, TokenState, read_accepted, read_token_state
 from libs.catalogdb.pool import Catalog
@@ -28,13 +29,19 @@ class AcceptedTokens:
     Args:
         file: the service's token file.
         catalog: the catalog, in the service's role.
+        issued: those that an issuer makes for people; None: there is no issuer.
         trust_seconds: how long what was read of the catalog counts without news of it.
     """
 
     def __init__(
-        self, file: TokenFile, catalog: Catalog, trust_seconds: float = _TRUST_SECONDS
+        self,
+        file: TokenFile,
+        catalog: Catalog,
+        issued: IssuedTokens | None = None,
+        trust_seconds: float = _TRUST_SECONDS,
     ) -> None:
         self._file = file
+        self._issued = issued
         self._catalog = catalog
         self._trust_seconds = trust_seconds
         self._entries: dict[str, TokenEntry] = {}
@@ -67,15 +74,20 @@ class AcceptedTokens:
         """The entry of a presented token, or None.
 
         Raises:
-            UnavailableError: the file does not have it, and the catalog was not heard of for long.
+            UnavailableError: the file does not have it, and the catalog was not heard of for long,
+                or the issuer if it looks like one of its tokens.
         """
         in_file, in_catalog = self._file.find(token), find_entry(self._entries, digest_of(token))
         if in_file is None:
+            if self._issued is not None and looks_issued(token):
+                return self._issued.find(token)
             self._require_known()
         return in_file or in_catalog
 
     def holds(self, entry: TokenEntry) -> bool:
         """Whether the entry is still accepted as it was. Raises as `find` does."""
+        if isinstance(entry, IssuedEntry):
+            return self._issued is not None and self._issued.holds(entry)
         if self._file.holds(entry):
             return True
         self._require_known()

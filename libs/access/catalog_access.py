@@ -2,19 +2,33 @@
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from libs.access.accepted import AcceptedTokens
 from libs.access.audit_log import AuditLog
+from libs.access.oidc.issued import IssuedTokens
 from libs.access.token_file import TokenFile
 from libs.catalogdb.pool import Catalog
 from libs.rest.server import create_app
-from libs.runtime.groups import ServiceSettings
+from libs.runtime.groups import OidcSettings, ServiceSettings
 from libs.runtime.health import Health
 from libs.runtime.loops import Loop
 from libs.runtime.settings import Secret
+
+
+class AccessSettings(Protocol):
+    """The part of a service's settings that says whose tokens it accepts."""
+
+    @property
+    def tokens(self) -> Secret:
+        """Its token file."""
+
+    @property
+    def oidc(self) -> OidcSettings:
+        """The issuer of tokens for people, if there is one."""
 
 
 class CatalogAccess:
@@ -23,7 +37,8 @@ class CatalogAccess:
     Args:
         catalog: the catalog, in the service's role.
         service: its name.
-        tokens: its token file.
+        settings: whose tokens it accepts.
+        registry: gets the service's metrics.
         group_of: which group of a tenant a parameter of its requests means.
     """
 
@@ -31,31 +46,32 @@ class CatalogAccess:
         self,
         catalog: Catalog,
         service: str,
-        tokens: Secret,
+        settings: AccessSettings,
+        registry: CollectorRegistry,
         group_of: Callable[[Catalog, str, str, str], str],
     ) -> None:
         self._service = service
-        self._tokens = AcceptedTokens(TokenFile(tokens), catalog)
+        self._registry = registry
+        self._issued = IssuedTokens.of(settings.oidc, registry)
+        self._tokens = AcceptedTokens(TokenFile(settings.tokens), catalog, self._issued)
         self._auditor = AuditLog(catalog, service)
         self._group_of = functools.partial(group_of, catalog)
 
-    def create_app(
-        self, settings: ServiceSettings, health: Health, registry: CollectorRegistry
-    ) -> FastAPI:
+    def create_app(self, settings: ServiceSettings, health: Health) -> FastAPI:
         """The service's application, to which it adds its routes."""
         return create_app(
             f"Backcast {self._service}",
             settings,
             health,
-            registry,
+            self._registry,
             self._tokens,
             group_of=self._group_of,
             auditor=self._auditor,
         )
 
-    def loop(self) -> Loop:
-        """The loop that keeps the tokens up to date."""
-        return self._tokens.loop()
+    def loops(self) -> list[Loop]:
+        """The loops that keep the tokens, and the keys of the issuer, up to date."""
+        return [self._tokens.loop(), *([self._issued.loop()] if self._issued else [])]
 
     def close(self) -> None:
         """Wait until everything is recorded. No request may be in work any more."""

@@ -58,7 +58,9 @@ class Standing:
                 if timer is not None:
                     timer.cancel()
         if scope.cancelled_caught:
-            raise UnauthenticatedError(f"token {entry.label}: was revoked, changed or has expired")
+            raise UnauthenticatedError(
+                f"token {entry.label}: was revoked, changed or has expired", presented=True
+            )
 
     def _is_accepted(self, entry: TokenEntry) -> bool:
         try:

@@ -28,7 +28,9 @@ ALL_TENANTS = "*"
 EXPECTED_TOKEN = "expected 'Authorization: Bearer' with a known token"  # noqa: S105 -- no password
 
 _bearer = HTTPBearer(
-    auto_error=False, description="A token of the service's token file, or of the catalog."
+    auto_error=False,
+    description="A token of the service's token file; of the services that have the catalog also "
+    "one of the catalog, or of the issuer (OIDC).",
 )
 
 
@@ -293,7 +295,7 @@ class Requirement:
         tokens: Authority = request.app.state.tokens
         entry = tokens.find(credentials.credentials) if credentials else None
         if entry is None:
-            raise UnauthenticatedError(EXPECTED_TOKEN)
+            raise UnauthenticatedError(EXPECTED_TOKEN, presented=credentials is not None)
         tenant = request.path_params.get("tenant", ALL_TENANTS)
         groups = frozenset(entry.groups)
         caller = Caller(entry.label, tenant, entry.rights, groups, entry.sha256)

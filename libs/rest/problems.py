@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from libs.errors import BackcastError, BadInputError
+from libs.errors import BackcastError, BadInputError, UnauthenticatedError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ _HEADERS: dict[int, Mapping[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
     HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After": "1"},
 }
+#: Where a token was shown (RFC 6750, section 3.1). Why it is not accepted only the log says.
+_NOT_ACCEPTED = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class Problem(BaseModel):
@@ -82,6 +84,8 @@ async def on_backcast_error(request: Request, error: Exception) -> Response:
 def refusal(error: BackcastError) -> Response:
     """The response that reports an error, with the header that its status asks for."""
     problem = problem_of(error)
+    if isinstance(error, UnauthenticatedError) and error.presented:
+        return problem.response(_NOT_ACCEPTED)
     return problem.response(_HEADERS.get(problem.status))
 
 

@@ -242,13 +242,14 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        entry = self._standing.tokens.find(presented_token(headers.get("authorization", "")))
+        token = presented_token(headers.get("authorization", ""))
+        entry = self._standing.tokens.find(token)
         if entry is not None:
             tenant = None if entry.tenant == ALL_TENANTS else entry.tenant
             async with self._shares.taken(scope, tenant, entry.label):
                 await self._handle_known(scope, receive, send, entry)
         elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-            raise UnauthenticatedError(EXPECTED_TOKEN)
+            raise UnauthenticatedError(EXPECTED_TOKEN, presented=bool(token))
         else:
             await self._app(scope, receive, send)
 

@@ -8,6 +8,7 @@ A service's settings inherit `ServiceSettings` and hold the groups as fields:
         kek: Secret
 """
 
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +212,51 @@ class SecondS3Settings:
 
 #: The default of services.
 NO_SECOND_STORE = SecondS3Settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OidcSettings:
+    """The issuer (OIDC) whose tokens are accepted for people; if there is one."""
+
+    #: URL of the issuer, exactly as its discovery document and its tokens have it. If it is not
+    #: set, tokens of files and of the catalog are the only ones.
+    issuer: str | None = None
+    #: What a token must be for: its `aud` has this. It must be the id of no client of the issuer.
+    audience: str | None = None
+    #: Claim of a token whose values the mapping knows: a text, or a list of texts.
+    claim: str = "groups"
+    #: File with the mapping: tenant, roles and groups by value of the claim. Whoever has no value
+    #: of it may do nothing.
+    mapping_file: Path | None = None
+    #: Certificate authorities in PEM that sign the issuer's servers; the system's if not set.
+    ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            ValueError: some of it is missing, or the issuer is not the URL of one.
+        """
+        given = (self.issuer, self.audience, self.mapping_file)
+        if any(given) and not all(given):
+            raise ValueError("OIDC_ISSUER, OIDC_AUDIENCE and OIDC_MAPPING_FILE belong together")
+        if self.issuer is not None:
+            _check_issuer(self.issuer)
+
+
+#: The default of services.
+NO_ISSUER = OidcSettings()
+
+
+def _check_issuer(issuer: str) -> None:
+    url = urlsplit(issuer)
+    safe = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+    more = url.query or url.fragment or "@" in url.netloc
+    if not safe or not url.hostname or more or not re.fullmatch("[!-~]+", issuer):
+        raise ValueError(
+            f"OIDC_ISSUER {issuer!r}: expected https://HOST[:PORT][/PATH] and nothing else; http: "
+            f"is for loopback alone"
+        )
 
 
 def _check_endpoint(name: str, endpoint: str) -> None:

@@ -108,8 +108,8 @@ def main(settings: Settings, stop: Stop) -> None:
             *_background(settings, collecting, upkeep, verifying),
             *_replication(settings, catalog, stores, vault, tools.mirror, registry),
         ]
-        access = CatalogAccess(catalog, "catalog", settings.tokens, group_of_parameter)
-        app = access.create_app(settings, health, registry)
+        access = CatalogAccess(catalog, "catalog", settings, registry, group_of_parameter)
+        app = access.create_app(settings, health)
         keys = _key_tools(catalog, stores, kek, checkpoints, tools.mirror)
         add_routes(
             app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys
@@ -117,7 +117,7 @@ def main(settings: Settings, stop: Stop) -> None:
         health.depend_on("catalog", lambda: list_nodes(catalog))
         _answer_polls_at(stop, jobs.bells, upkeep.bells)
         with contextlib.closing(access), serving(app, settings):
-            threads = start_loops([*loops, access.loop(), audit_loop(catalog)], health, stop)
+            threads = start_loops([*loops, *access.loops(), audit_loop(catalog)], health, stop)
             health.started()
             stop.wait()
             for thread in threads:

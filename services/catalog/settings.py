@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from libs.runtime.groups import (
+    NO_ISSUER,
     NO_SECOND_STORE,
     KafkaSettings,
+    OidcSettings,
     PostgresSettings,
     S3Settings,
     SecondS3Settings,
@@ -28,6 +30,7 @@ class Settings(ServiceSettings):
     previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
+    oidc: OidcSettings = NO_ISSUER
     #: Events that are read from the log and published at a time.
     relay_batch_count_max: int = 500
     #: The relay looks at the log at least this often, also if nobody woke it.

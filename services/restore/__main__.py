@@ -51,8 +51,8 @@ def main(settings: Settings, stop: Stop) -> None:
         chunks = FrameReader(stores, vault, settings.chunk_frame_count_max)
         readers = VolumeReaders(catalog, vault, nodes, chunks, settings.lease_deadline_seconds)
         registry.register(FetchMetrics(node=nodes.fetched, chunk=chunks.fetched))
-        access = CatalogAccess(catalog, "restore", settings.tokens, group_of_parameter)
-        app = access.create_app(settings, health, registry)
+        access = CatalogAccess(catalog, "restore", settings, registry, group_of_parameter)
+        app = access.create_app(settings, health)
         presigners = _client_stores(settings)
         feed = Feed(catalog, kek)
         stop.call(feed.close)
@@ -60,7 +60,7 @@ def main(settings: Settings, stop: Stop) -> None:
         health.depend_on("catalog", lambda: find_tenant(catalog, ""))
         listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
         with contextlib.closing(access), serving(app, settings):
-            loops = start_loops([listener.loop(), access.loop()], health, stop)
+            loops = start_loops([listener.loop(), *access.loops()], health, stop)
             health.started()
             stop.wait()
         for loop in loops:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from libs.runtime.groups import (
+    NO_ISSUER,
     NO_SECOND_STORE,
+    OidcSettings,
     PostgresSettings,
     S3Settings,
     SecondS3Settings,
@@ -26,6 +28,7 @@ class Settings(ServiceSettings):
     previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
+    oidc: OidcSettings = NO_ISSUER
     #: URL at which clients reach the coordinator; handed to whoever asks.
     coordinator_url: str
     #: URL at which clients reach the catalog service; handed to whoever asks.

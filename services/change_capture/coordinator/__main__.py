@@ -63,8 +63,8 @@ def main(settings: Settings, stop: Stop) -> None:
         conductor = Conductor(
             catalog, vault, agents, barriers, sessions, orders, settings.session_deadline_seconds
         )
-        access = CatalogAccess(catalog, "coordinator", settings.tokens, group_of_session)
-        app = access.create_app(settings, health, registry)
+        access = CatalogAccess(catalog, "coordinator", settings, registry, group_of_session)
+        app = access.create_app(settings, health)
         add_routes(app, catalog, vault, agents, conductor, node_key)
         registration = Registration(catalog, agents, node_key, networks)
         agents_settings = _of_agents_listener(settings)
@@ -77,7 +77,7 @@ def main(settings: Settings, stop: Stop) -> None:
         stop.call(news.bells.close)
         loops = [
             listener.loop(),
-            access.loop(),
+            *access.loops(),
             # A round waits by itself, until a session changes.
             Loop(
                 "watch",

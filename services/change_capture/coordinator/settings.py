@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.runtime.groups import PostgresSettings, S3Settings, ServiceSettings
+from libs.runtime.groups import (
+    NO_ISSUER,
+    OidcSettings,
+    PostgresSettings,
+    S3Settings,
+    ServiceSettings,
+)
 from libs.runtime.settings import Secret
 from services.change_capture.coordinator.nodes.addresses import AgentNetworks
 from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
@@ -22,6 +28,7 @@ class Settings(ServiceSettings):
     previous_kek: Secret | None = None
     #: File with the tokens that the REST endpoints accept.
     tokens: Secret
+    oidc: OidcSettings = NO_ISSUER
     #: File with the key above the credentials of nodes: 64 random hexadecimal characters.
     node_key: Secret
     #: Address and port of the listener for agents; port 0 takes a free one.

@@ -1,0 +1,1 @@
+"""Tokens that an issuer (OIDC) makes for people: JWTs, judged by the issuer's public keys."""
