@@ -13,8 +13,9 @@ from libs.access.oidc.key_set import KeySet, parse_key_set
 from libs.access.oidc.keys import KEEP_SECONDS, IssuerKeys
 from libs.access.oidc.mapping import Mapping, MappingEntry, read_mapping
 from libs.access.oidc.verifying import LEEWAY_SECONDS, Expected
-from libs.errors import UnavailableError
+from libs.errors import ConfigurationError, UnavailableError
 from libs.rest.auth import Role, TokenEntry
+from libs.runtime.groups import NO_ISSUER, OidcSettings
 from tests.support.issuer import AUDIENCE, SigningKey, claims_of
 
 ISSUER = "https://login.example.org/realms/test"
@@ -224,6 +225,21 @@ def test_a_mapping_that_nobody_may_have_is_refused(
     file.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=reason):
         read_mapping(file)
+
+
+def test_a_service_without_an_issuer_asks_nobody_and_a_wrong_file_stops_it(tmp_path: Path) -> None:
+    assert IssuedTokens.of(NO_ISSUER, CollectorRegistry()) is None
+    file = tmp_path / "mapping.json"
+    settings = OidcSettings(issuer=ISSUER, audience=AUDIENCE, mapping_file=file)
+    for text in (None, "nonsense"):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(ConfigurationError, match="OIDC mapping"):
+            IssuedTokens.of(settings, CollectorRegistry())
+    file.write_text("[]")
+    tokens = IssuedTokens.of(settings, CollectorRegistry())
+    assert tokens
+    assert tokens.loop().name == "oidc"
 
 
 def test_a_mapping_is_read_from_its_file(tmp_path: Path) -> None:
