@@ -11,6 +11,7 @@ from libs.errors import BackcastError, BadInputError, NotFoundError
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Sender
+from services.change_capture.agent.sampling import chance_of_its_own
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.drivers.port import Driver, FrozenView
@@ -53,15 +54,9 @@ class AgentCaptures:
         self._sender = sender
         self._scan_thread_count = scan_thread_count
         self._outcome_timeout_seconds = outcome_timeout_seconds
-        self._rng = rng
+        self._rng = random.SystemRandom() if rng is None else rng
         self._captures: dict[UUID, Capture] = {}
         self._lock = threading.Lock()
-
-    def _chance(self) -> random.Random:
-        """What draws a capture's sample. Whoever sees one sample must not know the next from it."""
-        if self._rng is None:
-            return random.SystemRandom()
-        return random.Random(self._rng.random())  # noqa: S311 -- asked to be repeatable
 
     def begin(self, order: CaptureOrder) -> Capture:
         """Begin a capture; a second order for the same one returns the running one.
@@ -91,7 +86,7 @@ class AgentCaptures:
                 self._node,
                 self._window,
                 self._sender,
-                self._chance(),
+                chance_of_its_own(self._rng),
             )
             outdated = [c for c in self._captures.values() if c.order.volume == order.volume]
             for old in outdated:

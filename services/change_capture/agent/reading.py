@@ -11,7 +11,13 @@ from libs.runtime.threads import start_thread
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Publication
 from services.change_capture.agent.regions import Regions, regions_of
-from services.change_capture.agent.sampling import Covered, Sample, Sampler, read_sample
+from services.change_capture.agent.sampling import (
+    Covered,
+    Sample,
+    Sampler,
+    chance_of_its_own,
+    read_sample,
+)
 from services.change_capture.agent.scanner import ScanFigures, Scanner
 from services.change_capture.agent.window import Window
 from services.change_capture.drivers.port import FrozenView, Tracker
@@ -120,7 +126,7 @@ class Reading:
     def _sampler(self) -> Sampler | None:
         if self._tracker.trust != "exact":
             return None
-        rng = random.Random(self._rng.random())  # noqa: S311 -- a sample, no secret
+        rng = chance_of_its_own(self._rng)
         return Sampler(self._sample, self._hasher, self._view.data_bytes_estimate, rng)
 
 

@@ -140,6 +140,18 @@ def sample_count(data_bytes: int) -> int:
     return min(max(SAMPLE_COUNT_MIN, count), SAMPLE_COUNT_MAX)
 
 
+def chance_of_its_own(source: random.Random) -> random.Random:
+    """Chance for one capture, or one of its threads.
+
+    Whoever sees a part of a sample must not know the rest, or the next one, from it: the system's
+    chance stays what it is. Only a source that was seeded, so that a run can be repeated, gives
+    each asker a seed.
+    """
+    if isinstance(source, random.SystemRandom):
+        return source
+    return random.Random(source.random())  # noqa: S311 -- asked to be repeatable
+
+
 def read_sample(
     view: FrozenView, candidates: "Covered", hasher: ChunkHasher, rng: random.Random
 ) -> Iterator[SampledChunk]:

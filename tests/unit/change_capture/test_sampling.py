@@ -13,6 +13,7 @@ from services.change_capture.agent.sampling import (
     SAMPLE_COUNT_MIN,
     Sample,
     Sampler,
+    chance_of_its_own,
     sample_count,
 )
 from services.change_capture.drivers.port import Changes
@@ -53,6 +54,39 @@ def test_of_little_data_every_chunk_is_taken_with_its_id() -> None:
     expected = blake3.blake3(content[:CHUNK_SIZE_BYTES], key=ID_KEY).digest()
     assert (first.index, first.id) == (7, expected)
     assert (last.index, last.id) == (9, None)
+
+
+class CountingChance(random.SystemRandom):
+    """The system's chance, which counts what is drawn."""
+
+    drawn_count = 0
+
+    def random(self) -> float:
+        self.drawn_count += 1
+        return super().random()
+
+
+def test_no_part_of_a_sample_tells_the_rest(tmp_path: Path) -> None:
+    """Each chunk of it is drawn from the system, not from a seed that a few draws give away."""
+    agent = Agent(tmp_path, Volume(tmp_path / "volume", random.Random(7)))
+    chance = CountingChance()
+    agent.rng = chance
+    agent.volume.write(0, 12)  # so few that all are in the sample
+    agent.capture()
+    chance.drawn_count = 0
+    agent.volume.write(5, 1)
+    model = agent.capture()
+    assert len(model.sampled) == 11
+    assert chance.drawn_count >= len(model.sampled)
+
+
+def test_only_a_source_that_can_be_repeated_gives_seeds() -> None:
+    system = random.SystemRandom()
+    assert chance_of_its_own(system) is system
+    first, again = (chance_of_its_own(random.Random(3)) for _ in range(2))
+    assert [first.random(), first.random()] == [again.random(), again.random()]
+    seeded = random.Random(3)
+    assert chance_of_its_own(seeded).random() != chance_of_its_own(seeded).random()
 
 
 def capture_twice(agent: Agent, change: Volume, first: int, count: int) -> Model:
