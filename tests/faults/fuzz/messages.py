@@ -20,7 +20,8 @@ from libs.events.envelope import from_headers, to_headers
 from libs.events.mac import event_mac, is_authentic
 from libs.events.record import from_record, to_record
 from libs.events.registry import REGISTRY
-from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS
+from libs.events.topics import BLOCK_CHANGES, NOTIFICATIONS, SNAPSHOTS
+from libs.keys.kek import KeyEncryptionKey
 from libs.points import RecoveryPoint
 from libs.ranges import ByteRange, ChunkRun, count_chunks, pack_runs, unpack_runs
 from libs.rest.auth import Tokens
@@ -33,12 +34,13 @@ from libs.spans import messages as spans
 from libs.store.s3 import S3Bucket, S3Store
 from services.chunker.settings import Settings
 from services.restore.downloads.byte_ranges import parse_range
-from services.restore.events.feed import parse_cursor
+from services.restore.events.cursors import TenantCursors
 from tests.faults.fuzz.target import SEPARATOR, Target, parts_of, text_of
 from tests.golden.make_events import SAMPLES, envelope_of
 
 _TOKEN = bytes(32)
 _EVENTS = REGISTRY.events
+_CURSORS = TenantCursors(KeyEncryptionKey(bytes(32)), "acme")
 
 
 def _read_event(data: bytes) -> None:
@@ -334,7 +336,7 @@ def _read_range_header(data: bytes) -> None:
 
 def _read_cursor(data: bytes) -> None:
     text, topic = parts_of(data, 2)
-    parse_cursor(text_of(text), (text_of(topic),) if topic else ())
+    _CURSORS.open(text_of(text), (text_of(topic),) if topic else ())
 
 
 MESSAGES = (
@@ -379,7 +381,7 @@ MESSAGES = (
     Target(
         "event-cursor",
         _read_cursor,
-        lambda: [b"backcast.packs=3,backcast.snapshots=4", b"7" + SEPARATOR + b"backcast.packs"],
+        lambda: [_CURSORS.seal({SNAPSHOTS: 7}).encode(), b"7" + SEPARATOR + SNAPSHOTS.encode()],
         (BadInputError,),
         256,
     ),
