@@ -10,6 +10,8 @@ BIN := .venv/bin
 ARGS ?=
 #: Two test processes, each with its own servers; tests of a file stay together, long ones go first.
 PROCESSES ?= -n 2 --dist loadfile --no-loadscope-reorder
+#: How much `make test-faults` tries: sample, full or soak.
+SCALE ?= full
 #: What `make test-containers` runs: whose tests ask for addresses and credentials alone.
 IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/catalogdb \
   tests/integration/chunker tests/integration/restore tests/integration/test_kafka_topics.py \
@@ -31,20 +33,20 @@ demo: $(READY) ## protect, change, lose and restore a real file-system image (3 
 drill: $(READY) ## lose all but the bucket and the recovery sheet, get everything back, timed (3 minutes)
 	$(BIN)/python -m deploy.drill $(ARGS)
 
-test: $(READY) ## all tests, on real servers (15 minutes)
-	$(BIN)/pytest -m "not slow" $(PROCESSES) $(ARGS)
+test: $(READY) ## all tests but those of faults, on real servers (12 minutes)
+	$(BIN)/pytest -m "not slow" --ignore tests/faults $(PROCESSES) $(ARGS)
 
 test-containers: images ## tests that need servers but not their processes, in containers (10 minutes)
 	BACKCAST_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" $(PROCESSES) $(IN_CONTAINERS) $(ARGS)
 
-test-faults: $(READY) ## crash points, kills, broken servers, damage and fuzzing, in full (over an hour)
-	$(BIN)/pytest tests/faults --scale full $(ARGS)
+test-faults: $(READY) ## crash points, kills, broken servers, damage, fuzzing (over an hour; SCALE=sample: 7 minutes)
+	$(BIN)/pytest tests/faults --scale $(SCALE) $(if $(filter sample,$(SCALE)),-m "not slow" $(PROCESSES)) $(ARGS)
 
 test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (6 minutes)
 	$(BIN)/pytest tests/faults/mutants --scale full -s $(ARGS)
 
-soak: $(READY) ## the same for hours
-	$(BIN)/pytest tests/faults --scale soak $(ARGS)
+soak: $(READY) ## faults for hours
+	$(MAKE) test-faults SCALE=soak
 
 check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated docs, manifests (2 minutes)
 	$(BIN)/ruff format --check .

@@ -1,8 +1,9 @@
 """The harness of faults: how much of it runs, and what it counted.
 
-`--scale sample` is part of `make test`, `--scale full` is `make test-faults`, `--scale soak` is
-`make soak`. Each test asserts its own floor of counts, so a silent skip is a failure, and hands the
-counts to `tally`, which prints them at the end and writes them to `build/faults/<scale>.json`.
+`--scale full` is `make test-faults`, `--scale soak` is `make soak`; continuous integration runs
+`make test-faults SCALE=sample`. Each test asserts its own floor of counts, so a silent skip is a
+failure, and hands the counts to `tally`, which prints them at the end and writes them to
+`build/faults/<scale>.json`.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Each rule is taken out of a copy of the code, and the test that stands for it must fail.
 
-`make test` tries a sample of them, `make test-mutants` all. The copies share their files by hard
+`make test-faults SCALE=sample` tries a sample of them, `make test-mutants` all. The copies share their files by hard
 links; the tests that need a catalog share one PostgreSQL, in which each run has a database of its
 own. A first run without a bug shows that the tests pass.
 """
@@ -110,7 +110,7 @@ def test_every_planted_bug_is_caught(
     tally: Callable[..., None],
 ) -> None:
     dsn, planted = postgres.dsn, list(MUTANTS)
-    if scale is Scale.SAMPLE:  # the same run has all tests without a bug
+    if scale is Scale.SAMPLE:  # `make test` has all tests without a bug
         planted = random.Random(1).sample(planted, _SAMPLE_COUNT)
     else:
         tests = sorted({mutant.tests for mutant in planted})

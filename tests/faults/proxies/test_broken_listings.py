@@ -36,7 +36,7 @@ HOWS = ("no-token", "empty", "early-end", "again", "page")
 #: the first are those of checkpoints, keys and manifests, and 17 or more in a sweep.
 RECONCILING = [(server, how, nth) for server in SERVERS for how in HOWS for nth in (1, 3, 40, 300)]
 SWEEPING = [(server, how, nth) for server in SERVERS for how in HOWS for nth in (1, 2, 9)]
-#: In `make test`: each kind, and each server.
+#: In a sample: each kind, and each server.
 RECONCILING_SAMPLE = [
     ("minio", "no-token", 1),
     ("minio", "empty", 40),

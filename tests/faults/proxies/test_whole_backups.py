@@ -104,7 +104,7 @@ BACKUPS = {
     "span's chunker is not greeted": Case("span_proxy", lambda: AnswerLost("hello", count=2)),
     "span slow": Case("span_proxy", lambda: Delayed("want", seconds=2)),
 }
-#: In `make test`: one of each proxy and kind of end.
+#: In a sample: one of each proxy and kind of end.
 _SAMPLE = (
     "pack stored, answer lost",
     "store full",
