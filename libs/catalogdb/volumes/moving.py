@@ -14,6 +14,7 @@ from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Volume, read_volume
 from libs.catalogdb.volumes.locking import lock_names, lock_protected, refuse_while_open
 from libs.catalogdb.volumes.placing import place, refuse_same_path
+from libs.errors import BadInputError
 from libs.events.fields import MESSAGE_LENGTH_MAX
 from libs.events.snapshots import VolumeMoved
 
@@ -27,6 +28,7 @@ def move(  # noqa: PLR0913 -- a place
     freeze: str | None,
     *,
     again: bool = False,
+    no_freeze: bool = False,
 ) -> Volume:
     """Let a volume be read from another place from its next snapshot on.
 
@@ -40,8 +42,10 @@ def move(  # noqa: PLR0913 -- a place
         path: its path there.
         freeze: mount point of the file system to freeze while it is cut, or None.
         again: although another volume of the tenant is there already.
+        no_freeze: although something was frozen before, and ``freeze`` is None.
 
     Raises:
+        BadInputError: something was frozen before, and nobody said what is to be from now on.
         NotFoundError: no such volume or node.
         ConflictError: it was removed, a session is open, or another volume is at that place.
         NotReconciledError: the catalog may have gone back in time.
@@ -51,6 +55,11 @@ def move(  # noqa: PLR0913 -- a place
         volume = lock_protected(tx, tenant, name)
         if (volume.node, volume.path, volume.freeze) == (node, path, freeze):
             return read_volume(tx, tenant, name)
+        if volume.freeze and not freeze and not no_freeze:
+            raise BadInputError(
+                f"volume {name}: {volume.freeze} is frozen while it is cut; say what is to be "
+                f"frozen at the new place (--freeze), or that nothing is (--no-freeze)"
+            )
         refuse_while_open(volume.of, "the volume cannot move")
         if not again:
             refuse_same_path(tx, tenant, node, path, but=name)

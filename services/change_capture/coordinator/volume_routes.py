@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Volume, find_node, find_volume
+from libs.catalogdb.protected import find_node, find_volume
 from libs.catalogdb.volumes.moving import move
 from libs.catalogdb.volumes.pausing import Pause, pause, resume
 from libs.catalogdb.volumes.regrouping import regroup
@@ -119,20 +119,7 @@ def add_volume_routes(app: FastAPI, catalog: Catalog, agents: Agents) -> None:
 
     @app.post(f"{_PATH}/move", summary="Read a volume from another place from now on")
     def move_it(tenant: str, name: str, _: Operator, request: MoveRequest) -> MovedAnswer:
-        volume = find_volume(catalog, tenant, name)
-        node = find_node(catalog, request.node or volume.node)
-        freeze = _freeze(volume, request)
-        size_bytes = agents.probe(node, tenant, request.path, freeze)
-        moved = move(catalog, tenant, name, node.name, request.path, freeze, again=request.again)
-        return MovedAnswer(
-            volume=moved.volume,
-            name=moved.name,
-            group=moved.group,
-            node=moved.node,
-            path=moved.path,
-            freeze=moved.freeze,
-            size_bytes=size_bytes,
-        )
+        return _move(catalog, agents, tenant, name, request)
 
     @app.post(f"{_PATH}/remove", summary="Protect a volume no more")
     def take_out(tenant: str, name: str, caller: Deleter) -> RemovedAnswer:
@@ -171,16 +158,32 @@ def add_volume_routes(app: FastAPI, catalog: Catalog, agents: Agents) -> None:
         return _answer(resume(catalog, tenant, name, _name_of(caller)))
 
 
-def _freeze(volume: Volume, request: MoveRequest) -> str | None:
-    """What is to be frozen at the new place: nobody should lose a freeze without saying so."""
+def _move(
+    catalog: Catalog, agents: Agents, tenant: str, name: str, request: MoveRequest
+) -> MovedAnswer:
     if request.freeze and request.no_freeze:
         raise BadInputError("freeze: goes not with `no_freeze`")
-    if volume.freeze and not request.freeze and not request.no_freeze:
-        raise BadInputError(
-            f"volume {volume.name}: {volume.freeze} is frozen while it is cut; say what is to be "
-            f"frozen at the new place (--freeze), or that nothing is (--no-freeze)"
-        )
-    return request.freeze
+    node = find_node(catalog, request.node or find_volume(catalog, tenant, name).node)
+    size_bytes = agents.probe(node, tenant, request.path, request.freeze)
+    moved = move(
+        catalog,
+        tenant,
+        name,
+        node.name,
+        request.path,
+        request.freeze,
+        again=request.again,
+        no_freeze=request.no_freeze,
+    )
+    return MovedAnswer(
+        volume=moved.volume,
+        name=moved.name,
+        group=moved.group,
+        node=moved.node,
+        path=moved.path,
+        freeze=moved.freeze,
+        size_bytes=size_bytes,
+    )
 
 
 def _answer(one: Pause) -> PauseAnswer:

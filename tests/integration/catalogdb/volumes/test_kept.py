@@ -1,8 +1,8 @@
-"""What is kept of a volume that was removed, or changed its group."""
+"""What is kept of a volume that was removed, moved, or changed its group."""
 
 import pytest
 
-from libs.catalogdb.protected import group_of
+from libs.catalogdb.protected import find_volume, group_of
 from libs.catalogdb.snapshots.expiry import Expired, Refused, expire, expire_overdue
 from libs.catalogdb.snapshots.points import find_volume_at
 from libs.catalogdb.snapshots.retention import (
@@ -12,12 +12,13 @@ from libs.catalogdb.snapshots.retention import (
     read_retention,
     set_retention,
 )
+from libs.catalogdb.volumes.moving import move
 from libs.catalogdb.volumes.regrouping import regroup
 from libs.catalogdb.volumes.removing import remove
-from libs.errors import ForbiddenError, NotFoundError
+from libs.errors import BadInputError, ForbiddenError, NotFoundError
 from libs.points import RecoveryPoint
 from tests.integration.catalogdb.volumes.groups import seal_group
-from tests.support.catalog import TENANT, CatalogSite, item, protect, take_snapshot
+from tests.support.catalog import NODE, TENANT, CatalogSite, item, protect, take_snapshot
 
 
 def test_a_group_that_keeps_fewer_takes_a_volume_from_nobody_who_may_not_delete(
@@ -81,3 +82,14 @@ def test_a_removed_volume_keeps_the_last_good_point_of_a_group_that_ends(
     refused = expire(site.catalog, TENANT, session, "ops")
     assert isinstance(refused, Refused)
     assert refused.reason == "last-good-point"
+
+
+def test_a_volume_that_moves_loses_no_freeze_unless_somebody_says_so(site: CatalogSite) -> None:
+    """What the caller saw before may have changed: the move itself looks."""
+    protect(site, "disk")
+    move(site.coordinator, TENANT, "disk", NODE.name, "/dev/disk", "/mnt")
+    with pytest.raises(BadInputError, match="/mnt is frozen while it is cut"):
+        move(site.coordinator, TENANT, "disk", NODE.name, "/dev/other", None)
+    assert find_volume(site.coordinator, TENANT, "disk").path == "/dev/disk"
+    moved = move(site.coordinator, TENANT, "disk", NODE.name, "/dev/other", None, no_freeze=True)
+    assert (moved.path, moved.freeze) == ("/dev/other", None)
