@@ -1,8 +1,8 @@
 """Each rule is taken out of a copy of the code, and the test that stands for it must fail.
 
-`make test-faults SCALE=sample` tries a sample of them, `make test-mutants` all. The copies share their files by hard
-links; the tests that need a catalog share one PostgreSQL, in which each run has a database of its
-own. A first run without a bug shows that the tests pass.
+`make test-faults SCALE=sample` tries a sample of them, `make test-mutants` all. The copies share
+their files by hard links; the tests that need a catalog share one PostgreSQL, in which each run has
+a database of its own. A first run without a bug shows that the tests pass.
 """
 
 import os
