@@ -113,7 +113,7 @@ def test_a_person_may_what_the_mapping_says_and_is_in_the_audit_log(
     assert people.ask(restorer, data).status == 200
     host = people.issuer.url.removeprefix("https://")
     found = site.catalog.sql(
-        "SELECT token, roles, status FROM audit WHERE token LIKE '%%@http%%' ORDER BY number"
+        "SELECT token, roles, status FROM audit WHERE token LIKE %s ORDER BY number", f"%@{host}"
     )
     assert [tuple(one) for one in found] == [
         (f"alice@{host}", ["reader"], 403),

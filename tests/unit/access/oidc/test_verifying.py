@@ -1,9 +1,12 @@
 """Which tokens are the issuer's, made for us, and good now."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from libs.access.oidc.key_set import ALGORITHMS, KeySet, parse_key_set
 from libs.access.oidc.verifying import (
@@ -211,6 +214,28 @@ def test_claims_that_are_none_are_refused(payload: bytes) -> None:
     head = b64(json.dumps({"alg": "ES256", "kid": ES.kid, "typ": "JWT"}).encode())
     signed = f"{head}.{b64(payload)}"
     assert refusal(f"{signed}.{b64(ES.signature(signed.encode()))}") == "malformed"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+HEADER_FIELDS = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "x5t", "zip", "enc"])
+CLAIMS = st.sampled_from(["iss", "sub", "aud", "exp", "iat", "nbf", "groups", "typ", "nonce"])
+
+
+@given(st.dictionaries(HEADER_FIELDS, JSON), st.dictionaries(CLAIMS, JSON))
+def test_whatever_stands_in_a_token_is_judged(header: dict[str, Any], more: dict[str, Any]) -> None:
+    with contextlib.suppress(RefusedError):
+        found = judge(ES.token({**claims(), **more}, **header))
+        assert found.subject == more.get("sub", "alice")
+        assert found.expires_at > NOW
+
+
+@given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: f"{b64(raw)}.{b64(raw)}.AA"))
+def test_whatever_is_shown_is_judged(token: str) -> None:
+    assert refusal(token)
 
 
 def test_a_long_token_is_not_looked_at() -> None:
