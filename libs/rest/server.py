@@ -57,6 +57,8 @@ from libs.runtime.threads import start_thread
 from libs.runtime.tls import ServerTls
 
 log = logging.getLogger(__name__)
+#: Probes and monitoring get these while nobody can say whether a token is good.
+_OF_EVERYBODY = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
@@ -222,7 +224,7 @@ class RequestGuard:
         except Exception as err:
             problem = problems.unexpected_problem(f"{scope['method']} {scope['path']}", err)
             if status:
-                raise  # half a response was sent: only cutting the connection tells the client so
+                raise  # half a response was sent: only a cut connection tells the client so
             await problem.response()(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path", "none")
@@ -233,17 +235,17 @@ class RequestGuard:
         """Hand a request on in its turn.
 
         Raises:
-            UnauthenticatedError: it has a body and no known token: then the body is not read. Or
-                its token was revoked or has expired meanwhile.
+            UnauthenticatedError: it has a body, which is not read, and no token that still counts.
+            UnavailableError: nobody can say now whether its token is good.
             TooManyRequestsError: its tenant has too many.
             NotRecordedError: the audit log does not take it.
         """
-        if self._standing is None:
+        if self._standing is None or scope["path"] in _OF_EVERYBODY:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         token = presented_token(headers.get("authorization", ""))
-        entry = self._standing.tokens.find(token)
+        entry = self._standing.tokens.find(token) if token else None
         if entry is not None:
             tenant = None if entry.tenant == ALL_TENANTS else entry.tenant
             async with self._shares.taken(scope, tenant, entry.label):

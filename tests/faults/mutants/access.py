@@ -77,6 +77,15 @@ ACCESS = (
         chosen="cannot_be_recorded",
     ),
     Mutant(
+        name="who asks whether a service is alive needs a token that somebody knows",
+        file="libs/rest/server.py",
+        old=' or scope["path"] in _OF_EVERYBODY:\n',
+        new=":\n",
+        rule="the loss of Postgres restarts nobody",
+        tests="tests/unit/rest/test_auth.py",
+        chosen="alive_and_ready",
+    ),
+    Mutant(
         name="a request goes on without its token",
         file="libs/access/standing.py",
         old="                    scope.cancel()\n",
