@@ -53,6 +53,8 @@ def make(folder: Path) -> list[str]:
         _accepted("admin", secret("admin-token", _random()), "admin", "release"),
     ]
     node_key = NodeKey(secret("node-key", secrets.token_hex(32)))
+    for name in ("kafka-password", "kafka-controller-password"):
+        secret(name, secrets.token_hex(32))
     secret("agent-credential", node_key.credential(NODE, uuid.uuid4()).text)
     for service in ("restore", "catalog", "coordinator"):
         secret(f"{service}-accepts.json", json.dumps(people))

@@ -23,7 +23,6 @@ from deploy.local.home import BackcastHome
 from libs.errors import BackcastError, DamagedDataError, OutOfSpaceError
 from libs.events.topics import TOPICS
 from libs.kafka.topics import count_records
-from libs.runtime.groups import KafkaSettings
 
 #: Image, its two originals, both restored, the store, Kafka's and PostgreSQL's own files.
 _SPACE_BYTES = 6 << 30
@@ -81,7 +80,7 @@ def _perform(folder: Path, console: Console) -> None:
     backcast("dev", "up", "--s3", "soonest")
     console.print(f"S3 server: {home.s3_server}")
     story = play(folder, backcast, console.print)
-    settings = KafkaSettings(bootstrap=LocalCluster(home).kafka.bootstrap)
+    settings = LocalCluster(home).kafka.client_settings
     counts = asyncio.run(count_records(settings, [topic.name for topic in TOPICS]))
     for part in ("", story_table(story), ratios(story), topics_table(counts)):
         console.print(part)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from deploy.local.home import BackcastHome
 from deploy.local.lock import Tell
+from deploy.local.servers.kafka import USER as KAFKA_USER
 from deploy.local.servers.kafka import KafkaServer
 from deploy.local.servers.minio import MinioServer
 from deploy.local.servers.postgres import PostgresServer
@@ -119,6 +120,8 @@ class LocalCluster:
             **({"BACKCAST_SECOND_S3_BUCKET": SECOND_BUCKET} if self.home.has_second_store else {}),
             **console,
             "BACKCAST_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "BACKCAST_KAFKA_USERNAME": KAFKA_USER,
+            "BACKCAST_KAFKA_PASSWORD": self.kafka.password_file.read_text(),
             "BACKCAST_POSTGRES_URL": self.postgres.dsn,
         }
 

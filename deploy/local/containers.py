@@ -32,6 +32,7 @@ _SOCKET = Path("/var/run/docker.sock")
 #: Containers of ours say whose they are: the process, and when it was started.
 OWNER = "backcast.test.owner"
 _SETTINGS = DATA / "server.properties"
+_ARGUMENTS = DATA / "format.args"
 _PASSWORD = DATA / "password"
 
 
@@ -146,11 +147,14 @@ def _container(name: str, *commands: str) -> "DockerContainer":
 
 def _kafka(server: KafkaServer) -> "DockerContainer":
     log = DATA / "log"
-    return _container(
+    container = _container(
         "kafka",
-        shlex.join(kafka.format_command(PROGRAMS, _SETTINGS)),
+        shlex.join(kafka.format_command(_ARGUMENTS)),
         shlex.join(kafka.broker_command(PROGRAMS, _SETTINGS)),
-    ).with_copy_into_container(server.settings(log).encode(), str(_SETTINGS))
+    )
+    arguments = server.format_arguments(PROGRAMS, _SETTINGS)
+    container.with_copy_into_container(arguments.encode(), str(_ARGUMENTS))
+    return container.with_copy_into_container(server.settings(log).encode(), str(_SETTINGS))
 
 
 def _minio(server: MinioServer) -> "DockerContainer":

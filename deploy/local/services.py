@@ -18,6 +18,7 @@ from deploy.local.home import LOOPBACK, BackcastHome
 from deploy.local.lock import Tell
 from deploy.local.process import outer_environ
 from deploy.local.servers.http_probe import answers
+from deploy.local.servers.kafka import USER as KAFKA_USER
 from deploy.local.servers.kafka import KafkaServer
 from deploy.local.servers.postgres import PostgresServer
 from deploy.local.servers.s3 import S3Server
@@ -179,7 +180,12 @@ class LocalServices:
         home = self._home
         return {
             "postgres": {"POSTGRES_DSN_FILE": str(self._dsn_file(service))},
-            "kafka": {"KAFKA_BOOTSTRAP": self._kafka.bootstrap},
+            "kafka": {
+                "KAFKA_BOOTSTRAP": self._kafka.bootstrap,
+                "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+                "KAFKA_SASL_USERNAME": KAFKA_USER,
+                "KAFKA_SASL_PASSWORD_FILE": str(self._kafka.password_file),
+            },
             "s3": self._store_settings("S3", BUCKET),
             "second_s3": (
                 self._store_settings("SECOND_S3", SECOND_BUCKET) if home.has_second_store else {}

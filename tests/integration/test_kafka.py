@@ -75,7 +75,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 
 @pytest.fixture(scope="module")
 def settings(broker: KafkaServer) -> KafkaSettings:
-    settings = KafkaSettings(bootstrap=broker.bootstrap)
+    settings = broker.client_settings
     run(ensure_topics(settings, TOPICS, replication_factor=1))
     return settings
 

@@ -9,7 +9,6 @@ from libs.errors import UnavailableError
 from libs.events.topics import PACKS, TOPICS
 from libs.kafka.consumer import EventConsumer
 from libs.kafka.topics import ensure_topics
-from libs.runtime.groups import KafkaSettings
 
 SECONDS_MAX = 60
 
@@ -18,7 +17,7 @@ def test_a_client_that_has_stopped_fetching_is_noticed(
     servers: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka logs what ends its task and then finds nothing for ever."""
-    settings = KafkaSettings(bootstrap=servers.kafka.bootstrap)
+    settings = servers.kafka.client_settings
 
     def broken(*_: object) -> None:
         raise ValueError("a bug in a library")

@@ -32,7 +32,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings
 
     try:
         start_or_skip(start)
-        yield KafkaSettings(bootstrap=server.bootstrap)
+        yield server.client_settings
     finally:
         server.stop()
 

@@ -22,7 +22,7 @@ NOBODY = KafkaSettings(bootstrap="127.0.0.1:9")
 
 @pytest.fixture
 def settings(servers: LocalCluster) -> KafkaSettings:
-    return KafkaSettings(bootstrap=servers.kafka.bootstrap)
+    return servers.kafka.client_settings
 
 
 def some_topic() -> Topic:

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import io
 import json
 import os
@@ -6,6 +7,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from libs.events.topics import Topic
 from libs.kafka.clients import consumer, producer
 from libs.kafka.topics import ensure_topics
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.settings import Secret
 
 _TOPIC = Topic(name="kept", key="none", partitions=1, retention_seconds=None, relayed=False)
 _DEV = """
@@ -106,7 +109,7 @@ def store(cluster: LocalCluster, word: str) -> None:
         db.execute("CREATE TABLE IF NOT EXISTS kept (word text)")
         db.execute("INSERT INTO kept VALUES (%s)", [word])
     put_object(cluster.s3, word)
-    asyncio.run(_publish(KafkaSettings(bootstrap=cluster.kafka.bootstrap), word))
+    asyncio.run(_publish(cluster.kafka.client_settings, word))
 
 
 def stored(cluster: LocalCluster) -> tuple[list[str], list[str], list[str]]:
@@ -114,8 +117,20 @@ def stored(cluster: LocalCluster) -> tuple[list[str], list[str], list[str]]:
     with psycopg.connect(cluster.postgres.dsn) as db:
         rows = [str(row[0]) for row in db.execute("SELECT word FROM kept ORDER BY word")]
     keys = list_objects(cluster.s3)
-    events = asyncio.run(_consume(KafkaSettings(bootstrap=cluster.kafka.bootstrap)))
+    events = asyncio.run(_consume(cluster.kafka.client_settings))
     return rows, keys, sorted(events)
+
+
+def answers_a_stranger(port: int) -> bool:
+    """Whether a listener of Kafka says what the cluster is to whoever has shown nothing."""
+    # DescribeCluster, version 0: correlation id, no client id, no tags; nothing more, no tags.
+    request = struct.pack(">hhih3B", 60, 0, 1, -1, 0, 0, 0)
+    with socket.create_connection((LOOPBACK, port), timeout=10) as link:
+        link.sendall(struct.pack(">i", len(request)) + request)
+        try:
+            return bool(link.recv(1))
+        except ConnectionResetError:
+            return False
 
 
 def put_object(s3: S3Server, key: str) -> None:
@@ -282,6 +297,25 @@ def test_only_the_owner_reads_secrets(cluster: LocalCluster) -> None:
 def test_postgres_refuses_a_wrong_password(cluster: LocalCluster) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(cluster.postgres.dsn_of("postgres", "guessed"))
+
+
+def test_kafka_answers_nobody_without_the_password(cluster: LocalCluster) -> None:
+    for name in ("kafka", "kafka-controller"):
+        assert not answers_a_stranger(cluster.home.port(name)), name
+    guessed = dataclasses.replace(cluster.kafka.client_settings, sasl_password=Secret("guessed"))
+    with pytest.raises(UnavailableError):
+        asyncio.run(ensure_topics(guessed, [_TOPIC], replication_factor=1))
+    asyncio.run(ensure_topics(cluster.kafka.client_settings, [_TOPIC], replication_factor=1))
+
+
+def test_no_command_line_and_no_readable_file_has_kafkas_password(cluster: LocalCluster) -> None:
+    password = cluster.home.secret("kafka-password")
+    assert not [line for line in processes_inside(cluster.home) if password in line]
+    kept = [*(cluster.home.folder / "secrets").iterdir(), cluster.kafka.process.log_file]
+    holding = [path for path in kept if password in path.read_text()]
+    assert cluster.kafka.password_file in holding
+    assert cluster.kafka.process.log_file not in holding
+    assert all(path.stat().st_mode & 0o077 == 0 for path in holding)
 
 
 def test_env_can_be_evaluated_by_a_shell(cluster: LocalCluster) -> None:

@@ -1,4 +1,11 @@
-"""One Kafka node (KRaft: broker and controller in one process), plaintext, loopback only."""
+"""One Kafka node (KRaft: broker and controller in one process), on loopback only.
+
+Every user of the machine reaches loopback, so both listeners ask for a password. Clients prove that
+they know theirs by SCRAM, as in a cluster: whoever takes the port while the broker is down learns
+nothing that it could use later. The broker has the users in its log, where the preparation of the
+log puts them. The controller's listener cannot use these; there the broker shows itself its own
+password (PLAIN), over a port that it has taken itself.
+"""
 
 import base64
 import os
@@ -12,19 +19,31 @@ from deploy.local.lock import Tell
 from deploy.local.servers.kafka_jars import ensure_java, kafka_jars
 from deploy.local.servers.server import LocalServer
 from libs.errors import InvariantViolation, UnavailableError
+from libs.runtime.groups import KafkaSettings
+from libs.runtime.settings import Secret
 
 #: Twice the largest event (256 KiB): a producer that does not check is refused here too.
 MESSAGE_SIZE_BYTES_MAX = 512 << 10
+#: The one user: of services and tests, and of the broker.
+USER = "backcast"
 #: Static voters: a quorum made by `format --standalone` remembers its port, this one may move.
 _SETTINGS = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=CLIENTS://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=CLIENTS://{host}:{port}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=CLIENTS
+listener.security.protocol.map=CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
+sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.clients.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.clients.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.\
+ScramLoginModule required username="{user}" password="{password}";
+listener.name.controller.sasl.enabled.mechanisms=PLAIN
+listener.name.controller.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.\
+PlainLoginModule required username="{user}" password="{own_password}" user_{user}="{own_password}";
 log.dirs={folder}
 auto.create.topics.enable=false
 message.max.bytes={message_size_bytes_max}
@@ -72,6 +91,21 @@ class KafkaServer(LocalServer):
         """The bootstrap servers that clients are given."""
         return self.address
 
+    @property
+    def password_file(self) -> Path:
+        """The file of the password of `USER`."""
+        return self.home.secret_file("kafka-password")
+
+    @property
+    def client_settings(self) -> KafkaSettings:
+        """How a client reaches the broker, and who it is."""
+        return KafkaSettings(
+            bootstrap=self.bootstrap,
+            security_protocol="SASL_PLAINTEXT",
+            sasl_username=USER,
+            sasl_password=Secret(self.password_file.read_text()),
+        )
+
     def prepare(self, tell: Tell) -> None:
         """Install Java and fetch the jars if they are missing."""
         ensure_java(tell)
@@ -81,7 +115,7 @@ class KafkaServer(LocalServer):
         """Start the broker; its first start names the cluster."""
         folder = self.home.data(self.name)
         make_folder_once(folder / "log", self._format)
-        settings = self._write_settings(folder / "server.properties", folder / "log")
+        settings = self._write_settings(folder / "log")
         self.process.start(broker_command(self._prepared(), settings), folder=folder)
 
     def is_ready(self) -> bool:
@@ -101,6 +135,9 @@ class KafkaServer(LocalServer):
             port=self.home.port("kafka"),
             controller_port=self.home.port("kafka-controller"),
             folder=log_folder,
+            user=USER,
+            password=self.password_file.read_text(),
+            own_password=self.home.secret("kafka-controller-password"),
             message_size_bytes_max=MESSAGE_SIZE_BYTES_MAX,
         )
 
@@ -109,18 +146,29 @@ class KafkaServer(LocalServer):
             raise InvariantViolation("Kafka is started before prepare() was called")
         return self._jars
 
+    def format_arguments(self, jars: Path, settings: Path) -> str:
+        """The file of arguments that `format_command` reads: it has the users' passwords."""
+        # A leading '-' of the cluster id would be taken for an option: clear the first bit.
+        raw = os.urandom(16)
+        cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
+        user = f"SCRAM-SHA-512=[name={USER},password={self.password_file.read_text()}]"
+        tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings))
+        arguments = (*_JAVA[1:], "-cp", f"{jars}/*", *tool, "--add-scram", user)
+        return "".join(f"{_quoted(argument)}\n" for argument in arguments)
+
     def _format(self, folder: Path) -> None:
-        settings = self._write_settings(folder.with_name("format.properties"), folder)
-        argv = format_command(self._prepared(), settings)
+        settings = self._write_settings(folder)
+        arguments = self.format_arguments(self._prepared(), settings)
+        file = self.home.write_secret("kafka-format.args", arguments)
+        argv = format_command(file)
         finished = subprocess.run(argv, capture_output=True, text=True, check=False)
-        settings.unlink()
+        file.unlink()
         if finished.returncode:
             said = (finished.stdout + finished.stderr).strip()
             raise UnavailableError(f"Kafka could not format {folder}: {said[-2000:]}")
 
-    def _write_settings(self, path: Path, log_folder: Path) -> Path:
-        path.write_text(self.settings(log_folder))
-        return path
+    def _write_settings(self, log_folder: Path) -> Path:
+        return self.home.write_secret("kafka.properties", self.settings(log_folder))
 
 
 def broker_command(jars: Path, settings: Path) -> list[str]:
@@ -128,10 +176,16 @@ def broker_command(jars: Path, settings: Path) -> list[str]:
     return [*_JAVA, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)]
 
 
-def format_command(jars: Path, settings: Path) -> list[str]:
-    """What prepares the folder of the broker's log, under a new name of the cluster."""
-    # A leading '-' of the cluster id would be taken for an option: clear the first bit.
-    raw = os.urandom(16)
-    cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
-    tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings))
-    return [*_JAVA, "-cp", f"{jars}/*", *tool]
+def format_command(arguments: Path) -> list[str]:
+    """What prepares the folder of the broker's log, under a new name of the cluster.
+
+    Args:
+        arguments: file of `KafkaServer.format_arguments`: everybody sees a command line.
+    """
+    return [_JAVA[0], f"@{arguments}"]
+
+
+def _quoted(argument: str) -> str:
+    """An argument as Java reads it from a file."""
+    escaped = argument.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -19,7 +19,6 @@ from libs.events.positions import follows
 from libs.events.snapshots import SnapshotSealed
 from libs.events.topics import SNAPSHOTS
 from libs.kafka.consumer import EventConsumer, ReceivedEvent
-from libs.runtime.groups import KafkaSettings
 from tests.faults.proxies.link import Trigger
 from tests.faults.site import DEADLINE_SECONDS, SECOND_CHUNKER, FaultSite
 from tests.faults.volumes import AttackedVolume
@@ -186,7 +185,7 @@ def test_two_relays_at_once_only_repeat_each_other(site: FaultSite, volume: Atta
 
 async def _snapshot_events(site: FaultSite, session: UUID) -> list[ReceivedEvent]:
     """Everything on `backcast.snapshots` up to the event that seals the session."""
-    settings = KafkaSettings(bootstrap=site.cluster.kafka.bootstrap)
+    settings = site.cluster.kafka.client_settings
     found: list[ReceivedEvent] = []
     async with EventConsumer(settings, [SNAPSHOTS], group=None) as consumer, asyncio.timeout(60):
         while True:

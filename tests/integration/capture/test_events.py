@@ -33,7 +33,6 @@ from libs.ids import uuid7
 from libs.kafka.clients import producer
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun, pack_runs
-from libs.runtime.groups import KafkaSettings
 from tests.support.running import TENANT, Answer, RunningSite, eventually
 
 CHUNKS = 16
@@ -161,7 +160,7 @@ class WrittenSession:
 async def _produce(
     site: RunningSite, key: bytes, records: Sequence[tuple[bytes | None, Sequence[Header]]]
 ) -> None:
-    client = producer(KafkaSettings(bootstrap=site.cluster.kafka.bootstrap))
+    client = producer(site.cluster.kafka.client_settings)
     await client.start()
     try:
         for value, headers in records:

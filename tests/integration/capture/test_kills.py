@@ -21,7 +21,6 @@ from libs.events.snapshots import SnapshotSealed
 from libs.events.topics import SNAPSHOTS
 from libs.ids import uuid7
 from libs.kafka.consumer import EventConsumer, ReceivedEvent
-from libs.runtime.groups import KafkaSettings
 from tests.support.running import TENANT, Answer, RunningSite, eventually
 
 MIB = 1 << 20
@@ -261,7 +260,7 @@ def test_a_killed_relay_publishes_everything_later_in_order(site: RunningSite) -
 
 async def _snapshot_events(site: RunningSite, session: UUID) -> list[ReceivedEvent]:
     """Everything on `backcast.snapshots` up to the event that seals the session."""
-    settings = KafkaSettings(bootstrap=site.cluster.kafka.bootstrap)
+    settings = site.cluster.kafka.client_settings
     found: list[ReceivedEvent] = []
     async with EventConsumer(settings, [SNAPSHOTS], group=None) as consumer, asyncio.timeout(60):
         while True:

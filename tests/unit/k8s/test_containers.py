@@ -175,6 +175,41 @@ def test_a_filer_asks_for_tokens(server: str, tmp_path) -> None:
     assert all(len(key) >= 32 for key in keys)
 
 
+def test_kafka_asks_everybody_for_a_password() -> None:
+    text = (ROOT / "deploy" / "compose" / "kafka.properties").read_text()
+    kafka = dict(
+        line.split("=", 1)
+        for line in text.replace("\\\n", "").splitlines()
+        if line and not line.startswith("#")
+    )
+    given = COMPOSE["services"]["kafka"]["secrets"]
+    named = set(re.findall(r"\$\{secrets:/run/secrets:([\w-]+)\}", text))
+    assert named == set(given)
+    listeners = dict(one.split("://") for one in kafka["listeners"].split(","))
+    protocols = dict(one.split(":") for one in kafka["listener.security.protocol.map"].split(","))
+    assert protocols == dict.fromkeys(listeners, "SASL_PLAINTEXT")
+    for listener in listeners:
+        prefix = f"listener.name.{listener.lower()}."
+        mechanism = kafka[f"{prefix}sasl.enabled.mechanisms"]
+        assert "required" in kafka[f"{prefix}{mechanism.lower()}.sasl.jaas.config"]
+    command = "".join(COMPOSE["services"]["kafka"]["command"])
+    assert "SCRAM-SHA-512=[name=backcast,password=$$(cat /run/secrets/kafka-password)]" in command
+    clients = [name for name in OURS if "KAFKA_BOOTSTRAP" in str(OURS[name]["environment"])]
+    assert clients
+    for name in clients:
+        variables = {
+            key.partition("_KAFKA_")[2]: value
+            for key, value in OURS[name]["environment"].items()
+            if "_KAFKA_" in key
+        }
+        assert variables == {
+            "BOOTSTRAP": "kafka:9092",
+            "SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "SASL_USERNAME": "backcast",
+            "SASL_PASSWORD_FILE": "/run/secrets/kafka-password",
+        }
+
+
 def test_nothing_is_published_to_the_host() -> None:
     for made in FILES.values():
         for name, service in made["services"].items():
