@@ -7,6 +7,7 @@ four; more polls than it may have; or whole volumes that it does not read.
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -32,6 +33,7 @@ _VOLUME_MIB = 256
 _WAIT_SECONDS = 30
 #: The attack is asked for anew whenever it is refused or answered.
 _AGAIN_SECONDS = 0.2
+_TRIES_MAX = 20
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,13 @@ def _attacked(
 
 
 def _timed(url: str, path: str, token: str) -> float:
+    """Milliseconds until the answer; whoever is closed to make room asks again, as our client."""
     begun = time.perf_counter()
-    _get(url, path, token)
-    return 1000 * (time.perf_counter() - begun)
+    for _ in range(_TRIES_MAX):
+        with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
+            _get(url, path, token)
+            return 1000 * (time.perf_counter() - begun)
+    raise TimeoutError(f"{path}: closed {_TRIES_MAX} times")
 
 
 def _get(url: str, path: str, token: str) -> bytes:
