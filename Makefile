@@ -15,7 +15,7 @@ SCALE ?= full
 #: What `make test-containers` runs: whose tests ask for addresses and credentials alone.
 IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/catalogdb \
   tests/integration/chunker tests/integration/restore tests/integration/test_kafka_topics.py \
-  tests/integration/test_kafka_client.py
+  tests/integration/test_kafka_client.py tests/integration/test_containers.py
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
