@@ -3,6 +3,8 @@
 Where no engine has the images, those tests are skipped that need one.
 """
 
+import asyncio
+import dataclasses
 import os
 import subprocess
 from collections.abc import Iterator
@@ -30,6 +32,9 @@ from deploy.local.process import wait_until
 from deploy.local.servers import minio_build
 from deploy.local.servers.postgres import postgres_programs
 from libs.errors import ConfigurationError, UnavailableError
+from libs.events.topics import TOPICS
+from libs.kafka.topics import ensure_topics
+from libs.runtime.settings import Secret
 from libs.store.buckets import make_bucket
 from tests.support.buckets import bucket_at
 
@@ -97,7 +102,12 @@ def test_the_three_servers_answer_and_leave_nothing(client: Any, tmp_path: Path)
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(servers.postgres.dsn_of("postgres", "another"))
         make_bucket(bucket_at(servers.s3, "test"))
-        assert servers.kafka.is_ready()
+        guessed = dataclasses.replace(
+            servers.kafka.client_settings, sasl_password=Secret("guessed")
+        )
+        with pytest.raises(UnavailableError):
+            asyncio.run(ensure_topics(guessed, TOPICS, replication_factor=1))
+        asyncio.run(ensure_topics(servers.kafka.client_settings, TOPICS, replication_factor=1))
     assert ours(client) == before
     assert not servers.kafka.is_ready()
 
