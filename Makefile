@@ -60,7 +60,7 @@ check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated
 sbom: $(READY) ## list what images install besides our code, with licences (build/sbom.cdx.json)
 	$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
-images: $(READY) ## images of servers for tests; needs root, debootstrap and an engine (5 minutes once)
+images: $(READY) ## images of servers for tests; needs root, debootstrap and an engine (10 minutes once)
 	$(BIN)/python -m deploy.images
 
 model: ## search all states of the protocol's model; needs spin and gcc (3 minutes)
