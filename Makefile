@@ -15,7 +15,7 @@ SCALE ?= full
 #: What `make test-containers` runs: whose tests ask for addresses and credentials alone.
 IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/catalogdb \
   tests/integration/chunker tests/integration/restore tests/integration/test_kafka_topics.py \
-  tests/integration/test_kafka_client.py
+  tests/integration/test_kafka_client.py tests/integration/test_containers.py
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -60,7 +60,7 @@ check: $(READY) ## format, lint, types, imports, tidiness, unit tests, generated
 sbom: $(READY) ## list what images install besides our code, with licences (build/sbom.cdx.json)
 	$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
-images: $(READY) ## images of servers for tests; needs root, debootstrap and an engine (5 minutes once)
+images: $(READY) ## images of servers for tests; needs root, debootstrap and an engine (10 minutes once)
 	$(BIN)/python -m deploy.images
 
 model: ## search all states of the protocol's model; needs spin and gcc (3 minutes)

@@ -56,8 +56,9 @@ def build_images(engine: "docker.DockerClient", tell: Tell) -> None:
     Needs root and debootstrap for the base, which takes some minutes once.
 
     Raises:
-        ConfigurationError: debootstrap is missing, or this user is not root.
-        UnavailableError: the base could not be made.
+        ConfigurationError: debootstrap is missing.
+        UnavailableError: the base could not be made, as without root; what debootstrap said is in
+            the message.
     """
     programs: dict[str, Callable[[], Mapping[str, Path]]] = {
         "postgres": _postgres,
@@ -87,7 +88,8 @@ def _import_base(engine: "docker.DockerClient", tell: Tell) -> None:
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="base-") as scratch:
         root = Path(scratch) / "root"
-        argv = [debootstrap, "--variant=minbase", f"--include={_PACKAGES}"]
+        # Without Debian's keys it would only warn, and take whatever the network gives it.
+        argv = [debootstrap, "--force-check-gpg", "--variant=minbase", f"--include={_PACKAGES}"]
         finished = subprocess.run(
             [*argv, _SUITE, str(root), _MIRROR],
             stdout=subprocess.PIPE,
@@ -98,7 +100,8 @@ def _import_base(engine: "docker.DockerClient", tell: Tell) -> None:
         if finished.returncode:
             raise UnavailableError(f"debootstrap failed: {finished.stdout.strip()[-2000:]}")
         root.chmod(0o755)  # whatever this user's umask is: servers do not run as root
-        shutil.rmtree(root / "var/cache/apt/archives")
+        for needed_no_more in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(root / needed_no_more)
         archive = Path(scratch) / "base.tar"
         with tarfile.open(archive, "w") as tar:
             tar.add(root, arcname=".")

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def engine() -> Iterator["docker.DockerClient"]:
 
     Raises:
         ConfigurationError: the packages that speak to it are not installed.
-        UnavailableError: no engine answers.
+        UnavailableError: no engine answers, or it fails at what is asked of it here.
     """
     try:
         import docker  # noqa: PLC0415 -- takes half a second, and most have no engine
@@ -75,7 +76,10 @@ def engine() -> Iterator["docker.DockerClient"]:
     except docker.errors.DockerException as err:
         raise UnavailableError(f"no container engine answers: {err}") from err
     with closing(client):
-        yield client
+        try:
+            yield client
+        except docker.errors.DockerException as err:
+            raise UnavailableError(f"the container engine failed: {err}") from err
 
 
 @contextmanager
@@ -104,10 +108,23 @@ def container_servers(home: BackcastHome) -> Iterator[ContainerServers]:
 
 
 def remove_abandoned(client: "docker.DockerClient") -> None:
-    """Remove what test processes left that were killed."""
-    for container in client.containers.list(all=True, filters={"label": OWNER}):
-        if _owner(int(container.labels[OWNER].split()[0])) != container.labels[OWNER]:
+    """Remove what test processes left that were killed.
+
+    Any number of test processes may do so at the same time.
+    """
+    import docker  # noqa: PLC0415 -- as in `engine`
+
+    # Others remove containers while this lists and inspects them.
+    found = client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
+    for container in found:
+        if _owner(int(container.labels[OWNER].split()[0])) == container.labels[OWNER]:
+            continue
+        try:
             container.remove(force=True, v=True)
+        except docker.errors.APIError as err:
+            # It is gone, or another process is just removing it.
+            if err.status_code not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+                raise
 
 
 def _wait_ready(server: LocalServer, container: "DockerContainer") -> None:
