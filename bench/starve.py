@@ -9,17 +9,18 @@ import contextlib
 import hashlib
 import http.client
 import json
+import multiprocessing
 import os
 import random
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.backcast import Backcast
 from bench.measure import peak_rss_bytes
@@ -31,8 +32,8 @@ GREEDY, MODEST = "greedy", "modest"
 _TOKENS = {MODEST: MODEST, **{f"{GREEDY}-{number}": GREEDY for number in range(4)}}
 _VOLUME_MIB = 256
 _WAIT_SECONDS = 30
-#: The attack is asked for anew whenever it is refused or answered.
-_AGAIN_SECONDS = 0.2
+#: The attack is asked for anew whenever it is refused or answered, as refusals tell it.
+_AGAIN_SECONDS = 1.0
 _TRIES_MAX = 20
 
 
@@ -160,42 +161,62 @@ def _measure(  # noqa: PLR0913 -- one row of the table
 def _attacked(
     url: str, path: str, attack: _Attack
 ) -> Iterator[tuple[Callable[[], int], Callable[[], int]]]:
-    """Keep up an attack from a thread: whoever is refused or answered asks again."""
-    host, port = url.removeprefix("http://").split(":")
-    held: dict[int, socket.socket] = {}
-    refused, over = [0], threading.Event()
-
-    def ask(slot: int) -> None:
-        token = f"{GREEDY}-{slot % attack.tokens}"
-        connection = held[slot] = socket.create_connection((host, int(port)), timeout=30)
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-        )
-        connection.setblocking(False)
-
-    def keep_up() -> None:
-        while not over.is_set():
-            for slot in range(attack.count):
-                if slot not in held:
-                    ask(slot)
-                with contextlib.suppress(BlockingIOError):
-                    # What is downloaded is looked at and not read.
-                    said = held[slot].recv(12, socket.MSG_PEEK)
-                    if said != b"HTTP/1.1 200" or "/bytes" not in path:
-                        refused[0] += said == b"HTTP/1.1 429"
-                        held.pop(slot).close()
-            over.wait(_AGAIN_SECONDS)
-
-    thread = threading.Thread(target=keep_up)
-    thread.start()
-    time.sleep(2)  # all have asked at least once
+    """Keep up an attack from another process, which gives way: an attacker has its own machine."""
+    context = multiprocessing.get_context("spawn")
+    held, refused, over = context.Value("i", 0), context.Value("i", 0), context.Event()
+    process = context.Process(target=_keep_up, args=(url, path, attack, held, refused, over))
+    process.start()
     try:
-        yield lambda: len(held), lambda: refused[0]
+        deadline = time.monotonic() + 30
+        while not held.value and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)  # all have asked at least once
+        yield lambda: held.value, lambda: refused.value
     finally:
         over.set()
-        thread.join()
-        for connection in held.values():
-            connection.close()
+        process.join()
+
+
+def _keep_up(  # noqa: PLR0913 -- of another process
+    url: str, path: str, attack: _Attack, held: Any, refused: Any, over: Any
+) -> None:
+    """Whoever is refused, answered or cut off asks again; not all at the same instant."""
+    os.nice(10)
+    host, port = url.removeprefix("http://").split(":")
+    connections: dict[int, socket.socket] = {}
+    while not over.is_set():
+        for slot in range(attack.count):
+            over.wait(_AGAIN_SECONDS / attack.count)
+            with contextlib.suppress(OSError):  # closed to make room, or not taken in time
+                if slot not in connections:
+                    token = f"{GREEDY}-{slot % attack.tokens}"
+                    connections[slot] = socket.create_connection((host, int(port)), timeout=30)
+                    connections[slot].sendall(
+                        f"GET {path} HTTP/1.1\r\nHost: x\r\n"
+                        f"Authorization: Bearer {token}\r\n\r\n".encode()
+                    )
+                    connections[slot].setblocking(False)
+                if _stays(connections[slot], refused, unread="/bytes" in path):
+                    continue
+            if slot in connections:
+                connections.pop(slot).close()
+        held.value = len(connections)
+    for connection in connections.values():
+        connection.close()
+
+
+def _stays(connection: socket.socket, refused: Any, *, unread: bool) -> bool:
+    """Whether a request waits for its answer, or gets one that it never reads.
+
+    Raises:
+        OSError: the connection was cut.
+    """
+    try:
+        said = connection.recv(12, socket.MSG_PEEK)  # a download is looked at and not read
+    except BlockingIOError:
+        return True
+    refused.value += said == b"HTTP/1.1 429"
+    return said == b"HTTP/1.1 200" and unread
 
 
 def _timed(url: str, path: str, token: str) -> float:

@@ -46,9 +46,12 @@ class Auditor(Protocol):
 
 
 def is_recorded(scope: Scope, status: int) -> bool:
-    """Whether the audit log gets a request: a change, a read of data, or a refusal."""
+    """Whether the audit log gets a request: a change, a read of data, or a refusal.
+
+    Not one that was too much at once: nothing was done, and a flood of them must cost little.
+    """
     required = requirement_of(scope.get("route"))
-    if required is None:
+    if required is None or status == HTTPStatus.TOO_MANY_REQUESTS:
         return False
     if status == HTTPStatus.FORBIDDEN:
         return True

@@ -75,20 +75,21 @@ def add_byte_routes(app: FastAPI, readers: VolumeReaders, threads: Executor) -> 
         if_range: Annotated[str | None, Header()] = None,
         if_none_match: IfNoneMatch = None,
     ) -> Response:
-        found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
-        if is_known(if_none_match, _etag(found)):
-            return _not_modified(found)
-        headers = _headers(found)
-        applies = if_range is None or if_range == headers["ETag"]
-        wanted = _wanted(range_ if applies else None, found)
-        status = HTTPStatus.OK
-        if wanted is not None:
-            status = HTTPStatus.PARTIAL_CONTENT
-            last = wanted.end - 1
-            headers["Content-Range"] = f"bytes {wanted.start}-{last}/{found.size_bytes}"
-        wanted = wanted or ByteRange(0, found.size_bytes)
         with ExitStack() as stack:
+            # First: whoever asks for too many costs no look-up.
             stack.enter_context(slots.taken(tenant, caller.name))
+            found = find_volume_at(readers.catalog, tenant, RecoveryPoint(name, point))
+            if is_known(if_none_match, _etag(found)):
+                return _not_modified(found)
+            headers = _headers(found)
+            applies = if_range is None or if_range == headers["ETag"]
+            wanted = _wanted(range_ if applies else None, found)
+            status = HTTPStatus.OK
+            if wanted is not None:
+                status = HTTPStatus.PARTIAL_CONTENT
+                last = wanted.end - 1
+                headers["Content-Range"] = f"bytes {wanted.start}-{last}/{found.size_bytes}"
+            wanted = wanted or ByteRange(0, found.size_bytes)
             volume = stack.enter_context(readers.open(found))
             pieces = read_pieces(volume, wanted, threads)
             # It has been read and verified before anything is answered.

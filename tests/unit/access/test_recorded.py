@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Scope
 
 from libs.access.recorded import Auditor, NotRecordedError, is_recorded
-from libs.errors import ConflictError, UnavailableError
+from libs.errors import ConflictError, TooManyRequestsError, UnavailableError
 from libs.rest.auth import Caller, Role, TokenEntry, Tokens, digest_of, require
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
@@ -59,6 +59,8 @@ def _add_routes(app: FastAPI, read: list[str]) -> None:
     def change(how: str, _: operator) -> str:
         if how == "busy":
             raise ConflictError("busy")
+        if how == "many":
+            raise TooManyRequestsError("too many")
         if how == "bug":
             raise KeyError(how)
         return how
@@ -107,6 +109,7 @@ def ask(url: str, method: str, path: str, token: str) -> urllib3.BaseHTTPRespons
         ("POST", "/v1/volumes/disk", "operator", 200, True),
         ("POST", "/v1/volumes/busy", "operator", 409, True),
         ("POST", "/v1/volumes/bug", "operator", 500, True),
+        ("POST", "/v1/volumes/many", "operator", 429, False),
         ("POST", "/v1/volumes/disk", "reader", 403, True),
         ("POST", "/v1/progress", "restore", 200, False),
         ("POST", "/v1/progress", "reader", 403, True),
