@@ -6,7 +6,7 @@ from uuid import UUID
 
 from libs.catalogdb.log.log import append
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.recovery.incarnation import require_reconciled
+from libs.catalogdb.recovery.incarnation import require_reconciled, require_whole
 from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.volumes.locking import lock_names, lock_volume
 from libs.catalogdb.volumes.placing import refuse_same_path
@@ -88,8 +88,13 @@ def require_tenant(catalog: Catalog, name: str) -> Tenant:
 
     Raises:
         NotFoundError: there is none: it has no volume yet, or its name is misspelt.
+        NotReconciledError: there is none, and the catalog may not know yet what the store has.
     """
-    tenant = find_tenant(catalog, name)
+    with catalog.transaction() as tx:
+        tenant = _tenant(tx, name)
+        if tenant is None:
+            require_whole(tx)
+            tenant = _tenant(tx, name)
     if tenant is None:
         raise NotFoundError(
             f"tenant {name}: there is none of this name; its first volume makes it "

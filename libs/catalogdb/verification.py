@@ -17,11 +17,10 @@ from uuid import UUID
 
 from psycopg import sql
 
-from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.packs.copies import CopyState, copies_of
-from libs.catalogdb.packs.index import Domains, find_damaged, find_items, pin_packs
-from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation, locate_packs
+from libs.catalogdb.packs.index import find_items
+from libs.catalogdb.packs.location import LOCATION_COLUMNS, PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.snapshots.leases import renew_lease
@@ -38,17 +37,6 @@ class ManifestRecord:
     mac: bytes
     #: MAC of the group's previous snapshot, live or expired; None for the first.
     previous_mac: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedItems:
-    """Where items lie; their packs are pinned."""
-
-    #: For each id the number of its live pack and its place; None: the catalog has lost it.
-    places: list[tuple[int, int] | None]
-    #: Positions of those that are known to be damaged.
-    damaged: set[int]
-    packs: dict[int, PackLocation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,30 +103,6 @@ def read_manifest_record(catalog: Catalog, session: UUID) -> ManifestRecord:
     if record is None:
         raise NotFoundError(f"snapshot {session}: it has expired meanwhile")
     return record
-
-
-@idempotent
-def locate_checked(
-    catalog: Catalog, lease: UUID, domains: Domains, ids: Sequence[bytes], deadline_seconds: float
-) -> CheckedItems:
-    """Find where items lie and pin their packs, as `leases.resolve`, but tell what is missing.
-
-    Raises:
-        NotFoundError: the lease is closed or its deadline has passed.
-    """
-    with catalog.transaction() as tx:
-        renew_lease(tx, lease, deadline_seconds)
-        while True:
-            found = find_items(tx, domains, ids)
-            wanted = {pack_no for pack_no, _ in found.values()}
-            live = pin_packs(tx, lease, wanted)
-            again = find_items(tx, domains, ids) if live != wanted else found
-            if again == found:  # else a rewrite has moved items between our look and our pin
-                break
-        damaged = find_damaged(tx, domains, ids)
-        packs = locate_packs(tx, live)
-    places = [found[n] if n in found and found[n][0] in live else None for n in range(len(ids))]
-    return CheckedItems(places, set(damaged), packs)
 
 
 def packs_to_check(

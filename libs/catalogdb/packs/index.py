@@ -18,6 +18,7 @@ from libs.catalogdb.packs.damage import ITEM_IS_DAMAGED
 from libs.catalogdb.packs.ids import chunk_table, halves
 from libs.catalogdb.packs.location import PackLocation, locate_packs
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recovery.incarnation import require_whole
 from libs.catalogdb.sessions.attempts import Stale, require_open
 from libs.errors import DamagedDataError, InvariantViolation
 
@@ -71,13 +72,24 @@ def lookup_and_pin(
     return packs
 
 
-def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
+def locate(tx: Tx, domains: Domains, ids: Sequence[bytes], *, whole: bool = True) -> Resolved:
     """Find where items lie, given their tagged ids, in the caller's transaction.
+
+    Args:
+        tx: the transaction.
+        domains: which domains they may be of.
+        ids: the tagged ids.
+        whole: only a reconciled catalog may say that an item is not there; who reconciles it asks
+            what it has so far.
 
     Raises:
         DamagedDataError: an id is not in the index.
+        NotReconciledError: it is not there, and the catalog may not know yet what the store has.
     """
     found = _find(tx, domains, ids)
+    if whole and len(found) != len(ids):
+        require_whole(tx)
+        found = _find(tx, domains, ids)
     if len(found) != len(ids):
         lost = next(id_ for n, id_ in enumerate(ids) if n not in found)
         raise DamagedDataError(
@@ -88,14 +100,15 @@ def locate(tx: Tx, domains: Domains, ids: Sequence[bytes]) -> Resolved:
 
 
 @idempotent
-def find_item(catalog: Catalog, domain_no: int, id_: bytes) -> tuple[PackLocation, int]:
+def find_item(
+    catalog: Catalog, domain_no: int, id_: bytes, *, whole: bool = True
+) -> tuple[PackLocation, int]:
     """The pack and the place of one item, unpinned: for what the caller's session or lease keeps.
 
-    Raises:
-        DamagedDataError: it is not in the index.
+    Raises as `locate` does.
     """
     with catalog.transaction() as tx:
-        resolved = locate(tx, [domain_no], [id_])
+        resolved = locate(tx, [domain_no], [id_], whole=whole)
     pack_no, place = resolved.locations[0]
     return resolved.packs[pack_no], place
 

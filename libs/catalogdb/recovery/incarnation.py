@@ -34,7 +34,8 @@ from libs.errors import NotReconciledError
 
 _NOT_COMPARED = (
     "catalog: its Postgres was started, promoted or restored since it was compared with the "
-    "store; the catalog service does that within seconds, if it runs and reaches the store"
+    "store; the catalog service does that within seconds, if it runs and reaches the store, unless "
+    "it waits for a person: `backcast catalog status` says for what"
 )
 _NOT_RECONCILED = (
     "catalog: it went back in time and is being reconciled with the store; restores go on, other "
@@ -82,6 +83,21 @@ def require_reconciled(tx: Tx) -> None:
     row = tx.execute(
         "SELECT life = catalog_life(), reconciled FROM incarnation FOR SHARE"
     ).fetchone()
+    if not (row and row[0]):
+        raise NotReconciledError(_NOT_COMPARED)
+    if not row[1]:
+        raise NotReconciledError(_NOT_RECONCILED)
+
+
+def require_whole(tx: Tx) -> None:
+    """Refuse to conclude anything from what was not found: the catalog may not have it yet.
+
+    Look again afterwards: it may have come meanwhile. Locks nothing, for readers of all roles.
+
+    Raises:
+        NotReconciledError: as `require_reconciled`.
+    """
+    row = tx.execute("SELECT life = catalog_life(), reconciled FROM incarnation").fetchone()
     if not (row and row[0]):
         raise NotReconciledError(_NOT_COMPARED)
     if not row[1]:

@@ -7,6 +7,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
+from libs.catalogdb.recovery.incarnation import require_whole
 from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import InvariantViolation, NotFoundError
 from libs.points import RecoveryPoint
@@ -214,6 +215,7 @@ def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> Snaps
 
     Raises:
         NotFoundError: no such volume, or it has no such recovery point.
+        NotReconciledError: the same, and the catalog may not know yet what the store has.
     """
     condition: LiteralString = """
         AND (v.name = %(name)s OR g.name = %(name)s)
@@ -230,6 +232,9 @@ def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> Snaps
     }
     with catalog.transaction() as tx:
         found = _select(tx, condition, wanted)
+        if not found:
+            require_whole(tx)
+            found = _select(tx, condition, wanted)
     if not found:
         raise NotFoundError(
             f"{point}: tenant {tenant} has no such recovery point; "

@@ -124,7 +124,7 @@ class ReferenceCounter:
         return [f"item {id_text(gone[0])} lies in no pack of the store"] if gone else []
 
     def _node(self, volume: VolumeToCount, node: NodeId) -> bytes:
-        pack, place = find_item(self._catalog, volume.domain_nos[0], node)
+        pack, place = find_item(self._catalog, volume.domain_nos[0], node, whole=False)
         item = self._frames.item(pack, place)
         return item[: node_size_bytes(item)]
 

@@ -15,11 +15,11 @@ from uuid import UUID
 from libs.blockmap.node import MapRun, Node, NodeHasher, NodeId, node_size_bytes
 from libs.blockmap.tagged import id_text, tagged_ids
 from libs.blockmap.tree import MapReader, MapRoot, span_chunks
+from libs.catalogdb.packs.checking import CheckedItems, locate_checked
 from libs.catalogdb.packs.damage import WHOLE_PACK, demand_recount, record_damage
 from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.snapshots.points import SnapshotVolume
-from libs.catalogdb.verification import CheckedItems, locate_checked
 from libs.errors import DamagedDataError, NotFoundError, WrongKeyError
 from libs.events.fields import DAMAGED_EXTENTS_MAX
 from libs.events.snapshots import DamagedExtent

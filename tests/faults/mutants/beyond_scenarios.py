@@ -4,6 +4,15 @@ from tests.faults.mutants.mutant import Mutant
 
 BEYOND_SCENARIOS = (
     Mutant(
+        name="what a rebuild has not put back yet is damage",
+        file="libs/catalogdb/packs/checking.py",
+        old="            require_whole(tx)\n",
+        new="",
+        rule="nothing is concluded from absence before the catalog is reconciled",
+        tests="tests/integration/catalog/verification/test_loop.py",
+        chosen="not_put_back_yet_is_not_damaged",
+    ),
+    Mutant(
         name="the last good point expires",
         file="libs/catalogdb/snapshots/expiry.py",
         old="    if session == _last_good_point(tx, group_no):",
