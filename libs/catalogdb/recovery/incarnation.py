@@ -80,13 +80,9 @@ def require_reconciled(tx: Tx) -> None:
     Raises:
         NotReconciledError: not compared or not reconciled; trying again later may help.
     """
-    row = tx.execute(
-        "SELECT life = catalog_life(), reconciled FROM incarnation FOR SHARE"
-    ).fetchone()
-    if not (row and row[0]):
-        raise NotReconciledError(_NOT_COMPARED)
-    if not row[1]:
-        raise NotReconciledError(_NOT_RECONCILED)
+    _require(
+        tx.execute("SELECT life = catalog_life(), reconciled FROM incarnation FOR SHARE").fetchone()
+    )
 
 
 def require_whole(tx: Tx) -> None:
@@ -97,7 +93,10 @@ def require_whole(tx: Tx) -> None:
     Raises:
         NotReconciledError: as `require_reconciled`.
     """
-    row = tx.execute("SELECT life = catalog_life(), reconciled FROM incarnation").fetchone()
+    _require(tx.execute("SELECT life = catalog_life(), reconciled FROM incarnation").fetchone())
+
+
+def _require(row: tuple[bool, bool] | None) -> None:
     if not (row and row[0]):
         raise NotReconciledError(_NOT_COMPARED)
     if not row[1]:

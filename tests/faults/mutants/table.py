@@ -174,7 +174,7 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_CATALOG}/recovery/incarnation.py",
         "    if not (row and row[0]):\n        raise NotReconciledError(_NOT_COMPARED)\n"
         "    if not row[1]:\n        raise NotReconciledError(_NOT_RECONCILED)\n",
-        "",
+        "    pass\n",
         "sessions, collection and sweeps wait for reconciliation",
     ),
     scenario(
