@@ -168,7 +168,9 @@ def _attacked(
     process.start()
     try:
         deadline = time.monotonic() + 30
-        while not held.value and time.monotonic() < deadline:
+        while not held.value:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{attack.what}: nothing was asked in 30 s")
             time.sleep(0.1)
         time.sleep(2)  # all have asked at least once
         yield lambda: held.value, lambda: refused.value

@@ -97,6 +97,7 @@ def require_whole(tx: Tx) -> None:
 
 
 def _require(row: tuple[bool, bool] | None) -> None:
+    """Refuse unless this life of the server was compared, and the catalog is reconciled."""
     if not (row and row[0]):
         raise NotReconciledError(_NOT_COMPARED)
     if not row[1]:

@@ -86,7 +86,7 @@ def test_a_part_taken_by_a_chunker_that_lost_its_partition_is_taken_again(
     state, seconds, attempts = newest(site, volume.name)
     # The first, the late one, who has the partition; more, if a slow machine moves it again.
     assert state == "s"
-    assert attempts >= 3
+    assert 3 <= attempts <= 5
     assert seconds < DEADLINE_SECONDS / 2
     assert volume.restores("latest", sha256_of(volume.path))
 

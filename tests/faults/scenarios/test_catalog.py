@@ -125,17 +125,16 @@ def test_scenario_17_a_rebuild_brings_back_neither_rejected_nor_expired_snapshot
     assert line.live() == {("disk", 2), ("disk", 3)}
 
 
+def keep(site: CatalogSite, last: int, for_seconds: int) -> None:
+    rule = RetentionPolicy(keep_last=last, keep_for_seconds=for_seconds)
+    set_retention(site.catalog, TENANT, "vm", rule, may_shorten=True)
+
+
 def test_scenario_19_a_clock_that_jumps_expires_nothing(site: CatalogSite) -> None:
     protect(site, "vm")
     for number in range(3):
         take_snapshot(site, "vm", item(number))
-    set_retention(
-        site.catalog,
-        TENANT,
-        "vm",
-        RetentionPolicy(keep_last=1, keep_for_seconds=3600),
-        may_shorten=True,
-    )
+    keep(site, last=1, for_seconds=3600)
     site.sql("UPDATE snapshot SET sealed_at = sealed_at - interval '10 days'")
     site.sql("UPDATE retention_clock SET trusted_at = now() - interval '30 days'")
     assert observe_clock(site.catalog, None, 0).halted
@@ -146,13 +145,7 @@ def test_scenario_19_a_floor_by_count_needs_no_clock(site: CatalogSite) -> None:
     protect(site, "vm")
     for number in range(3):
         take_snapshot(site, "vm", item(number))
-    set_retention(
-        site.catalog,
-        TENANT,
-        "vm",
-        RetentionPolicy(keep_last=2, keep_for_seconds=3600),
-        may_shorten=True,
-    )
+    keep(site, last=2, for_seconds=3600)
     age = timedelta(days=30)
     site.sql("UPDATE snapshot SET sealed_at = sealed_at - %s", age)
     site.sql("UPDATE retention_clock SET trusted_at = now()")
