@@ -139,7 +139,7 @@ def test_a_point_goes_into_a_pipe_whole_or_in_part(
 def test_the_log_says_what_was_sealed(local_servers: LocalCluster, history: History) -> None:
     lines = [
         line
-        for log in local_servers.home.folder.rglob("*.log")
+        for log in local_servers.home.log_file("catalog").parent.glob("*.log")
         for line in log.read_text(errors="replace").splitlines()
         if '"message": "sealed"' in line
     ]
