@@ -71,8 +71,10 @@ def test_no_crash_loses_anything(
             for seed in range(1, seeds + 1)
             for scenario in SCENARIOS
         ]
-        for done in workers.map(run_task, tasks):
+        for task, done in zip(tasks, workers.map(run_task, tasks), strict=True):
             report.add(done)
+            points = done.counts["crash_points"]
+            print(f"{task.scenario}, seed {task.seed}: {points} points, {len(done.failures)} failed")
         counts = {kind: report.counts[kind] for kind in sorted(report.counts)}
         tally("crash points", scenarios=len(SCENARIOS), seeds=seeds, **counts)
     assert not report.failures, "\n".join([f"{len(report.failures)} failed", *report.failures])
