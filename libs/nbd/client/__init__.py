@@ -1,0 +1,1 @@
+"""The client's end of an NBD connection, as a state machine."""

@@ -1,0 +1,1 @@
+"""The server's end of an NBD connection, as a state machine."""
