@@ -1,0 +1,1 @@
+"""A blocking client of NBD servers, over Unix or TCP sockets, which threads share."""
