@@ -109,7 +109,7 @@ class ClientHandshake:
         if not self._is_greeted:
             if not self._read_greeting():
                 return None
-            return self._go_on([])
+            self._go_on([])  # no purpose ends before its first option
         while self._option is not None:
             if self._option is Option.EXPORT_NAME:
                 return self._read_export_name_reply()

@@ -45,9 +45,10 @@ from libs.nbd.streams import Inbox, Outbox
 
 HandshakeEvent = TlsAsked | ListAsked | ExportAsked | Entered | Disconnected
 
-_OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+#: Numbers, because the complement of a flag enumeration has its known members alone.
+_OFFERED = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 #: Without them the client could not be told apart from one of the unfixed newstyle.
-_REQUIRED = HandshakeFlag.FIXED_NEWSTYLE
+_REQUIRED = int(HandshakeFlag.FIXED_NEWSTYLE)
 #: These never have data; they are refused as invalid if they do.
 _BARE = frozenset({Option.LIST, Option.STARTTLS, Option.STRUCTURED_REPLY})
 #: Replies that wait to be sent stop the reading of more options.
