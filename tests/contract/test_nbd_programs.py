@@ -4,9 +4,7 @@ import contextlib
 import json
 import random
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +15,9 @@ from libs.nbd.connection.connection import NbdConnection
 from libs.nbd.connection.dialling import NbdAddress, describe, list_exports
 from libs.nbd.export import BASE_ALLOCATION, Extent, dirty_bitmap
 from libs.runtime.tls import ClientTls, ServerTls
+from tests.golden.make_nbd import wait_until_listening
 from tests.support.certificates import Site
 from tests.support.nbd_serving import BITMAP, NbdDisk, NbdServer, disk, nbd_server
-from tests.support.polling import SECONDS_MAX
 
 _SIZE = 16 << 20
 _DATA = random.Random(7).randbytes(1 << 20)
@@ -45,24 +43,11 @@ def running(path: Path, *command: str | Path) -> Iterator[NbdAddress]:
     """A server as a process of its own, on a socket that it has bound before we go on."""
     server = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE)
     try:
-        _await(server, path)
+        wait_until_listening(path)
         yield NbdAddress(f"unix:{path}")
     finally:
         server.terminate()
         server.communicate()
-
-
-def _await(server: "subprocess.Popen[bytes]", path: Path) -> None:
-    """Until it answers: a socket that is bound may not listen yet."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise AssertionError(server.communicate()[1].decode())
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            return
-        time.sleep(0.02)
-    raise AssertionError("the server does not answer")
 
 
 @pytest.fixture

@@ -8,234 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.errors import DamagedDataError
-from libs.nbd.client.events import Describe, Enter, HandshakeEvent, ListExports, Negotiated, Purpose
-from libs.nbd.client.pending import Coverage, Pending
-from libs.nbd.client.session import ClientSession
-from libs.nbd.export import BlockSizes
+from libs.nbd.client.pending import Coverage
 from libs.nbd.layout import (
-    CHUNK,
     CHUNK_ERROR,
-    OPTION_MAGIC,
-    OPTION_REPLY,
-    OPTION_REPLY_MAGIC,
-    OPTION_REPLY_SIZE_BYTES_MAX,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
-    STRUCTURED_REPLY_MAGIC,
     CommandFlag,
     ErrorNumber,
-    Feature,
-    Option,
-    OptionReply,
 )
-from libs.nbd.options import (
-    pack_block_sizes,
-    pack_context,
-    pack_export_info,
-    pack_listed,
-    pack_option_reply,
-    pack_text_info,
+from tests.unit.nbd.raw_server import (
+    CONTEXT,
+    DONE,
+    chunk,
+    data,
+    entered,
+    error,
+    head,
+    heard,
+    hole,
+    named,
 )
-
-_GREETING = b"NBDMAGIC" + struct.pack(">QH", OPTION_MAGIC, 3)
-_FLAGS = int(Feature.HAS_FLAGS | Feature.SEND_DF)
-_INFO = pack_export_info(1 << 20, _FLAGS)
-_CONTEXT = "qemu:dirty-bitmap:a"
-
-
-def named(value: object) -> str:
-    """Ids of cases: bytes say nothing to people."""
-    return value[:40] if isinstance(value, str) else ""
-
-
-def ack(option: Option) -> bytes:
-    return pack_option_reply(option, OptionReply.ACK)
-
-
-def info(data: bytes, option: Option = Option.GO) -> bytes:
-    return pack_option_reply(option, OptionReply.INFO, data)
-
-
-def heard(session: ClientSession, data: bytes) -> list[HandshakeEvent | Pending]:
-    """What comes of bytes, which come one after another."""
-    found: list[HandshakeEvent | Pending] = []
-    while data:
-        buffer = session.buffer()
-        count = min(len(buffer), len(data))
-        buffer[:count] = data[:count]
-        session.received(count)
-        data = data[count:]
-        while (event := session.next_event()) is not None:
-            found.append(event)
-        while session.is_entered and (done := session.next_reply()) is not None:
-            found.append(done)
-    return found
-
-
-def shaken(purpose: Purpose, data: bytes) -> list[HandshakeEvent | Pending]:
-    return heard(ClientSession("server", purpose), _GREETING + data)
-
-
-_STRUCTURED = ack(Option.STRUCTURED_REPLY)
-_ENTERED = _STRUCTURED + info(_INFO) + ack(Option.GO)
-
-
-def entered(*, structured: bool = True, contexts: tuple[str, ...] = ()) -> ClientSession:
-    """A session on an export of 1 MiB."""
-    session = ClientSession("server", Enter("disk", contexts))
-    answers = _STRUCTURED
-    if not structured:
-        answers = pack_option_reply(Option.STRUCTURED_REPLY, OptionReply.ERR_UNSUP)
-    for number, name in enumerate(contexts):
-        data = pack_context(number, name)
-        answers += pack_option_reply(Option.SET_META_CONTEXT, OptionReply.META_CONTEXT, data)
-    if contexts:
-        answers += ack(Option.SET_META_CONTEXT)
-    (event,) = heard(session, _GREETING + answers + info(_INFO) + ack(Option.GO))
-    assert isinstance(event, Negotiated)
-    assert event.is_structured == structured
-    return session
-
-
-def test_an_old_server_is_entered_by_export_name() -> None:
-    unknown = pack_option_reply(Option.GO, OptionReply.ERR_UNSUP)
-    without = pack_option_reply(Option.STRUCTURED_REPLY, OptionReply.ERR_UNSUP)
-    answer = struct.pack(">QH", 1 << 20, 1)
-    (event,) = shaken(Enter("disk"), without + unknown + answer)
-    assert isinstance(event, Negotiated)
-    assert not event.is_structured
-    session = ClientSession("server", Enter("disk"))
-    greeting = b"NBDMAGIC" + struct.pack(">QH", OPTION_MAGIC, 1)  # with zeros
-    assert len(heard(session, greeting + without + unknown + answer + bytes(123))) == 0
-    assert len(heard(session, b"\0")) == 1
-
-
-def test_what_a_newer_server_adds_is_ignored() -> None:
-    added = info(struct.pack(">H", 77) + b"anything")
-    flags = info(pack_export_info(1 << 20, 0xFFFF))
-    (event,) = shaken(Enter("disk"), _STRUCTURED + added + flags + ack(Option.GO))
-    assert isinstance(event, Negotiated)
-    assert event.export.features == Feature(sum(Feature))
-
-
-@pytest.mark.parametrize(
-    ("purpose", "answers", "words"),
-    [
-        (Enter("d"), b"x" * 20, "reply to STRUCTURED_REPLY: expected magic"),
-        (Enter("d"), ack(Option.GO), "reply to STRUCTURED_REPLY: expected magic .* and option 8"),
-        (
-            Enter("d"),
-            OPTION_REPLY.pack(OPTION_REPLY_MAGIC, 8, 1, OPTION_REPLY_SIZE_BYTES_MAX + 1),
-            "expected 8256 bytes at most",
-        ),
-        (Enter("d"), pack_option_reply(8, OptionReply.INFO, _INFO), "a reply of its own, got 3"),
-        (Enter("d"), _STRUCTURED + ack(Option.GO), "its size and flags, got none"),
-        (Enter("d"), _STRUCTURED + info(_INFO) * 65, "replies to GO: expected 64 at most"),
-        (Enter("d"), _STRUCTURED + info(b"\0") + ack(Option.GO), "info of 1 bytes"),
-        (Enter("d"), _STRUCTURED + info(b"\0\0\0") + ack(Option.GO), "info 0 of 3 bytes"),
-        (
-            Enter("d"),
-            _STRUCTURED + info(pack_export_info(1 << 63, 1)) + ack(Option.GO),
-            "size of 9223372036854775808 bytes",
-        ),
-        (
-            Enter("d"),
-            _STRUCTURED + info(pack_export_info(1, 1 | Feature.SEND_FAST_ZERO)) + ack(Option.GO),
-            "fast zeroing but no zeroing",
-        ),
-        (
-            Enter("d"),
-            _STRUCTURED + info(_INFO) + info(struct.pack(">HIII", 3, 3, 512, 512)) + ack(Option.GO),
-            "minimum of 3 bytes",
-        ),
-        (
-            Enter("d"),
-            _STRUCTURED + info(struct.pack(">HIII", 3, 1, 512, 100)) + ack(Option.GO),
-            "payload of 100 bytes",
-        ),
-        (
-            Enter("d"),
-            _STRUCTURED + info(_INFO) + info(struct.pack(">H", 1) + b"\xff") + ack(Option.GO),
-            "name or description: .*utf-8",
-        ),
-        (
-            Enter("d", (_CONTEXT,)),
-            _STRUCTURED
-            + pack_option_reply(10, OptionReply.META_CONTEXT, pack_context(1, "base:allocation"))
-            + ack(Option.SET_META_CONTEXT),
-            "expected each of qemu:dirty-bitmap:a once at most",
-        ),
-        (
-            Enter("d", (_CONTEXT,)),
-            _STRUCTURED
-            + pack_option_reply(10, OptionReply.META_CONTEXT, pack_context(1, _CONTEXT)) * 2
-            + ack(Option.SET_META_CONTEXT),
-            "once at most",
-        ),
-        (
-            ListExports(),
-            pack_option_reply(Option.LIST, OptionReply.SERVER, b"\0\0\0\5ab") + ack(Option.LIST),
-            "reply to LIST: export name: 5 bytes announced, 2 follow",
-        ),
-        (
-            ListExports(),
-            pack_option_reply(Option.LIST, OptionReply.SERVER, pack_listed("a", "")) * 4097,
-            "replies to LIST: expected 4096 at most",
-        ),
-        (
-            Describe("d"),
-            _STRUCTURED
-            + b"".join(
-                pack_option_reply(9, OptionReply.META_CONTEXT, pack_context(0, f"x-a:{number}"))
-                for number in range(9)
-            )
-            + ack(Option.LIST_META_CONTEXT)
-            + info(_INFO, Option.INFO)
-            + ack(Option.INFO),
-            "expected 8 different ones at most",
-        ),
-    ],
-    ids=named,
-)
-def test_a_server_that_breaks_the_handshake_is_left(
-    purpose: Purpose, answers: bytes, words: str
-) -> None:
-    session = ClientSession("server", purpose)
-    with pytest.raises(DamagedDataError, match=rf"server: .*{words}"):
-        heard(session, _GREETING + answers)
-    with pytest.raises(DamagedDataError, match=words):  # it stays broken
-        session.next_event()
-
-
-def test_block_sizes_and_names_are_taken_as_they_are_told() -> None:
-    sizes = BlockSizes(512, 65536, 1 << 20)
-    answers = info(_INFO) + info(pack_block_sizes(sizes)) + info(pack_text_info(1, "canonical"))
-    (event,) = shaken(Enter("alias"), _STRUCTURED + answers + ack(Option.GO))
-    assert isinstance(event, Negotiated)
-    assert (event.export.block_sizes, event.export.name) == (sizes, "canonical")
-
-
-def chunk(kind: int, payload: bytes = b"", flags: int = 0, cookie: int = 1) -> bytes:
-    return CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, kind, cookie, len(payload)) + payload
-
-
-def head(kind: int, size: int) -> bytes:
-    return CHUNK.pack(STRUCTURED_REPLY_MAGIC, 0, kind, 1, size)
-
-
-def data(offset: int, length: int, flags: int = 0) -> bytes:
-    return chunk(1, struct.pack(">Q", offset) + b"d" * length, flags)
-
-
-def hole(offset: int, length: int, flags: int = 0) -> bytes:
-    return chunk(2, struct.pack(">QI", offset, length), flags)
-
-
-def error(number: int, message: bytes = b"", kind: int = 0x8001, more: bytes = b"") -> bytes:
-    return chunk(kind, CHUNK_ERROR.pack(number, len(message)) + message + more, 1)
-
-
-_DONE = chunk(0, flags=1)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +37,9 @@ _DONE = chunk(0, flags=1)
         (SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, 1), "expected a structured reply"),
         (SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, 2), "cookie of a request in flight, got 0x2"),
         (chunk(0, flags=1, cookie=9), "cookie of a request in flight, got 0x9"),
-        (_DONE, "expected all bytes, got a gap at 0"),
+        (DONE, "expected all bytes, got a gap at 0"),
         (data(0, 4096, 1), "expected all bytes, got a gap at 4096"),
-        (data(4096, 4096) + _DONE, "got a gap at 0"),
+        (data(4096, 4096) + DONE, "got a gap at 0"),
         (data(0, 4096) + data(4095, 4097), "expected chunks that do not overlap"),
         (data(4096, 4096) + data(0, 4097), "expected chunks that do not overlap"),
         (data(0, 4096) + hole(0, 4096), "expected chunks that do not overlap"),
@@ -307,7 +99,7 @@ def test_chunks_may_come_in_any_order() -> None:
     into = bytearray(b"x" * 8192)
     pending = session.read(0, memoryview(into))
     order = [data(6000, 2192), hole(100, 900), data(0, 100), hole(1000, 5000)]
-    assert heard(session, b"".join(order) + _DONE) == [pending]
+    assert heard(session, b"".join(order) + DONE) == [pending]
     assert into == b"d" * 100 + bytes(5900) + b"d" * 2192
     assert pending.error is None
 
@@ -339,7 +131,7 @@ def status(context: int, *extents: tuple[int, int], flags: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("flags", "reply", "words"),
     [
-        (0, _DONE, "expected 1 contexts, got 0"),
+        (0, DONE, "expected 1 contexts, got 0"),
         (0, status(0), "expected whole extents"),
         (0, head(5, 4 + 8 * (2**20 + 1)) + bytes(4), "expected whole extents, not too many"),
         (0, head(5, 15) + bytes(4), "expected whole extents"),
@@ -351,10 +143,10 @@ def status(context: int, *extents: tuple[int, int], flags: int = 0) -> bytes:
     ids=named,
 )
 def test_a_server_that_breaks_a_block_status_is_left(flags: int, reply: bytes, words: str) -> None:
-    session = entered(contexts=(_CONTEXT,))
+    session = entered(contexts=(CONTEXT,))
     session.block_status(0, 4096, flags)
     with pytest.raises(DamagedDataError, match=words):
-        heard(session, reply + _DONE)
+        heard(session, reply + DONE)
 
 
 @pytest.mark.parametrize(
@@ -362,15 +154,15 @@ def test_a_server_that_breaks_a_block_status_is_left(flags: int, reply: bytes, w
     [(0, [(0, 0)]), (0, [(4096, 0), (512, 0)]), (CommandFlag.REQ_ONE, [(8192, 0)])],
 )
 def test_extents_that_cannot_be_are_never_told(flags: int, extents: list[tuple[int, int]]) -> None:
-    session = entered(contexts=(_CONTEXT,))
+    session = entered(contexts=(CONTEXT,))
     pending = session.block_status(0, 4096, flags)
-    heard(session, status(0, *extents) + _DONE)
+    heard(session, status(0, *extents) + DONE)
     with pytest.raises(DamagedDataError, match="block status of 4096 bytes at 0"):
         list(pending.extents(0))
 
 
 def test_the_last_extent_may_reach_beyond_the_request() -> None:
-    session = entered(contexts=(_CONTEXT,))
+    session = entered(contexts=(CONTEXT,))
     pending = session.block_status(0, 4096)
     heard(session, status(0, (512, 1), (1 << 19, 0), flags=1))
     assert [(one.offset, one.length) for one in pending.extents(0)] == [(0, 512), (512, 1 << 19)]
