@@ -34,6 +34,7 @@ from libs.nbd.server.session import ServerSession
 from libs.nbd.streams import Bytes
 
 BLOCK_SIZE_BYTES = 4096
+_ZEROS = bytes(BLOCK_SIZE_BYTES)
 WRITABLE = (
     Feature.SEND_FLUSH
     | Feature.SEND_FUA
@@ -82,7 +83,7 @@ class NbdDisk:
     def parts(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Offset and length of runs of blocks that are alike, and whether they are zeros."""
         for is_zero, run in itertools.groupby(
-            self._pieces(offset, length), lambda piece: not any(self.data[piece[0] : piece[1]])
+            self._pieces(offset, length), lambda piece: self._is_zero(*piece)
         ):
             pieces = list(run)
             yield pieces[0][0], pieces[-1][1] - pieces[0][0], is_zero
@@ -95,6 +96,9 @@ class NbdDisk:
         else:
             for start, end in self._pieces(offset, length):
                 yield end - start, STATE_DIRTY * (start // BLOCK_SIZE_BYTES in self.dirty)
+
+    def _is_zero(self, start: int, end: int) -> bool:
+        return self.data[start:end] == _ZEROS[: end - start]
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         end = offset + length
