@@ -25,6 +25,12 @@ from libs.nbd.layout import (
 )
 from libs.nbd.streams import Inbox
 
+# Plain numbers: the members of an enumeration cost a look-up each time.
+_DATA, _HOLE, _STATUS = (
+    int(kind) for kind in (ChunkType.OFFSET_DATA, ChunkType.OFFSET_HOLE, ChunkType.BLOCK_STATUS)
+)
+_READ = int(Command.READ)
+_DF = int(CommandFlag.DF)
 _ZEROS = memoryview(bytes(256 << 10))
 
 
@@ -78,9 +84,9 @@ class ReplyReader:
 
     def _needed(self, kind: int) -> int:
         """Bytes of a chunk's payload that must have come before it can be judged."""
-        if kind == ChunkType.OFFSET_DATA:
+        if kind == _DATA:
             return U64.size
-        if kind == ChunkType.BLOCK_STATUS:
+        if kind == _STATUS:
             return U32.size
         size = self._size()
         return size if size <= ERROR_CHUNK_SIZE_BYTES_MAX else 0
@@ -101,7 +107,7 @@ class ReplyReader:
                 expected += f" or {STRUCTURED_REPLY_MAGIC:#x}"
             raise self._violation("reply", expected, f"{magic:#x}")
         pending = self._asked(cookie)
-        is_read = pending.command == Command.READ
+        is_read = pending.command == _READ
         if self._is_structured and (is_read or pending.has_chunks):
             raise self._violation(f"{pending!r}", "a structured reply", "a simple one")
         self._inbox.start += SIMPLE_REPLY.size
@@ -119,14 +125,14 @@ class ReplyReader:
         inbox, size = self._inbox, self._size()
         is_last = bool(flags & CHUNK_DONE)
         pending.has_chunks = True
-        if kind in (ChunkType.OFFSET_DATA, ChunkType.BLOCK_STATUS):
-            begin = self._begin_data if kind == ChunkType.OFFSET_DATA else self._begin_status
+        if kind in (_DATA, _STATUS):
+            begin = self._begin_data if kind == _DATA else self._begin_status
             begin(pending, size)
             self._current, self._is_last = pending, is_last
             return None
         if kind & CHUNK_IS_ERROR:
             self._check_size(pending, kind, size, CHUNK_ERROR.size, ERROR_CHUNK_SIZE_BYTES_MAX)
-        elif kind == ChunkType.OFFSET_HOLE:
+        elif kind == _HOLE:
             self._check_size(pending, kind, size, HOLE.size, HOLE.size)
         elif kind == ChunkType.NONE and is_last:
             self._check_size(pending, kind, size, 0, 0)
@@ -136,13 +142,14 @@ class ReplyReader:
         payload = inbox.take(size)
         if kind & CHUNK_IS_ERROR:
             self._read_error(pending, kind, payload)
-        elif kind == ChunkType.OFFSET_HOLE:
+        elif kind == _HOLE:
             _fill_with_zeros(self._part(pending, *HOLE.unpack(payload)))
         return self._end(pending) if is_last else None
 
     def _begin_data(self, pending: Pending, size: int) -> None:
         inbox = self._inbox
-        self._check_size(pending, 1, size, U64.size + 1, U64.size + pending.length)
+        if not 9 <= size <= pending.length + 8:
+            self._check_size(pending, _DATA, size, 9, pending.length + 8)
         (offset,) = U64.unpack_from(inbox.memory, inbox.start + CHUNK.size)
         part = self._part(pending, offset, size - U64.size)
         inbox.start += CHUNK.size + U64.size
@@ -167,14 +174,14 @@ class ReplyReader:
 
     def _part(self, pending: Pending, offset: int, length: int) -> memoryview:
         """Where a content chunk goes."""
-        if pending.command != Command.READ or pending.into is None:
+        if pending.command != _READ or pending.into is None:
             raise self._violation(f"{pending!r}", "no content", "some")
         start, end = offset - pending.offset, offset - pending.offset + length
         if not 0 <= start < end <= pending.length:
             raise self._violation(f"{pending!r}", "chunks within it", f"{length} bytes at {offset}")
         if pending.coverage is None:
             pending.coverage = Coverage()
-        elif pending.flags & CommandFlag.DF:
+        elif pending.flags & _DF:
             raise self._violation(f"{pending!r}", "one content chunk", "another one")
         if not pending.coverage.add(start, end):
             raise self._violation(
@@ -211,7 +218,7 @@ class ReplyReader:
 
     def _end(self, pending: Pending) -> Pending:
         if pending.error is None:
-            if pending.command == Command.READ:
+            if pending.command == _READ:
                 come = pending.coverage.end if pending.coverage else 0
                 if come != pending.length:
                     raise self._violation(f"{pending!r}", "all bytes", f"a gap at {come}")

@@ -5,6 +5,7 @@ from libs.nbd.client.events import HandshakeEvent, Negotiated, Purpose
 from libs.nbd.client.handshake import ClientHandshake
 from libs.nbd.client.pending import Pending
 from libs.nbd.client.replies import ReplyReader
+from libs.nbd.export import Export
 from libs.nbd.layout import (
     PAYLOAD_SIZE_BYTES_MAX,
     REQUEST,
@@ -17,6 +18,8 @@ from libs.nbd.streams import Bytes, Inbox, Outbox
 
 #: Requests in flight on one connection.
 REQUESTS_MAX = 128
+# Plain numbers: the members of an enumeration cost a look-up each time.
+_READ, _WRITE, _FLUSH = int(Command.READ), int(Command.WRITE), int(Command.FLUSH)
 #: Longest range of a request without payload; its length has 32 bits, and QEMU wants it aligned.
 RANGE_SIZE_BYTES_MAX = 0xFFFF0000
 _WRITING = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
@@ -68,7 +71,11 @@ class ClientSession:
         self._negotiated: Negotiated | None = None
         self._pending: dict[int, Pending] = {}
         self._reader: ReplyReader | None = None
+        self._size_bytes = 0
+        self._unaligned = 0
         self._payload_max = 0
+        self._allowed: frozenset[int] = frozenset()
+        self._forbidden_flags = 0
         self._cookie = 0
         self._has_status = False
         self._has_left = False
@@ -137,7 +144,7 @@ class ClientSession:
             raise
         if isinstance(event, Negotiated):
             self._negotiated = event
-            self._payload_max = min(event.export.block_sizes.payload_max, PAYLOAD_SIZE_BYTES_MAX)
+            self._know(event.export)
             self._reader = ReplyReader(self._peer, self._inbox, self._pending, event)
         return event
 
@@ -179,11 +186,11 @@ class ClientSession:
         Raises:
             BadInputError: what the server does not allow, or more requests than may be in flight.
         """
-        return self._ask(Command.READ, flags, offset, len(into), into)
+        return self._ask(_READ, flags, offset, len(into), into)
 
     def write(self, offset: int, data: Bytes, flags: int = 0) -> Pending:
         """Write bytes, which must stay as they are until the output was sent. Raises as `read`."""
-        pending = self._ask(Command.WRITE, flags, offset, len(data))
+        pending = self._ask(_WRITE, flags, offset, len(data))
         self._outbox.put(data)
         return pending
 
@@ -224,40 +231,63 @@ class ClientSession:
             self._outbox.put(REQUEST.pack(REQUEST_MAGIC, 0, Command.DISC, 0, 0, 0))
         self._has_left = True
 
+    def _know(self, export: Export) -> None:
+        """Compute once what each request is judged by."""
+        features = int(export.features)
+        self._size_bytes = export.size_bytes
+        self._unaligned = export.block_sizes.minimum - 1
+        self._payload_max = min(export.block_sizes.payload_max, PAYLOAD_SIZE_BYTES_MAX)
+        self._allowed = frozenset(
+            int(command)
+            for command in Command
+            if features & _COMMAND_NEEDS.get(command, features)
+            and not (export.is_read_only and command in _WRITING)
+        )
+        self._forbidden_flags = sum(
+            flag for flag, need in _FLAG_NEEDS.items() if not features & need
+        )
+
     def _ask(
         self,
-        command: Command,
+        command: int,
         flags: int,
         offset: int,
         length: int,
         into: memoryview | None = None,
     ) -> Pending:
+        """Refuses what the server would have to refuse, or what breaks its trust in us."""
         cookie = self._cookie + 1
-        pending = Pending(int(command), int(flags), cookie, offset, length, into)
-        self._check(pending)
+        pending = Pending(command, int(flags), cookie, offset, length, into)
+        end = offset + length
+        if not (
+            self.can_ask
+            and (0 <= offset < end <= self._size_bytes or command == _FLUSH)
+            and not (offset | length) & self._unaligned
+            and length <= (self._payload_max if command <= _WRITE else RANGE_SIZE_BYTES_MAX)
+            and command in self._allowed
+            and not flags & self._forbidden_flags
+        ):
+            raise self._refusal(pending)
         self._cookie = cookie
         self._pending[cookie] = pending
         self._outbox.put(REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length))
         return pending
 
-    def _check(self, pending: Pending) -> None:
-        """Refuse what the server would have to refuse, or what breaks its trust in us."""
+    def _refusal(self, pending: Pending) -> BadInputError:
+        """Which of the rules a request breaks."""
         export, offset, length = self.negotiated.export, pending.offset, pending.length
-        is_flush, has_payload = pending.command == Command.FLUSH, pending.command <= Command.WRITE
-        bound = self._payload_max if has_payload else RANGE_SIZE_BYTES_MAX
+        bound = self._payload_max if pending.command <= _WRITE else RANGE_SIZE_BYTES_MAX
         if not self.can_ask:
             expected = f"{self._requests_max} requests in flight at most, before the goodbye"
-        elif not (is_flush or 0 <= offset < offset + length <= export.size_bytes):
-            expected = f"a range within {export.size_bytes} bytes"
-        elif (offset | length) & (export.block_sizes.minimum - 1):
+        elif length and (offset | length) & self._unaligned:
             expected = f"multiples of {export.block_sizes.minimum}"
         elif length > bound:
             expected = f"{bound} bytes at most"
         elif missing := _missing(pending, int(export.features)):
             expected = f"an export that offers {missing}"
         else:
-            return
-        raise BadInputError(f"{self._peer}: {pending!r}: expected {expected}")
+            expected = f"a range within {export.size_bytes} bytes"
+        return BadInputError(f"{self._peer}: {pending!r}: expected {expected}")
 
 
 def _missing(pending: Pending, features: int) -> str:
