@@ -8,6 +8,7 @@ from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.mutant import Mutant, scenario
+from tests.faults.mutants.nbd import NBD
 from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.notifications import NOTIFICATIONS
 from tests.faults.mutants.roots import ROOTS
@@ -366,4 +367,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *ENCRYPTION,
     *ACCESS,
     *NOTIFICATIONS,
+    *NBD,
 )

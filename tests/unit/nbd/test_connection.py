@@ -97,6 +97,25 @@ def test_threads_share_a_connection(where: NbdAddress, served: NbdDisk) -> None:
         assert all(threads.map(work, range(8)))
 
 
+def test_a_write_that_the_server_does_not_take_lets_replies_in(
+    where: NbdAddress, served: NbdDisk
+) -> None:
+    """The server takes nothing before its replies are received, and nobody else receives them."""
+    served.data[:] = random.Random(6).randbytes(_SIZE)
+    before, written = bytes(served.data), random.Random(7).randbytes(_SIZE)
+    buffers = [bytearray(1 << 20) for _ in range(8)]
+
+    def reads() -> Iterator[tuple[int, memoryview]]:
+        for number, buffer in enumerate(buffers):
+            yield number << 20, memoryview(buffer)
+        connection.write(0, written)
+
+    with NbdConnection(where, "disk") as connection:
+        connection.read_many(reads())
+    assert b"".join(buffers) == before
+    assert served.data == written
+
+
 def test_extents_with_the_same_flags_are_one(where: NbdAddress, served: NbdDisk) -> None:
     served.write(8192, b"x" * 12288)
     with NbdConnection(where, "disk", BOTH) as connection:
