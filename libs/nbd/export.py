@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from libs.errors import BadInputError
 from libs.nbd.layout import (
-    CONTEXTS_MAX,
     EXPORT_SIZE_BYTES_MAX,
+    LISTED_MAX,
     MINIMUM_BLOCK_SIZE_BYTES_MAX,
     PAYLOAD_SIZE_BYTES_MAX,
     STRING_SIZE_BYTES_MAX,
@@ -88,10 +88,10 @@ class Export:
             )
         for what, text in (("name", self.name), ("description", self.description)):
             check_string(f"NBD export {self.name!r}: {what}", text)
-        if not len(set(self.contexts)) == len(self.contexts) <= CONTEXTS_MAX:
+        if not len(set(self.contexts)) == len(self.contexts) <= LISTED_MAX:
             raise BadInputError(
-                f"NBD export {self.name!r}: metadata contexts {', '.join(self.contexts)}; "
-                f"expected {CONTEXTS_MAX} different ones at most"
+                f"NBD export {self.name!r}: {len(self.contexts)} metadata contexts, "
+                f"expected {LISTED_MAX} different ones at most"
             )
         for context in self.contexts:
             check_context(context)

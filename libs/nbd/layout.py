@@ -71,7 +71,8 @@ ERROR_CHUNK_SIZE_BYTES_MAX = 2 * STRING_SIZE_BYTES_MAX
 #: Ours: exports or contexts that a server lists, and infos about one export.
 LISTED_MAX = 4096
 INFOS_MAX = 64
-#: Ours: metadata contexts of one session. Each may cost a client 8 MiB per block status.
+#: Ours: metadata contexts of one session. Each may cost a client 8 MiB per block
+#: status. An export may have more.
 CONTEXTS_MAX = 8
 
 

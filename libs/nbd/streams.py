@@ -33,6 +33,11 @@ class Inbox:
         """Whether the next bytes go to a payload's destination."""
         return self._destination is not None
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `buffer` would not be empty."""
+        return self._destination is not None or self.end - self.start < len(self.memory)
+
     def buffer(self) -> memoryview:
         """Where to receive next; empty while nothing more fits. Pieces that were given are void."""
         if self._destination is not None:

@@ -172,9 +172,12 @@ class NbdConnection:
 
     def close(self) -> None:
         """Say goodbye if possible, and end the connection; whoever waits gets UnavailableError."""
+        self._leave(UnavailableError(f"{self._peer}: it was closed here"))
+
+    def _leave(self, reason: UnavailableError) -> None:
         with self._state:
             is_whole = self._broken is None
-            self._broken = self._broken or UnavailableError(f"{self._peer}: it was closed here")
+            self._broken = self._broken or reason
             if is_whole:
                 self._session.leave()
             goodbye = self._session.take_output()
@@ -216,6 +219,8 @@ class NbdConnection:
         deadline = time.monotonic() + self._patience_seconds
         while not pending.is_done:
             self._receive(lambda: pending.is_done, deadline)
+        if pending.error is ErrorNumber.ESHUTDOWN:  # the specification wants a goodbye then
+            self._leave(UnavailableError(f"{self._peer}: it is shutting down"))
         if pending.error is not None:
             raise _failure(f"{self._what}: {pending!r}", pending)
         return pending

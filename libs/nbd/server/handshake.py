@@ -6,6 +6,7 @@ from libs.errors import DamagedDataError, InvariantViolation
 from libs.nbd.export import Export
 from libs.nbd.layout import (
     CLIENT_FLAGS,
+    CONTEXTS_MAX,
     EXPORT_NAME_REPLY,
     EXPORT_NAME_ZEROS_SIZE_BYTES,
     GREETING,
@@ -264,6 +265,10 @@ class ServerHandshake:
         found = matching(export.contexts, self._queries, with_wildcards=is_list)
         if is_list and not self._queries:
             found = list(export.contexts)
+        if not is_list and len(found) > CONTEXTS_MAX:
+            message = f"{len(found)} contexts, expected {CONTEXTS_MAX} at most"
+            self._reply(asked.option, OptionReply.ERR_TOO_BIG, message.encode())
+            return
         ids = {number: name for number, name in enumerate(export.contexts, 1) if name in found}
         for number, name in ids.items():
             data = pack_context(0 if is_list else number, name)

@@ -94,7 +94,7 @@ class ServerSession:
     @property
     def can_receive(self) -> bool:
         """Whether the transport may receive now; if not, answers or sending come first."""
-        return not self._has_ended and len(self._inbox.buffer()) > 0
+        return not self._has_ended and self._inbox.has_room
 
     def buffer(self) -> memoryview:
         """Where to receive the next bytes: a destination that was given, or the session's own."""

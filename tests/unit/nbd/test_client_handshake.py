@@ -127,13 +127,13 @@ def test_what_a_newer_server_adds_is_ignored() -> None:
             Describe("d"),
             STRUCTURED
             + b"".join(
-                pack_option_reply(9, OptionReply.META_CONTEXT, pack_context(0, f"x-a:{number}"))
-                for number in range(9)
+                pack_option_reply(9, OptionReply.META_CONTEXT, pack_context(0, "x-a:b"))
+                for _ in range(2)
             )
             + ack(Option.LIST_META_CONTEXT)
             + info(INFO, Option.INFO)
             + ack(Option.INFO),
-            "expected 8 different ones at most",
+            "expected 4096 different ones at most",
         ),
     ],
     ids=named,

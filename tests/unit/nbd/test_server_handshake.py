@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from libs.errors import DamagedDataError
+from libs.nbd.export import Export
 from libs.nbd.layout import (
     CHUNK,
     OPTION,
@@ -21,7 +22,7 @@ from libs.nbd.layout import (
 from libs.nbd.options import pack_context_query, pack_info_request, pack_option
 from libs.nbd.server.events import Entered, ExportAsked, TlsAsked, TlsMode
 from libs.nbd.server.session import ServerSession
-from tests.support.nbd_serving import WRITABLE, Serving, disk
+from tests.support.nbd_serving import WRITABLE, NbdDisk, Serving, disk
 from tests.unit.nbd.raw_client import FLAGS, GO, STRUCTURED, Raw, named, push
 
 
@@ -111,6 +112,19 @@ def test_contexts_are_chosen_for_the_export_that_is_entered() -> None:
     raw.entered()
     said = raw.say(REQUEST.pack(REQUEST_MAGIC, 0, Command.BLOCK_STATUS, 7, 0, 512))
     assert said[CHUNK.size : CHUNK.size + 4] == struct.pack(">I", ErrorNumber.EINVAL)
+
+
+def test_more_contexts_than_a_session_may_have_are_too_many() -> None:
+    names = [f"x-a:{number}" for number in range(9)]
+    export = Export(name="disk", size_bytes=1 << 20, contexts=tuple(names))
+    raw = Raw(NbdDisk(export))
+    raw.say(STRUCTURED)
+    for count, last in ((9, OptionReply.ERR_TOO_BIG), (8, OptionReply.ACK)):
+        query = pack_context_query("disk", names[:count])
+        said = raw.replies(pack_option(Option.SET_META_CONTEXT, query))
+        assert said[-1] == (Option.SET_META_CONTEXT, last)
+    query = pack_context_query("disk", [])
+    assert len(raw.replies(pack_option(Option.LIST_META_CONTEXT, query))) == 10
 
 
 def test_a_server_that_requires_tls_grants_nothing_before() -> None:
