@@ -1,5 +1,7 @@
 """What the port of sources promises, for every driver and for the fake of tests."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -14,18 +16,45 @@ from services.change_capture.drivers.port import (
     FrozenView,
     Tracker,
 )
-from tests.support.driver_sites import VOLUME, HintsSite, MemorySite, ScanSite, Site
+from tests.support.driver_sites import (
+    VOLUME,
+    HintsSite,
+    MemorySite,
+    ReflinkSite,
+    ScanSite,
+    Site,
+)
+from tests.support.file_systems import CLONING, mounted_to_clone
 from tests.support.roots import TENANT
 
 #: Index → bytes of each chunk that is not zeros.
 Chunks = dict[int, bytes]
+_MAKERS: dict[str, Callable[[Path], Site]] = {
+    "scan": ScanSite,
+    "hints": HintsSite,
+    "memory": lambda _: MemorySite(),
+}
 
 
-@pytest.fixture(params=["scan", "hints", "memory"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
-    if request.param == "memory":
-        return MemorySite()
-    return ScanSite(tmp_path) if request.param == "scan" else HintsSite(tmp_path)
+@pytest.fixture(scope="module", params=[*_MAKERS, *CLONING])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], Site] | Path]:
+    """What makes a site, or the file system that the sites of `reflink` lie on."""
+    if maker := _MAKERS.get(request.param):
+        yield maker
+    else:
+        with mounted_to_clone(tmp_path_factory.mktemp("mounts"), request.param) as mount:
+            yield mount
+
+
+@pytest.fixture
+def site(made: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
+    if not isinstance(made, Path):
+        return made(tmp_path)
+    folder = made / tmp_path.name
+    folder.mkdir()
+    return ReflinkSite(folder, tmp_path / "state")
 
 
 class Taken:
@@ -103,6 +132,11 @@ def chunks_of(view: FrozenView) -> Chunks:
     return found
 
 
+def identity_of(site: Site) -> str:
+    with contextlib.closing(site.driver.view(TENANT, site.path)) as view:
+        return view.identity
+
+
 class TestDrivers:
     """The contract of `services.change_capture.drivers.port`."""
 
@@ -173,7 +207,8 @@ class TestDrivers:
         site.write(1, 1)
         second = Taken(site, first).settle(sealed=True).settle(sealed=True)
         site.write(2, 1)
-        assert Taken(site, second).chunks == chunks_of(site.driver.view(TENANT, site.path))
+        with contextlib.closing(site.driver.view(TENANT, site.path)) as view:
+            assert Taken(site, second).chunks == chunks_of(view)
 
     def test_another_base_is_lost_and_everything_compared(self, site: Site) -> None:
         """Scenario 9: an agent from an older image."""
@@ -260,10 +295,10 @@ class TestDrivers:
 
     def test_an_identity_is_that_of_the_device(self, site: Site) -> None:
         site.write(0, 1)
-        first, again = site.driver.view(TENANT, site.path), site.driver.view(TENANT, site.path)
-        assert first.identity == again.identity
+        identities = [identity_of(site), identity_of(site)]
+        assert identities[0] == identities[1]
         site.replace()
-        assert site.driver.view(TENANT, site.path).identity != first.identity
+        assert identity_of(site) != identities[0]
 
     def test_what_is_no_volume_is_a_source_error(self, site: Site) -> None:
         with pytest.raises(SourceError):

@@ -9,6 +9,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.port import Driver, SourceOrder
+from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
 from tests.support.memory_driver import MemoryDriver, MemoryVolume
 from tests.support.roots import EVERYTHING
@@ -123,6 +124,20 @@ class HintsSite(ScanSite):
 
     def _note(self, start: int, end: int) -> None:
         self.changed |= {*range(start // CHUNK_SIZE_BYTES, -(-end // CHUNK_SIZE_BYTES))}
+
+
+class ReflinkSite(ScanSite):
+    """An image in a folder of XFS or btrfs.
+
+    Args:
+        folder: of the file system.
+        state: the agent's state folder.
+    """
+
+    def __init__(self, folder: Path, state: Path) -> None:
+        super().__init__(folder)
+        self.state = state
+        self.driver = ReflinkDriver(state, EVERYTHING)
 
 
 class MemorySite(Site):

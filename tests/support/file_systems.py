@@ -16,16 +16,38 @@ CAN_MOUNT = os.geteuid() == 0 and Path("/dev/loop-control").exists() and shutil.
 needs_mounts = pytest.mark.skipif(
     not CAN_MOUNT, reason="needs root, loop devices and mkfs.xfs (apt-get install xfsprogs)"
 )
+#: File systems that the driver `reflink` understands, and the packages that make them.
+CLONING = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
+#: btrfs takes no less than 109 MiB, XFS no less than 300 MiB.
+_CLONING_SIZE_MIB = 512
 
 
 @contextlib.contextmanager
-def mounted(image: Path, mount: Path, kind: str = "ext4", size_mib: int = 64) -> Iterator[Path]:
+def mounted_to_clone(folder: Path, kind: str, *options: str) -> Iterator[Path]:
+    """A fresh XFS or btrfs in an image file of a folder; without it the test is skipped.
+
+    Args:
+        folder: gets the image and the mount point.
+        kind: one of `CLONING`.
+        options: of mount(8).
+    """
+    if not (CAN_MOUNT and shutil.which(f"mkfs.{kind}")):
+        pytest.skip(f"needs root, loop devices and mkfs.{kind} (apt-get install {CLONING[kind]})")
+    image, mount = folder / f"{kind}.image", folder / kind
+    with mounted(image, mount, kind, _CLONING_SIZE_MIB, *options) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def mounted(
+    image: Path, mount: Path, kind: str = "ext4", size_mib: int = 64, *options: str
+) -> Iterator[Path]:
     """A fresh file system in an image file; whatever froze it, it is unmounted in the end."""
     mount.mkdir(parents=True, exist_ok=True)
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     run(f"mkfs.{kind}", "-q", str(image))
-    run("mount", "-o", "loop", str(image), str(mount))
+    run("mount", "-o", ",".join(["loop", *options]), str(image), str(mount))
     try:
         yield mount
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import Driver
+from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
 
 
@@ -16,4 +17,8 @@ def drivers(state_folder: Path, roots: Roots) -> Mapping[str, Driver]:
         state_folder: where drivers keep what they know of volumes.
         roots: what they may open.
     """
-    return {"scan": ScanDriver(state_folder, roots), "hints": HintsDriver(roots)}
+    return {
+        "scan": ScanDriver(state_folder, roots),
+        "hints": HintsDriver(roots),
+        "reflink": ReflinkDriver(state_folder, roots),
+    }

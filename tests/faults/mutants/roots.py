@@ -118,7 +118,7 @@ ROOTS = (
     ),
     Mutant(
         name="a clone lies beside what has the path now",
-        file="services/change_capture/barrier/clone.py",
+        file="services/change_capture/drivers/local/clone.py",
         old='        folder = f"/proc/self/fd/{source.folder}"\n',
         new="        folder = str(source.path.parent.parent.parent)\n",
         rule="a clone is made of the open volume, in the folder that it was found in",

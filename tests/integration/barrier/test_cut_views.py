@@ -14,7 +14,7 @@ import pytest
 from deploy.local.process import wait_until
 from libs.errors import HoldBrokenError, SourceError
 from services.change_capture.barrier.barrier import Barriers, Member
-from services.change_capture.barrier.clone import clone
+from services.change_capture.drivers.local.clone import clone
 from services.change_capture.drivers.local.roots import OpenSource
 from services.change_capture.drivers.port import FrozenView
 from tests.integration.barrier.orders import OTHER, SESSION, VOLUME, through
@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
 _CLONER = """
 import os, signal, sys
 from pathlib import Path
-from services.change_capture.barrier.clone import clone
+from services.change_capture.drivers.local.clone import clone
 from tests.support.roots import EVERYTHING, TENANT
 path = Path(sys.argv[1])
 copy = clone(EVERYTHING.open(TENANT, path))

@@ -13,8 +13,8 @@ import pytest
 from libs.errors import ConfigurationError, SourceError
 from libs.runtime import libc
 from libs.runtime.threads import start_thread
-from services.change_capture.barrier.clone import clone
 from services.change_capture.barrier.hold import open_mount_point
+from services.change_capture.drivers.local.clone import clone
 from services.change_capture.drivers.local.reader import SourceReader
 from services.change_capture.drivers.local.roots import Root, Roots, parse_roots
 from services.change_capture.drivers.local.view import LocalView

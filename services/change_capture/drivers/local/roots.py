@@ -6,8 +6,8 @@ root (openat2(2)). What was found is judged by its open descriptor, and that des
 read, frozen and cloned. Nothing is opened by its path a second time, so it does not matter who
 exchanges what in between.
 
-Never opened, whatever the roots say: what keeps the agent's own secrets and state, and the file
-systems by which the kernel shows itself.
+Never opened, whatever the roots say: what keeps the agent's own secrets and state, its clones of
+images, and the file systems by which the kernel shows itself.
 """
 
 import contextlib
@@ -36,6 +36,11 @@ ALL_TENANTS = "*"
 #: Where containers of ours have their secrets.
 _SECRETS_FOLDER = Path("/run/backcast")
 _TOP = Path("/")
+#: Folder beside an image in which the driver `reflink` keeps clones of it.
+CLONES_FOLDER = ".backcast-clones"
+#: Attribute of these folders and of each clone in them. It stays with a file that is renamed,
+#: linked or moved elsewhere, so that nobody makes a volume of another tenant's clone.
+CLONE_MARK = "user.backcast.clone"
 #: By these file systems the kernel tells of itself and of all processes, and takes orders.
 _KERNEL = frozenset(
     {
@@ -193,7 +198,9 @@ class Roots:
         if file_system_of(found).kind in _KERNEL:
             return True
         own = set(self._own_now())
-        return _identity(os.fstat(found)) in own or any(one in own for one in _above(folder))
+        if _identity(os.fstat(found)) in own or _is_marked(found):
+            return True
+        return any(_identity(os.fstat(one)) in own or _is_marked(one) for one in _above(folder))
 
     def _own_now(self) -> Iterator[tuple[int, int]]:
         for path in self._own:
@@ -286,8 +293,16 @@ def _reopened(what: str, path: Path, located: int, flags: int) -> int:
         raise _failed(what, path, err) from err
 
 
-def _above(folder: int) -> Iterator[tuple[int, int]]:
-    """A folder and all that it lies in, up to the top.
+def _is_marked(located: int) -> bool:
+    """Whether it is a clone that an agent keeps, or a folder of such."""
+    try:
+        return bool(os.getxattr(f"/proc/self/fd/{located}", CLONE_MARK))
+    except OSError:  # a file system without attributes keeps no clones
+        return False
+
+
+def _above(folder: int) -> Iterator[int]:
+    """A folder and all that it lies in, up to the top: places that are closed with the next one.
 
     Raises:
         OSError: the top is not found, or the way to it cannot be gone.
@@ -295,8 +310,8 @@ def _above(folder: int) -> Iterator[tuple[int, int]]:
     top, here = _identity(_TOP.stat()), os.dup(folder)
     try:
         for _ in range(_DEPTH_MAX):
-            yield (found := _identity(os.fstat(here)))
-            if found == top:
+            yield here
+            if _identity(os.fstat(here)) == top:
                 return
             above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
