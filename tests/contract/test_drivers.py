@@ -3,19 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from services.change_capture.agent.regions import regions_of
-from services.change_capture.drivers.port import (
-    Candidate,
-    Comparison,
-    FrozenView,
-    Tracker,
-)
 from tests.support.driver_sites import (
     VOLUME,
     HintsSite,
@@ -26,9 +19,8 @@ from tests.support.driver_sites import (
 )
 from tests.support.file_systems import CLONING, mounted_to_clone
 from tests.support.roots import TENANT
+from tests.support.taking import Taken, chunks_of, count_of
 
-#: Index → bytes of each chunk that is not zeros.
-Chunks = dict[int, bytes]
 _MAKERS: dict[str, Callable[[Path], Site]] = {
     "scan": ScanSite,
     "hints": HintsSite,
@@ -55,81 +47,6 @@ def site(made: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
     folder = made / tmp_path.name
     folder.mkdir()
     return ReflinkSite(folder, tmp_path / "state")
-
-
-class Taken:
-    """One capture as the agent makes it, without threads: what it finds, and what it ends with."""
-
-    def __init__(
-        self,
-        site: Site,
-        base: "Taken | None",
-        *,
-        named: UUID | None = None,
-        is_trusted: bool = True,
-        finishes: bool = True,
-    ) -> None:
-        order = site.order(named or (base.session if base else None), is_trusted=is_trusted)
-        self._site = site
-        self.session = order.session
-        self.view: FrozenView = site.driver.view(TENANT, site.path)
-        self.tracker: Tracker = site.driver.tracker(order, self.view)
-        self.trust, self.lost = self.tracker.trust, self.tracker.lost
-        self.candidates: list[Candidate] = []
-        self.named = set[int]()
-        self.truth = chunks_of(self.view)
-        known = base.chunks if base and self.trust != "everything" else {}
-        self.chunks: Chunks = {n: was for n, was in known.items() if n < count_of(self.view)}
-        self._look_at_all()
-        if finishes:
-            self.tracker.finish()
-        self.tracker.close()
-        self.view.close()
-
-    def settle(self, *, sealed: bool) -> "Taken":
-        self.tracker.settle(sealed=sealed)
-        if sealed:
-            self._site.sealed()
-        return self
-
-    def _look_at_all(self) -> None:
-        for candidate in self.tracker.candidates():
-            self.candidates.append(candidate)
-        for region in regions_of(self.candidates, count_of(self.view)):
-            comparison = self.tracker.compare(region.first, region.chunk_count)
-            for extent, is_hole in region.candidates:
-                for at in range(extent.start, extent.end, CHUNK_SIZE_BYTES):
-                    self._look_at(comparison, at // CHUNK_SIZE_BYTES, is_hole)
-            comparison.finish()
-
-    def _look_at(self, comparison: Comparison, index: int, is_hole: bool) -> None:
-        if is_hole:
-            zeros, data = comparison.cleared(index, 1), list[int]()
-        else:
-            buffer = memoryview(bytearray(CHUNK_SIZE_BYTES))
-            self.view.read_into(index * CHUNK_SIZE_BYTES, buffer)
-            changes = comparison.changed(index, buffer)
-            zeros = [index + n for n in changes.zeros] if changes else []
-            data = [index + n for n in changes.data] if changes else []
-            self.chunks |= {n: bytes(buffer) for n in data}
-        for n in zeros:
-            self.chunks.pop(n, None)
-        self.named |= {*zeros, *data}
-
-
-def count_of(view: FrozenView) -> int:
-    return -(-view.size_bytes // CHUNK_SIZE_BYTES)
-
-
-def chunks_of(view: FrozenView) -> Chunks:
-    """All chunks, found the simple way."""
-    found: Chunks = {}
-    for index in range(count_of(view)):
-        buffer = memoryview(bytearray(CHUNK_SIZE_BYTES))
-        view.read_into(index * CHUNK_SIZE_BYTES, buffer)
-        if any(buffer):
-            found[index] = bytes(buffer)
-    return found
 
 
 def identity_of(site: Site) -> str:

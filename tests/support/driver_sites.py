@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
 from services.change_capture.drivers.hints.driver import HintsDriver
+from services.change_capture.drivers.local.file_systems import file_system_of
 from services.change_capture.drivers.port import Driver, SourceOrder
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
@@ -137,6 +138,9 @@ class ReflinkSite(ScanSite):
     def __init__(self, folder: Path, state: Path) -> None:
         super().__init__(folder)
         self.state = state
+        #: Name of its file system in the kernel.
+        with self.path.open("rb") as file:
+            self.kind = file_system_of(file.fileno()).kind
         self.driver = ReflinkDriver(state, EVERYTHING)
 
 

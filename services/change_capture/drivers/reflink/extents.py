@@ -13,7 +13,7 @@ from typing import NamedTuple
 #: start, its length, and its flags.
 _FS_IOC_FIEMAP = 0xC020660B
 _HEADER = struct.Struct("=QQIIII")
-_EXTENT = struct.Struct("=QQQ16xI12x")
+EXTENT_LAYOUT = struct.Struct("=QQQ16xI12x")
 #: What is dirty is written first, so that nothing is without a place.
 _FIEMAP_FLAG_SYNC = 1
 #: Flags of extents, of linux/fiemap.h.
@@ -78,12 +78,12 @@ class Window(NamedTuple):
     start: int
     #: The byte after the last one that it tells of.
     end: int
-    #: The kernel's answer, `_EXTENT` for each.
+    #: The kernel's answer, `EXTENT_LAYOUT` for each.
     answer: bytes
 
     def extents(self) -> Iterator[Extent]:
         """What lies in it, ascending; the rest are holes."""
-        return (Extent(*fields) for fields in _EXTENT.iter_unpack(self.answer))
+        return (Extent(*fields) for fields in EXTENT_LAYOUT.iter_unpack(self.answer))
 
     @property
     def is_plain(self) -> bool:
@@ -104,15 +104,15 @@ def window_of(descriptor: int, start: int, end: int, extent_count_max: int) -> W
     Raises:
         OSError: the file system has no such maps, or fails.
     """
-    buffer = bytearray(_HEADER.size + _EXTENT.size * extent_count_max)
+    buffer = bytearray(_HEADER.size + EXTENT_LAYOUT.size * extent_count_max)
     asked = (start, end - start, _FIEMAP_FLAG_SYNC, 0, extent_count_max, 0)
     _HEADER.pack_into(buffer, 0, *asked)
     fcntl.ioctl(descriptor, _FS_IOC_FIEMAP, buffer, True)
     count = _HEADER.unpack_from(buffer)[3]
-    answer = bytes(memoryview(buffer)[_HEADER.size : _HEADER.size + count * _EXTENT.size])
+    answer = bytes(memoryview(buffer)[_HEADER.size : _HEADER.size + count * EXTENT_LAYOUT.size])
     told = end
     if count == extent_count_max:
-        last = Extent(*_EXTENT.unpack_from(answer, len(answer) - _EXTENT.size))
+        last = Extent(*EXTENT_LAYOUT.unpack_from(answer, len(answer) - EXTENT_LAYOUT.size))
         if not last.flags & LAST:
             told = min(end, last.end)
     return Window(start, told, answer)
