@@ -56,6 +56,8 @@ class Volume:
     path: str
     #: Mount point of the file system that is frozen while writes to the source are held, or None.
     freeze: str | None
+    #: By which driver it is read and its changes are known.
+    driver: str
     head_sequence: int
     #: When it was removed, and by whom; None: it is protected.
     removed_at: datetime | None
@@ -70,8 +72,9 @@ class Volume:
 _TENANTS_LOCK = 0x74656E61
 
 _VOLUMES = """SELECT v.volume_no, v.volume_id AS volume, v.name, g.name AS group, g.group_id,
-                     n.name AS node, o.path, o.freeze_mount AS freeze, g.head_sequence,
-                     v.removed_at, v.removed_by, g.paused_at, g.paused_by, g.paused_reason
+                     n.name AS node, o.path, o.freeze_mount AS freeze, o.driver,
+                     g.head_sequence, v.removed_at, v.removed_by, g.paused_at, g.paused_by,
+                     g.paused_reason
               FROM volume v JOIN volume_group g USING (group_no)
               JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
@@ -179,6 +182,7 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
     path: str,
     freeze: str | None = None,
     *,
+    driver: str = "scan",
     again: bool = False,
 ) -> Volume:
     """Protect a volume, in a group that is made if need be; adding it again unchanged returns it.
@@ -193,6 +197,7 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         node: name of the node that has its source.
         path: path of the source on that node.
         freeze: mount point of the file system to freeze while writes are held, or None.
+        driver: by which driver it is read and its changes are known.
         again: although another volume of the tenant has the same path on the node.
 
     Raises:
@@ -206,23 +211,24 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         lock_names(tx, tenant)
         volume = _volume(tx, tenant, name)
         if volume and not volume.removed_at:
-            known = (volume.node, volume.path, volume.freeze)
-            if known == (node, path, freeze) and group in (None, volume.group):
+            known = (volume.node, volume.path, volume.freeze, volume.driver)
+            if known == (node, path, freeze, driver) and group in (None, volume.group):
                 return volume
             frozen = f", frozen at {volume.freeze}" if volume.freeze else ""
             raise ConflictError(
-                f"volume {name}: already protects {volume.node}:{volume.path}{frozen} in group "
-                f"{volume.group}; choose another name, or `backcast volume move` or `regroup` it"
+                f"volume {name}: already protects {volume.node}:{volume.path}{frozen} by driver "
+                f"{volume.driver} in group {volume.group}; choose another name, or `backcast "
+                f"volume move` or `regroup` it"
             )
         if not again:
             refuse_same_path(tx, tenant, node, path, but=name)
         removed = lock_volume(tx, tenant, name)
         if removed:
-            entry = take_back(tx, tenant, removed, group, node, path, freeze)
+            entry = take_back(tx, tenant, removed, group, node, path, freeze, driver)
             append(tx, "coordinator", [entry])
             return read_volume(tx, tenant, name)
         refuse_shared_name(tx, tenant, name, group or name)
-        insert_volume(tx, tenant, name, group or name, node, path, freeze)
+        insert_volume(tx, tenant, name, group or name, node, path, freeze, driver)
         return read_volume(tx, tenant, name)
 
 
@@ -316,7 +322,14 @@ def read_volume(tx: Tx, tenant: str, name: str) -> Volume:
 
 
 def insert_volume(  # noqa: PLR0913 -- the columns of two rows
-    tx: Tx, tenant: str, name: str, group: str, node: str, path: str, freeze: str | None
+    tx: Tx,
+    tenant: str,
+    name: str,
+    group: str,
+    node: str,
+    path: str,
+    freeze: str | None,
+    driver: str,
 ) -> None:
     """Insert a volume and its source, and its group if there is none, in the caller's transaction.
 
@@ -335,9 +348,9 @@ def insert_volume(  # noqa: PLR0913 -- the columns of two rows
                SELECT %s, t.tenant_no, g.group_no, %s
                FROM tenant t JOIN volume_group g ON g.tenant_no = t.tenant_no AND g.name = %s
                WHERE t.name = %s RETURNING volume_no)
-           INSERT INTO source (volume_no, node_no, path, freeze_mount)
-           SELECT volume_no, node_no, %s, %s FROM made, node WHERE node.name = %s""",
-        [uuid7(), name, group, tenant, path, freeze, node],
+           INSERT INTO source (volume_no, node_no, path, freeze_mount, driver)
+           SELECT volume_no, node_no, %s, %s, %s FROM made, node WHERE node.name = %s""",
+        [uuid7(), name, group, tenant, path, freeze, driver, node],
     )
     if not placed.rowcount:
         raise NotFoundError(f"node {node}: no agent has announced itself under this name")

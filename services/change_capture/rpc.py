@@ -15,6 +15,8 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
+#: Drivers that a volume may be given; `hints` come with a snapshot.
+DriverName = Literal["scan", "reflink"]
 #: By what means a node holds writes: ``fsfreeze`` freezes the file systems that were asked for;
 #: ``none``: nothing can hold them, and the node can only tell afterwards whether something wrote.
 HoldMeans = Literal["none", "fsfreeze"]
@@ -64,6 +66,7 @@ class ProbeRequest(BaseModel):
     tenant: str = Field(description="Tenant that the path must be open to")
     path: str
     freeze: str | None = None
+    driver: str = Field("scan", description="By which driver it is to be captured")
 
 
 class ProbeResponse(BaseModel):

@@ -119,6 +119,7 @@ class VolumeAnswer(BaseModel):
     node: str
     path: str
     freeze: str | None = Field(description="Mount point that is frozen while it is cut")
+    driver: str = Field(description="How its changes are known")
     removed_at: datetime | None = Field(description="Since when it is protected no more")
     removed_by: str | None
     paused_at: datetime | None = Field(description="Since when its group takes no snapshots")
@@ -227,6 +228,7 @@ def _volume_answer(volume: Volume, newest: Mapping[UUID, SnapshotVolume]) -> Vol
         node=volume.node,
         path=volume.path,
         freeze=volume.freeze,
+        driver=volume.driver,
         removed_at=volume.removed_at,
         removed_by=volume.removed_by,
         paused_at=volume.paused_at,

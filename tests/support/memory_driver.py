@@ -97,6 +97,9 @@ class MemoryDriver:
             raise SourceError(f"volume {path}: there is none")
         return MemoryView(self.volumes[path])
 
+    def require_tracking(self, view: FrozenView) -> None:
+        pass
+
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         assert isinstance(view, MemoryView)
         written, view.volume.written = view.volume.written, set()

@@ -392,8 +392,9 @@ CREATE TABLE part (
     capture         uuid NOT NULL UNIQUE,
     token           bytea NOT NULL,      -- authenticates the capture's events and span connections
     node_no         int NOT NULL REFERENCES node,
-    path            text NOT NULL DEFAULT '', -- of the volume's source when the session opened, as is the next
+    path            text NOT NULL DEFAULT '', -- of the volume's source when the session opened, as are the next two
     freeze_mount    text,
+    driver          text NOT NULL DEFAULT 'scan',
     state           "char" NOT NULL DEFAULT 'w',
     boot            uuid,                -- the agent process whose frozen view this is; never mixed
     attempt         uuid,                -- the current one; whatever an older attempt does is refused

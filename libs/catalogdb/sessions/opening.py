@@ -45,20 +45,21 @@ def require_admission(tx: Tx, tenant: str, group: str, group_no: int) -> None:
 def insert_parts(tx: Tx, session: UUID, group_no: int, base: UUID | None) -> None:
     """A part for each volume that the group has now, with its place as it is now."""
     volumes = tx.execute(
-        """SELECT volume_no, node_no, path, freeze_mount FROM volume JOIN source USING (volume_no)
+        """SELECT volume_no, node_no, path, freeze_mount, driver
+           FROM volume JOIN source USING (volume_no)
            WHERE group_no = %s AND lead AND removed_at IS NULL""",
         [group_no],
     ).fetchall()
-    for volume_no, node_no, path, freeze in volumes:
+    for volume_no, node_no, path, freeze, driver in volumes:
         token = os.urandom(TOKEN_SIZE_BYTES)
         tx.execute(
-            """INSERT INTO part (session, volume_no, node_no, path, freeze_mount, capture, token,
-                                 base_root, base_level, base_size_bytes)
-               SELECT %s, %s, %s, %s, %s, %s, %s,
+            """INSERT INTO part (session, volume_no, node_no, path, freeze_mount, driver, capture,
+                                 token, base_root, base_level, base_size_bytes)
+               SELECT %s, %s, %s, %s, %s, %s, %s, %s,
                       b.root, coalesce(b.root_level, 0), coalesce(b.size_bytes, 0)
                FROM (VALUES (1)) one
                LEFT JOIN snapshot_volume b ON b.session = %s AND b.volume_no = %s""",
-            [session, volume_no, node_no, path, freeze, uuid7(), token, base, volume_no],
+            [session, volume_no, node_no, path, freeze, driver, uuid7(), token, base, volume_no],
         )
 
 

@@ -43,6 +43,8 @@ class PartView:
     path: str
     #: Mount point of the file system to freeze while writes are held, or None.
     freeze: str | None
+    #: By which driver it is captured, unless the client brings hints.
+    driver: str
     capture: UUID
     token: bytes
     #: The node that captures: that of the volume's lead source.
@@ -337,9 +339,9 @@ _SESSION = """
 
 _PARTS = """
     SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, p.path,
-           p.freeze_mount AS freeze, p.capture, p.token, n.name AS node, n.rpc_url, n.span_address,
-           n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number, p.base_root,
-           p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
+           p.freeze_mount AS freeze, p.driver, p.capture, p.token, n.name AS node, n.rpc_url,
+           n.span_address, n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number,
+           p.base_root, p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
            p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""

@@ -37,6 +37,7 @@ class LockedVolume:
     node: str
     path: str
     freeze: str | None
+    driver: str
     of: LockedGroup
 
 
@@ -100,7 +101,8 @@ def lock_volume(tx: Tx, tenant: str, name: str) -> LockedVolume | None:
         tx,
         lambda **columns: LockedVolume(of=of, **columns),
         """SELECT v.volume_no, v.volume_id AS volume, v.name, v.removed_at IS NOT NULL
-                  AS is_removed, n.name AS node, o.path, o.freeze_mount AS freeze
+                  AS is_removed, n.name AS node, o.path, o.freeze_mount AS freeze,
+                  o.driver
            FROM volume v JOIN tenant t USING (tenant_no)
            JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
            WHERE t.name = %s AND v.name = %s""",

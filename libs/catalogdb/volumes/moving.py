@@ -29,6 +29,7 @@ def move(  # noqa: PLR0913 -- a place
     *,
     again: bool = False,
     no_freeze: bool = False,
+    driver: str | None = None,
 ) -> Volume:
     """Let a volume be read from another place from its next snapshot on.
 
@@ -43,6 +44,7 @@ def move(  # noqa: PLR0913 -- a place
         freeze: mount point of the file system to freeze while it is cut, or None.
         again: although another volume of the tenant is there already.
         no_freeze: although something was frozen before, and ``freeze`` is None.
+        driver: by which driver it is read from now on; None: by the same as before.
 
     Raises:
         BadInputError: something was frozen before, and nobody said what is to be from now on.
@@ -53,7 +55,9 @@ def move(  # noqa: PLR0913 -- a place
     with catalog.transaction() as tx:
         lock_names(tx, tenant)
         volume = lock_protected(tx, tenant, name)
-        if (volume.node, volume.path, volume.freeze) == (node, path, freeze):
+        driver = driver or volume.driver
+        asked = node, path, freeze, driver
+        if (volume.node, volume.path, volume.freeze, volume.driver) == asked:
             return read_volume(tx, tenant, name)
         if volume.freeze and not freeze and not no_freeze:
             raise BadInputError(
@@ -63,7 +67,7 @@ def move(  # noqa: PLR0913 -- a place
         refuse_while_open(volume.of, "the volume cannot move")
         if not again:
             refuse_same_path(tx, tenant, node, path, but=name)
-        place(tx, volume.volume_no, node, path, freeze)
+        place(tx, volume.volume_no, *asked)
         if (volume.node, volume.path) != (node, path):
             tx.execute(
                 "UPDATE volume SET moved_after = %s WHERE volume_no = %s",

@@ -4,7 +4,9 @@ from libs.catalogdb.pool import Tx
 from libs.errors import ConflictError, NotFoundError
 
 
-def place(tx: Tx, volume_no: int, node: str, path: str, freeze: str | None) -> None:
+def place(  # noqa: PLR0913 -- the columns of a row
+    tx: Tx, volume_no: int, node: str, path: str, freeze: str | None, driver: str
+) -> None:
     """Replace a volume's lead source in the caller's transaction.
 
     The row is deleted and made anew, because its node is part of the name by which checkpoints
@@ -14,13 +16,13 @@ def place(tx: Tx, volume_no: int, node: str, path: str, freeze: str | None) -> N
         NotFoundError: no such node.
     """
     row = tx.execute(
-        "DELETE FROM source WHERE volume_no = %s AND lead RETURNING driver, epoch", [volume_no]
+        "DELETE FROM source WHERE volume_no = %s AND lead RETURNING epoch", [volume_no]
     ).fetchone()
     assert row is not None
     placed = tx.execute(
         """INSERT INTO source (volume_no, node_no, path, driver, epoch, freeze_mount)
            SELECT %s, node_no, %s, %s, %s, %s FROM node WHERE name = %s""",
-        [volume_no, path, row[0], row[1] + 1, freeze, node],
+        [volume_no, path, driver, row[0] + 1, freeze, node],
     )
     if not placed.rowcount:
         raise NotFoundError(f"node {node}: no agent has announced itself under this name")

@@ -95,7 +95,8 @@ def regroup(  # noqa: PLR0913 -- a volume, names for both of its parts, and how 
             entries.append(rename_group(tx, tenant, volume.of, kept_as))
         entries.append(mark_removed(tx, tenant, volume, by))
         refuse_shared_name(tx, tenant, name, group)
-        insert_volume(tx, tenant, name, group, volume.node, volume.path, volume.freeze)
+        place = volume.node, volume.path, volume.freeze, volume.driver
+        insert_volume(tx, tenant, name, group, *place)
         if joined is None:
             _set_copies(tx, tenant, group, kept.copies)
         append(tx, "coordinator", entries)

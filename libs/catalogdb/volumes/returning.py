@@ -21,6 +21,7 @@ def take_back(  # noqa: PLR0913 -- a volume and a place
     node: str,
     path: str,
     freeze: str | None,
+    driver: str,
 ) -> Entry:
     """Protect a removed volume again, in the caller's transaction; what to log of it.
 
@@ -44,8 +45,9 @@ def take_back(  # noqa: PLR0913 -- a volume and a place
             f"volume {volume.name}: was removed from group {volume.of.group}; add it without "
             f"--group, then `backcast volume regroup {volume.name} {group}`"
         )
+    if not was_there or volume.driver != driver:
+        place(tx, volume.volume_no, node, path, freeze, driver)
     if not was_there:
-        place(tx, volume.volume_no, node, path, freeze)
         tx.execute(
             "UPDATE volume SET moved_after = %s WHERE volume_no = %s",
             [volume.of.head_sequence, volume.volume_no],

@@ -68,11 +68,7 @@ class AgentCaptures:
             SourceError: the volume cannot be opened.
             BadInputError: no such driver, or hints that are not for this volume.
         """
-        driver = self.drivers.get(order.driver)
-        if driver is None:
-            raise BadInputError(
-                f"driver {order.driver!r}: this agent has {', '.join(sorted(self.drivers))}"
-            )
+        driver = self.driver(order.driver)
         with self._lock:
             running = self._captures.get(order.capture)
             if running:
@@ -102,6 +98,18 @@ class AgentCaptures:
         if order.cut_attempt:
             return self.barriers.take_view(order.session, order.cut_attempt, order.volume)
         return driver.view(order.tenant, order.path)
+
+    def driver(self, name: str) -> Driver:
+        """The driver of this name.
+
+        Raises:
+            BadInputError: this agent has none.
+        """
+        driver = self.drivers.get(name)
+        if driver is None:
+            known = ", ".join(sorted(self.drivers))
+            raise BadInputError(f"driver {name!r}: this agent has {known}")
+        return driver
 
     def find(self, capture: UUID) -> Capture | None:
         """The capture, if this process has it. It never waits for a volume that is being opened."""

@@ -37,8 +37,10 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
-        view = captures.drivers["scan"].view(request.tenant, Path(request.path))
+        driver = captures.driver(request.driver)
+        view = driver.view(request.tenant, Path(request.path))
         with contextlib.closing(view):
+            driver.require_tracking(view)
             if request.freeze is not None:
                 captures.barriers.require_freezable(request.tenant, request.freeze)
             return ProbeResponse(size_bytes=view.size_bytes)

@@ -89,7 +89,14 @@ class Agents:
         """
         return _read(NodeAbout, self._client(address).get("/v1/node"))
 
-    def probe(self, node: Node, tenant: str, path: str, freeze: str | None = None) -> int:
+    def probe(
+        self,
+        node: Node,
+        tenant: str,
+        path: str,
+        freeze: str | None = None,
+        driver: str = "scan",
+    ) -> int:
         """Size in bytes of what lies at a path of a node.
 
         Args:
@@ -97,12 +104,14 @@ class Agents:
             tenant: whom the path must be open to there.
             path: of what is to become a volume.
             freeze: mount point that is to be frozen while it is cut, or None.
+            driver: by which driver it is to be captured.
 
         Raises:
-            SourceError: it cannot be captured.
+            SourceError: it cannot be captured, or not by this driver.
+            BadInputError: the node has no such driver.
             UnavailableError: the agent does not answer.
         """
-        body = {"tenant": tenant, "path": path, "freeze": freeze}
+        body = {"tenant": tenant, "path": path, "freeze": freeze, "driver": driver}
         with _naming(node.name):
             answer = self._client(AgentAddress.of_node(node)).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
@@ -130,7 +139,7 @@ class Agents:
             "id_key": base64.b64encode(id_key).decode(),
             "cut_attempt": session.cut_attempt,
             "is_trusted": session.is_trusted,
-            "driver": "scan" if hints is None else "hints",
+            "driver": part.driver if hints is None else "hints",
             "hints": None if hints is None else base64.b64encode(hints).decode(),
         }
         with _naming(part.node):

@@ -33,7 +33,7 @@ from services.change_capture.coordinator.session_routes import add_session_route
 from services.change_capture.coordinator.tenant_routes import add_tenant_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
-from services.change_capture.rpc import Hints
+from services.change_capture.rpc import DriverName, Hints
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR, by_route=True))]
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -57,6 +57,9 @@ class VolumeRequest(Body):
         None,
         description="Mount point on the node of the file system to freeze while it is cut",
     )
+    driver: DriverName = Field(
+        "scan", description="How its changes are known: by reading all, or by clones of its file"
+    )
     again: bool = Field(
         False, description="Although another volume of the tenant has the same path on the node"
     )
@@ -71,6 +74,7 @@ class VolumeAnswer(BaseModel):
     node: str
     path: str
     freeze: str | None
+    driver: str
     size_bytes: int
 
 
@@ -161,7 +165,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
         if caller.groups:
             caller.within(lambda: group or _group_of_new(catalog, tenant, name))
         node = find_node(catalog, request.node) if request.node else _only_node(catalog)
-        size_bytes = agents.probe(node, tenant, request.path, request.freeze)
+        size_bytes = agents.probe(node, tenant, request.path, request.freeze, request.driver)
         ensure_tenant(catalog, vault, tenant)
         volume = add_volume(
             catalog,
@@ -171,6 +175,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
             node.name,
             request.path,
             request.freeze,
+            driver=request.driver,
             again=request.again,
         )
         return VolumeAnswer(
@@ -180,6 +185,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
             node=volume.node,
             path=volume.path,
             freeze=volume.freeze,
+            driver=volume.driver,
             size_bytes=size_bytes,
         )
 

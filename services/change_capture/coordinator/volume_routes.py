@@ -20,6 +20,7 @@ from libs.ids import check_name
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.rpc import DriverName
 
 Deleter = Annotated[Caller, Depends(require(Role.DELETE))]
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR))]
@@ -51,6 +52,9 @@ class MoveRequest(Body):
         None, description="Mount point on the node of the file system to freeze while it is cut"
     )
     no_freeze: bool = Field(False, description="Freeze nothing, although it was frozen before")
+    driver: DriverName | None = Field(
+        None, description="How its changes are known; by default as before"
+    )
     again: bool = Field(False, description="Although another volume of the tenant is there")
 
 
@@ -63,6 +67,7 @@ class MovedAnswer(BaseModel):
     node: str
     path: str
     freeze: str | None
+    driver: str
     size_bytes: int = Field(description="What the node says of the new place")
 
 
@@ -163,8 +168,9 @@ def _move(
 ) -> MovedAnswer:
     if request.freeze and request.no_freeze:
         raise BadInputError("freeze: goes not with `no_freeze`")
-    node = find_node(catalog, request.node or find_volume(catalog, tenant, name).node)
-    size_bytes = agents.probe(node, tenant, request.path, request.freeze)
+    known = find_volume(catalog, tenant, name)
+    node, driver = find_node(catalog, request.node or known.node), request.driver or known.driver
+    size_bytes = agents.probe(node, tenant, request.path, request.freeze, driver)
     moved = move(
         catalog,
         tenant,
@@ -174,6 +180,7 @@ def _move(
         request.freeze,
         again=request.again,
         no_freeze=request.no_freeze,
+        driver=driver,
     )
     return MovedAnswer(
         volume=moved.volume,
@@ -182,6 +189,7 @@ def _move(
         node=moved.node,
         path=moved.path,
         freeze=moved.freeze,
+        driver=moved.driver,
         size_bytes=size_bytes,
     )
 

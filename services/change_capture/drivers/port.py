@@ -229,6 +229,14 @@ class Driver(Protocol):
         """
         ...
 
+    def require_tracking(self, view: FrozenView) -> None:
+        """Refuse a volume whose changes this driver will never know; asked before it is protected.
+
+        Raises:
+            SourceError: every capture of it would compare everything.
+        """
+        ...
+
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """The tracker of a view that `view` has opened for this order.
 

@@ -41,7 +41,7 @@ class DirectAgents(Agents):
             id_key=id_key,
             cut_attempt=session.cut_attempt,
             is_trusted=session.is_trusted,
-            driver="scan" if hints is None else "hints",
+            driver=part.driver if hints is None else "hints",
             hints=hints,
         )
         return self._call(lambda agent: agent.begin(order))

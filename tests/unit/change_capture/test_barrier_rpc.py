@@ -69,6 +69,7 @@ class Site:
             volume_name="vm",
             path=str(self.volume.path),
             freeze=None,
+            driver="scan",
             capture=uuid4(),
             token=b"t" * 32,
             node="node-1",

@@ -19,6 +19,7 @@ def volume(**changed: Any) -> dict[str, Any]:
         "node": "node-1",
         "path": "/dev/disk",
         "freeze": None,
+        "driver": "scan",
         "removed_at": None,
         "removed_by": None,
         "paused_at": None,

@@ -41,6 +41,9 @@ class HintsDriver:
         """As the port says."""
         return LocalView(self._roots.open(tenant, path))
 
+    def require_tracking(self, view: FrozenView) -> None:
+        """Whatever can be read will do."""
+
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """As the port says; an order without a base, or without trust, compares everything."""
         chunk_count = -(-view.size_bytes // CHUNK_SIZE_BYTES)

@@ -29,7 +29,7 @@ from services.change_capture.drivers.port import (
     Trust,
 )
 from services.change_capture.drivers.reflink.comparison import candidates, differing
-from services.change_capture.drivers.reflink.keeping import KeptClones, can_keep
+from services.change_capture.drivers.reflink.keeping import KeptClones, can_keep, require_keeping
 from services.change_capture.drivers.reflink.records import CloneRecords
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ class ReflinkDriver:
         except BaseException:
             source.close()
             raise
+
+    def require_tracking(self, view: FrozenView) -> None:
+        """As the port says: the volume is a file that can be cloned, and its clone can be kept."""
+        if isinstance(view, ClonedView):
+            require_keeping(view)
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """As the port says; a view without a clone that can be kept compares everything."""

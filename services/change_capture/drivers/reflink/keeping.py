@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from libs.errors import BackcastError
+from libs.errors import BackcastError, SourceError
 from libs.runtime.libc import extended_status
 from services.change_capture.drivers.local.cloned import ClonedView
 from services.change_capture.drivers.local.file_systems import file_system_of
@@ -181,6 +181,27 @@ class KeptClones:
 def can_keep(view: ClonedView) -> bool:
     """Whether a view has a clone that the driver can keep and compare."""
     return view.clone is not None and file_system_of(view.clone.descriptor).kind in UNDERSTOOD
+
+
+def require_keeping(view: ClonedView) -> None:
+    """Refuse a volume of which no clone can be kept, or none that can be compared.
+
+    Raises:
+        SourceError: the file system cannot, or the agent may not.
+    """
+    path, beside = view.source.path, view.source.source.folder
+    if not can_keep(view) or beside is None:
+        raise SourceError(
+            f"volume {path}: the driver `reflink` needs a file that can be cloned on XFS (made "
+            f"with reflink=1) or btrfs, in a folder that the agent may write to; use `scan`"
+        )
+    try:
+        os.close(_made_folder(beside))
+    except OSError as err:
+        raise SourceError(
+            f"volume {path}: the folder {CLONES_FOLDER} beside it, where the driver `reflink` "
+            f"keeps a clone, cannot be made or used: {err.strerror}; use `scan`"
+        ) from err
 
 
 def _name(volume: UUID, session: UUID) -> str:

@@ -26,6 +26,9 @@ class ScanDriver:
         """As the port says."""
         return LocalView(self._roots.open(tenant, path))
 
+    def require_tracking(self, view: FrozenView) -> None:
+        """Whatever can be read will do."""
+
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         """As the port says."""
         return FingerprintTracker(order, view, self._state_folder)

@@ -18,6 +18,10 @@ from services.cli.output import Document, Output, human_bytes
 _REASON_LENGTH_MAX = 2000
 
 
+#: How a volume's changes can be known.
+DRIVERS = ("scan", "reflink")
+
+
 def add_change_verbs(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
     everywhere: argparse.ArgumentParser,
@@ -38,6 +42,7 @@ def add_change_verbs(
         "--freeze", metavar="MOUNTPOINT", help="freeze the file system that is mounted there"
     )
     freeze.add_argument("--no-freeze", action="store_true", help="freeze nothing any more")
+    move.add_argument("--driver", choices=DRIVERS, help="how changes are known from now on")
     move.add_argument("--again", action="store_true", help="although another volume is there")
     move.set_defaults(run=_move)
     text = (
@@ -97,7 +102,7 @@ def _rename(args: argparse.Namespace) -> int:
 def _move(args: argparse.Namespace) -> int:
     services = connect(args)
     body = {"path": absolute_path(args.path), "again": args.again, "no_freeze": args.no_freeze}
-    body |= {key: value for key in ("node", "freeze") if (value := getattr(args, key))}
+    body |= {key: value for key in ("node", "freeze", "driver") if (value := getattr(args, key))}
     moved = services.coordinator.post(_path(services, args.name, "move"), body)
     Output(as_json=args.json).show(
         moved,

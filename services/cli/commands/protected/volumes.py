@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from services.cli.commands.protected.paths import absolute_path
-from services.cli.commands.protected.volume_changes import add_change_verbs
+from services.cli.commands.protected.volume_changes import DRIVERS, add_change_verbs
 from services.cli.commands.retaining import add_volume_verbs
 from services.cli.connection import connect
 from services.cli.output import Column, Document, Output, human_bytes, human_time
@@ -32,6 +32,12 @@ def add_parser(
         help="freeze the file system that is mounted there on the node while the volume is cut",
     )
     add.add_argument(
+        "--driver",
+        choices=DRIVERS,
+        help="how changes are known: `scan` reads everything each time (the default), `reflink` "
+        "compares clones of a file on XFS or btrfs",
+    )
+    add.add_argument(
         "--again", action="store_true", help="although another volume has the same path"
     )
     add.set_defaults(run=_add)
@@ -47,10 +53,14 @@ def add_parser(
     add_volume_verbs(verbs, everywhere)
 
 
+#: Options of `add` that the coordinator has a default for.
+_GIVEN = ("node", "group", "freeze", "driver")
+
+
 def _add(args: argparse.Namespace) -> int:
     services = connect(args)
     body = {"name": args.name, "path": absolute_path(args.path)}
-    body |= {key: value for key in ("node", "group", "freeze") if (value := getattr(args, key))}
+    body |= {key: value for key in _GIVEN if (value := getattr(args, key))}
     body |= {"again": True} if args.again else {}
     volume = services.coordinator.post(services.path("/volumes"), body)
     size = human_bytes(volume["size_bytes"])
@@ -102,6 +112,7 @@ def _lines(volume: Document) -> Iterator[str]:
         "id": volume["volume"],
         "group": volume["group"],
         "place": f"{volume['path']} on node {volume['node']}",
+        "driver": volume["driver"],
         "freezes": volume["freeze"] or "nothing",
         "state": _state(volume),
         "latest": _latest(volume),
