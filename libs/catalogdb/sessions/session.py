@@ -341,8 +341,8 @@ _PARTS = """
     SELECT p.volume_no, v.volume_id AS volume, v.name AS volume_name, p.path,
            p.freeze_mount AS freeze, p.driver, p.capture, p.token, n.name AS node, n.rpc_url,
            n.span_address, n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number,
-           p.base_root, p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes, p.read_bytes,
-           p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
+           p.base_root, p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes,
+           p.read_bytes, p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 

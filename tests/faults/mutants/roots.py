@@ -56,8 +56,8 @@ ROOTS = (
     Mutant(
         name="the agent's secrets are volumes",
         file=_ROOTS,
-        old=" or any(one in own for one in _above(folder))\n",
-        new="\n",
+        old="        return any(_identity(os.fstat(one)) in own or _is_marked(one) ",
+        new="        return any(_is_marked(one) ",
         rule="the agent's own secrets and state are never opened",
         tests=_TESTS,
         chosen="agents_own_things",
@@ -65,8 +65,8 @@ ROOTS = (
     Mutant(
         name="a secret is known by its folder alone",
         file=_ROOTS,
-        old="        return _identity(os.fstat(found)) in own or any(",
-        new="        return any(",
+        old="        if _identity(os.fstat(found)) in own or _is_marked(found):\n",
+        new="        if _is_marked(found):\n",
         rule="the agent's own secrets are never opened, whatever they are called",
         tests=_TESTS,
         chosen="under_another_name",

@@ -11,6 +11,7 @@ from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nbd import NBD
 from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.notifications import NOTIFICATIONS
+from tests.faults.mutants.reflink import REFLINK
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
@@ -361,6 +362,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *VOLUMES,
     *TARGETS,
     *ROOTS,
+    *REFLINK,
     *NODES,
     *WAITING,
     *CROWDS,

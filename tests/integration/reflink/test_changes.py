@@ -147,3 +147,15 @@ def test_writes_past_the_page_cache_are_found(site: ReflinkSite) -> None:
         assert taken.named == {5}
         assert taken.chunks == taken.truth
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [5 * CHUNK_SIZE_BYTES + 3 * _BLOCK, 5 * CHUNK_SIZE_BYTES + 77])
+def test_the_end_of_a_resized_volume_is_looked_at(site: ReflinkSite, size: int) -> None:
+    """It was cut off within a chunk, or went on from there, and no block need have moved."""
+    site.write(0, 5)
+    site.resize(size)
+    base = Taken(site, None).settle(sealed=True)
+    site.resize(9 * CHUNK_SIZE_BYTES)
+    taken = Taken(site, base)
+    assert 5 in taken.named
+    assert taken.chunks == taken.truth
