@@ -15,6 +15,7 @@ from bench.hints import measure_hints
 from bench.machine import package_versions
 from bench.measure import StepFailedError
 from bench.passes import STEPS
+from bench.reflink import measure_reflink
 from bench.report import replace_tables, tables
 from bench.run import SUBJECTS, Plan, run
 from bench.starve import measure_starving
@@ -64,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
     hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
     hinting.set_defaults(do=_hints)
+
+    cloning = commands.add_parser("reflink", help="measure a snapshot by clones on XFS")
+    cloning.add_argument("--repeat", type=int, default=5, help="captures of each size and change")
+    cloning.set_defaults(do=_reflink)
 
     starving = commands.add_parser("starve", help="measure what one tenant costs another one")
     starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
@@ -157,6 +162,18 @@ def _hints(options: argparse.Namespace) -> None:
         print(
             f"{name}: {one.wall_seconds:.3f} s, {one.cpu_seconds:.2f} CPU s, "
             f"read {one.read_bytes} B, stored {one.stored_bytes} B"
+        )
+
+
+def _reflink(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="reflink-") as work:
+        found = measure_reflink(options.repeat, Path(work))
+    for name, one in found.items():
+        print(
+            f"{name}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
+            f"{one.stored_bytes} B"
         )
 
 

@@ -66,9 +66,9 @@ class Backcast(Subject):
         return self._servers
 
     @override
-    def backup(self, volume: str, image: Path) -> Usage:
+    def backup(self, volume: str, image: Path, *options: str) -> Usage:
         if volume not in self._volumes:
-            self._run("volume", "add", volume, image)
+            self._run("volume", "add", volume, image, *options)
             self._volumes.add(volume)
         before = self._catalog_rows()
         usage = self._run("snapshot", "take", volume, "--json")

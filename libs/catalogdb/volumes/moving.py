@@ -12,7 +12,12 @@ A session that is open reads the old place, so a move waits for its end.
 from libs.catalogdb.log.log import Entry, append
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Volume, read_volume
-from libs.catalogdb.volumes.locking import lock_names, lock_protected, refuse_while_open
+from libs.catalogdb.volumes.locking import (
+    LockedVolume,
+    lock_names,
+    lock_protected,
+    refuse_while_open,
+)
 from libs.catalogdb.volumes.placing import place, refuse_same_path
 from libs.errors import BadInputError
 from libs.events.fields import MESSAGE_LENGTH_MAX
@@ -73,13 +78,17 @@ def move(  # noqa: PLR0913 -- a place
                 "UPDATE volume SET moved_after = %s WHERE volume_no = %s",
                 [volume.of.head_sequence, volume.volume_no],
             )
-        event = VolumeMoved(
-            volume=volume.volume,
-            group=volume.of.group_id,
-            name=name,
-            node=node,
-            path=path[:MESSAGE_LENGTH_MAX],
-            freeze=freeze and freeze[:MESSAGE_LENGTH_MAX],
-        )
-        append(tx, "coordinator", [Entry(event, tenant, str(volume.of.group_id))])
+        append(tx, "coordinator", [_moved(tenant, volume, node, path, freeze)])
         return read_volume(tx, tenant, name)
+
+
+def _moved(tenant: str, volume: LockedVolume, node: str, path: str, freeze: str | None) -> Entry:
+    event = VolumeMoved(
+        volume=volume.volume,
+        group=volume.of.group_id,
+        name=volume.name,
+        node=node,
+        path=path[:MESSAGE_LENGTH_MAX],
+        freeze=freeze and freeze[:MESSAGE_LENGTH_MAX],
+    )
+    return Entry(event, tenant, str(volume.of.group_id))
