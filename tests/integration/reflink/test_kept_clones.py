@@ -15,11 +15,13 @@ import pytest
 
 from libs.errors import ConfigurationError, SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from services.change_capture.barrier.barrier import Member
 from services.change_capture.drivers.local.file_systems import file_system_of
 from services.change_capture.drivers.local.roots import Root, Roots
 from services.change_capture.drivers.reflink import keeping
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from tests.integration.reflink.conftest import site_on
+from tests.support.conducting import node_barriers
 from tests.support.driver_sites import VOLUME, ReflinkSite
 from tests.support.roots import EVERYTHING, TENANT
 from tests.support.taking import Taken
@@ -365,3 +367,52 @@ def test_an_order_for_an_unknown_base_removes_what_no_order_will_name(
     Taken(site, None).settle(sealed=True)
     taken = Taken(site, None, named=uuid4())
     assert [path.name for path in clones(site)] == [f"{VOLUME}.{taken.session}"]
+
+
+def test_the_clone_that_a_barrier_cut_is_kept(site: ReflinkSite, tmp_path: Path) -> None:
+    site.write(0, 8)
+    barriers, order = node_barriers(tmp_path / "holds"), site.order(None)
+    barriers.prepare(order.session, 1, TENANT, [Member(VOLUME, site.path, None)], 10)
+    barriers.hold(order.session, 1)
+    barriers.cut(order.session, 1)
+    barriers.release(order.session, 1, abandoned=False)
+    site.write(5, 1)  # after the cut
+    view = barriers.take_view(order.session, 1, VOLUME)
+    tracker = site.driver.tracker(order, view)
+    assert [*tracker.candidates()]
+    tracker.finish()
+    tracker.close()
+    view.close()
+    tracker.settle(sealed=True)
+    taken = Taken(site, None, named=order.session)
+    assert (taken.trust, taken.named) == ("candidates", {5})
+    barriers.close()
+
+
+def test_a_full_file_system_refuses_or_captures_and_damages_nothing(site: ReflinkSite) -> None:
+    site.write(0, 8)
+    base = Taken(site, None).settle(sealed=True)
+    site.write(3, 1)
+    os.sync()
+    before = site.path.read_bytes()
+    filler = site.folder / "filler"
+    try:
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            for piece in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(piece)) == piece:
+                        pass
+                os.fsync(file.fileno())
+        for _ in range(3):
+            with contextlib.suppress(SourceError):
+                taken = Taken(site, base)
+                assert taken.chunks == taken.truth
+                taken.settle(sealed=False)
+        assert site.path.read_bytes() == before
+    finally:
+        filler.unlink(missing_ok=True)
+    restarted(site)
+    taken = Taken(site, base)
+    assert taken.chunks == taken.truth
+    assert taken.trust == "candidates"
+    assert taken.named == {3}
