@@ -100,7 +100,7 @@ REFLINK = (
         old=" in own or _is_marked(found):\n",
         new=" in own:\n",
         rule="no tenant reads a clone",
-        tests=f"{_REAL}/test_kept_clones.py",
+        tests=f"{_REAL}/test_clones_are_no_volumes.py",
         chosen="is_no_volume",
     ),
     Mutant(
@@ -109,7 +109,7 @@ REFLINK = (
         old=" in own or _is_marked(one) for one in _above(folder))\n",
         new=" in own for one in _above(folder))\n",
         rule="no tenant reads what lies beside clones",
-        tests=f"{_REAL}/test_kept_clones.py",
+        tests=f"{_REAL}/test_clones_are_no_volumes.py",
         chosen="is_no_volume",
     ),
     Mutant(

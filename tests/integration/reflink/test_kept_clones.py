@@ -7,17 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from libs.errors import ConfigurationError, SourceError
-from libs.packs.layout import CHUNK_SIZE_BYTES
+from libs.errors import SourceError
 from services.change_capture.barrier.barrier import Member
 from services.change_capture.drivers.local.file_systems import file_system_of
-from services.change_capture.drivers.local.roots import Root, Roots
 from services.change_capture.drivers.reflink import keeping
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from tests.integration.reflink.conftest import site_on
@@ -304,59 +301,6 @@ def test_before_a_volume_is_protected_it_is_seen_that_clones_can_be_kept(
         (site.folder / ".backcast-clones").chmod(0o755)
         with pytest.raises(SourceError, match="agent's alone"):
             site.driver.require_tracking(view)
-
-
-# ---- nobody reads a clone as a volume
-
-
-def in_the_folder(clone: Path) -> Path:
-    return clone
-
-
-def renamed(clone: Path) -> Path:
-    return clone.rename(clone.parent.parent / "mine")
-
-
-def linked(clone: Path) -> Path:
-    (clone.parent.parent / "mine").hardlink_to(clone)
-    return clone.parent.parent / "mine"
-
-
-def folder_renamed(clone: Path) -> Path:
-    return clone.parent.rename(clone.parent.parent / "mine") / clone.name
-
-
-def by_a_link(clone: Path) -> Path:
-    (clone.parent.parent / "mine").symlink_to(clone)
-    return clone.parent.parent / "mine"
-
-
-def put_beside(clone: Path) -> Path:
-    """What lies in the folder is the agent's, whoever put it there."""
-    (clone.parent / "image").write_bytes(b"x" * CHUNK_SIZE_BYTES)
-    return clone.parent / "image"
-
-
-@pytest.mark.parametrize(
-    "way", [in_the_folder, renamed, linked, folder_renamed, by_a_link, put_beside]
-)
-def test_a_clone_is_no_volume(site: ReflinkSite, way: Callable[[Path], Path]) -> None:
-    site.write(0, 4)
-    Taken(site, None).settle(sealed=True)
-    path = way(clones(site)[0])
-    assert path.read_bytes()
-    for roots in (EVERYTHING, Roots([Root(TENANT, site.folder)])):
-        with pytest.raises(SourceError, match="nothing there for tenant"):
-            roots.open(TENANT, path)
-    with contextlib.closing(EVERYTHING.open(TENANT, site.path)):
-        pass
-
-
-def test_no_root_lies_in_a_folder_of_clones(site: ReflinkSite) -> None:
-    site.write(0, 4)
-    Taken(site, None).settle(sealed=True)
-    with pytest.raises(ConfigurationError):
-        Roots([Root(TENANT, clones(site)[0].parent)])
 
 
 def test_an_order_for_an_unknown_base_removes_what_no_order_will_name(
