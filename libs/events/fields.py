@@ -1,6 +1,6 @@
 """Types of event fields: the bounds that the codec enforces when it writes and when it reads."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
@@ -34,9 +34,11 @@ ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
 #: other hosts may write); ``fuzzy`` = it did.
 Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
 
-#: By what means a node held writes at a barrier: ``fsfreeze`` = it froze the file systems that were
-#: asked for; ``none`` = nothing could hold them.
+#: By what means a node held writes at a barrier, the weakest first: ``none`` = nothing could hold
+#: them, and the node could only tell afterwards whether something wrote; ``fsfreeze`` = it froze
+#: the file systems that were asked for.
 HoldMeans = Literal["none", "fsfreeze"]
+HOLD_MEANS = get_args(HoldMeans)
 
 #: How much of a snapshot is looked at: ``structural`` = manifest, block maps, and each pack's size
 #: and self-description; ``sampled`` = also a random sample of frames; ``full`` = every byte.

@@ -6,6 +6,7 @@ from uuid import UUID
 from annotated_types import MaxLen
 from pydantic import Base64Bytes, Base64Encoder, BaseModel, EncodedBytes, Field
 
+from libs.events.fields import HoldMeans
 from libs.ranges import HINTS_SIZE_BYTES_MAX
 
 #: Longest body of a request that carries hints: they are in Base64, and the rest is short.
@@ -17,9 +18,6 @@ Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(enc
 
 #: Drivers that a volume may be given; `hints` come with a snapshot.
 DriverName = Literal["scan", "reflink"]
-#: By what means a node holds writes: ``fsfreeze`` freezes the file systems that were asked for;
-#: ``none``: nothing can hold them, and the node can only tell afterwards whether something wrote.
-HoldMeans = Literal["none", "fsfreeze"]
 
 
 class EnrolmentRequest(BaseModel):
@@ -105,6 +103,7 @@ class BarrierSource(BaseModel):
     freeze: str | None = Field(
         None, description="Mount point of the file system to freeze while writes are held"
     )
+    driver: str = Field("scan", description="By which driver it is cut")
 
 
 class PrepareRequest(BaseModel):

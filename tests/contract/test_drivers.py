@@ -1,7 +1,6 @@
 """What the port of sources promises, for every driver and for the fake of tests."""
 
 import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,44 +8,9 @@ import pytest
 
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from tests.support.driver_sites import (
-    VOLUME,
-    HintsSite,
-    MemorySite,
-    ReflinkSite,
-    ScanSite,
-    Site,
-)
-from tests.support.file_systems import CLONING, mounted_to_clone
+from tests.support.driver_sites import VOLUME, Site
 from tests.support.roots import TENANT
 from tests.support.taking import Taken, chunks_of, count_of
-
-_MAKERS: dict[str, Callable[[Path], Site]] = {
-    "scan": ScanSite,
-    "hints": HintsSite,
-    "memory": lambda _: MemorySite(),
-}
-
-
-@pytest.fixture(scope="module", params=[*_MAKERS, *CLONING])
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Path], Site] | Path]:
-    """What makes a site, or the file system that the sites of `reflink` lie on."""
-    if maker := _MAKERS.get(request.param):
-        yield maker
-    else:
-        with mounted_to_clone(tmp_path_factory.mktemp("mounts"), request.param) as mount:
-            yield mount
-
-
-@pytest.fixture
-def site(made: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
-    if not isinstance(made, Path):
-        return made(tmp_path)
-    folder = made / tmp_path.name
-    folder.mkdir()
-    return ReflinkSite(folder, tmp_path / "state")
 
 
 def identity_of(site: Site) -> str:

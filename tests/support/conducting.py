@@ -9,12 +9,14 @@ from services.change_capture.barrier.barrier import Barriers as NodeBarriers
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
+from services.change_capture.drivers.table import drivers
 from tests.support.roots import EVERYTHING
 
 
 def node_barriers(state_folder: Path, outcome_timeout_seconds: float = 60) -> NodeBarriers:
     """What an agent process holds and has cut."""
-    return NodeBarriers(EVERYTHING, state_folder / "holds", outcome_timeout_seconds)
+    known = drivers(state_folder, EVERYTHING)
+    return NodeBarriers(known, EVERYTHING, state_folder / "holds", outcome_timeout_seconds)
 
 
 def conductor_of(

@@ -1,7 +1,8 @@
 """A driver whose volumes are in memory, and that knows by itself which chunks were written.
 
-It works as a driver with a bitmap does: opening a tracker takes the written chunks of the moment;
-they count again unless the session was sealed. It can be told to overlook chunks.
+It works as a driver with a bitmap does: opening a tracker, or the cut of a gate, takes the written
+chunks of the moment; they count again unless the session was sealed. It can be told to overlook
+chunks. Its gates hold writes.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Literal
 from uuid import UUID, uuid4
 
 from libs.errors import SourceError
+from libs.events.fields import HoldMeans
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange, runs_of
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
@@ -19,6 +21,8 @@ from services.change_capture.drivers.port import (
     Comparison,
     Driver,
     FrozenView,
+    Gate,
+    GateOrder,
     SourceOrder,
     Tracker,
     TrackingLost,
@@ -32,12 +36,17 @@ class MemoryVolume:
 
     content: bytearray = field(default_factory=bytearray)
     identity: str = field(default_factory=lambda: f"memory:{uuid4()}")
-    #: Chunks that were written since the last tracker was opened.
+    #: Chunks that were written since the last tracker was opened, or the last cut.
     written: set[int] = field(default_factory=set)
+    #: Writes that wait, while a gate holds them.
+    waiting: list[tuple[int, bytes]] | None = None
     #: Chunks of which it does not notice that they are written.
     overlooks: set[int] = field(default_factory=set)
 
     def write(self, offset: int, content: bytes) -> None:
+        if self.waiting is not None:
+            self.waiting.append((offset, content))
+            return
         self.content[offset : offset + len(content)] = content
         last = (offset + len(content) - 1) // CHUNK_SIZE_BYTES
         self.written |= {*range(offset // CHUNK_SIZE_BYTES, last + 1)} - self.overlooks
@@ -59,6 +68,19 @@ class MemoryView:
         self._content = bytes(volume.content)
         self.size_bytes = self.data_bytes_estimate = len(self._content)
         self.identity = volume.identity
+        #: What the cut took of the written chunks; None: there was no cut.
+        self.taken: set[int] | None = None
+
+    def take_written(self) -> set[int]:
+        """The chunks that were written before this view began."""
+        if self.taken is None:
+            self.cut()
+        taken, self.taken = self.taken or set(), set()
+        return taken
+
+    def cut(self) -> None:
+        """Take the written chunks of the moment."""
+        self.taken, self.volume.written = self.volume.written, set()
 
     def data(self, start: int = 0) -> Iterator[ByteRange]:
         end = -(-self.size_bytes // CHUNK_SIZE_BYTES) * CHUNK_SIZE_BYTES
@@ -73,7 +95,37 @@ class MemoryView:
         return "frozen"
 
     def close(self) -> None:
-        pass
+        """What no tracker has taken counts again."""
+        if self.taken:
+            self.volume.written |= self.taken
+            self.taken = set()
+
+
+class MemoryGate:
+    """Keeps writes back until the release."""
+
+    means: HoldMeans = "fsfreeze"
+
+    def __init__(self, volume: MemoryVolume) -> None:
+        self._volume = volume
+
+    def hold(self, seconds: float) -> None:
+        self._volume.waiting = []
+
+    def cut(self) -> FrozenView:
+        view = MemoryView(self._volume)
+        view.cut()
+        return view
+
+    def release(self, *, unbroken: bool) -> bool:
+        held = self._volume.waiting is not None
+        self.close()
+        return unbroken and held
+
+    def close(self) -> None:
+        waiting, self._volume.waiting = self._volume.waiting or [], None
+        for offset, content in waiting:
+            self._volume.write(offset, content)
 
 
 @dataclass
@@ -97,12 +149,17 @@ class MemoryDriver:
             raise SourceError(f"volume {path}: there is none")
         return MemoryView(self.volumes[path])
 
+    def gate(self, order: GateOrder) -> Gate:
+        if order.path not in self.volumes:
+            raise SourceError(f"volume {order.path}: there is none")
+        return MemoryGate(self.volumes[order.path])
+
     def require_tracking(self, view: FrozenView) -> None:
         pass
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
         assert isinstance(view, MemoryView)
-        written, view.volume.written = view.volume.written, set()
+        written = view.take_written()
         known = self.known.get(order.volume)
         if known:
             known.since |= written
@@ -181,3 +238,4 @@ def _settle(
 
 
 _: type[Driver] = MemoryDriver
+__: type[Gate] = MemoryGate

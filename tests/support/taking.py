@@ -23,11 +23,12 @@ class Taken:
         named: UUID | None = None,
         is_trusted: bool = True,
         finishes: bool = True,
+        view: FrozenView | None = None,
     ) -> None:
         order = site.order(named or (base.session if base else None), is_trusted=is_trusted)
         self._site = site
         self.session: UUID = order.session
-        self.view: FrozenView = site.driver.view(TENANT, site.path)
+        self.view = view or site.driver.view(TENANT, site.path)
         self.tracker: Tracker = site.driver.tracker(order, self.view)
         self.trust, self.lost = self.tracker.trust, self.tracker.lost
         self.candidates: list[Candidate] = []
@@ -39,6 +40,7 @@ class Taken:
         if finishes:
             self.tracker.finish()
         self.tracker.close()
+        self.consistency = self.view.consistency()
         self.view.close()
 
     def settle(self, *, sealed: bool) -> "Taken":

@@ -44,7 +44,7 @@ def main(settings: Settings, stop: Stop) -> None:
     start_thread("preallocate", window.preallocate, daemon=True)
     sender = EventSender(settings.kafka, check_name("node", settings.node))
     known = drivers(settings.state_folder, roots)
-    barriers = Barriers(roots, holds_folder, settings.outcome_timeout_seconds)
+    barriers = Barriers(known, roots, holds_folder, settings.outcome_timeout_seconds)
     captures = AgentCaptures(
         boot,
         settings.node,

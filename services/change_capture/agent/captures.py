@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from uuid import UUID
 
-from libs.errors import BackcastError, BadInputError, NotFoundError
+from libs.errors import BackcastError, NotFoundError
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.publication import Sender
@@ -15,6 +15,7 @@ from services.change_capture.agent.sampling import chance_of_its_own
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.drivers.port import Driver, FrozenView
+from services.change_capture.drivers.table import find_driver
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class AgentCaptures:
             SourceError: the volume cannot be opened.
             BadInputError: no such driver, or hints that are not for this volume.
         """
-        driver = self.driver(order.driver)
+        driver = find_driver(self.drivers, order.driver)
         with self._lock:
             running = self._captures.get(order.capture)
             if running:
@@ -98,18 +99,6 @@ class AgentCaptures:
         if order.cut_attempt:
             return self.barriers.take_view(order.session, order.cut_attempt, order.volume)
         return driver.view(order.tenant, order.path)
-
-    def driver(self, name: str) -> Driver:
-        """The driver of this name.
-
-        Raises:
-            BadInputError: this agent has none.
-        """
-        driver = self.drivers.get(name)
-        if driver is None:
-            known = ", ".join(sorted(self.drivers))
-            raise BadInputError(f"driver {name!r}: this agent has {known}")
-        return driver
 
     def find(self, capture: UUID) -> Capture | None:
         """The capture, if this process has it. It never waits for a volume that is being opened."""

@@ -12,6 +12,7 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
+from services.change_capture.drivers.table import find_driver
 from services.change_capture.rpc import (
     BarrierStatus,
     BarrierStep,
@@ -37,7 +38,7 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
 
     @app.post("/v1/probe", summary="Whether a path can be captured")
     def probe(_: Coordinator, request: ProbeRequest) -> ProbeResponse:
-        driver = captures.driver(request.driver)
+        driver = find_driver(captures.drivers, request.driver)
         view = driver.view(request.tenant, Path(request.path))
         with contextlib.closing(view):
             driver.require_tracking(view)
@@ -78,7 +79,9 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
 def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
-        members = [Member(one.volume, Path(one.path), one.freeze) for one in request.sources]
+        members = [
+            Member(one.volume, Path(one.path), one.freeze, one.driver) for one in request.sources
+        ]
         return captures.barriers.prepare(
             session, request.attempt, request.tenant, members, request.hold_seconds
         )

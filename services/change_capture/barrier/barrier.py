@@ -9,18 +9,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from libs.errors import BackcastError, ConflictError, HoldBrokenError, NotFoundError, SourceError
+from libs.events.fields import HOLD_MEANS, HoldMeans
 from services.change_capture.barrier.hold import Hold, MountPoint, journal_path, open_mount_point
-from services.change_capture.barrier.view import CutView
 from services.change_capture.drivers.local.roots import Roots
-from services.change_capture.drivers.local.view import LocalView
-from services.change_capture.drivers.port import FrozenView
-from services.change_capture.rpc import BarrierStatus, HoldMeans
+from services.change_capture.drivers.port import Driver, FrozenView, Gate, GateOrder
+from services.change_capture.drivers.table import find_driver
+from services.change_capture.rpc import BarrierStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,28 @@ class Member:
     path: Path
     #: Mount point of the file system to freeze while writes are held, or None.
     freeze: str | None
+    #: Name of the driver that cuts it.
+    driver: str = "scan"
 
 
 class Barriers:
     """The barriers of this process, one attempt per session. Thread-safe.
 
     Args:
-        roots: what may be opened.
+        drivers: name → driver.
+        roots: whose file systems may be frozen.
         folder: for journals of holds.
         outcome_timeout_seconds: views that no capture took are let go after so long.
     """
 
-    def __init__(self, roots: Roots, folder: Path, outcome_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        drivers: Mapping[str, Driver],
+        roots: Roots,
+        folder: Path,
+        outcome_timeout_seconds: float,
+    ) -> None:
+        self._drivers = drivers
         self._roots = roots
         self._folder = folder
         self._outcome_timeout_seconds = outcome_timeout_seconds
@@ -65,13 +75,18 @@ class Barriers:
             ConflictError: a newer attempt is known.
             SourceError: a volume cannot be read or is not open to the tenant, or its mount point
                 cannot be frozen or is not.
+            BadInputError: this agent does not have the driver of a volume.
         """
+        for one in members:
+            find_driver(self._drivers, one.driver)
         with self._lock:
             known = self._attempts.get(session)
             if known and known.number > attempt:
                 raise _outdated(session, attempt, known.number)
             if known is None or known.number < attempt:
-                fresh = _Attempt(session, attempt, tenant, members, hold_seconds, self._roots)
+                fresh = _Attempt(
+                    session, attempt, tenant, members, hold_seconds, self._drivers, self._roots
+                )
                 self._attempts[session] = fresh
             else:
                 fresh, known = known, None
@@ -179,6 +194,7 @@ class _Attempt:
         tenant: str,
         members: Sequence[Member],
         hold_seconds: float,
+        drivers: Mapping[str, Driver],
         roots: Roots,
     ) -> None:
         self.number = number
@@ -187,24 +203,29 @@ class _Attempt:
         self._tenant = tenant
         self._members = members
         self._hold_seconds = hold_seconds
+        self._drivers = drivers
         self._roots = roots
         self._mounts = sorted({one.freeze for one in members if one.freeze})
         self._lock = threading.Lock()
         self._prepared = self._over = False
         self._hold: Hold | None = None
-        self._sources: dict[UUID, LocalView] = {}
-        self._views: dict[UUID, CutView] = {}
-        means: HoldMeans = "fsfreeze" if self._mounts else "none"
-        self._status = BarrierStatus(attempt=number, means=means, unbroken=False)
+        self._gates: dict[UUID, Gate] = {}
+        self._views: dict[UUID, FrozenView] = {}
+        self._status = BarrierStatus(attempt=number, means="none", unbroken=False)
 
     def prepare(self, journal: Path) -> BarrierStatus:
         with self._lock:
             if self._prepared or self._over:
                 return self._status
-            for one in self._members:  # who cannot be read shall not hold anybody up
-                self._opened(one).close()
             if self._mounts:
                 self._hold = Hold(self._mount_points(), self._hold_seconds, journal)
+            try:
+                for one in self._members:
+                    self._gates[one.volume] = self._gate(one)
+            except BaseException:
+                self._close()
+                raise
+            self._note(means=_means_of(self._gates.values()))
             self._prepared = True
             return self._status
 
@@ -214,8 +235,8 @@ class _Attempt:
                 self._require(self._prepared, "held")
                 if self._hold:
                     self._hold.freeze()
-                for one in self._members:  # what writes from here on is seen
-                    self._sources[one.volume] = self._opened(one)
+                for gate in self._gates.values():
+                    gate.hold(self._hold_seconds)
                 self._note(held_at=time.time())
             self._require_unbroken()
             return self._status
@@ -226,9 +247,8 @@ class _Attempt:
                 self._require(self._status.held_at is not None, "cut")
                 self._require_unbroken()
                 self._note(cut_at=time.time())
-                for one in self._members:
-                    self._views[one.volume] = self._view(one)
-                    del self._sources[one.volume]  # it is the view's
+                for volume, gate in self._gates.items():
+                    self._views[volume] = gate.cut()
             self._require_unbroken()
             return self._status
 
@@ -237,10 +257,10 @@ class _Attempt:
             if self._status.released_at is None:
                 hold, self._hold = self._hold, None
                 held = self._status.held_at is not None and not self._over
-                unbroken = hold.release() if hold else held
-                self._note(released_at=time.time(), unbroken=unbroken and held)
-                for view in self._views.values():
-                    view.released(unbroken=self._status.unbroken)
+                unbroken = (hold.release() if hold else held) and held
+                # Each of them must be released, also after one that was broken.
+                released = [gate.release(unbroken=unbroken) for gate in self._gates.values()]
+                self._note(released_at=time.time(), unbroken=unbroken and all(released))
             return self._status
 
     def take_view(self, volume: UUID) -> FrozenView | None:
@@ -251,16 +271,29 @@ class _Attempt:
         """Release, and close the views that nobody took."""
         with self._lock:
             self._over = True
-            if self._hold:
-                self._hold.end()
-            self._hold = None
-            left: list[FrozenView] = [*self._sources.values(), *self._views.values()]
-            for view in left:
-                _close(view)
-            self._sources, self._views = {}, {}
+            self._close()
 
-    def _opened(self, member: Member) -> LocalView:
-        return LocalView(self._roots.open(self._tenant, member.path))
+    def _close(self) -> None:
+        if self._hold:
+            self._hold.end()
+        self._hold = None
+        left: list[Gate | FrozenView] = [*self._gates.values(), *self._views.values()]
+        for one in left:
+            with contextlib.suppress(BackcastError, OSError):
+                one.close()
+        self._gates, self._views = {}, {}
+
+    def _gate(self, member: Member) -> Gate:
+        order = GateOrder(
+            volume=member.volume,
+            session=self._session,
+            attempt=self.number,
+            tenant=self._tenant,
+            path=member.path,
+            is_frozen=member.freeze is not None,
+            frozen_devices=self._hold.devices if self._hold else frozenset(),
+        )
+        return self._drivers[member.driver].gate(order)
 
     def _mount_points(self) -> list[MountPoint]:
         with contextlib.ExitStack() as opened:
@@ -270,12 +303,6 @@ class _Attempt:
                 opened.callback(found[-1].close)
             opened.pop_all()  # they are the hold's
         return found
-
-    def _view(self, member: Member) -> CutView:
-        source = self._sources[member.volume]
-        # A file on a file system that is frozen takes no clone: that would wait for the thaw.
-        may_clone = self._hold is None or source.device not in self._hold.devices
-        return CutView(source, held=member.freeze is not None, may_clone=may_clone)
 
     def _require(self, condition: bool, step: str) -> None:
         if self._over or not condition or self._status.released_at is not None:
@@ -291,13 +318,13 @@ class _Attempt:
                 f"after {self._hold_seconds:g} s; take the snapshot again"
             )
 
-    def _note(self, **changes: float | bool) -> None:
+    def _note(self, **changes: float | bool | str) -> None:
         self._status = self._status.model_copy(update=changes)
 
 
-def _close(view: FrozenView) -> None:
-    with contextlib.suppress(BackcastError, OSError):
-        view.close()
+def _means_of(gates: Iterable[Gate]) -> HoldMeans:
+    """By what a node holds writes, for all its volumes; the weakest counts."""
+    return min((gate.means for gate in gates), key=HOLD_MEANS.index, default="none")
 
 
 def _outdated(session: UUID, attempt: int, newer: int) -> ConflictError:

@@ -165,7 +165,13 @@ class Agents:
             UnavailableError: the agent does not answer.
         """
         sources = [
-            {"volume": str(part.volume), "path": part.path, "freeze": part.freeze} for part in parts
+            {
+                "volume": str(part.volume),
+                "path": part.path,
+                "freeze": part.freeze,
+                "driver": part.driver,
+            }
+            for part in parts
         ]
         body = {
             "attempt": attempt,

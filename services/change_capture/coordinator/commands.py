@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from services.change_capture.rpc import HoldMeans
+from libs.events.fields import HoldMeans
 
 
 @dataclass(frozen=True, slots=True)

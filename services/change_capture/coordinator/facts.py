@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from services.change_capture.rpc import HoldMeans
+from libs.events.fields import HoldMeans
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
+from libs.events.fields import HoldMeans
 from libs.ranges import ByteRange
 
 #: A capture asks a tracker about aligned stretches of at most so many chunks: 8 MiB.
@@ -218,6 +219,67 @@ class Tracker(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class GateOrder:
+    """A volume that is to be cut at the barrier of a session."""
+
+    volume: UUID
+    session: UUID
+    #: Attempt of the session at its barrier, from 1.
+    attempt: int
+    tenant: str
+    path: Path
+    #: Whether a file system that holds all writes to the volume is frozen from the hold on.
+    is_frozen: bool
+    #: Numbers of the file systems (`st_dev`) that are frozen then, for whichever volume.
+    frozen_devices: frozenset[int]
+
+
+class Gate(Protocol):
+    """One volume's side of a barrier: writes wait, its frozen view begins, writes go on.
+
+    Order of calls: `hold`, `cut`, `release`, each at most once and by one thread at a time; `close`
+    may follow any of them.
+    """
+
+    @property
+    def means(self) -> HoldMeans:
+        """By what writes are held; ``none``: by nothing, and only the view can tell of them."""
+        ...
+
+    def hold(self, seconds: float) -> None:
+        """Let new writes wait, and return when earlier ones are done and can be read.
+
+        Args:
+            seconds: the hold ends by itself after so long, by the node's monotonic clock.
+
+        Raises:
+            SourceError: the volume cannot be read, or its writes cannot be held.
+        """
+        ...
+
+    def cut(self) -> FrozenView:
+        """Begin the frozen view, which is the caller's. What changed since is tracked anew.
+
+        Raises:
+            SourceError: there is no room for it, or the volume fails.
+            HoldBrokenError: the hold has ended by itself.
+        """
+        ...
+
+    def release(self, *, unbroken: bool) -> bool:
+        """Let writes go on; whether they were held until now.
+
+        Args:
+            unbroken: whether what else holds writes on this node has held them until now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let writes go on, whatever came before; the view that was begun stays the caller's."""
+        ...
+
+
 class Driver(Protocol):
     """One way to read volumes and to know their changes. Thread-safe."""
 
@@ -226,6 +288,14 @@ class Driver(Protocol):
 
         Raises:
             SourceError: it is missing or not open to the tenant, unreadable, or no volume.
+        """
+        ...
+
+    def gate(self, order: GateOrder) -> Gate:
+        """The gate of a volume that is to be cut.
+
+        Raises:
+            SourceError: the volume is missing or not open to the tenant, unreadable, or no volume.
         """
         ...
 

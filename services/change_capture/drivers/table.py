@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from libs.errors import BadInputError
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import Driver
@@ -22,3 +23,15 @@ def drivers(state_folder: Path, roots: Roots) -> Mapping[str, Driver]:
         "hints": HintsDriver(roots),
         "reflink": ReflinkDriver(state_folder, roots),
     }
+
+
+def find_driver(known: Mapping[str, Driver], name: str) -> Driver:
+    """The driver of this name.
+
+    Raises:
+        BadInputError: this agent has none.
+    """
+    driver = known.get(name)
+    if driver is None:
+        raise BadInputError(f"driver {name!r}: this agent has {', '.join(sorted(known))}")
+    return driver

@@ -227,7 +227,7 @@ class AgentProcess(Actor):
         self.window = Window(span_count_max=64)
         sender = TopicSender(world.topics, world.partition_of, self.life, world.effects)
         known = drivers(world.state_folder, EVERYTHING)
-        self.barriers = NodeBarriers(EVERYTHING, world.state_folder, 1e9)
+        self.barriers = NodeBarriers(known, EVERYTHING, world.state_folder, 1e9)
         self._captures = agent_captures.AgentCaptures(
             self.boot,
             "node-1",

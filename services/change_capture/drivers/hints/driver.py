@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange, check_runs, iter_runs
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
+from services.change_capture.drivers.local.gate import LocalGate
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import (
@@ -20,6 +21,8 @@ from services.change_capture.drivers.port import (
     Comparison,
     Driver,
     FrozenView,
+    Gate,
+    GateOrder,
     SourceOrder,
     Tracker,
     TrackingLost,
@@ -40,6 +43,10 @@ class HintsDriver:
     def view(self, tenant: str, path: Path) -> FrozenView:
         """As the port says."""
         return LocalView(self._roots.open(tenant, path))
+
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says."""
+        return LocalGate(order, self._roots)
 
     def require_tracking(self, view: FrozenView) -> None:
         """Whatever can be read will do."""

@@ -16,6 +16,7 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
 from services.change_capture.drivers.local.cloned import ClonedView
 from services.change_capture.drivers.local.file_systems import file_system_of
+from services.change_capture.drivers.local.gate import LocalGate
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import (
@@ -23,6 +24,8 @@ from services.change_capture.drivers.port import (
     Comparison,
     Driver,
     FrozenView,
+    Gate,
+    GateOrder,
     SourceOrder,
     Tracker,
     TrackingLost,
@@ -62,6 +65,10 @@ class ReflinkDriver:
         except BaseException:
             source.close()
             raise
+
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says."""
+        return LocalGate(order, self._roots)
 
     def require_tracking(self, view: FrozenView) -> None:
         """As the port says: the volume is a file that can be cloned, and its clone can be kept."""

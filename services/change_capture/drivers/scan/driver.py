@@ -3,9 +3,17 @@
 from pathlib import Path
 from uuid import UUID
 
+from services.change_capture.drivers.local.gate import LocalGate
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
-from services.change_capture.drivers.port import Driver, FrozenView, SourceOrder, Tracker
+from services.change_capture.drivers.port import (
+    Driver,
+    FrozenView,
+    Gate,
+    GateOrder,
+    SourceOrder,
+    Tracker,
+)
 from services.change_capture.drivers.scan.fingerprints import keep_only
 from services.change_capture.drivers.scan.tracker import FingerprintTracker
 
@@ -25,6 +33,10 @@ class ScanDriver:
     def view(self, tenant: str, path: Path) -> FrozenView:
         """As the port says."""
         return LocalView(self._roots.open(tenant, path))
+
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says."""
+        return LocalGate(order, self._roots)
 
     def require_tracking(self, view: FrozenView) -> None:
         """Whatever can be read will do."""

@@ -1,0 +1,36 @@
+"""A site for every driver, and for the fake of tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.driver_sites import HintsSite, MemorySite, ReflinkSite, ScanSite, Site
+from tests.support.file_systems import CLONING, mounted_to_clone
+
+_MAKERS: dict[str, Callable[[Path], Site]] = {
+    "scan": ScanSite,
+    "hints": HintsSite,
+    "memory": lambda _: MemorySite(),
+}
+
+
+@pytest.fixture(scope="module", params=[*_MAKERS, *CLONING])
+def made_site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], Site] | Path]:
+    """What makes a site, or the file system that the sites of `reflink` lie on."""
+    if maker := _MAKERS.get(request.param):
+        yield maker
+    else:
+        with mounted_to_clone(tmp_path_factory.mktemp("mounts"), request.param) as mount:
+            yield mount
+
+
+@pytest.fixture
+def site(made_site: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
+    if not isinstance(made_site, Path):
+        return made_site(tmp_path)
+    folder = made_site / tmp_path.name
+    folder.mkdir()
+    return ReflinkSite(folder, tmp_path / "state")
