@@ -1,7 +1,8 @@
-"""Check the model: every configuration holds, every weakened variant and every probe fails.
+"""Check the models: every configuration holds, every weakened variant and every probe fails.
 
 `python -m model.check` runs all of them, two at once, and ends with 1 if anything is not as
-expected. `--trail 6` or `--trail 2+3` shows the counterexample of a variant, step by step.
+expected. `--trail 6` or `--trail 2+3` shows the counterexample of a variant of the protocol, step
+by step, and `--trail barrier:6` one of the barrier.
 """
 
 import argparse
@@ -14,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.runs import CONFIGURATIONS, PROBES, STATES_MIN, VARIANTS, Variant
+from model.barrier import BARRIER
+from model.protocol import PROTOCOL
+from model.searches import Model, Variant
 from model.spin import Defines, Search, SpinError, search, trail
 
 #: The searches take 4 GiB together at most, and CI has two cores.
 _PARALLEL = 2
+_MODELS = (PROTOCOL, BARRIER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Case:
     """One search and what it must find."""
 
     title: str
+    model: Model
     defines: Defines
     must_fail: bool
 
@@ -55,20 +60,29 @@ class Outcome:
 
 def cases() -> list[Case]:
     """All searches, the longest first, so that two of them keep two cores busy to the end."""
-    holding = [Case(f"protocol: {name}", c, False) for name, c in CONFIGURATIONS.items()]
-    weak = [Case(f"without {v.name}: {v.rule}", v.defines(), True) for v in VARIANTS]
-    probes = [
-        Case(f"probe {number}: {event}", {**CONFIGURATIONS[where], "PROBE": number}, True)
-        for number, event, where in PROBES
-    ]
-    return [*holding, *weak, *probes]
+    holding, failing = list[Case](), list[Case]()
+    for model in _MODELS:
+        name = model.name
+        holding += [
+            Case(f"{name}: {title}", model, defines, False)
+            for title, defines in model.configurations.items()
+        ]
+        failing += [
+            Case(f"{name} without {one.name}: {one.rule}", model, model.weakened(one), True)
+            for one in model.variants
+        ]
+        failing += [
+            Case(f"{name}, probe {one.number}: {one.event}", model, model.probing(one), True)
+            for one in model.probes
+        ]
+    return [*holding, *failing]
 
 
 def run(case: Case) -> Outcome:
     """One search, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="backcast-model-") as folder:
         try:
-            return Outcome(case, search(case.defines, Path(folder)))
+            return Outcome(case, search(case.model.file, case.defines, Path(folder)))
         except SpinError as err:
             return Outcome(case, None, str(err))
 
@@ -83,24 +97,29 @@ def check(chosen: Sequence[Case]) -> bool:
             print(outcome.line(), flush=True)
             outcomes.append(outcome)
     wrong = sum(not outcome.as_expected for outcome in outcomes)
-    states = sum(o.found.states for o in outcomes if o.found and not o.case.must_fail)
-    enough = states >= STATES_MIN
-    print(
-        f"\n{len(outcomes)} searches, {wrong} not as expected; {states:,} states of the protocol "
-        f"(at least {STATES_MIN:,} are asked for); {time.monotonic() - begun:.0f} s"
-    )
+    enough = True
+    for model in _MODELS:
+        states = sum(
+            one.found.states
+            for one in outcomes
+            if one.found and one.case.model is model and not one.case.must_fail
+        )
+        enough = enough and states >= model.states_min
+        print(f"{model.name}: {states:,} states (at least {model.states_min:,} are asked for)")
+    seconds = time.monotonic() - begun
+    print(f"{len(outcomes)} searches, {wrong} not as expected; {seconds:.0f} s")
     return not wrong and enough
 
 
-def show(variant: Variant) -> bool:
+def show(model: Model, variant: Variant) -> bool:
     """Print the steps by which a variant loses or leaks; whether it does."""
     with tempfile.TemporaryDirectory(prefix="backcast-model-") as folder:
-        found = search(variant.defines(), Path(folder))
+        found = search(model.file, model.weakened(variant), Path(folder))
         print(f"without {variant.name}: {variant.rule}\nscenarios {variant.scenarios}\n")
         if found.violated is None:
             print(f"holds in all {found.states:,} states")
             return False
-        for number, step in enumerate(trail(variant.defines(), Path(folder)), 1):
+        for number, step in enumerate(trail(model.file, model.weakened(variant), Path(folder)), 1):
             print(f"{number:>3}  {step}")
         print(f"     {found.violated}")
         return True
@@ -120,12 +139,15 @@ def main() -> int:
         return 2
     if arguments.trail is None:
         return 0 if check(cases()) else 1
-    variant = next((v for v in VARIANTS if v.name == arguments.trail), None)
-    if variant is None:
-        names = " ".join(v.name for v in VARIANTS)
-        print(f"no variant {arguments.trail}; there are: {names}", file=sys.stderr)
+    variants = {
+        one.name if model is PROTOCOL else f"{model.name}:{one.name}": (model, one)
+        for model in _MODELS
+        for one in model.variants
+    }
+    if arguments.trail not in variants:
+        print(f"no variant {arguments.trail}; there are: {' '.join(variants)}", file=sys.stderr)
         return 2
-    return 0 if show(variant) else 1
+    return 0 if show(*variants[arguments.trail]) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 /* The protocol that keeps acknowledged snapshots: sessions, parts, attempts, pins, packs, pack_use, expiry, collection,
- * sweep, rewriting, readers, a second store, and a catalog that falls back. One model; `python -m model.check` runs its configurations.
+ * sweep, rewriting, readers, a second store, and a catalog that falls back. `python -m model.check` runs its configurations.
  *
  * WORLD. Group G has volume 0 (two addresses; with GROUP2 also volume 1, one address). Group H has volume 2 (one
  * address). A chunk is X or Y. An address has a leaf (a map node that names its chunk); volume 0 has a root above its two
@@ -22,7 +22,7 @@
  * is live after a reconciliation; what a checkpoint knows as expired is not. COPIES: `check` reads a copy at the second
  * store only if it was recorded; `wholes`: what is said to be whole there can be read from there alone.
  *
- * WEAK, WEAK2, WEAK3: rules taken out; runs.py says which. PROBE=n fails when event n happens: it must.      */
+ * WEAK, WEAK2, WEAK3: rules taken out; protocol.py says which. PROBE=n fails when event n happens: it must.      */
 #ifndef WEAK
 #define WEAK 0
 #endif

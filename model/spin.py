@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-MODEL = Path(__file__).with_name("protocol.pml")
-#: Deeper than any path so far (66 steps); Spin says when it is reached, and then the run is void.
+#: Deeper than any path so far (some 200 steps). Spin says when it is reached; the run is void then.
 _DEPTH_MAX = 100_000
 #: MiB of one search; two run at once, within 4 GiB.
 _MEMORY_MAX_MIB = 1900
@@ -37,10 +36,11 @@ class SpinError(Exception):
     """Spin, the compiler or the search itself went wrong: nothing was shown."""
 
 
-def search(defines: Defines, folder: Path) -> Search:
+def search(model: Path, defines: Defines, folder: Path) -> Search:
     """Search all states of a configuration; stops at the first violation.
 
     Args:
+        model: its text.
         defines: what the model is configured with.
         folder: an existing empty folder; the trail of a violation stays in it.
 
@@ -48,7 +48,7 @@ def search(defines: Defines, folder: Path) -> Search:
         SpinError: the search was not completed.
     """
     begun = time.monotonic()
-    _run(["spin", *_flags(defines), "-a", str(MODEL)], folder)
+    _run(["spin", *_flags(defines), "-a", str(model)], folder)
     # A variant is found out within seconds: compiling it without optimisation is faster in all.
     optimisation = "-O1" if "WEAK" in defines or "PROBE" in defines else "-O2"
     options = ["-DSAFETY", "-DVECTORSZ=1024", f"-DMEMLIM={_MEMORY_MAX_MIB}"]
@@ -65,9 +65,9 @@ def search(defines: Defines, folder: Path) -> Search:
     return Search(int(states[1]), time.monotonic() - begun, violated[1] if violated else None)
 
 
-def trail(defines: Defines, folder: Path) -> list[str]:
+def trail(model: Path, defines: Defines, folder: Path) -> list[str]:
     """The steps to the violation that `search` found in this folder, one sentence each."""
-    command = ["spin", *_flags(defines), "-T", "-t", "-k", "protocol.pml.trail", str(MODEL)]
+    command = ["spin", *_flags(defines), "-T", "-t", "-k", f"{model.name}.trail", str(model)]
     lines = _run(command, folder).splitlines()
     end = next((n for n, line in enumerate(lines) if line.startswith("spin:")), len(lines))
     return [line for line in lines[:end] if line.strip()]

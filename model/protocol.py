@@ -1,18 +1,14 @@
-"""What is searched: configurations that must hold, variants and probes that must fail.
+"""What is searched of the protocol that keeps acknowledged snapshots.
 
 All workers at once are too many states for CI, so the protocol is checked as a set of
 configurations; each interleaves everything that it has with all housekeeping.
 """
 
-from dataclasses import dataclass
-
+from model.searches import Model, Probe, Variant
 from model.spin import Defines
 
-#: All configurations together have more; fewer mean that something no longer happens.
-STATES_MIN = 8_000_000
-
 #: WORKERS has bit k for attempt k, see the model's first comment.
-CONFIGURATIONS: dict[str, Defines] = {
+_CONFIGURATIONS: dict[str, Defines] = {
     "catalog falls back": {"WORKERS": 9, "FALL": 1},
     "three sessions, two groups": {"WORKERS": 25},
     "two groups, rewriting": {"WORKERS": 17, "REWRITER": 1},
@@ -34,31 +30,6 @@ CONFIGURATIONS: dict[str, Defines] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """The protocol without some rules that together stop a scenario."""
-
-    #: Numbers of the rules in the model.
-    rules: tuple[int, ...]
-    #: Name of the configuration in which it fails.
-    configuration: str
-    #: Numbers of the scenarios that the rules stop.
-    scenarios: str
-    #: What is missing.
-    rule: str
-
-    @property
-    def name(self) -> str:
-        """The rules' numbers, as one types them."""
-        return "+".join(str(rule) for rule in self.rules)
-
-    def defines(self) -> Defines:
-        """The configuration without the rules."""
-        names = ("WEAK", "WEAK2", "WEAK3")
-        weak = dict(zip(names, self.rules, strict=False))
-        return {**CONFIGURATIONS[self.configuration], **weak}
-
-
 _TWO = "two sessions"
 _BACK = "old contents return"
 _GROUPS = "two groups"
@@ -68,7 +39,7 @@ _READ = "a session, rewriting, reader"
 _FALL = "a session, the catalog falls back"
 _COPIES = "a session, two stores"
 
-VARIANTS: tuple[Variant, ...] = (
+_VARIANTS = (
     Variant((1, 2, 3), _TAKE, "1", "a stale attempt finishes; no pins, no `live`"),
     Variant((2, 3, 5), _TAKE, "1", "single pins are reaped; no pins, no `live`"),
     Variant((6, 7), _TWO, "2", "base not pinned, not asked for at the seal"),
@@ -115,23 +86,26 @@ VARIANTS: tuple[Variant, ...] = (
     Variant((49,), "rewriting, two stores", "-", "a rewrite withdraws nothing"),
 )
 
-#: PROBE number, the event that must be reachable, where.
-PROBES: tuple[tuple[int, str, str], ...] = (
-    (1, "session 0 seals", _TWO),
-    (2, "an attempt that took over finishes the part", _TAKE),
-    (3, "a second session seals on top of the first", _TWO),
-    (4, "the other group seals", _GROUPS),
-    (5, "a session without a base seals", _TWO),
-    (6, "a registration meets a winner", _GROUPS),
-    (7, "a pack is rewritten", _REWRITE),
-    (8, "a reader reads a new snapshot to its end", _READ),
-    (9, "a reconciliation brings a snapshot back", _FALL),
-    (10, "a session seals after a pack was rewritten", _REWRITE),
-    (11, "a reconciliation brings two snapshots back", "catalog falls back"),
-    (12, "a reconciliation leaves an expired snapshot expired", _FALL),
-    (13, "a copy is recorded", _COPIES),
-    (14, "a copy comes after its pack was condemned", _COPIES),
-    (15, "the second store has a new snapshot whole, and not the one before", _COPIES),
-    (16, "a shared pack is registered without who claimed it", "group of two volumes, one pack"),
-    (17, "a shared pack is registered for both", "group of two volumes, one pack"),
+_PROBES = (
+    Probe(1, "session 0 seals", _TWO),
+    Probe(2, "an attempt that took over finishes the part", _TAKE),
+    Probe(3, "a second session seals on top of the first", _TWO),
+    Probe(4, "the other group seals", _GROUPS),
+    Probe(5, "a session without a base seals", _TWO),
+    Probe(6, "a registration meets a winner", _GROUPS),
+    Probe(7, "a pack is rewritten", _REWRITE),
+    Probe(8, "a reader reads a new snapshot to its end", _READ),
+    Probe(9, "a reconciliation brings a snapshot back", _FALL),
+    Probe(10, "a session seals after a pack was rewritten", _REWRITE),
+    Probe(11, "a reconciliation brings two snapshots back", "catalog falls back"),
+    Probe(12, "a reconciliation leaves an expired snapshot expired", _FALL),
+    Probe(13, "a copy is recorded", _COPIES),
+    Probe(14, "a copy comes after its pack was condemned", _COPIES),
+    Probe(15, "the second store has a new snapshot whole, and not the one before", _COPIES),
+    Probe(
+        16, "a shared pack is registered without who claimed it", "group of two volumes, one pack"
+    ),
+    Probe(17, "a shared pack is registered for both", "group of two volumes, one pack"),
 )
+
+PROTOCOL = Model("protocol", _CONFIGURATIONS, _VARIANTS, _PROBES, states_min=8_000_000)
