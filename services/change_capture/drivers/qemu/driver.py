@@ -1,0 +1,140 @@
+"""Driver `qemu`: disks that a QEMU process serves, whose dirty bitmaps tell what changed.
+
+The frozen view is copy-before-write in the process (`cut`). A bitmap is begun just before each cut.
+When the capture is complete, it becomes the bitmap that is kept, in one transaction of QEMU, and
+named after volume, session and device. It goes on to record, whatever becomes of later captures. So
+a capture reads what a copy of its base's bitmap has, and a capture that fails has changed nothing.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from uuid import UUID
+
+from libs.errors import BackcastError
+from services.change_capture.drivers.local.roots import Roots
+from services.change_capture.drivers.port import (
+    Driver,
+    FrozenView,
+    Gate,
+    GateOrder,
+    SourceOrder,
+    Tracker,
+)
+from services.change_capture.drivers.qemu.bitmaps import BitmapTracker, keep_only
+from services.change_capture.drivers.qemu.cut import find_disk, freeze
+from services.change_capture.drivers.qemu.gate import QemuGate
+from services.change_capture.drivers.qemu.graph import graph_of
+from services.change_capture.drivers.qemu.identity import identity_of
+from services.change_capture.drivers.qemu.names import ViewNames
+from services.change_capture.drivers.qemu.own_views import OwnViews
+from services.change_capture.drivers.qemu.place import place_of
+from services.change_capture.drivers.qemu.process import DiskProcess
+from services.change_capture.drivers.qemu.records import DiskRecord, DiskRecords
+from services.change_capture.drivers.qemu.view import QemuView
+
+log = logging.getLogger(__name__)
+
+#: A process that does not answer holds up the start of an agent for so long, once.
+_START_PATIENCE_SECONDS = 5.0
+
+
+class QemuDriver:
+    """Views of disks of QEMU processes, with dirty bitmaps as their tracker. Thread-safe.
+
+    What agent processes before this one have left is removed at once, where it can be reached.
+
+    Args:
+        state_folder: where records and scratch files are.
+        roots: what may be reached.
+    """
+
+    def __init__(self, state_folder: Path, roots: Roots) -> None:
+        self._roots = roots
+        self._records = DiskRecords(state_folder)
+        self._views = OwnViews(self._records)
+        self._settle()
+
+    def view(self, tenant: str, path: Path) -> FrozenView:
+        """As the port says.
+
+        Raises:
+            OutOfSpaceError: also if there is no room for a scratch file.
+            UnavailableError: also if the process does not answer.
+            DamagedDataError: what answers is no QEMU.
+        """
+        place = place_of(path)
+        process = DiskProcess(self._roots, tenant, place.socket)
+        with self._views.changing(place.socket), process.qmp() as qmp:
+            self._views.remove(process, qmp)
+            disk = find_disk(graph_of(qmp), place)
+            identity = identity_of(qmp, place, disk.node)
+            names = self._views.begin(tenant, path)
+            try:
+                if process.start_nbd(qmp):
+                    self._views.note_nbd(names)
+                freeze(qmp, disk, names, self._views.scratch(names))
+                return QemuView(
+                    names, process, place, disk.node, identity, lambda: self._let_go(process, names)
+                )
+            except BaseException:
+                self._views.end(names)
+                with contextlib.suppress(BackcastError):
+                    self._views.remove(process, qmp)
+                raise
+
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says."""
+        place = place_of(order.path)
+        with DiskProcess(self._roots, order.tenant, place.socket).qmp() as qmp:
+            find_disk(graph_of(qmp), place)
+        return QemuGate(lambda: self.view(order.tenant, order.path))
+
+    def require_tracking(self, view: FrozenView) -> None:
+        """Whatever can be cut has bitmaps."""
+
+    def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
+        """As the port says.
+
+        Raises:
+            BackcastError: the process does not answer, or refuses a step.
+        """
+        assert isinstance(view, QemuView)
+        self._records.write(
+            "volumes", order.volume, DiskRecord(view.process.tenant, str(order.path))
+        )
+        return BitmapTracker(order, view)
+
+    def forget(self, volume: UUID) -> None:
+        """Remove the volume's bitmaps, where its process can be reached."""
+        record = self._records.read("volumes", volume)
+        if record is None:
+            return
+        process = DiskProcess(self._roots, record.tenant, place_of(Path(record.path)).socket)
+        try:
+            with process.qmp() as qmp:
+                keep_only(qmp, volume, set())
+        except BackcastError as err:
+            log.warning("bitmaps not removed", extra={"volume": str(volume), "detail": str(err)})
+            return
+        self._records.remove("volumes", volume)
+
+    def _let_go(self, process: DiskProcess, names: ViewNames) -> None:
+        """Remove what was made for a view."""
+        self._views.end(names)
+        with self._views.changing(process.socket), process.qmp() as qmp:
+            self._views.remove(process, qmp)
+
+    def _settle(self) -> None:
+        """Remove what processes before this one have left; what cannot be reached stays noted."""
+        for tenant, socket in self._views.left_over():
+            process = DiskProcess(self._roots, tenant, socket, _START_PATIENCE_SECONDS)
+            try:
+                with process.qmp() as qmp:
+                    self._views.remove(process, qmp)
+            except BackcastError as err:
+                about = {"path": str(socket), "detail": str(err)}
+                log.warning("disks of a VM not let go; the next capture does it", extra=about)
+
+
+_: type[Driver] = QemuDriver

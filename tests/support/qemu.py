@@ -1,0 +1,166 @@
+"""Real QEMU processes that serve disks, and what a guest does to them."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.process import wait_until
+from libs.nbd.connection.connection import NbdConnection
+from libs.nbd.connection.dialling import NbdAddress
+from services.change_capture.drivers.qemu.qmp import QmpConnection
+
+SECONDS_MAX = 30.0
+_SECTOR_SIZE_BYTES = 512
+
+
+def require_storage_daemon() -> None:
+    """Skip where the program is missing; CI has it."""
+    if not (shutil.which("qemu-storage-daemon") and shutil.which("qemu-img")):
+        pytest.skip("needs qemu-storage-daemon and qemu-img (qemu-system-common, qemu-utils)")
+
+
+class DiskServer:
+    """A process with a QMP socket, which tests use beside the agent."""
+
+    def __init__(self, folder: Path) -> None:
+        #: Sockets have short names, and the folders of tests have long ones.
+        self.folder = Path(tempfile.mkdtemp(prefix="qemu", dir="/tmp"))
+        self.images = folder
+        self.socket = self.folder / "vm.qmp"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def qmp(self) -> Iterator[QmpConnection]:
+        place = os.open(self.socket, os.O_PATH)
+        try:
+            with QmpConnection(place, str(self.socket)) as qmp:
+                yield qmp
+        finally:
+            os.close(place)
+
+    def do(self, command: str, **arguments: Any) -> Any:
+        """Have one command carried out."""
+        with self.qmp() as qmp:
+            return qmp.execute(command, **arguments)
+
+    def begin(self, *command: str) -> None:
+        """Start the process, and wait for its QMP socket."""
+        self.socket.unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        assert wait_until(self._answers, SECONDS_MAX), (self.folder / "log").read_text()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def quit(self) -> None:
+        """End it as an operator does: what it has is saved."""
+        assert self._process is not None
+        self.do("quit")
+        self._process.wait(SECONDS_MAX)
+
+    def kill(self) -> None:
+        """End it as the kernel does when memory is short."""
+        if self._process:
+            self._process.kill()
+            self._process.wait(SECONDS_MAX)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def bitmaps(self) -> list[str]:
+        """Names of all bitmaps."""
+        nodes = self.do("query-named-block-nodes", flat=True)
+        return sorted(
+            bitmap["name"]
+            for node in nodes
+            for bitmap in node.get("dirty-bitmaps", [])
+            if "name" in bitmap
+        )
+
+    def nodes(self) -> list[str]:
+        """Names of all nodes that somebody has named."""
+        nodes = self.do("query-named-block-nodes", flat=True)
+        return sorted(one["node-name"] for one in nodes if one["node-name"][0] != "#")
+
+    def exports(self) -> list[str]:
+        """Ids of all exports."""
+        return sorted(one["id"] for one in self.do("query-block-exports"))
+
+    def _answers(self) -> bool:
+        try:
+            self.do("query-version")
+        except Exception:  # noqa: BLE001 -- it is not there yet
+            return False
+        return True
+
+
+class StorageDaemon(DiskServer):
+    """qemu-storage-daemon with one disk, `top` on `disk`, and a guest that is an NBD client.
+
+    Args:
+        folder: gets the image.
+        kind: its format.
+        size_bytes: its size.
+    """
+
+    def __init__(self, folder: Path, kind: str = "qcow2", size_bytes: int = 0) -> None:
+        super().__init__(folder)
+        self.kind = kind
+        self.image = folder / f"disk.{kind}"
+        self.volume = self.socket / "top"
+        self.size_bytes = size_bytes
+        made = ["qemu-img", "create", "-q", "-f", kind, str(self.image), str(size_bytes)]
+        subprocess.run(made, check=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start the daemon, and plug the disk into the guest."""
+        disk = {
+            "driver": self.kind,
+            "node-name": "disk",
+            "discard": "unmap",
+            "file": {"driver": "file", "filename": str(self.image), "discard": "unmap"},
+        }
+        top = {"driver": "raw", "node-name": "top", "file": "disk", "discard": "unmap"}
+        self.begin(
+            "qemu-storage-daemon",
+            "--chardev", f"socket,id=qmp,path={self.socket},server=on,wait=off",
+            "--monitor", "chardev=qmp",
+            "--nbd-server", f"addr.type=unix,addr.path={self.socket}.nbd,max-connections=64",
+            "--blockdev", json.dumps(disk),
+            "--blockdev", json.dumps(top),
+        )  # fmt: skip
+        self._plug_in()
+
+    def resize(self, size_bytes: int) -> None:
+        """Make the disk larger or smaller; NBD clients are told no other way than anew."""
+        self.guest.close()
+        self.do("block-export-del", id="guest", mode="hard")
+        assert wait_until(lambda: "guest" not in self.exports(), SECONDS_MAX)
+        self.size_bytes = -(-size_bytes // _SECTOR_SIZE_BYTES) * _SECTOR_SIZE_BYTES
+        self.do("block_resize", node_name="top", size=self.size_bytes)
+        self._plug_in()
+
+    def quit(self) -> None:
+        self.guest.close()
+        super().quit()
+
+    def kill(self) -> None:
+        self.guest.close()
+        super().kill()
+
+    def _plug_in(self) -> None:
+        self.do("block-export-add", type="nbd", id="guest", node_name="top", writable=True)
+        self.guest = NbdConnection(NbdAddress(f"unix:{self.socket}.nbd"), "top")
