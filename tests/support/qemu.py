@@ -164,3 +164,58 @@ class StorageDaemon(DiskServer):
     def _plug_in(self) -> None:
         self.do("block-export-add", type="nbd", id="guest", node_name="top", writable=True)
         self.guest = NbdConnection(NbdAddress(f"unix:{self.socket}.nbd"), "top")
+
+
+def require_virtual_machines() -> None:
+    """Skip where the program is missing; CI has it."""
+    require_storage_daemon()
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("needs qemu-system-x86_64 (apt-get install qemu-system-x86)")
+
+
+class VirtualMachine(DiskServer):
+    """A VM under software emulation with disks ``vd0``, ``vd1`` …, each of its own image.
+
+    Args:
+        folder: gets the images.
+        sizes_bytes: of its disks.
+    """
+
+    def __init__(self, folder: Path, *sizes_bytes: int) -> None:
+        super().__init__(folder)
+        for n, size_bytes in enumerate(sizes_bytes):
+            made = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.image(n)), str(size_bytes)]
+            subprocess.run(made, check=True)
+        self._count = len(sizes_bytes)
+        self.start()
+
+    def image(self, n: int) -> Path:
+        return self.images / f"vd{n}.qcow2"
+
+    def volume(self, n: int) -> Path:
+        """The path that a disk has as a volume."""
+        return self.socket / f"machine/peripheral/vd{n}"
+
+    def start(self) -> None:
+        """Switch it on. Nothing boots: what it writes is told to its devices."""
+        disks = []
+        for n in range(self._count):
+            node = {
+                "driver": "qcow2",
+                "node-name": f"disk{n}",
+                "file": {"driver": "file", "filename": str(self.image(n))},
+            }
+            disks += ["-blockdev", json.dumps(node)]
+            disks += ["-device", f"virtio-blk-pci,id=vd{n},drive=disk{n}"]
+        self.begin(
+            "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", "32",
+            "-nodefaults", "-display", "none", *disks,
+            "-qmp", f"unix:{self.socket},server=on,wait=off",
+        )  # fmt: skip
+
+    def write(self, n: int, start: int, length: int, byte: int) -> None:
+        """Let a disk's device write bytes that are all the same."""
+        device = f"/machine/peripheral/vd{n}/virtio-backend"
+        command = f'qemu-io -d {device} "write -P {byte} {start} {length}"'
+        said = self.do("human-monitor-command", command_line=command)
+        assert not said, said  # what went well goes to its standard output
