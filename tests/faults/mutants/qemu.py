@@ -1,0 +1,120 @@
+"""Planted bugs in the driver that asks QEMU's dirty bitmaps."""
+
+from tests.faults.mutants.mutant import Mutant
+
+_DRIVER = "services/change_capture/drivers/qemu"
+_BITMAPS = f"{_DRIVER}/bitmaps.py"
+_CUT = f"{_DRIVER}/cut.py"
+_REAL = "tests/integration/qemu"
+
+QEMU = (
+    Mutant(
+        name="a bitmap begins after the cut",
+        file=_CUT,
+        old="    _lead(qmp, graph, disk.top, names.filter)\n    qmp",
+        new="    _lead(qmp, graph, disk.top, names.filter)\n"
+        "    import time\n"
+        "    time.sleep(0.2)\n"
+        '    qmp.execute("block-dirty-bitmap-clear", node=disk.node.name, name=names.since_cut)\n'
+        "    qmp",
+        rule="what is written since the cut is in the bitmap, which begins before it",
+        tests=f"{_REAL}/test_frozen_views.py",
+        chosen="one_moment",
+    ),
+    Mutant(
+        name="a scratch file without room fails the guest",
+        file=_CUT,
+        old='on_cbw_error="break-snapshot"',
+        new='on_cbw_error="break-guest-write"',
+        rule="a full scratch disk breaks the snapshot, never a guest's write",
+        tests=f"{_REAL}/test_frozen_views.py",
+        chosen="without_room",
+    ),
+    Mutant(
+        name="a bitmap of another device is read",
+        file=_BITMAPS,
+        old="    if found.device != _device(view):\n",
+        new="    if False:\n",
+        rule="tracking belongs to one device",
+        tests=_REAL,
+        chosen="resize_of_a_running or another_vm_behind",
+    ),
+    Mutant(
+        name="a bitmap that was disabled is believed",
+        file=_BITMAPS,
+        old="    if not bitmap.is_recording:\n",
+        new="    if False:\n",
+        rule="only a bitmap that records is believed",
+        tests=f"{_REAL}/test_kept_bitmaps.py",
+        chosen="somebody_changed",
+    ),
+    Mutant(
+        name="an inconsistent bitmap stops all captures",
+        file=_BITMAPS,
+        old="    if bitmap.is_inconsistent:\n",
+        new="    if False:\n",
+        rule="a bitmap that was not saved is lost and removed, and captures go on",
+        tests=f"{_REAL}/test_kept_bitmaps.py",
+        chosen="killed_has_lost",
+    ),
+    Mutant(
+        name="a rejected session's bitmap replaces the base's",
+        file=_BITMAPS,
+        old="{order.session} if sealed else base)\n",
+        new="{order.session})\n",
+        rule="the bitmap of the base is kept until the next one is sealed",
+        tests=f"{_REAL}/test_kept_bitmaps.py",
+        chosen="session_that_failed",
+    ),
+    Mutant(
+        name="the bitmaps of other volumes are removed",
+        file=_BITMAPS,
+        old="            if name and name.volume == volume and name.session not in sessions:\n",
+        new="            if name and name.session not in sessions:\n",
+        rule="what is somebody else's is never touched",
+        tests=f"{_REAL}/test_kept_bitmaps.py",
+        chosen="of_others",
+    ),
+    Mutant(
+        name="what another agent makes is left over",
+        file=f"{_DRIVER}/names.py",
+        old='    prefix = f"{_PREFIX}{agent}-"\n    view',
+        new="    prefix = name[: len(_PREFIX) + len(agent) + 1]\n    view",
+        rule="what is somebody else's is never touched",
+        tests=f"{_REAL}/test_left_overs.py",
+        chosen="another_agent",
+    ),
+    Mutant(
+        name="an open view is left over",
+        file=f"{_DRIVER}/own_views.py",
+        old="lambda view: view not in self._open)\n",
+        new="lambda view: True)\n",
+        rule="only what is of no open view is removed",
+        tests=f"{_REAL}/test_frozen_views.py",
+        chosen="several_views",
+    ),
+    Mutant(
+        name="a view is made before it is noted",
+        file=f"{_DRIVER}/own_views.py",
+        old='        self._records.write("views", names.view, DiskRecord(tenant, str(path)))\n'
+        "        self",
+        new="        self",
+        rule="a view is noted before anything of it is made",
+        tests=f"{_REAL}/test_left_overs.py",
+        chosen="kill_after_each_step",
+    ),
+    Mutant(
+        name="a QMP socket is reached by its path",
+        file=f"{_DRIVER}/process.py",
+        old="        found = self._roots.open_socket(self.tenant, self.socket)\n"
+        "        try:\n"
+        "            qmp",
+        new="        from services.change_capture.drivers.local.roots import OpenSource\n"
+        "        found = OpenSource(self.socket, os.open(self.socket, os.O_PATH))\n"
+        "        try:\n"
+        "            qmp",
+        rule="an agent connects to no socket outside of the tenant's roots",
+        tests=f"{_REAL}/test_granted_sockets.py",
+        chosen="outside",
+    ),
+)

@@ -1,0 +1,114 @@
+"""The conversation with what may be QEMU: an answer or an error, and bounds on memory and time."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from libs.errors import BackcastError, DamagedDataError, SourceError, UnavailableError
+from services.change_capture.drivers.qemu import qmp
+from services.change_capture.drivers.qemu.graph import graph_of
+from services.change_capture.drivers.qemu.qmp import QmpConnection
+
+GREETING = b'{"QMP": {"version": {"qemu": {"major": 8, "minor": 2}}, "capabilities": []}}\r\n'
+OK = b'{"return": {}, "id": 1}\r\n'
+
+
+@contextmanager
+def answering(folder: Path, serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A place where somebody else answers one client."""
+    path = Path(f"/proc/self/fd/{os.open(folder, os.O_PATH)}") / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def run() -> None:
+            client, _ = server.accept()
+            with client:
+                try:
+                    serve(client)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        place = os.open(path, os.O_PATH)
+        try:
+            yield place
+        finally:
+            os.close(place)
+            thread.join()
+
+
+def saying(*parts: bytes) -> Callable[[socket.socket], None]:
+    """Says something at once, and then the next after each command."""
+
+    def serve(client: socket.socket) -> None:
+        for part in parts:
+            client.sendall(part)
+            client.recv(65536)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ([b""], UnavailableError),
+        ([b"SSH-2.0-x\n"], DamagedDataError),
+        ([b'{"hello": 1}\n'], DamagedDataError),
+        ([b"[]\n"], DamagedDataError),
+        ([b"[" * 100_000 + b"\n"], DamagedDataError),
+        ([b"x" * 4096], UnavailableError),
+        ([GREETING, b'{"id": 1}\n'], DamagedDataError),
+        ([GREETING, b'{"id": 1, "error": {"class": "X", "desc": "no"}}\n'], SourceError),
+    ],
+)
+def test_what_is_no_qemu_is_an_error(
+    tmp_path: Path, said: list[bytes], error: type[BackcastError]
+) -> None:
+    with answering(tmp_path, saying(*said)) as place, pytest.raises(error):
+        QmpConnection(place, "s", 0.5)
+
+
+def test_a_line_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "_LINE_SIZE_BYTES_MAX", 1 << 20)
+
+    def serve(client: socket.socket) -> None:
+        while True:
+            client.sendall(b"x" * 65536)
+
+    with answering(tmp_path, serve) as place, pytest.raises(DamagedDataError, match="line of more"):
+        QmpConnection(place, "s", 30)
+
+
+def test_events_and_older_answers_are_passed_over(tmp_path: Path) -> None:
+    events = b'{"event": "JOB", "data": {}}\n{"return": 7, "id": 1}\n'
+    answer = b'{"return": [1], "id": 2}\n'
+    with (
+        answering(tmp_path, saying(GREETING, OK, events + answer, b"")) as place,
+        QmpConnection(place, "s", 5) as found,
+    ):
+        assert found.execute("query-block") == [1]
+        assert found.version == (8, 2)
+
+
+@pytest.mark.parametrize(
+    "told", [{}, [], [{"node-name": "a"}], [{"node-name": "a", "image": 5, "cache": {}, "drv": 1}]]
+)
+def test_an_odd_answer_about_nodes_is_damage(tmp_path: Path, told: object) -> None:
+    answers = [
+        json.dumps({"return": one, "id": n}).encode() + b"\n"
+        for n, one in enumerate([told, told, told], start=2)
+    ]
+    with (
+        answering(tmp_path, saying(GREETING, OK, *answers, b"")) as place,
+        QmpConnection(place, "s", 5) as found,
+        pytest.raises(DamagedDataError),
+    ):
+        graph_of(found)
