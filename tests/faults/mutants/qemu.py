@@ -49,13 +49,13 @@ QEMU = (
         chosen="somebody_changed",
     ),
     Mutant(
-        name="an inconsistent bitmap stops all captures",
+        name="a bitmap that could be saved is not",
         file=_BITMAPS,
-        old="    if bitmap.is_inconsistent:\n",
-        new="    if False:\n",
-        rule="a bitmap that was not saved is lost and removed, and captures go on",
+        old='        "persistent": node is not None and node.keeps_bitmaps,\n',
+        new='        "persistent": False,\n',
+        rule="a disk in qcow2 keeps its bitmap over a restart of its VM",
         tests=f"{_REAL}/test_kept_bitmaps.py",
-        chosen="killed_has_lost",
+        chosen="restart_of_the_vm_keeps",
     ),
     Mutant(
         name="a rejected session's bitmap replaces the base's",

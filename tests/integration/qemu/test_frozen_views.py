@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from tests.support.roots import EVERYTHING, TENANT
 from tests.support.taking import Chunks, Taken, chunks_of
 
 _SLOT_SIZE_BYTES = 4096
-_SLOTS = 512
+_SLOTS_PER_CHUNK = CHUNK_SIZE_BYTES // _SLOT_SIZE_BYTES
+_WRITTEN_CHUNKS = 256
+_WRITES_PER_CHUNK = 24
 _MODEL_CHUNKS = 80
 
 
@@ -38,11 +41,14 @@ def test_a_view_stays_as_it_was_cut(any_site: QemuSite) -> None:
 def test_a_view_is_of_one_moment_while_the_guest_writes(site: QemuSite) -> None:
     """Numbered writes one after another: a view has all up to one of them, and none after it.
 
-    What each capture names, put upon what was known, is what its own view has.
+    What each capture names, put upon what was known, is what its own view has. A chunk is written
+    to some times, and then not again for long: whoever overlooks one of the last is found out.
     """
-    size = _SLOTS * _SLOT_SIZE_BYTES
-    site.resize(size)
-    slots = [random.Random(3).randrange(_SLOTS) for _ in range(200_000)]
+    site.resize(_WRITTEN_CHUNKS * CHUNK_SIZE_BYTES)
+    slots = [
+        number // _WRITES_PER_CHUNK % _WRITTEN_CHUNKS * _SLOTS_PER_CHUNK + number % _SLOTS_PER_CHUNK
+        for number in range(1_000_000)
+    ]
     ends = threading.Event()
 
     def write() -> None:
@@ -73,11 +79,10 @@ def written(slots: list[int]) -> dict[int, int]:
 
 
 def slots_of(chunks: Chunks) -> dict[int, int]:
-    per_chunk = CHUNK_SIZE_BYTES // _SLOT_SIZE_BYTES
     found = {
-        index * per_chunk + n: chunk[n * _SLOT_SIZE_BYTES : (n + 1) * _SLOT_SIZE_BYTES]
+        index * _SLOTS_PER_CHUNK + n: chunk[n * _SLOT_SIZE_BYTES : (n + 1) * _SLOT_SIZE_BYTES]
         for index, chunk in chunks.items()
-        for n in range(per_chunk)
+        for n in range(_SLOTS_PER_CHUNK)
     }
     assert all(content[:8] * (_SLOT_SIZE_BYTES // 8) == content for content in found.values())
     return {
@@ -140,29 +145,34 @@ def test_several_views_of_a_disk_end_in_any_order(site: QemuSite) -> None:
     assert site.daemon.bitmaps() == []
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    with mounted(tmp_path / "small.image", tmp_path / "small", "ext4", 8) as made:
+        yield made
+
+
 @needs_mounts
 def test_a_scratch_file_without_room_breaks_the_view_and_no_write(
-    site: QemuSite, tmp_path: Path
+    small: Path, site: QemuSite
 ) -> None:
-    with mounted(tmp_path / "small.image", tmp_path / "small", "ext4", 8) as small:
-        small.chmod(0o777)
-        site.driver = QemuDriver(small, EVERYTHING)
-        site.write(0, 320)
-        base = Taken(site, None).settle(sealed=True)
-        site.write(300, 1)
-        view = site.driver.view(TENANT, site.path)
-        tracker = site.driver.tracker(site.order(base.session), view)
-        for n in range(0, 320, 4):
-            site.write(n, 4)
-        with pytest.raises(SourceError, match="frozen view broke"):
-            view.read_into(5 * CHUNK_SIZE_BYTES, memoryview(bytearray(CHUNK_SIZE_BYTES)))
-        tracker.close()
-        view.close()
-        tracker.settle(sealed=False)
-        assert (site.daemon.nodes(), site.daemon.exports()) == AT_REST
-        taken = Taken(site, base)
-        assert (taken.named, taken.chunks) == ({*range(320)}, taken.truth)
-        assert list(small.rglob("scratch*")) == []
+    site.driver = QemuDriver(small, EVERYTHING)
+    site.write(0, 320)
+    base = Taken(site, None).settle(sealed=True)
+    site.write(300, 1)
+    view = site.driver.view(TENANT, site.path)
+    tracker = site.driver.tracker(site.order(base.session), view)
+    for n in range(0, 320, 4):
+        site.write(n, 4)
+    with pytest.raises(SourceError, match="frozen view broke"):
+        view.read_into(5 * CHUNK_SIZE_BYTES, memoryview(bytearray(CHUNK_SIZE_BYTES)))
+    tracker.close()
+    view.close()
+    tracker.settle(sealed=False)
+    assert (site.daemon.nodes(), site.daemon.exports()) == AT_REST
+    taken = Taken(site, base)
+    assert (taken.named, taken.chunks) == ({*range(320)}, taken.truth)
+    assert list(small.rglob("scratch*")) == []
 
 
 def test_the_backup_of_another_tool_goes_on_beside_ours(site: QemuSite, tmp_path: Path) -> None:
