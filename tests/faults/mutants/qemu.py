@@ -11,12 +11,13 @@ QEMU = (
     Mutant(
         name="a bitmap begins after the cut",
         file=_CUT,
-        old="    _lead(qmp, graph, disk.top, names.filter)\n    qmp",
-        new="    _lead(qmp, graph, disk.top, names.filter)\n"
-        "    import time\n"
+        old="    for one in disks:\n        access =",
+        new="    import time\n"
         "    time.sleep(0.2)\n"
-        '    qmp.execute("block-dirty-bitmap-clear", node=disk.node.name, name=names.since_cut)\n'
-        "    qmp",
+        "    for one in disks:\n"
+        "        of = {'node': one.disk.node.name, 'name': one.names.since_cut}\n"
+        '        qmp.execute("block-dirty-bitmap-clear", **of)\n'
+        "        access =",
         rule="what is written since the cut is in the bitmap, which begins before it",
         tests=f"{_REAL}/test_frozen_views.py",
         chosen="one_moment",
@@ -29,6 +30,18 @@ QEMU = (
         rule="a full scratch disk breaks the snapshot, never a guest's write",
         tests=f"{_REAL}/test_frozen_views.py",
         chosen="without_room",
+    ),
+    Mutant(
+        name="disks of one VM are cut one after the other",
+        file=_CUT,
+        old='        qmp.execute("blockdev-reopen", options=options)\n',
+        new="        import time\n"
+        "        for one in options:\n"
+        "            time.sleep(0.05)\n"
+        '            qmp.execute("blockdev-reopen", options=[one])\n',
+        rule="disks of one process are cut at one instant",
+        tests=f"{_REAL}/test_cut_together.py",
+        chosen="without_its_cause",
     ),
     Mutant(
         name="a bitmap of another device is read",

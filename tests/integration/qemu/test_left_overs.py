@@ -39,7 +39,7 @@ def killed_after(site: QemuSite, base: Taken, number: int) -> bool:
             return answer
 
         try:
-            QmpConnection.execute = killing  # type: ignore[method-assign]  # a fault is planted
+            QmpConnection.execute = killing  # type: ignore[assignment, method-assign]  # a fault
             Taken(site, base).settle(sealed=False)
         finally:
             os._exit(0)

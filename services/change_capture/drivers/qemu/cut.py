@@ -1,10 +1,15 @@
-"""Freezes a disk without holding its guest: copy-before-write, beside it a bitmap.
+"""Freezes disks without holding their guest: copy-before-write, beside it a bitmap.
 
-Order: the bitmap of what is written since → the scratch file's node → the link, and on it the
-filter → the guest's writes go through the filter, **which is the cut** → the access node → its
-export. What was written between the bitmap and the cut is in the frozen bytes and in the bitmap, so
-the next capture reads it once more. A crash of this process leaves what there was, and `let_go`
-removes any part of it. A crash of QEMU leaves nothing, as all of this is in its memory.
+Order, for each disk: the bitmap of what is written since → the scratch file's node → the link, and
+on it the filter → a top node for a device. Then the writes of all disks are led through their
+filters, **which is the cut**. Then, for each disk: the access node → its export. What was written
+between the bitmap and the cut is in the frozen bytes and in the bitmap, so the next capture reads
+it once more. A crash of this process leaves what there was, and `let_go` removes any part of it. A
+crash of QEMU leaves nothing, as all of this is in its memory.
+
+Several disks of one process are cut at one instant, by one `blockdev-reopen` of all top nodes. It
+lets the writes of all of them end before it changes the first, and none begin before it has changed
+the last.
 
 A disk may have several views at once, one on the other. The link is there for that: QEMU can put
 another node below a link, and cannot below a filter.
@@ -17,7 +22,7 @@ is freed with the node, or with the process.
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +30,7 @@ from libs.errors import OutOfSpaceError, SourceError, UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.qemu.graph import Graph, Node, graph_of, node_of_device
 from services.change_capture.drivers.qemu.names import ViewNames, view_of
-from services.change_capture.drivers.qemu.place import DiskPlace
+from services.change_capture.drivers.qemu.place import DiskPlace, is_device
 from services.change_capture.drivers.qemu.process import delete_exports
 from services.change_capture.drivers.qemu.qmp import QmpConnection
 
@@ -69,45 +74,64 @@ def find_disk(graph: Graph, place: DiskPlace) -> Disk:
     return Disk(place.disk, under, node)
 
 
-def freeze(qmp: QmpConnection, disk: Disk, names: ViewNames, scratch: Path) -> None:
-    """Cut a disk, and export its frozen bytes.
+@dataclass(frozen=True, slots=True)
+class Freezing:
+    """A disk that is to be cut."""
 
-    Args:
-        qmp: the process.
-        disk: as it is now, without what an earlier view has left on it.
-        names: of what is made.
-        scratch: where the file of what the guest overwrites is made.
+    #: As it is now.
+    disk: Disk
+    #: Of what is made.
+    names: ViewNames
+    #: Where the file of what the guest overwrites is made.
+    scratch: Path
+
+
+def freeze(qmp: QmpConnection, disks: Sequence[Freezing]) -> None:
+    """Cut disks of one process at one instant, and export their frozen bytes.
 
     Raises:
         SourceError: QEMU refuses a step.
-        OutOfSpaceError: there is no room for the scratch file.
+        OutOfSpaceError: there is no room for a scratch file.
         UnavailableError: it cannot be made, or QEMU does not answer.
     """
-    graph = graph_of(qmp)
+    tops = {_prepare(qmp, one): one.names.filter for one in disks}
+    _lead(qmp, graph_of(qmp), tops)
+    for one in disks:
+        access = one.names.access
+        qmp.execute(
+            "blockdev-add", driver="snapshot-access", node_name=access, file=one.names.filter
+        )
+        add_export(qmp, one.names.export, access)
+
+
+def _prepare(qmp: QmpConnection, one: Freezing) -> str:
+    """All that comes before the cut; the node that is to lie on the filter."""
+    disk, names = one.disk, one.names
     qmp.execute(
         "block-dirty-bitmap-add",
         node=disk.node.name,
         name=names.since_cut,
         granularity=CHUNK_SIZE_BYTES,
     )
-    _make_scratch(scratch, disk.node.size_bytes, qmp.user)
+    _make_scratch(one.scratch, disk.node.size_bytes, qmp.user)
     try:
         qmp.execute(
-            "blockdev-add", driver="file", node_name=names.scratch, filename=str(scratch),
+            "blockdev-add", driver="file", node_name=names.scratch, filename=str(one.scratch),
             discard="unmap",
         )  # fmt: skip
     finally:
-        scratch.unlink(missing_ok=True)
-    qmp.execute(
-        "blockdev-add", driver="raw", node_name=names.link, file=disk.under, discard="unmap"
-    )
+        one.scratch.unlink(missing_ok=True)
+    plain = {"driver": "raw", "file": disk.under, "discard": "unmap"}
+    qmp.execute("blockdev-add", node_name=names.link, **plain)
     qmp.execute(
         "blockdev-add", driver="copy-before-write", node_name=names.filter, file=names.link,
         target=names.scratch, on_cbw_error="break-snapshot", discard="unmap",
     )  # fmt: skip
-    _lead(qmp, graph, disk.top, names.filter)
-    qmp.execute("blockdev-add", driver="snapshot-access", node_name=names.access, file=names.filter)
-    add_export(qmp, names.export, names.access)
+    if not is_device(disk.top):
+        return disk.top
+    qmp.execute("blockdev-add", node_name=names.top, **plain)
+    _give(qmp, disk.top, names.top)
+    return names.top
 
 
 def add_export(qmp: QmpConnection, name: str, node: str, *bitmaps: dict[str, str]) -> None:
@@ -165,37 +189,52 @@ def _remove_nodes(qmp: QmpConnection, names: ViewNames) -> None:
 
     Another view's nodes may be above them, or below.
     """
-    graph = graph_of(qmp)
-    if names.access in graph.nodes:
+    nodes = graph_of(qmp).nodes
+    if names.access in nodes:
         qmp.execute("blockdev-del", node_name=names.access)
-    if names.filter in graph.nodes:
-        under = graph.below[names.link]
-        tops = [device for device, node in graph.devices.items() if node == names.filter]
-        tops += [above for above, node in graph.below.items() if node == names.filter]
-        for top in tops:
-            if top != names.access:
-                _lead(qmp, graph, top, under)
-    for name in (names.filter, names.link, names.scratch):
-        if name in graph.nodes:
+    _lead_past(qmp, names.filter, names.link)
+    _lead_past(qmp, names.top, names.top)
+    for name in (names.top, names.filter, names.link, names.scratch):
+        if name in nodes:
             qmp.execute("blockdev-del", node_name=name)
 
 
-def _lead(qmp: QmpConnection, graph: Graph, top: str, under: str) -> None:
-    """Let a device or a node read and write through another node; writes in flight end before."""
-    if top.startswith("/"):
-        qmp.execute("qom-set", path=top, property="drive", value=under)
+def _lead_past(qmp: QmpConnection, upper: str, lower: str) -> None:
+    """Let whatever lies on the upper node lie on what is below the lower one."""
+    graph = graph_of(qmp)
+    if upper not in graph.nodes:
         return
-    node = graph.nodes[top]
+    under = graph.below[lower]
+    for device, node in graph.devices.items():
+        if node == upper:
+            _give(qmp, device, under)
+    _lead(qmp, graph, {above: under for above, node in graph.below.items() if node == upper})
+
+
+def _give(qmp: QmpConnection, device: str, node: str) -> None:
+    """Let a device read and write through another node; writes in flight end before."""
+    qmp.execute("qom-set", path=device, property="drive", value=node)
+
+
+def _lead(qmp: QmpConnection, graph: Graph, tops: Mapping[str, str]) -> None:
+    """Let top nodes lie on other nodes, all at one instant; writes in flight end before."""
     # What is not said goes back to its default. Whether a discard goes on decides the node below.
-    options = {
-        "driver": "raw",
-        "node-name": top,
-        "file": under,
-        "discard": "unmap",
-        "detect-zeroes": node.detect_zeroes,
-        "cache": {"direct": node.is_direct, "no-flush": node.is_unflushed},
-    }
-    qmp.execute("blockdev-reopen", options=[options])
+    options = [
+        {
+            "driver": "raw",
+            "node-name": top,
+            "file": under,
+            "discard": "unmap",
+            "detect-zeroes": graph.nodes[top].detect_zeroes,
+            "cache": {
+                "direct": graph.nodes[top].is_direct,
+                "no-flush": graph.nodes[top].is_unflushed,
+            },
+        }
+        for top, under in tops.items()
+    ]
+    if options:
+        qmp.execute("blockdev-reopen", options=options)
 
 
 def _make_scratch(path: Path, size_bytes: int, user: int) -> None:

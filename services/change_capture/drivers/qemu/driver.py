@@ -8,6 +8,7 @@ a capture reads what a copy of its base's bitmap has, and a capture that fails h
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -22,14 +23,15 @@ from services.change_capture.drivers.port import (
     Tracker,
 )
 from services.change_capture.drivers.qemu.bitmaps import BitmapTracker, keep_only
-from services.change_capture.drivers.qemu.cut import find_disk, freeze
+from services.change_capture.drivers.qemu.cut import Freezing, find_disk, freeze
 from services.change_capture.drivers.qemu.gate import QemuGate
-from services.change_capture.drivers.qemu.graph import graph_of
+from services.change_capture.drivers.qemu.graph import Node, graph_of
 from services.change_capture.drivers.qemu.identity import identity_of
 from services.change_capture.drivers.qemu.names import ViewNames
 from services.change_capture.drivers.qemu.own_views import OwnViews
-from services.change_capture.drivers.qemu.place import place_of
+from services.change_capture.drivers.qemu.place import DiskPlace, place_of
 from services.change_capture.drivers.qemu.process import DiskProcess
+from services.change_capture.drivers.qemu.qmp import QmpConnection
 from services.change_capture.drivers.qemu.records import DiskRecord, DiskRecords
 from services.change_capture.drivers.qemu.view import QemuView
 
@@ -63,25 +65,61 @@ class QemuDriver:
             UnavailableError: also if the process does not answer.
             DamagedDataError: what answers is no QEMU.
         """
-        place = place_of(path)
-        process = DiskProcess(self._roots, tenant, place.socket)
-        with self._views.changing(place.socket), process.qmp() as qmp:
+        return self.cut(tenant, [path])[0]
+
+    def cut(self, tenant: str, paths: Sequence[Path]) -> list[FrozenView]:
+        """Views of disks that are cut at one instant, in the order of their paths.
+
+        All are disks of one process. Raises as `view`; nothing is cut then.
+        """
+        places = [place_of(path) for path in paths]
+        process = DiskProcess(self._roots, tenant, places[0].socket)
+        with self._views.changing(process.socket), process.qmp() as qmp:
             self._views.remove(process, qmp)
-            disk = find_disk(graph_of(qmp), place)
-            identity = identity_of(qmp, place, disk.node)
-            names = self._views.begin(tenant, path)
-            try:
+            graph = graph_of(qmp)
+            disks = [find_disk(graph, place) for place in places]
+            with contextlib.ExitStack() as undone:
+                undone.callback(self._undo, process, qmp)
+                all_names = [self._begin(undone, tenant, path) for path in paths]
                 if process.start_nbd(qmp):
-                    self._views.note_nbd(names)
-                freeze(qmp, disk, names, self._views.scratch(names))
-                return QemuView(
-                    names, process, place, disk.node, identity, lambda: self._let_go(process, names)
+                    self._views.note_nbd(all_names[0])
+                freeze(
+                    qmp,
+                    [
+                        Freezing(disk, names, self._views.scratch(names))
+                        for disk, names in zip(disks, all_names, strict=True)
+                    ],
                 )
-            except BaseException:
-                self._views.end(names)
-                with contextlib.suppress(BackcastError):
-                    self._views.remove(process, qmp)
-                raise
+                views = [
+                    self._opened(undone, qmp, process, place, disk.node, names)
+                    for place, disk, names in zip(places, disks, all_names, strict=True)
+                ]
+                undone.pop_all()
+            return views
+
+    def _begin(self, undone: contextlib.ExitStack, tenant: str, path: Path) -> ViewNames:
+        names = self._views.begin(tenant, path)
+        undone.callback(self._views.end, names)
+        return names
+
+    def _opened(  # noqa: PLR0913 -- the facts of a cut
+        self,
+        undone: contextlib.ExitStack,
+        qmp: QmpConnection,
+        process: DiskProcess,
+        place: DiskPlace,
+        node: Node,
+        names: ViewNames,
+    ) -> FrozenView:
+        identity = identity_of(qmp, place, node)
+        view = QemuView(names, process, place, node, identity, lambda: self._let_go(process, names))
+        undone.callback(view.hang_up)
+        return view
+
+    def _undo(self, process: DiskProcess, qmp: QmpConnection) -> None:
+        """Remove what a cut that failed has made; what cannot be removed now is left over."""
+        with contextlib.suppress(BackcastError):
+            self._views.remove(process, qmp)
 
     def gate(self, order: GateOrder) -> Gate:
         """As the port says."""

@@ -58,6 +58,11 @@ class ViewNames:
         return f"{self._all}l"
 
     @property
+    def top(self) -> str:
+        """Node that a device is given, because a device by itself cannot be cut with others."""
+        return f"{self._all}t"
+
+    @property
     def access(self) -> str:
         """Node that reads the frozen bytes."""
         return f"{self._all}a"

@@ -22,7 +22,12 @@ class DiskPlace:
     @property
     def is_device(self) -> bool:
         """Whether it is a device of a VM."""
-        return self.disk.startswith("/")
+        return is_device(self.disk)
+
+
+def is_device(disk: str) -> bool:
+    """Whether the name of a disk is that of a device of a VM."""
+    return disk.startswith("/")
 
 
 def place_of(path: Path) -> DiskPlace:

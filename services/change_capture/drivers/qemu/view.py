@@ -106,9 +106,13 @@ class QemuView:
         """``frozen``: what the guest overwrites is copied before, or reading fails."""
         return "frozen"
 
+    def hang_up(self) -> None:
+        """End the reading, and let go of nothing."""
+        self._nbd.close()
+
     def close(self) -> None:
         """Let go of the disk; what cannot be removed now is removed later."""
-        self._nbd.close()
+        self.hang_up()
         try:
             self._let_go()
         except BackcastError as err:

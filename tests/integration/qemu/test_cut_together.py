@@ -1,0 +1,110 @@
+"""Several disks of one process are cut at one instant, while their guest writes to all of them."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from libs.errors import SourceError
+from libs.nbd.connection.connection import NbdConnection
+from libs.nbd.connection.dialling import NbdAddress
+from libs.packs.layout import CHUNK_SIZE_BYTES
+from services.change_capture.drivers.port import FrozenView
+from services.change_capture.drivers.qemu.driver import QemuDriver
+from tests.integration.qemu.test_kept_bitmaps import AT_REST
+from tests.support.driver_sites import QemuSite
+from tests.support.qemu import VirtualMachine, require_virtual_machines
+from tests.support.roots import EVERYTHING, TENANT
+
+_CUTS = 25
+_RECORD_SIZE_BYTES = 4096
+
+
+@pytest.fixture
+def other(site: QemuSite, tmp_path: Path) -> Iterator[NbdConnection]:
+    """A second disk of the same process, as its guest has it."""
+    site.resize(CHUNK_SIZE_BYTES)
+    image = tmp_path / "other"
+    image.write_bytes(bytes(CHUNK_SIZE_BYTES))
+    do = site.daemon.do
+    do("blockdev-add", driver="file", node_name="disk2", filename=str(image))
+    do("blockdev-add", driver="raw", node_name="top2", file="disk2")
+    do("block-export-add", type="nbd", id="guest2", node_name="top2", name="top2", writable=True)
+    with NbdConnection(NbdAddress(f"unix:{site.daemon.socket}.nbd"), "top2") as guest:
+        yield guest
+
+
+def number_in(view: FrozenView) -> int:
+    buffer = memoryview(bytearray(CHUNK_SIZE_BYTES))
+    view.read_into(0, buffer)
+    return int.from_bytes(buffer[:8], "little")
+
+
+def test_no_effect_is_in_a_cut_without_its_cause(site: QemuSite, other: NbdConnection) -> None:
+    """Each number is written to the first disk, and to the second when the first has it."""
+    assert isinstance(site.driver, QemuDriver)
+    ends = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not ends.is_set():
+            number += 1
+            record = number.to_bytes(8, "little") * (_RECORD_SIZE_BYTES // 8)
+            site.daemon.guest.write(0, record)
+            other.write(0, record)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        paths = [site.daemon.socket / name for name in ("top", "top2")]
+        seen = list[int]()
+        for n in range(_CUTS):
+            # Whichever is named first, it must not be cut first.
+            views = site.driver.cut(TENANT, paths if n % 2 else paths[::-1])
+            found = [number_in(view) for view in views]
+            for view in views:
+                view.close()
+            cause, effect = found if n % 2 else found[::-1]
+            assert effect <= cause <= effect + 1, (n, found)
+            seen.append(cause)
+    finally:
+        ends.set()
+        writer.join()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]
+
+
+def test_a_cut_of_which_one_disk_fails_is_none(site: QemuSite, other: NbdConnection) -> None:
+    assert isinstance(site.driver, QemuDriver)
+    for bad in ("nothing", "disk2"):
+        with pytest.raises(SourceError):
+            site.driver.cut(TENANT, [site.path, site.daemon.socket / bad])
+    past = {"type": "nbd", "id": "past", "node_name": "disk2", "name": "past", "writable": True}
+    other.close()
+    site.daemon.do("block-export-del", id="guest2", mode="hard")
+    site.daemon.do("block-export-add", **past)
+    with pytest.raises(SourceError):
+        site.driver.cut(TENANT, [site.path, site.daemon.socket / "top2"])
+    nodes, exports = AT_REST
+    assert site.daemon.nodes() == sorted([*nodes, "disk2", "top2"])
+    assert site.daemon.exports() == [*exports, "past"]
+    assert site.daemon.bitmaps() == []
+
+
+def test_the_disks_of_a_running_vm_are_cut_together(tmp_path: Path) -> None:
+    require_virtual_machines()
+    machine = VirtualMachine(tmp_path, 1 << 20, 1 << 20)
+    with contextlib.closing(machine):
+        driver = QemuDriver(tmp_path / "state", EVERYTHING)
+        for n in range(2):
+            machine.write(n, 0, 4096, 7)
+        views = driver.cut(TENANT, [machine.volume(n) for n in range(2)])
+        for n in range(2):
+            machine.write(n, 0, 4096, 8)
+        assert {number_in(view) for view in views} == {int.from_bytes(b"\x07" * 8, "little")}
+        for view in views:
+            view.close()
+        assert machine.nodes() == ["disk0", "disk1"]
+        assert machine.exports() == []
