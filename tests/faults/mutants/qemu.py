@@ -44,6 +44,15 @@ QEMU = (
         chosen="without_its_cause",
     ),
     Mutant(
+        name="disks of several processes are of one moment",
+        file=f"{_DRIVER}/gate.py",
+        old="len(paths) == self._volume_count)",
+        new="True)",
+        rule="a view says that it is frozen only if all that was cut with it is of its moment",
+        tests=f"{_REAL}/test_cut_together.py",
+        chosen="barrier_lets",
+    ),
+    Mutant(
         name="a bitmap of another device is read",
         file=_BITMAPS,
         old="    if found.device != _device(view):\n",

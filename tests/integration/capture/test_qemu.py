@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from libs.errors import SourceError
-from tests.integration.capture.test_tracking import Answer, notices, part_of
+from tests.integration.capture.test_tracking import notices, part_of
 from tests.support.qemu import StorageDaemon, require_storage_daemon
-from tests.support.running import TENANT, RunningSite
+from tests.support.running import TENANT, Answer, RunningSite
 
 CHUNK = 1 << 16
 MIB = 1 << 20
@@ -57,6 +57,28 @@ def test_bitmaps_tell_what_changed_and_are_read(site: RunningSite, daemon: Stora
     write(daemon, 8, 1)
     assert part_of(site.take("served"))["read_bytes"] == CHUNK
     assert site.matches("served", daemon.image)
+
+
+def test_disks_of_one_vm_are_a_group_with_one_moment(
+    site: RunningSite, daemon: StorageDaemon, tmp_path: Path
+) -> None:
+    second = tmp_path / "second"
+    second.write_bytes(os.urandom(4 * MIB))
+    do = daemon.do
+    do("blockdev-add", driver="file", node_name="disk2", filename=str(second))
+    do("blockdev-add", driver="raw", node_name="top2", file="disk2")
+    write(daemon, 0, 64)
+    for name, node in (("first-disk", "top"), ("second-disk", "top2")):
+        path = str(daemon.socket / node)
+        body = {"name": name, "path": path, "driver": "qemu", "group": "two-disks"}
+        site.coordinator.post(f"/v1/tenants/{TENANT}/volumes", body)
+    for expected in ("none", "candidates"):
+        taken = site.take("two-disks")
+        assert {part["tracking"] for part in taken["parts"]} == {expected}, taken
+        assert {part["consistency"] for part in taken["parts"]} == {"frozen"}
+        assert site.matches("first-disk", daemon.image)
+        assert site.matches("second-disk", second)
+        write(daemon, 7, 1)
 
 
 def test_an_agent_that_was_killed_knows_what_changed_since(

@@ -8,11 +8,12 @@ a capture reads what a copy of its base's bitmap has, and a capture that fails h
 
 import contextlib
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
-from libs.errors import BackcastError
+from libs.errors import BackcastError, SourceError
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import (
     Driver,
@@ -24,16 +25,16 @@ from services.change_capture.drivers.port import (
 )
 from services.change_capture.drivers.qemu.bitmaps import BitmapTracker, keep_only
 from services.change_capture.drivers.qemu.cut import Freezing, find_disk, freeze
-from services.change_capture.drivers.qemu.gate import QemuGate
-from services.change_capture.drivers.qemu.graph import Node, graph_of
+from services.change_capture.drivers.qemu.gate import DisksTogether, QemuGate
+from services.change_capture.drivers.qemu.graph import graph_of
 from services.change_capture.drivers.qemu.identity import identity_of
 from services.change_capture.drivers.qemu.names import ViewNames
 from services.change_capture.drivers.qemu.own_views import OwnViews
-from services.change_capture.drivers.qemu.place import DiskPlace, place_of
+from services.change_capture.drivers.qemu.place import place_of
 from services.change_capture.drivers.qemu.process import DiskProcess
 from services.change_capture.drivers.qemu.qmp import QmpConnection
 from services.change_capture.drivers.qemu.records import DiskRecord, DiskRecords
-from services.change_capture.drivers.qemu.view import QemuView
+from services.change_capture.drivers.qemu.view import DiskFacts, QemuView
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ class QemuDriver:
         self._roots = roots
         self._records = DiskRecords(state_folder)
         self._views = OwnViews(self._records)
+        #: Disks at barriers, of one attempt of one session and of one process.
+        self._together: dict[tuple[UUID, int, Path], DisksTogether] = {}
+        self._lock = threading.Lock()
         self._settle()
 
     def view(self, tenant: str, path: Path) -> FrozenView:
@@ -65,68 +69,86 @@ class QemuDriver:
             UnavailableError: also if the process does not answer.
             DamagedDataError: what answers is no QEMU.
         """
-        return self.cut(tenant, [path])[0]
+        return self.cut(tenant, [path], is_all=True)[0]
 
-    def cut(self, tenant: str, paths: Sequence[Path]) -> list[FrozenView]:
-        """Views of disks that are cut at one instant, in the order of their paths.
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says: the disks of one process are cut at one instant, without a hold.
 
-        All are disks of one process. Raises as `view`; nothing is cut then.
+        Raises:
+            BackcastError: also if the process does not answer, or is no QEMU.
         """
-        places = [place_of(path) for path in paths]
-        process = DiskProcess(self._roots, tenant, places[0].socket)
-        with self._views.changing(process.socket), process.qmp() as qmp:
+        place = place_of(order.path)
+        process = DiskProcess(self._roots, order.tenant, place.socket)
+        with process.qmp() as qmp:
+            find_disk(graph_of(qmp), place)
+        key = (order.session, order.attempt, place.socket)
+        with self._lock:
+            together = self._together.get(key)
+            if together is None:
+                together = DisksTogether(
+                    lambda paths, is_all: self._cut(process, paths, is_all),
+                    order.volume_count,
+                    lambda: self._forget(key),
+                )
+                self._together[key] = together
+            together.join(order.volume, order.path)
+        return QemuGate(order, together)
+
+    def cut(self, tenant: str, paths: Sequence[Path], *, is_all: bool) -> Sequence[FrozenView]:
+        """Views of disks of one process that are cut at one instant, in the order of their paths.
+
+        Args:
+            tenant: whose.
+            paths: of the disks.
+            is_all: whether nothing else must be of the same moment.
+
+        Raises:
+            BackcastError: as `view`; nothing is cut then.
+        """
+        process = DiskProcess(self._roots, tenant, place_of(paths[0]).socket)
+        return self._cut(process, paths, is_all)
+
+    def _forget(self, key: tuple[UUID, int, Path]) -> None:
+        with self._lock:
+            self._together.pop(key, None)
+
+    def _cut(self, process: DiskProcess, paths: Sequence[Path], is_frozen: bool) -> list[QemuView]:
+        """Views of disks of one process, which are cut at one instant."""
+        with (
+            self._views.changing(process.socket),
+            process.qmp() as qmp,
+            contextlib.ExitStack() as undone,
+        ):
             self._views.remove(process, qmp)
             graph = graph_of(qmp)
-            disks = [find_disk(graph, place) for place in places]
-            with contextlib.ExitStack() as undone:
-                undone.callback(self._undo, process, qmp)
-                all_names = [self._begin(undone, tenant, path) for path in paths]
-                if process.start_nbd(qmp):
-                    self._views.note_nbd(all_names[0])
-                freeze(
-                    qmp,
-                    [
-                        Freezing(disk, names, self._views.scratch(names))
-                        for disk, names in zip(disks, all_names, strict=True)
-                    ],
+            if len({*paths}) < len(paths):
+                raise SourceError(
+                    f"disks of {process.socket}: two volumes of the group are one disk; remove one"
                 )
-                views = [
-                    self._opened(undone, qmp, process, place, disk.node, names)
-                    for place, disk, names in zip(places, disks, all_names, strict=True)
-                ]
-                undone.pop_all()
+            places = [place_of(path) for path in paths]
+            disks = [find_disk(graph, place) for place in places]
+            undone.callback(self._undo, process, qmp)
+            freezing = list[Freezing]()
+            for path, disk in zip(paths, disks, strict=True):
+                names = self._views.begin(process.tenant, path)
+                undone.callback(self._views.end, names)
+                freezing.append(Freezing(disk, names, self._views.scratch(names)))
+            if process.start_nbd(qmp):
+                self._views.note_nbd(freezing[0].names)
+            freeze(qmp, freezing)
+            views = list[QemuView]()
+            for place, one in zip(places, freezing, strict=True):
+                facts = DiskFacts(one.names, process, place, one.disk.node, is_frozen)
+                identity = identity_of(qmp, place, one.disk.node)
+                views.append(QemuView(facts, identity, self._let_go))
+                undone.callback(views[-1].hang_up)
+            undone.pop_all()
             return views
-
-    def _begin(self, undone: contextlib.ExitStack, tenant: str, path: Path) -> ViewNames:
-        names = self._views.begin(tenant, path)
-        undone.callback(self._views.end, names)
-        return names
-
-    def _opened(  # noqa: PLR0913 -- the facts of a cut
-        self,
-        undone: contextlib.ExitStack,
-        qmp: QmpConnection,
-        process: DiskProcess,
-        place: DiskPlace,
-        node: Node,
-        names: ViewNames,
-    ) -> FrozenView:
-        identity = identity_of(qmp, place, node)
-        view = QemuView(names, process, place, node, identity, lambda: self._let_go(process, names))
-        undone.callback(view.hang_up)
-        return view
 
     def _undo(self, process: DiskProcess, qmp: QmpConnection) -> None:
         """Remove what a cut that failed has made; what cannot be removed now is left over."""
         with contextlib.suppress(BackcastError):
             self._views.remove(process, qmp)
-
-    def gate(self, order: GateOrder) -> Gate:
-        """As the port says."""
-        place = place_of(order.path)
-        with DiskProcess(self._roots, order.tenant, place.socket).qmp() as qmp:
-            find_disk(graph_of(qmp), place)
-        return QemuGate(lambda: self.view(order.tenant, order.path))
 
     def require_tracking(self, view: FrozenView) -> None:
         """Whatever can be cut has bitmaps."""

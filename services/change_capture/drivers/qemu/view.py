@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from libs.errors import BackcastError, SourceError
@@ -17,14 +18,27 @@ from services.change_capture.drivers.qemu.process import DiskProcess
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """A disk that was cut."""
+
+    #: Of what was made for it.
+    names: ViewNames
+    #: That serves the disk.
+    process: DiskProcess
+    #: The disk in it.
+    place: DiskPlace
+    #: The disk's own node, which has the bitmaps.
+    node: Node
+    #: Whether all that was cut with it is of the same moment.
+    is_frozen: bool
+
+
 class QemuView:
     """A cut disk. Reading is thread-safe. The disk is let go when the view is closed.
 
     Args:
-        names: of what was made for it.
-        process: that serves the disk.
-        place: the disk in it.
-        node: the disk's own node, which has the bitmaps.
+        facts: what was cut.
         identity: of the device.
         let_go: removes what was made for it.
 
@@ -32,23 +46,17 @@ class QemuView:
         BackcastError: the export cannot be read. Nothing is let go.
     """
 
-    def __init__(  # noqa: PLR0913 -- the facts of a cut
-        self,
-        names: ViewNames,
-        process: DiskProcess,
-        place: DiskPlace,
-        node: Node,
-        identity: str,
-        let_go: Callable[[], None],
+    def __init__(
+        self, facts: DiskFacts, identity: str, let_go: Callable[[DiskProcess, ViewNames], None]
     ) -> None:
-        self.names, self.process, self.place = names, process, place
-        #: Name of the disk's own node, which has the bitmaps.
-        self.node = node.name
+        self.names, self.process, self.place = facts.names, facts.process, facts.place
+        #: Name of the disk's own node.
+        self.node = facts.node.name
+        self._facts = facts
         self._identity = identity
         self._let_go = let_go
-        self._nbd = process.read_export(names.export, [BASE_ALLOCATION])
+        self._nbd = self.process.read_export(self.names.export, [BASE_ALLOCATION])
         self._size_bytes = self._nbd.export.size_bytes
-        self._allocated_bytes = node.allocated_bytes
 
     @property
     def size_bytes(self) -> int:
@@ -58,7 +66,7 @@ class QemuView:
     @property
     def data_bytes_estimate(self) -> int:
         """What the disk takes where it is stored, at most its size."""
-        return min(self._allocated_bytes, self._size_bytes)
+        return min(self._facts.node.allocated_bytes, self._size_bytes)
 
     @property
     def identity(self) -> str:
@@ -102,9 +110,12 @@ class QemuView:
         except BackcastError as err:
             raise self._broken(err) from err
 
-    def consistency(self) -> Literal["frozen"]:
-        """``frozen``: what the guest overwrites is copied before, or reading fails."""
-        return "frozen"
+    def consistency(self) -> Literal["frozen", "unvouched"]:
+        """``frozen``: what the guest overwrites is copied before, or reading fails.
+
+        ``unvouched`` at a barrier that cut something else at another moment.
+        """
+        return "frozen" if self._facts.is_frozen else "unvouched"
 
     def hang_up(self) -> None:
         """End the reading, and let go of nothing."""
@@ -114,7 +125,7 @@ class QemuView:
         """Let go of the disk; what cannot be removed now is removed later."""
         self.hang_up()
         try:
-            self._let_go()
+            self._let_go(self.process, self.names)
         except BackcastError as err:
             about = {"path": str(self.place.socket), "detail": str(err)}
             log.warning("disk of a VM not let go; the next capture of it does", extra=about)
