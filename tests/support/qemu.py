@@ -197,7 +197,7 @@ class VirtualMachine(DiskServer):
         return self.socket / f"machine/peripheral/vd{n}"
 
     def start(self) -> None:
-        """Switch it on. Nothing boots: what it writes is told to its devices."""
+        """Switch it on. What is on its first disk boots; an empty one does nothing."""
         disks = []
         for n in range(self._count):
             node = {
@@ -219,3 +219,28 @@ class VirtualMachine(DiskServer):
         command = f'qemu-io -d {device} "write -P {byte} {start} {length}"'
         said = self.do("human-monitor-command", command_line=command)
         assert not said, said  # what went well goes to its standard output
+
+
+def numbering_program(first_sector: int, sector_count: int) -> bytes:
+    """A boot sector whose guest writes sectors for ever, each full of its number, one by one.
+
+    Write n, from 1 on, goes to sector ``first_sector + n % sector_count`` of the disk that booted.
+
+    Args:
+        first_sector: below 2**31.
+        sector_count: a power of two.
+    """
+    counter, buffer, packet = (0x7E00).to_bytes(2, "little"), 0x8000, 0x7D00
+    code = b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c"  # ax, ds, es, ss = 0; sp = 0x7c00
+    code += b"\x66\xc7\x06" + counter + bytes(4)  # mov dword [counter], 0
+    loop = len(code)
+    code += b"\x66\xff\x06" + counter + b"\x66\xa1" + counter  # inc dword [counter]; mov eax, …
+    code += b"\xbf" + buffer.to_bytes(2, "little") + b"\xb9\x80\x00\xf3\x66\xab"  # rep stosd
+    code += b"\x66\x25" + (sector_count - 1).to_bytes(4, "little")  # and eax, …
+    code += b"\x66\x05" + first_sector.to_bytes(4, "little")  # add eax, …
+    code += b"\x66\xa3" + (packet + 8).to_bytes(2, "little")  # mov [packet + 8], eax
+    code += b"\xb8\x00\x43\xb2\x80\xbe" + packet.to_bytes(2, "little")  # extended write, disk 0x80
+    code += b"\xcd\x13"
+    code += b"\xeb" + (loop - len(code) - 2).to_bytes(1, "little", signed=True)  # jmp loop
+    about = b"\x10\x00\x01\x00" + buffer.to_bytes(4, "little") + bytes(8)  # one sector
+    return code.ljust(packet - 0x7C00, b"\0") + about.ljust(254, b"\0") + b"\x55\xaa"

@@ -1,18 +1,29 @@
 """Disks of a running VM: what its devices have is led through the filter, and back."""
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.local.process import wait_until
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from tests.support.driver_sites import Site
-from tests.support.qemu import VirtualMachine, require_virtual_machines
+from tests.support.qemu import (
+    SECONDS_MAX,
+    VirtualMachine,
+    numbering_program,
+    require_virtual_machines,
+)
 from tests.support.roots import EVERYTHING, TENANT
-from tests.support.taking import Taken, chunks_of
+from tests.support.taking import Chunks, Taken, chunks_of
+
+#: Where the guest writes: 2 MiB, from the second chunk on.
+_FIRST_SECTOR = 128
+_SECTORS = 4096
 
 
 class MachineSite(Site):
@@ -78,6 +89,51 @@ def test_the_disk_of_a_running_vm_is_cut_and_tracked(site: MachineSite) -> None:
     site.write(5, 1)
     after = Taken(site, taken)
     assert (after.trust, after.named, after.chunks) == ("candidates", {5}, after.truth)
+
+
+def test_a_guest_writes_on_while_its_disk_is_cut(site: MachineSite) -> None:
+    """A guest under software emulation, which numbers its writes: each view ends with one of them.
+
+    All that it has written up to that one is there, and nothing that came after it.
+    """
+    site.machine.quit()
+    program = site.machine.images / "program"
+    program.write_bytes(numbering_program(_FIRST_SECTOR, _SECTORS).ljust(8 << 20, b"\0"))
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+    subprocess.run([*convert, str(program), str(site.machine.image(0))], check=True)
+    site.machine.start()
+    base: Taken | None = None
+    lasts = [0]
+    for _ in range(4):
+        assert wait_until(lambda: written(site) > lasts[-1], SECONDS_MAX)
+        taken = Taken(site, base).settle(sealed=True)
+        assert taken.trust == ("candidates" if base else "everything")
+        base = taken
+        assert base.chunks == base.truth
+        sectors = sectors_of(base.truth)
+        lasts.append(max(sectors.values()))
+        numbers = range(max(1, lasts[-1] - _SECTORS + 1), lasts[-1] + 1)
+        assert sectors == {n % _SECTORS: n for n in numbers}
+    assert lasts == sorted(set(lasts))
+    assert at_rest(site)
+
+
+def written(site: MachineSite) -> int:
+    """A number that the guest has written lately; 0 if there is none yet."""
+    with contextlib.closing(site.driver.view(TENANT, site.path)) as view:
+        return max(sectors_of(chunks_of(view)).values(), default=0)
+
+
+def sectors_of(chunks: Chunks) -> dict[int, int]:
+    """Sector → the number that it is full of."""
+    found = dict[int, int]()
+    for sector in range(_SECTORS):
+        index, at = divmod((_FIRST_SECTOR + sector) * 512, CHUNK_SIZE_BYTES)
+        content = chunks.get(index, b"")[at : at + 512]
+        if any(content):
+            assert content == content[:4] * 128
+            found[sector] = int.from_bytes(content[:4], "little")
+    return found
 
 
 def test_disks_of_one_vm_do_not_know_each_other(site: MachineSite) -> None:
