@@ -179,14 +179,16 @@ class VirtualMachine(DiskServer):
     Args:
         folder: gets the images.
         sizes_bytes: of its disks.
+        has_iothread: whether a thread of their own does the work of the disks.
     """
 
-    def __init__(self, folder: Path, *sizes_bytes: int) -> None:
+    def __init__(self, folder: Path, *sizes_bytes: int, has_iothread: bool = False) -> None:
         super().__init__(folder)
         for n, size_bytes in enumerate(sizes_bytes):
             made = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.image(n)), str(size_bytes)]
             subprocess.run(made, check=True)
         self._count = len(sizes_bytes)
+        self._has_iothread = has_iothread
         self.start()
 
     def image(self, n: int) -> Path:
@@ -198,6 +200,7 @@ class VirtualMachine(DiskServer):
 
     def start(self) -> None:
         """Switch it on. What is on its first disk boots; an empty one does nothing."""
+        threads = ["-object", "iothread,id=io"] if self._has_iothread else []
         disks = []
         for n in range(self._count):
             node = {
@@ -206,10 +209,11 @@ class VirtualMachine(DiskServer):
                 "file": {"driver": "file", "filename": str(self.image(n))},
             }
             disks += ["-blockdev", json.dumps(node)]
-            disks += ["-device", f"virtio-blk-pci,id=vd{n},drive=disk{n}"]
+            thread = ",iothread=io" if self._has_iothread else ""
+            disks += ["-device", f"virtio-blk-pci,id=vd{n},drive=disk{n}{thread}"]
         self.begin(
             "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", "32",
-            "-nodefaults", "-display", "none", *disks,
+            "-nodefaults", "-display", "none", *threads, *disks,
             "-qmp", f"unix:{self.socket},server=on,wait=off",
         )  # fmt: skip
 

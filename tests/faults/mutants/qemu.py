@@ -53,6 +53,15 @@ QEMU = (
         chosen="barrier_lets",
     ),
     Mutant(
+        name="a VM with iothreads is captured",
+        file=f"{_DRIVER}/process.py",
+        old="        if names:\n",
+        new="        if False:\n",
+        rule="no capture brings a VM down",
+        tests=f"{_REAL}/test_virtual_machines.py",
+        chosen="bring_down",
+    ),
+    Mutant(
         name="a bitmap of another device is read",
         file=_BITMAPS,
         old="    if found.device != _device(view):\n",

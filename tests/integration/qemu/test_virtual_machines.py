@@ -178,3 +178,17 @@ def test_another_vm_behind_the_same_socket_is_not_taken_for_the_first(
 def test_a_device_that_is_not_there_is_named(site: MachineSite) -> None:
     with pytest.raises(SourceError, match=r"vd7.*vd0"):
         site.driver.view(TENANT, site.machine.volume(7))
+
+
+def test_a_vm_that_a_client_could_bring_down_is_refused(tmp_path: Path) -> None:
+    """With an iothread, QEMU 7.2 of Debian ended when the agent had read a disk."""
+    require_virtual_machines()
+    machine = VirtualMachine(tmp_path, 1 << 20, has_iothread=True)
+    with contextlib.closing(machine):
+        if tuple(machine.do("query-version")["qemu"][one] for one in ("major", "minor")) >= (9, 1):
+            pytest.skip("this QEMU is said to be safe")
+        driver = QemuDriver(tmp_path / "state", EVERYTHING)
+        with pytest.raises(SourceError, match="iothreads"):
+            driver.view(TENANT, machine.volume(0))
+        assert machine.exports() == []
+        assert machine.nodes() == ["disk0"]

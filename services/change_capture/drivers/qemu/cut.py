@@ -14,9 +14,9 @@ the last.
 A disk may have several views at once, one on the other. The link is there for that: QEMU can put
 another node below a link, and cannot below a filter.
 
-If a copy fails (the scratch file has no room), the filter fails all reads of the frozen bytes from
-then on, and none of the guest's writes. The scratch file has no name once QEMU has it open, so it
-is freed with the node, or with the process.
+If a copy fails (the scratch file has no room, or is too slow), the filter fails all reads of the
+frozen bytes from then on, and none of the guest's writes. The scratch file has no name once QEMU
+has it open, so it is freed with the node, or with the process.
 """
 
 import contextlib
@@ -33,6 +33,9 @@ from services.change_capture.drivers.qemu.names import ViewNames, view_of
 from services.change_capture.drivers.qemu.place import DiskPlace, is_device
 from services.change_capture.drivers.qemu.process import delete_exports
 from services.change_capture.drivers.qemu.qmp import QmpConnection
+
+#: A copy that takes longer has failed: a guest waits for a slow scratch file no longer than that.
+_COPY_SECONDS_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ def _prepare(qmp: QmpConnection, one: Freezing) -> str:
     qmp.execute("blockdev-add", node_name=names.link, **plain)
     qmp.execute(
         "blockdev-add", driver="copy-before-write", node_name=names.filter, file=names.link,
-        target=names.scratch, on_cbw_error="break-snapshot", discard="unmap",
+        target=names.scratch, on_cbw_error="break-snapshot", cbw_timeout=_COPY_SECONDS_MAX,
+        discard="unmap",
     )  # fmt: skip
     if not is_device(disk.top):
         return disk.top

@@ -80,6 +80,7 @@ class QemuDriver:
         place = place_of(order.path)
         process = DiskProcess(self._roots, order.tenant, place.socket)
         with process.qmp() as qmp:
+            process.require_served_safely(qmp)
             find_disk(graph_of(qmp), place)
         key = (order.session, order.attempt, place.socket)
         with self._lock:
@@ -119,6 +120,7 @@ class QemuDriver:
             process.qmp() as qmp,
             contextlib.ExitStack() as undone,
         ):
+            process.require_served_safely(qmp)
             self._views.remove(process, qmp)
             graph = graph_of(qmp)
             if len({*paths}) < len(paths):

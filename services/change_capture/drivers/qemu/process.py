@@ -23,6 +23,8 @@ from services.change_capture.drivers.qemu.qmp import (
 _NBD_SUFFIX = ".nbd"
 #: Copy-before-write that breaks the snapshot and not the guest's write came with it.
 _VERSION_MIN = (7, 1)
+#: Clients of exports in iothreads are safe since.
+_IOTHREADS_SINCE = (9, 1)
 #: An export that is told to go waits for what is in flight.
 _GONE_SECONDS_MAX = 10.0
 
@@ -61,12 +63,37 @@ class DiskProcess:
             found.close()
         with qmp:
             if qmp.version < _VERSION_MIN:
-                told, wanted = (".".join(map(str, one)) for one in (qmp.version, _VERSION_MIN))
                 raise SourceError(
-                    f"QMP socket {self.socket}: QEMU {told} cannot keep a frozen view apart from "
-                    f"the guest; expected {wanted} or newer"
+                    f"QMP socket {self.socket}: QEMU {_text(qmp.version)} cannot keep a frozen "
+                    f"view apart from the guest; expected {_text(_VERSION_MIN)} or newer"
                 )
             yield qmp
+
+    def require_served_safely(self, qmp: QmpConnection) -> None:
+        """Refuse a process that an NBD client could bring down.
+
+        Before 9.1, a client that leaves an export whose disk is served by an iothread ends the
+        process, by an assertion that it runs in the main thread (seen with Debian's 7.2, which has
+        the mend of CVE-2024-7409). No command says which thread serves a node.
+
+        Raises:
+            SourceError: it has iothreads.
+        """
+        if qmp.version >= _IOTHREADS_SINCE:
+            return
+        try:
+            objects = qmp.execute("qom-list", path="/objects")
+        except SourceError as err:
+            if "not found" not in str(err):
+                raise
+            return  # qemu-storage-daemon has no place for objects while it has none
+        names = [str(one["name"]) for one in objects if one["type"] == "child<iothread>"]
+        if names:
+            raise SourceError(
+                f"QMP socket {self.socket}: its process has iothreads ({', '.join(names)}), and "
+                f"QEMU before {_text(_IOTHREADS_SINCE)} may end when a client of such a disk "
+                f"leaves; run the VM without them, or capture its image with `scan` or `reflink`"
+            )
 
     def start_nbd(self, qmp: QmpConnection) -> bool:
         """Let the process have an NBD server; whether it had none.
@@ -128,3 +155,7 @@ def delete_exports(qmp: QmpConnection, ids: Iterable[str]) -> None:
         if time.monotonic() > deadline:
             raise SourceError(f"export {', '.join(sorted(left))}: it does not end")
         time.sleep(0.01)
+
+
+def _text(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
