@@ -32,6 +32,15 @@ QEMU = (
         chosen="without_room",
     ),
     Mutant(
+        name="a scratch file that takes nothing holds the guest",
+        file=_CUT,
+        old="cbw_timeout=_COPY_SECONDS_MAX",
+        new="cbw_timeout=0",
+        rule="a guest waits for a slow scratch disk for a bounded time",
+        tests=f"{_REAL}/test_frozen_views.py",
+        chosen="takes_nothing",
+    ),
+    Mutant(
         name="disks of one VM are cut one after the other",
         file=_CUT,
         old='        qmp.execute("blockdev-reopen", options=options)\n',

@@ -10,10 +10,11 @@ import pytest
 
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
+from services.change_capture.drivers.qemu import cut
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from tests.integration.qemu.test_kept_bitmaps import AT_REST
 from tests.support.driver_sites import QemuSite
-from tests.support.file_systems import mounted, needs_mounts
+from tests.support.file_systems import mounted, needs_mounts, run
 from tests.support.roots import EVERYTHING, TENANT
 from tests.support.taking import Chunks, Taken, chunks_of
 
@@ -173,6 +174,26 @@ def test_a_scratch_file_without_room_breaks_the_view_and_no_write(
     taken = Taken(site, base)
     assert (taken.named, taken.chunks) == ({*range(320)}, taken.truth)
     assert list(small.rglob("scratch*")) == []
+
+
+@needs_mounts
+def test_a_scratch_file_that_takes_nothing_breaks_the_view_and_no_write(
+    small: Path, site: QemuSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system is frozen; the guest waits for a while, and then no more."""
+    monkeypatch.setattr(cut, "_COPY_SECONDS_MAX", 1)
+    site.driver = QemuDriver(small, EVERYTHING)
+    site.write(0, 16)
+    with contextlib.closing(site.driver.view(TENANT, site.path)) as view:
+        run("fsfreeze", "--freeze", str(small))
+        try:
+            site.write(3, 1)
+            site.write(4, 1)
+            with pytest.raises(SourceError, match="frozen view broke"):
+                view.read_into(0, memoryview(bytearray(CHUNK_SIZE_BYTES)))
+        finally:
+            run("fsfreeze", "--unfreeze", str(small))
+    assert (site.daemon.nodes(), site.daemon.exports()) == AT_REST
 
 
 def test_the_backup_of_another_tool_goes_on_beside_ours(site: QemuSite, tmp_path: Path) -> None:
