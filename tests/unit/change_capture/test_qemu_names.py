@@ -18,7 +18,7 @@ from services.change_capture.drivers.qemu.place import DiskPlace, place_of
 NAMES = ViewNames("0123abcd", "89abcdef")
 ALL = [
     NAMES.export, NAMES.since_cut, NAMES.changes, NAMES.scratch, NAMES.filter, NAMES.link,
-    NAMES.access, NAMES.top,
+    NAMES.access, NAMES.top, NAMES.flushing,
 ]  # fmt: skip
 KEPT = KeptName(UUID(int=1), UUID(int=2), device_digest("a disk"))
 

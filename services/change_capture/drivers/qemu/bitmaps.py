@@ -19,10 +19,10 @@ from services.change_capture.drivers.port import (
     TrackingLost,
     Trust,
 )
-from services.change_capture.drivers.qemu.cut import add_export, remove_bitmap
+from services.change_capture.drivers.qemu.cut import remove_bitmap
 from services.change_capture.drivers.qemu.graph import graph_of
 from services.change_capture.drivers.qemu.names import KeptName, device_digest, kept_name
-from services.change_capture.drivers.qemu.process import delete_exports
+from services.change_capture.drivers.qemu.process import add_export, delete_exports
 from services.change_capture.drivers.qemu.qmp import QmpConnection
 from services.change_capture.drivers.qemu.view import QemuView
 

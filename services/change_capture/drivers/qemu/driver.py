@@ -7,6 +7,7 @@ a capture reads what a copy of its base's bitmap has, and a capture that fails h
 """
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Sequence
@@ -133,11 +134,13 @@ class QemuDriver:
             freezing = list[Freezing]()
             for path, disk in zip(paths, disks, strict=True):
                 names = self._views.begin(process.tenant, path)
+                undone.callback(self._views.close_scratch, names)
                 undone.callback(self._views.end, names)
-                freezing.append(Freezing(disk, names, self._views.scratch(names)))
+                make_scratch = functools.partial(self._views.make_scratch, names)
+                freezing.append(Freezing(disk, names, make_scratch))
             if process.start_nbd(qmp):
                 self._views.note_nbd(freezing[0].names)
-            freeze(qmp, freezing)
+            freeze(process, qmp, freezing)
             views = list[QemuView]()
             for place, one in zip(places, freezing, strict=True):
                 facts = DiskFacts(one.names, process, place, one.disk.node, is_frozen)
@@ -181,11 +184,16 @@ class QemuDriver:
             return
         self._records.remove("volumes", volume)
 
-    def _let_go(self, process: DiskProcess, names: ViewNames) -> None:
+    def _let_go(self, process: DiskProcess, names: ViewNames, node: str) -> None:
         """Remove what was made for a view."""
         self._views.end(names)
-        with self._views.changing(process.socket), process.qmp() as qmp:
-            self._views.remove(process, qmp)
+        try:
+            with self._views.changing(process.socket), process.qmp() as qmp:
+                with contextlib.suppress(BackcastError):  # it only spares the guest a wait
+                    process.flush(qmp, node, names)
+                self._views.remove(process, qmp)
+        finally:
+            self._views.close_scratch(names)
 
     def _settle(self) -> None:
         """Remove what processes before this one have left; what cannot be reached stays noted."""

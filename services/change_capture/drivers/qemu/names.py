@@ -43,6 +43,11 @@ class ViewNames:
         return f"{self._all}m"
 
     @property
+    def flushing(self) -> str:
+        """Export of the disk's own node, for flushing it."""
+        return f"{self._all}u"
+
+    @property
     def scratch(self) -> str:
         """Node of the scratch file."""
         return f"{self._all}s"

@@ -6,10 +6,13 @@ step that failed.
 """
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from libs.errors import OutOfSpaceError, UnavailableError
 from services.change_capture.drivers.qemu.cut import let_go
 from services.change_capture.drivers.qemu.names import ViewNames
 from services.change_capture.drivers.qemu.place import place_of
@@ -29,6 +32,8 @@ class OwnViews:
         self._records = records
         #: Ids of open views.
         self._open = set[str]()
+        #: Scratch files of views, open.
+        self._scratches: dict[str, int] = {}
         self._locks: dict[str, threading.Lock] = {}
 
     @contextlib.contextmanager
@@ -49,13 +54,40 @@ class OwnViews:
         self._open.add(names.view)
         return names
 
-    def scratch(self, names: ViewNames) -> Path:
-        """Where a view's scratch file is made."""
-        return self._records.folder / f"scratch-{names.view}"
+    def make_scratch(self, names: ViewNames, size_bytes: int, user: int) -> Path:
+        """Make an empty sparse file that QEMU's user may write to; where it is.
+
+        It stays open until the view is removed.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+            UnavailableError: it fails.
+        """
+        path = self._scratch(names.view)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._scratches[names.view] = descriptor
+            os.truncate(descriptor, size_bytes)
+            if user != os.geteuid():
+                os.chown(descriptor, user, -1)
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            about = f"scratch file {path}: {err.strerror}"
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfSpaceError(f"{about}; free space in the agent's state folder") from err
+            raise UnavailableError(
+                f"{about}; QEMU's user must own it, so run the agent as root"
+            ) from err
+        return path
 
     def end(self, names: ViewNames) -> None:
         """The view is open no more; what was made for it is left over."""
         self._open.discard(names.view)
+
+    def close_scratch(self, names: ViewNames) -> None:
+        """Close a view's scratch file; it is freed if QEMU has closed it, too, or is gone."""
+        self._close_scratch(names.view)
 
     def note_nbd(self, names: ViewNames) -> None:
         """The NBD server of the process was started for a view."""
@@ -76,7 +108,8 @@ class OwnViews:
         for view, record in self._noted(process.socket):
             if view not in self._open:
                 has_nbd = has_nbd or record.has_nbd
-                self._records.folder.joinpath(f"scratch-{view}").unlink(missing_ok=True)
+                self._scratch(view).unlink(missing_ok=True)
+                self._close_scratch(view)
                 self._records.remove("views", view)
         if not has_nbd:
             return
@@ -96,6 +129,14 @@ class OwnViews:
             elif view not in self._open:
                 found.add((record.tenant, place_of(Path(record.path)).socket))
         return sorted(found)
+
+    def _close_scratch(self, view: str) -> None:
+        descriptor = self._scratches.pop(view, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _scratch(self, view: str) -> Path:
+        return self._records.folder / f"scratch-{view}"
 
     def _noted(self, socket: Path) -> list[tuple[str, DiskRecord]]:
         found = ((view, self._records.read("views", view)) for view in self._records.names("views"))

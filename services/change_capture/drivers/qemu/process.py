@@ -14,6 +14,7 @@ from libs.errors import SourceError
 from libs.nbd.connection.connection import NbdConnection
 from libs.nbd.connection.dialling import NbdAddress
 from services.change_capture.drivers.local.roots import Roots
+from services.change_capture.drivers.qemu.names import ViewNames
 from services.change_capture.drivers.qemu.qmp import (
     PATIENCE_SECONDS,
     QmpConnection,
@@ -116,6 +117,22 @@ class DiskProcess:
             if not any(one["type"] == "nbd" for one in qmp.execute("query-block-exports")):
                 qmp.execute("nbd-server-stop")
 
+    def flush(self, qmp: QmpConnection, node: str, names: ViewNames) -> None:
+        """Let what a node has in caches reach its medium, while its guest writes on.
+
+        QEMU does the same whenever it changes a graph, and lets the guest wait for it: measured,
+        0.12 s with 128 MiB in caches. Done before, there is little left.
+
+        Raises:
+            BackcastError: the process does not do it.
+        """
+        add_export(qmp, names.flushing, node)
+        try:
+            with self.read_export(names.flushing) as nbd:
+                nbd.flush()
+        finally:
+            delete_exports(qmp, [names.flushing])
+
     def read_export(self, name: str, contexts: Iterable[str] = ()) -> NbdConnection:
         """A connection to an export of the process.
 
@@ -138,6 +155,18 @@ class DiskProcess:
             if nbd is not None:
                 os.close(nbd)
             found.close()
+
+
+def add_export(qmp: QmpConnection, name: str, node: str, *bitmaps: dict[str, str]) -> None:
+    """Export a node for reading.
+
+    Raises:
+        SourceError: QEMU refuses.
+    """
+    qmp.execute(
+        "block-export-add", type="nbd", id=name, name=name, node_name=node, writable=False,
+        bitmaps=list(bitmaps),
+    )  # fmt: skip
 
 
 def delete_exports(qmp: QmpConnection, ids: Iterable[str]) -> None:

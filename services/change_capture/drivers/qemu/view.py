@@ -47,7 +47,7 @@ class QemuView:
     """
 
     def __init__(
-        self, facts: DiskFacts, identity: str, let_go: Callable[[DiskProcess, ViewNames], None]
+        self, facts: DiskFacts, identity: str, let_go: Callable[[DiskProcess, ViewNames, str], None]
     ) -> None:
         self.names, self.process, self.place = facts.names, facts.process, facts.place
         #: Name of the disk's own node.
@@ -125,7 +125,7 @@ class QemuView:
         """Let go of the disk; what cannot be removed now is removed later."""
         self.hang_up()
         try:
-            self._let_go(self.process, self.names)
+            self._let_go(self.process, self.names, self.node)
         except BackcastError as err:
             about = {"path": str(self.place.socket), "detail": str(err)}
             log.warning("disk of a VM not let go; the next capture of it does", extra=about)
