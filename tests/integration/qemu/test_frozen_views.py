@@ -161,14 +161,14 @@ def test_a_scratch_file_without_room_breaks_the_view_and_no_write(
     site.write(0, 320)
     base = Taken(site, None).settle(sealed=True)
     site.write(300, 1)
-    view = site.driver.view(TENANT, site.path)
-    tracker = site.driver.tracker(site.order(base.session), view)
-    for n in range(0, 320, 4):
-        site.write(n, 4)
-    with pytest.raises(SourceError, match="frozen view broke"):
-        view.read_into(5 * CHUNK_SIZE_BYTES, memoryview(bytearray(CHUNK_SIZE_BYTES)))
-    tracker.close()
-    view.close()
+    with contextlib.ExitStack() as closed:
+        view = closed.enter_context(contextlib.closing(site.driver.view(TENANT, site.path)))
+        tracker = site.driver.tracker(site.order(base.session), view)
+        closed.callback(tracker.close)
+        for n in range(0, 320, 4):
+            site.write(n, 4)
+        with pytest.raises(SourceError, match="frozen view broke"):
+            view.read_into(5 * CHUNK_SIZE_BYTES, memoryview(bytearray(CHUNK_SIZE_BYTES)))
     tracker.settle(sealed=False)
     assert (site.daemon.nodes(), site.daemon.exports()) == AT_REST
     taken = Taken(site, base)

@@ -1,5 +1,6 @@
 """Bitmaps that are kept: over restarts, beside those of others, and what makes one useless."""
 
+import subprocess
 from uuid import uuid4
 
 import pytest
@@ -180,3 +181,44 @@ def test_discarded_stretches_are_not_read(site: QemuSite) -> None:
     assert taken.chunks == taken.truth
     assert [one.is_hole for one in taken.candidates] == [True]
     assert len(taken.truth) == 50
+
+
+def test_what_a_backing_file_has_is_captured(site: QemuSite) -> None:
+    """A disk that was cloned from a template: its own file has only what was written since."""
+    site.write(0, 40)
+    Taken(site, None).settle(sealed=True)
+    site.daemon.quit()
+    image = site.daemon.image
+    template = image.with_name("template")
+    image.rename(template)
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(template)]
+    subprocess.run([*made, str(image)], check=True)
+    site.daemon.start()
+    site.write(3, 2)
+    site.zero(10, 2)
+    base = Taken(site, None).settle(sealed=True)
+    assert len(base.truth) == 38
+    assert base.chunks == base.truth
+    site.write(20, 1)
+    taken = Taken(site, base)
+    assert (taken.named, taken.chunks) == ({20}, taken.truth)
+
+
+def test_a_raw_disk_with_a_file_for_its_bitmaps_keeps_them(site: QemuSite) -> None:
+    """qcow2 with a raw ``data_file``: the guest's bytes stay a plain file."""
+    site.daemon.quit()
+    image = site.daemon.image
+    data = image.with_name("data")
+    options = f"data_file={data},data_file_raw=on"
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), "4M"]
+    subprocess.run(made, check=True)
+    site.daemon.size_bytes = 4 << 20
+    site.daemon.start()
+    site.write(0, 8)
+    base = Taken(site, None).settle(sealed=True)
+    site.write(5, 1)
+    site.daemon.quit()
+    assert data.read_bytes()[5 * CHUNK_SIZE_BYTES :][:CHUNK_SIZE_BYTES] != base.chunks[5]
+    site.daemon.start()
+    taken = Taken(site, base)
+    assert (taken.trust, taken.named, taken.chunks) == ("candidates", {5}, taken.truth)
