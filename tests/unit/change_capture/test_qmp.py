@@ -1,19 +1,28 @@
 """The conversation with what may be QEMU: an answer or an error, and bounds on memory and time."""
 
-import json
+import contextlib
+import itertools
+import math
 import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from libs.errors import BackcastError, DamagedDataError, SourceError, UnavailableError
 from services.change_capture.drivers.qemu import qmp
+from services.change_capture.drivers.qemu.cut import let_go
 from services.change_capture.drivers.qemu.graph import graph_of
+from services.change_capture.drivers.qemu.names import ViewNames
+from services.change_capture.drivers.qemu.process import DiskProcess, exports_of
 from services.change_capture.drivers.qemu.qmp import QmpConnection
+from tests.support.roots import EVERYTHING
 
 GREETING = b'{"QMP": {"version": {"qemu": {"major": 8, "minor": 2}}, "capabilities": []}}\r\n'
 OK = b'{"return": {}, "id": 1}\r\n'
@@ -98,17 +107,58 @@ def test_events_and_older_answers_are_passed_over(tmp_path: Path) -> None:
         assert found.version == (8, 2)
 
 
-@pytest.mark.parametrize(
-    "told", [{}, [], [{"node-name": "a"}], [{"node-name": "a", "image": 5, "cache": {}, "drv": 1}]]
-)
-def test_an_odd_answer_about_nodes_is_damage(tmp_path: Path, told: object) -> None:
-    answers = [
-        json.dumps({"return": one, "id": n}).encode() + b"\n"
-        for n, one in enumerate([told, told, told], start=2)
+class Told:
+    """Answers whatever it was given."""
+
+    version = (7, 2)
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = itertools.cycle(answers)
+
+    def execute(self, command: str, **arguments: object) -> object:
+        return next(self._answers)
+
+
+_ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+_KEYS = st.sampled_from(
+    [
+        "node-name", "drv", "image", "cache", "virtual-size", "filename", "dirty-bitmaps", "name",
+        "nodes", "edges", "id", "type", "parent", "child", "qdev", "inserted", "format-specific",
+        "data", "ro", "direct", "no-flush", "recording", "busy", "UUID", "actual-size",
     ]
-    with (
-        answering(tmp_path, saying(GREETING, OK, *answers, b"")) as place,
-        QmpConnection(place, "s", 5) as found,
-        pytest.raises(DamagedDataError),
+)  # fmt: skip
+_ANSWERS = st.recursive(
+    _ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=9)
+)
+
+
+_FILTER_WITHOUT_LINK = [
+    {
+        "node-name": ViewNames("00000000", "11111111").filter,
+        "drv": "copy-before-write",
+        "image": {"virtual-size": 1, "filename": ""},
+        "cache": {"direct": False, "no-flush": False},
+        "ro": False,
+    }
+]
+
+
+@given(st.lists(_ANSWERS, min_size=1, max_size=3))
+@example([[{"node-name": "a", "drv": "b", "image": {"virtual-size": math.inf}, "cache": {}}]])
+@example([[{"id": []}]])
+@example([[], _FILTER_WITHOUT_LINK, {"nodes": [], "edges": []}, []])
+def test_whatever_is_told_is_understood_or_damage(answers: list[object]) -> None:
+    process = DiskProcess(EVERYTHING, "default", Path("/nowhere"))
+
+    def let_all_go(qmp: QmpConnection) -> None:
+        let_go(qmp, "00000000", lambda view: True)
+
+    for ask in (
+        graph_of,
+        exports_of,
+        let_all_go,
+        process.require_served_safely,
+        process.stop_nbd,
     ):
-        graph_of(found)
+        with contextlib.suppress(DamagedDataError, SourceError):
+            ask(cast("QmpConnection", Told(*answers)))

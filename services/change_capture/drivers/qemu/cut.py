@@ -30,8 +30,13 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.qemu.graph import Graph, Node, graph_of, node_of_device
 from services.change_capture.drivers.qemu.names import ViewNames, view_of
 from services.change_capture.drivers.qemu.place import DiskPlace, is_device
-from services.change_capture.drivers.qemu.process import DiskProcess, add_export, delete_exports
-from services.change_capture.drivers.qemu.qmp import QmpConnection
+from services.change_capture.drivers.qemu.process import (
+    DiskProcess,
+    add_export,
+    delete_exports,
+    exports_of,
+)
+from services.change_capture.drivers.qemu.qmp import QmpConnection, understanding
 
 #: A copy that takes longer has failed: a guest waits for a slow scratch file no longer than that.
 _COPY_SECONDS_MAX = 10
@@ -163,11 +168,11 @@ def let_go(qmp: QmpConnection, agent: str, is_left: Callable[[str], bool]) -> No
         view = view_of(name, agent)
         return view is not None and is_left(view)
 
-    exports = [str(one["id"]) for one in qmp.execute("query-block-exports")]
-    delete_exports(qmp, filter(goes, exports))
+    delete_exports(qmp, filter(goes, exports_of(qmp)))
     nodes = graph_of(qmp).nodes
     for view in sorted({str(view_of(name, agent)) for name in nodes if goes(name)}):
-        _remove_nodes(qmp, ViewNames(agent, view))
+        with understanding("nodes"):
+            _remove_nodes(qmp, ViewNames(agent, view))
     for node in nodes.values():
         for bitmap in node.bitmaps:
             if goes(bitmap.name):

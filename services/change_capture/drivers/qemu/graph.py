@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from libs.errors import DamagedDataError, SourceError
+from libs.errors import SourceError
 from services.change_capture.drivers.qemu.names import is_made
-from services.change_capture.drivers.qemu.qmp import Document, QmpConnection
+from services.change_capture.drivers.qemu.qmp import Document, QmpConnection, understanding
 
 #: Drivers that hand each byte on, so that the bytes are those of the node below.
 _FILTERS = frozenset(
@@ -76,13 +76,11 @@ def graph_of(qmp: QmpConnection) -> Graph:
         UnavailableError: it does not answer.
         DamagedDataError: the answer is not what it should be.
     """
-    try:
+    with understanding("nodes"):
         nodes = {one.name: one for one in _nodes(qmp.execute("query-named-block-nodes", flat=True))}
         below = dict(_below(qmp.execute("x-debug-query-block-graph")))
         devices = dict(_devices(qmp.execute("query-block")))
-    except (KeyError, TypeError, AttributeError, ValueError) as err:
-        raise DamagedDataError(f"QMP: the answer about nodes is not as QEMU's: {err!r}") from err
-    return Graph(nodes, below, devices)
+        return Graph(nodes, below, devices)
 
 
 def node_of_device(graph: Graph, device: str) -> str:

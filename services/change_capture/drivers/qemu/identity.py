@@ -13,14 +13,16 @@ from libs.errors import SourceError
 from services.change_capture.drivers.local.identity import file_identity
 from services.change_capture.drivers.qemu.graph import Node
 from services.change_capture.drivers.qemu.place import DiskPlace
-from services.change_capture.drivers.qemu.qmp import QmpConnection
+from services.change_capture.drivers.qemu.qmp import QmpConnection, understanding
 
 
 def identity_of(qmp: QmpConnection, place: DiskPlace, node: Node) -> str:
     """The identity of a disk."""
     machine = ""
     with contextlib.suppress(SourceError):  # qemu-storage-daemon has none
-        machine = str(qmp.execute("query-uuid")["UUID"])
+        told = qmp.execute("query-uuid")
+        with understanding("the VM"):
+            machine = str(told["UUID"])
     return f"qemu:{machine}:{place.disk}:{node.driver}:{_file(node.filename)}+{node.size_bytes}"
 
 

@@ -19,6 +19,7 @@ from services.change_capture.drivers.qemu.qmp import (
     PATIENCE_SECONDS,
     QmpConnection,
     judged_socket,
+    understanding,
 )
 
 _NBD_SUFFIX = ".nbd"
@@ -88,7 +89,8 @@ class DiskProcess:
             if "not found" not in str(err):
                 raise
             return  # qemu-storage-daemon has no place for objects while it has none
-        names = [str(one["name"]) for one in objects if one["type"] == "child<iothread>"]
+        with understanding("objects"):
+            names = [str(one["name"]) for one in objects if one["type"] == "child<iothread>"]
         if names:
             raise SourceError(
                 f"QMP socket {self.socket}: its process has iothreads ({', '.join(names)}), and "
@@ -114,7 +116,7 @@ class DiskProcess:
     def stop_nbd(self, qmp: QmpConnection) -> None:
         """End the NBD server that was started here, if it has no exports any more."""
         with contextlib.suppress(SourceError):
-            if not any(one["type"] == "nbd" for one in qmp.execute("query-block-exports")):
+            if "nbd" not in exports_of(qmp).values():
                 qmp.execute("nbd-server-stop")
 
     def flush(self, qmp: QmpConnection, node: str, names: ViewNames) -> None:
@@ -169,6 +171,16 @@ def add_export(qmp: QmpConnection, name: str, node: str, *bitmaps: dict[str, str
     )  # fmt: skip
 
 
+def exports_of(qmp: QmpConnection) -> dict[str, str]:
+    """Id and type of each export of a process.
+
+    Raises:
+        BackcastError: it does not tell.
+    """
+    with understanding("exports"):
+        return {str(one["id"]): str(one["type"]) for one in qmp.execute("query-block-exports")}
+
+
 def delete_exports(qmp: QmpConnection, ids: Iterable[str]) -> None:
     """End exports, also if they are in use; returns when they are gone.
 
@@ -180,7 +192,7 @@ def delete_exports(qmp: QmpConnection, ids: Iterable[str]) -> None:
         with contextlib.suppress(SourceError):  # it is going already
             qmp.execute("block-export-del", id=one, mode="hard")
     deadline = time.monotonic() + _GONE_SECONDS_MAX
-    while left := wanted & {str(one["id"]) for one in qmp.execute("query-block-exports")}:
+    while left := wanted & exports_of(qmp).keys():
         if time.monotonic() > deadline:
             raise SourceError(f"export {', '.join(sorted(left))}: it does not end")
         time.sleep(0.01)

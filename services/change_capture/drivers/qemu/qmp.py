@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any, Self
 
 from libs.errors import DamagedDataError, SourceError, UnavailableError
@@ -147,6 +148,22 @@ class QmpConnection:
 
     def _no_qemu(self, found: str) -> DamagedDataError:
         return DamagedDataError(f"{self._name}: expected QEMU's QMP, but {found}")
+
+
+@contextlib.contextmanager
+def understanding(what: str) -> Iterator[None]:
+    """Take an answer apart; who answers may be a guest that has taken over its process.
+
+    Args:
+        what: that is told, for messages.
+
+    Raises:
+        DamagedDataError: something in it is missing, or is of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as err:
+        raise DamagedDataError(f"QMP: the answer about {what} is not as QEMU's: {err!r}") from err
 
 
 def judged_socket(folder: int, name: str) -> int | None:
