@@ -146,7 +146,7 @@ _FILTER_WITHOUT_LINK = [
 @given(st.lists(_ANSWERS, min_size=1, max_size=3))
 @example([[{"node-name": "a", "drv": "b", "image": {"virtual-size": math.inf}, "cache": {}}]])
 @example([[{"id": []}]])
-@example([[], _FILTER_WITHOUT_LINK, {"nodes": [], "edges": []}, []])
+@example([[], [], *[_FILTER_WITHOUT_LINK, {"nodes": [], "edges": []}, []] * 3])
 def test_whatever_is_told_is_understood_or_damage(answers: list[object]) -> None:
     process = DiskProcess(EVERYTHING, "default", Path("/nowhere"))
 
