@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.process import wait_until
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.qemu import cut
@@ -15,6 +16,7 @@ from services.change_capture.drivers.qemu.driver import QemuDriver
 from tests.integration.qemu.test_kept_bitmaps import AT_REST
 from tests.support.driver_sites import QemuSite
 from tests.support.file_systems import mounted, needs_mounts, run
+from tests.support.qemu import SECONDS_MAX
 from tests.support.roots import EVERYTHING, TENANT
 from tests.support.taking import Chunks, Taken, chunks_of
 
@@ -51,6 +53,7 @@ def test_a_view_is_of_one_moment_while_the_guest_writes(site: QemuSite) -> None:
         for number in range(1_000_000)
     ]
     ends = threading.Event()
+    done = [0]
 
     def write() -> None:
         for number, slot in enumerate(slots, start=1):
@@ -58,6 +61,7 @@ def test_a_view_is_of_one_moment_while_the_guest_writes(site: QemuSite) -> None:
                 return
             content = number.to_bytes(8, "little") * (_SLOT_SIZE_BYTES // 8)
             site.daemon.guest.write(slot * _SLOT_SIZE_BYTES, content)
+            done[0] = number
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -65,6 +69,7 @@ def test_a_view_is_of_one_moment_while_the_guest_writes(site: QemuSite) -> None:
         base: Taken | None = None
         numbers = [0]
         for _ in range(4):
+            assert wait_until(lambda: done[0] > numbers[-1], SECONDS_MAX)
             base = Taken(site, base).settle(sealed=True)
             assert base.chunks == base.truth
             numbers.append(last_number(base.truth))

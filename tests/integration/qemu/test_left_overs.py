@@ -10,6 +10,7 @@ from libs.errors import UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.qemu.names import kept_name
+from services.change_capture.drivers.qemu.process import DiskProcess
 from services.change_capture.drivers.qemu.qmp import QmpConnection
 from tests.integration.qemu.test_kept_bitmaps import AT_REST, kept, restarted
 from tests.support.driver_sites import QemuSite
@@ -127,13 +128,11 @@ def has_nbd(site: QemuSite) -> bool:
 
 
 def test_a_process_that_serves_another_client_is_waited_for_and_not_for_ever(
-    site: QemuSite, monkeypatch: pytest.MonkeyPatch
+    site: QemuSite,
 ) -> None:
-    from services.change_capture.drivers.qemu import process
-
     site.write(0, 8)
-    impatient = process.DiskProcess(EVERYTHING, TENANT, site.daemon.socket, 0.2)
+    impatient = DiskProcess(EVERYTHING, TENANT, site.daemon.socket, 0.2)
     with site.daemon.qmp(), pytest.raises(UnavailableError, match="of its own"), impatient.qmp():
         pass
-    with impatient.qmp() as qmp:
+    with DiskProcess(EVERYTHING, TENANT, site.daemon.socket).qmp() as qmp:
         assert qmp.version >= (7, 1)
