@@ -5,7 +5,7 @@ import dataclasses
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from bench import datasets, results
@@ -15,7 +15,8 @@ from bench.hints import measure_hints
 from bench.machine import package_versions
 from bench.measure import StepFailedError
 from bench.passes import STEPS
-from bench.reflink import measure_reflink
+from bench.qemu import measure_qemu
+from bench.reflink import Passed, measure_reflink
 from bench.report import replace_tables, tables
 from bench.run import SUBJECTS, Plan, run
 from bench.starve import measure_starving
@@ -66,9 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
     hinting.set_defaults(do=_hints)
 
-    cloning = commands.add_parser("reflink", help="measure a snapshot by clones on XFS")
-    cloning.add_argument("--repeat", type=int, default=5, help="captures of each size and change")
-    cloning.set_defaults(do=_reflink)
+    for name, do in (("reflink", _reflink), ("qemu", _qemu)):
+        tracking = commands.add_parser(name, help=f"measure a snapshot by the driver {name}")
+        tracking.add_argument("--repeat", type=int, default=5, help="captures of each size, change")
+        tracking.set_defaults(do=do)
 
     starving = commands.add_parser("starve", help="measure what one tenant costs another one")
     starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
@@ -166,13 +168,21 @@ def _hints(options: argparse.Namespace) -> None:
 
 
 def _reflink(options: argparse.Namespace) -> None:
+    _show_passed("reflink", lambda work: measure_reflink(options.repeat, work))
+
+
+def _qemu(options: argparse.Namespace) -> None:
+    _show_passed("qemu", lambda work: measure_qemu(options.repeat, work))
+
+
+def _show_passed(name: str, measure: Callable[[Path], Mapping[str, Passed]]) -> None:
     folder = cache_folder() / "bench"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="reflink-") as work:
-        found = measure_reflink(options.repeat, Path(work))
-    for name, one in found.items():
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-") as work:
+        found = measure(Path(work))
+    for case, one in found.items():
         print(
-            f"{name}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
+            f"{case}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
             f"{one.stored_bytes} B"
         )
 

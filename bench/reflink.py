@@ -17,8 +17,10 @@ from bench.backcast import Backcast
 from bench.measure import StepFailedError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 
-_DATA_CHUNKS = (1 << 30) // CHUNK_SIZE_BYTES
-_CHANGED_BYTES = (4 << 30) // 100
+#: Of each image.
+DATA_CHUNKS = (1 << 30) // CHUNK_SIZE_BYTES
+#: One per cent of the smaller image.
+CHANGED_BYTES = (4 << 30) // 100
 SIZES_BYTES = {"4 GiB": 4 << 30, "1 TiB": 1 << 40}
 #: What changes: its name, and bytes of a piece; 0: nothing does.
 CHANGES = {"nothing": 0, "1 % in 64 KiB": 64 << 10, "1 % in 4 KiB": 4 << 10}
@@ -51,7 +53,7 @@ def measure_reflink(repeat: int, folder: Path) -> dict[str, Passed]:
         try:
             images = {size: _Image(backcast, size, mount) for size in SIZES_BYTES}
             return {
-                f"{size}, {change}": _median([image.snapshot(piece) for _ in range(repeat)])
+                f"{size}, {change}": median([image.snapshot(piece) for _ in range(repeat)])
                 for change, piece in CHANGES.items()
                 for size, image in images.items()
             }
@@ -68,7 +70,7 @@ class _Image:
         self._path = mount / self._name
         self._rng = random.Random(6)
         count = SIZES_BYTES[size] // CHUNK_SIZE_BYTES
-        self._data = sorted(self._rng.sample(range(count), _DATA_CHUNKS))
+        self._data = sorted(self._rng.sample(range(count), DATA_CHUNKS))
         with self._path.open("wb") as file:
             file.truncate(SIZES_BYTES[size])
             for index in self._data:
@@ -80,7 +82,7 @@ class _Image:
         """Change pieces of so many bytes, and take a snapshot."""
         if piece_bytes:
             with self._path.open("r+b") as file:
-                for index in self._rng.sample(self._data, _CHANGED_BYTES // piece_bytes):
+                for index in self._rng.sample(self._data, CHANGED_BYTES // piece_bytes):
                     file.seek(index * CHUNK_SIZE_BYTES)
                     file.write(self._rng.randbytes(piece_bytes))
         usage = self._backcast.backup(self._name, self._path)
@@ -109,7 +111,8 @@ def _run(*command: str) -> None:
         raise StepFailedError(f"{' '.join(command)}: {err}; needs root and xfsprogs") from err
 
 
-def _median(passes: list[Passed]) -> Passed:
+def median(passes: list[Passed]) -> Passed:
+    """Each figure's median."""
     return Passed(
         statistics.median(one.wall_seconds for one in passes),
         round(statistics.median(one.read_bytes for one in passes)),

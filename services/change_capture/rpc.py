@@ -17,7 +17,7 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
 #: Drivers that a volume may be given; `hints` come with a snapshot.
-DriverName = Literal["scan", "reflink"]
+DriverName = Literal["scan", "reflink", "qemu"]
 
 
 class EnrolmentRequest(BaseModel):
@@ -112,6 +112,9 @@ class PrepareRequest(BaseModel):
     attempt: int = Field(ge=1)
     tenant: str = Field(description="Tenant that the volumes and mount points must be open to")
     sources: list[BarrierSource]
+    volume_count: int = Field(
+        0, ge=0, description="Volumes that the session has on all nodes; 0: not said"
+    )
     hold_seconds: float = Field(gt=0, description="The node ends its hold by itself after so long")
 
 

@@ -5,13 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.driver_sites import HintsSite, MemorySite, ReflinkSite, ScanSite, Site
+from tests.support.driver_sites import (
+    HintsSite,
+    MemorySite,
+    QemuSite,
+    ReflinkSite,
+    ScanSite,
+    Site,
+)
 from tests.support.file_systems import CLONING, mounted_to_clone
+from tests.support.qemu import require_storage_daemon
 
 _MAKERS: dict[str, Callable[[Path], Site]] = {
     "scan": ScanSite,
     "hints": HintsSite,
     "memory": lambda _: MemorySite(),
+    "qemu": QemuSite,
 }
 
 
@@ -20,6 +29,8 @@ def made_site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Path], Site] | Path]:
     """What makes a site, or the file system that the sites of `reflink` lie on."""
+    if request.param == "qemu":
+        require_storage_daemon()
     if maker := _MAKERS.get(request.param):
         yield maker
     else:
@@ -28,9 +39,12 @@ def made_site(
 
 
 @pytest.fixture
-def site(made_site: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
-    if not isinstance(made_site, Path):
-        return made_site(tmp_path)
-    folder = made_site / tmp_path.name
-    folder.mkdir()
-    return ReflinkSite(folder, tmp_path / "state")
+def site(made_site: Callable[[Path], Site] | Path, tmp_path: Path) -> Iterator[Site]:
+    if isinstance(made_site, Path):
+        folder = made_site / tmp_path.name
+        folder.mkdir()
+        found: Site = ReflinkSite(folder, tmp_path / "state")
+    else:
+        found = made_site(tmp_path)
+    yield found
+    found.close()

@@ -10,9 +10,11 @@ from libs.ranges import pack_runs, runs_of
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.file_systems import file_system_of
 from services.change_capture.drivers.port import Driver, SourceOrder
+from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
 from tests.support.memory_driver import MemoryDriver, MemoryVolume
+from tests.support.qemu import StorageDaemon
 from tests.support.roots import EVERYTHING
 from tests.unit.change_capture.capturing import Volume
 
@@ -44,6 +46,9 @@ class Site(ABC):
     @abstractmethod
     def replace(self) -> None:
         """Put another device with the same bytes in its place."""
+
+    def close(self) -> None:  # noqa: B027 -- most start nothing
+        """End what was started for it."""
 
     def sealed(self) -> None:
         """A session was sealed: what changes from now on is since its snapshot."""
@@ -142,6 +147,44 @@ class ReflinkSite(ScanSite):
         with self.path.open("rb") as file:
             self.kind = file_system_of(file.fileno()).kind
         self.driver = ReflinkDriver(state, EVERYTHING)
+
+
+class QemuSite(Site):
+    """A disk of qemu-storage-daemon, written to over NBD as a guest does.
+
+    Args:
+        folder: gets the image, the sockets and the agent's state folder.
+        kind: format of the image.
+    """
+
+    def __init__(self, folder: Path, kind: str = "qcow2") -> None:
+        super().__init__()
+        self.state = folder / "state"
+        self.daemon = StorageDaemon(folder, kind)
+        self.path = self.daemon.volume
+        self.driver = QemuDriver(self.state, EVERYTHING)
+
+    def close(self) -> None:
+        self.daemon.close()
+
+    def write_bytes(self, offset: int, content: bytes) -> None:
+        if self.daemon.size_bytes < offset + len(content):
+            self.resize(offset + len(content))
+        self.daemon.guest.write(offset, content)
+
+    def zero(self, first: int, count: int) -> None:
+        self.daemon.guest.write_zeroes(first * CHUNK_SIZE_BYTES, count * CHUNK_SIZE_BYTES)
+
+    def resize(self, size_bytes: int) -> None:
+        self.daemon.resize(size_bytes)
+
+    def replace(self) -> None:
+        self.daemon.quit()
+        image = self.daemon.image
+        copy = image.with_name("other")
+        copy.write_bytes(image.read_bytes())
+        copy.replace(image)
+        self.daemon.start()
 
 
 class MemorySite(Site):

@@ -33,8 +33,6 @@ from libs.ranges import ByteRange
 
 #: Reads of one call that are in flight at once. Measured: more do not help.
 _DEPTH = 16
-#: A block status asks for so much at once; the server may tell less.
-_STATUS_SIZE_BYTES = 1 << 30
 
 
 class NbdConnection:
@@ -190,7 +188,7 @@ class NbdConnection:
     def _extents(self, number: int, within: ByteRange) -> Iterator[Extent]:
         at, end = within.start, within.end
         while at < end:
-            size = min(_STATUS_SIZE_BYTES, end - at)
+            size = min(RANGE_SIZE_BYTES_MAX, end - at)  # the server may tell less
             with self._status_lock:
                 pending = self._do(lambda s, o=at, n=size: s.block_status(o, n))
             for extent in pending.extents(number):

@@ -80,7 +80,8 @@ def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
         members = [
-            Member(one.volume, Path(one.path), one.freeze, one.driver) for one in request.sources
+            Member(one.volume, Path(one.path), one.freeze, one.driver, request.volume_count)
+            for one in request.sources
         ]
         return captures.barriers.prepare(
             session, request.attempt, request.tenant, members, request.hold_seconds

@@ -35,6 +35,8 @@ class Member:
     freeze: str | None
     #: Name of the driver that cuts it.
     driver: str = "scan"
+    #: Volumes that its session has on all nodes; 0: nobody has said.
+    volume_count: int = 0
 
 
 class Barriers:
@@ -292,6 +294,7 @@ class _Attempt:
             path=member.path,
             is_frozen=member.freeze is not None,
             frozen_devices=self._hold.devices if self._hold else frozenset(),
+            volume_count=member.volume_count,
         )
         return self._drivers[member.driver].gate(order)
 

@@ -154,6 +154,7 @@ class Agents:
         tenant: str,
         parts: Sequence[PartView],
         hold_seconds: float,
+        volume_count: int = 0,
     ) -> BarrierStatus:
         """Let a node open what it needs to cut its volumes of a session; repeating it is harmless.
 
@@ -178,6 +179,7 @@ class Agents:
             "tenant": tenant,
             "sources": sources,
             "hold_seconds": hold_seconds,
+            "volume_count": volume_count,
         }
         return self._barrier(address, session, "prepare", body)
 

@@ -190,7 +190,13 @@ class Barriers:
         match command:
             case PrepareNode():
                 return self._agents.prepare(
-                    address, session, attempt, view.tenant, parts, self._hold_seconds
+                    address,
+                    session,
+                    attempt,
+                    view.tenant,
+                    parts,
+                    self._hold_seconds,
+                    len(view.parts),
                 )
             case HoldNode():
                 return self._agents.hold(address, session, attempt)

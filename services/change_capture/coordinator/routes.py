@@ -48,7 +48,10 @@ class VolumeRequest(Body):
     """Protect a volume."""
 
     name: str = Field(description="Name of the volume, unique in the tenant")
-    path: str = Field(description="Path of the file or block device on the node")
+    path: str = Field(
+        description="Path on the node: of a file or block device, or of a QMP socket and a disk of "
+        "its process"
+    )
     node: str | None = Field(
         None, description="Node that the path is on; may be left out if there is only one"
     )
@@ -58,7 +61,9 @@ class VolumeRequest(Body):
         description="Mount point on the node of the file system to freeze while it is cut",
     )
     driver: DriverName = Field(
-        "scan", description="How its changes are known: by reading all, or by clones of its file"
+        "scan",
+        description="How its changes are known: by reading all, by clones of its file, or by the "
+        "dirty bitmap of a disk that QEMU serves",
     )
     again: bool = Field(
         False, description="Although another volume of the tenant has the same path on the node"

@@ -233,6 +233,8 @@ class GateOrder:
     is_frozen: bool
     #: Numbers of the file systems (`st_dev`) that are frozen then, for whichever volume.
     frozen_devices: frozenset[int]
+    #: Volumes that the session has on all nodes; 0: nobody has said.
+    volume_count: int = 0
 
 
 class Gate(Protocol):

@@ -7,6 +7,7 @@ from libs.errors import BadInputError
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import Driver
+from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
 
@@ -22,6 +23,7 @@ def drivers(state_folder: Path, roots: Roots) -> Mapping[str, Driver]:
         "scan": ScanDriver(state_folder, roots),
         "hints": HintsDriver(roots),
         "reflink": ReflinkDriver(state_folder, roots),
+        "qemu": QemuDriver(state_folder, roots),
     }
 
 

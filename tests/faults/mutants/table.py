@@ -11,6 +11,7 @@ from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nbd import NBD
 from tests.faults.mutants.nodes import NODES
 from tests.faults.mutants.notifications import NOTIFICATIONS
+from tests.faults.mutants.qemu import QEMU
 from tests.faults.mutants.reflink import REFLINK
 from tests.faults.mutants.roots import ROOTS
 from tests.faults.mutants.strangers import STRANGERS
@@ -362,6 +363,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *VOLUMES,
     *TARGETS,
     *ROOTS,
+    *QEMU,
     *REFLINK,
     *NODES,
     *WAITING,

@@ -148,6 +148,18 @@ class Roots:
             descriptor = _reopened("volume", path, found, os.O_RDONLY)
             return OpenSource(path, descriptor, os.dup(folder))
 
+    def open_socket(self, tenant: str, path: Path) -> OpenSource:
+        """Find the socket of a tenant's process; its descriptor is a place only (O_PATH).
+
+        Raises:
+            SourceError: as `open`, or it is no socket.
+        """
+        with self._located("socket", tenant, path) as (folder, found):
+            if not stat.S_ISSOCK(os.fstat(found).st_mode):
+                raise SourceError(f"socket {path}: it is none; expected a QMP socket of a VM")
+            place = os.dup(found)
+            return OpenSource(path, place, os.dup(folder))
+
     def open_folder(self, tenant: str, path: Path) -> int:
         """Open a folder of a tenant, for freezing what is mounted there; a descriptor.
 

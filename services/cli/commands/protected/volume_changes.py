@@ -19,7 +19,7 @@ _REASON_LENGTH_MAX = 2000
 
 
 #: How a volume's changes can be known.
-DRIVERS = ("scan", "reflink")
+DRIVERS = ("scan", "reflink", "qemu")
 
 
 def add_change_verbs(
@@ -35,7 +35,7 @@ def add_change_verbs(
     text = "read a volume from another place; its next snapshot compares everything"
     move = verbs.add_parser("move", parents=[everywhere], help=text, description=text)
     move.add_argument("name", metavar="NAME", help="volume")
-    move.add_argument("path", metavar="PATH", help="file or block device on its node")
+    move.add_argument("path", metavar="PATH", help="file, block device, or disk of a VM, as of add")
     move.add_argument("--node", help="node that the path is on (default: as before)")
     freeze = move.add_mutually_exclusive_group()
     freeze.add_argument(

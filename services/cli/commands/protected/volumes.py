@@ -23,7 +23,12 @@ def add_parser(
     text = "protect a volume; repeating it is harmless"
     add = verbs.add_parser("add", parents=[everywhere], help=text, description=text)
     add.add_argument("name", metavar="NAME", help="its name, unique in the tenant")
-    add.add_argument("path", metavar="PATH", help="file or block device on its node")
+    add.add_argument(
+        "path",
+        metavar="PATH",
+        help="file or block device on its node; with --driver qemu, a disk of a VM behind its QMP "
+        "socket: SOCKET/NODE, or SOCKET/machine/peripheral/ID",
+    )
     add.add_argument("--node", help="node that the path is on (needless if there is one node)")
     add.add_argument("--group", help="volumes of a group are cut together (default: its own)")
     add.add_argument(
@@ -35,7 +40,7 @@ def add_parser(
         "--driver",
         choices=DRIVERS,
         help="how changes are known: `scan` reads everything each time (the default), `reflink` "
-        "compares clones of a file on XFS or btrfs",
+        "compares clones of a file on XFS or btrfs, `qemu` asks the dirty bitmap of a VM's disk",
     )
     add.add_argument(
         "--again", action="store_true", help="although another volume has the same path"
