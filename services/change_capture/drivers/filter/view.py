@@ -1,0 +1,155 @@
+"""The frozen view that a filter keeps, read through its control socket."""
+
+import contextlib
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from libs.errors import HoldBrokenError, SourceError, UnavailableError
+from libs.ranges import ByteRange
+from services.change_capture.drivers.filter.client import FilterClient
+from services.change_capture.drivers.local.view import LocalView
+from services.change_capture.drivers.port import FrozenView
+from services.change_capture.filter.messages import (
+    READ_SIZE_BYTES_MAX,
+    About,
+    Answer,
+    Ask,
+    ClaimCut,
+    Claimed,
+    CloseView,
+    CutNow,
+    Data,
+    FindData,
+    HoldWrites,
+    Order,
+    ReadView,
+    Released,
+    ReleaseWrites,
+    expect,
+)
+
+#: Writes of the guest are held for so long at most.
+_HOLD_SECONDS = 10.0
+
+
+class FilterView:
+    """A volume as it was at a cut of its filter, which is made when the view is. Thread-safe.
+
+    Args:
+        source: the volume, as the agent may read it; not kept.
+        control: the control socket of its filter.
+
+    Raises:
+        SourceError: no filter is in front of the volume, or it is in front of another one; or it
+            cannot hold the volume's writes.
+        ConflictError: another capture has the volume.
+        UnavailableError: the filter fails.
+    """
+
+    def __init__(self, source: LocalView, control: Path) -> None:
+        self.path = source.path
+        self.control = control
+        self._client = FilterClient(control)
+        self._readers: queue.SimpleQueue[FilterClient] = queue.SimpleQueue()
+        try:
+            about = expect(self._client.ask(Ask())[0], About)
+            if about.identity != source.identity:
+                raise SourceError(
+                    f"volume {self.path}: the filter at {control} serves another volume: expected "
+                    f"{source.identity}, got {about.identity} ({about.path}); restart the filter"
+                )
+            self.identity = about.identity
+            self.size_bytes = about.size_bytes
+            self.data_bytes_estimate = min(source.data_bytes_estimate, self.size_bytes)
+            self.token = self._cut()
+        except BaseException:
+            self._client.close()
+            raise
+
+    def data(self, start: int = 0) -> Iterator[ByteRange]:
+        """As the port says."""
+        at: int | None = start
+        while at is not None:
+            found = expect(self._as_source(FindData(self.token, at))[0], Data)
+            for begin, end in found.extents:
+                yield ByteRange(begin, end)
+            at = found.next_start
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """As the port says.
+
+        Raises:
+            SourceError: also if the view is broken.
+        """
+        try:
+            reader = self._readers.get_nowait()
+        except queue.Empty:
+            reader = FilterClient(self.control)
+        try:
+            for begin in range(0, len(buffer), READ_SIZE_BYTES_MAX):
+                piece = buffer[begin : begin + READ_SIZE_BYTES_MAX]
+                reader.ask(ReadView(self.token, start + begin, len(piece)), piece)
+        except UnavailableError as err:
+            reader.close()
+            raise SourceError(f"volume {self.path}: {err}") from err
+        except BaseException:
+            reader.close()
+            raise
+        self._readers.put(reader)
+
+    def consistency(self) -> Literal["frozen"]:
+        """As the port says.
+
+        Raises:
+            SourceError: the view is broken.
+        """
+        about = expect(self._as_source(Ask())[0], About)
+        if about.broken or not about.has_view:
+            raise SourceError(
+                f"volume {self.path}: the filter's frozen view is broken: "
+                f"{about.broken or 'it is gone'}; take the snapshot again"
+            )
+        return "frozen"
+
+    def claim(self, order: ClaimCut) -> tuple[Claimed, bytes]:
+        """Say which session the cut has become, and ask what changed since a base.
+
+        Raises:
+            SourceError: the filter has gone.
+        """
+        answer, bits = self._as_source(order)
+        return expect(answer, Claimed), bits
+
+    def close(self) -> None:
+        """As the port says."""
+        # If it does not answer, it closes the view when it notices that the connection has ended.
+        with contextlib.suppress(UnavailableError):
+            self._client.ask(CloseView())
+        self._client.close()
+        while True:
+            try:
+                self._readers.get_nowait().close()
+            except queue.Empty:
+                return
+
+    def _as_source(self, order: Order) -> tuple[Answer, bytes]:
+        try:
+            return self._client.ask(order)
+        except UnavailableError as err:
+            raise SourceError(f"volume {self.path}: {err}") from err
+
+    def _cut(self) -> str:
+        self._client.ask(HoldWrites(_HOLD_SECONDS))
+        self._client.ask(CutNow())
+        token = expect(self._client.ask(ReleaseWrites())[0], Released).token
+        if token is None:
+            raise HoldBrokenError(
+                f"volume {self.path}: its filter's hold ended before the release; take the "
+                f"snapshot again"
+            )
+        return token
+
+
+_: type[FrozenView] = FilterView
