@@ -1,17 +1,26 @@
 """A site for every driver, and for the fake of tests."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.driver_sites import HintsSite, MemorySite, ReflinkSite, ScanSite, Site
+from tests.support.driver_sites import (
+    FilterSite,
+    HintsSite,
+    MemorySite,
+    ReflinkSite,
+    ScanSite,
+    Site,
+)
 from tests.support.file_systems import CLONING, mounted_to_clone
 
 _MAKERS: dict[str, Callable[[Path], Site]] = {
     "scan": ScanSite,
     "hints": HintsSite,
     "memory": lambda _: MemorySite(),
+    "filter": FilterSite,
 }
 
 
@@ -28,9 +37,11 @@ def made_site(
 
 
 @pytest.fixture
-def site(made_site: Callable[[Path], Site] | Path, tmp_path: Path) -> Site:
+def site(made_site: Callable[[Path], Site] | Path, tmp_path: Path) -> Iterator[Site]:
     if not isinstance(made_site, Path):
-        return made_site(tmp_path)
+        with contextlib.closing(made_site(tmp_path)) as one:
+            yield one
+        return
     folder = made_site / tmp_path.name
     folder.mkdir()
-    return ReflinkSite(folder, tmp_path / "state")
+    yield ReflinkSite(folder, tmp_path / "state")

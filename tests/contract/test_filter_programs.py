@@ -224,7 +224,7 @@ class TestFilterProcess:
             view._client.close()
             deadline = time.monotonic() + 30
             agent = FilterClient(site.control)
-            while expect(agent.ask(Ask())[0], About).has_view:
+            while expect(agent.ask(Ask())[0], About).view_count:
                 assert time.monotonic() < deadline
             with pytest.raises(SourceError):
                 content_of(view)

@@ -7,11 +7,14 @@ from uuid import UUID, uuid4
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
+from services.change_capture.drivers.filter.driver import FilterDriver
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.file_systems import file_system_of
 from services.change_capture.drivers.port import Driver, SourceOrder
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
+from services.change_capture.filter.process import VolumeFilter
+from tests.support.filters import Guest, filter_settings
 from tests.support.memory_driver import MemoryDriver, MemoryVolume
 from tests.support.roots import EVERYTHING
 from tests.unit.change_capture.capturing import Volume
@@ -44,6 +47,9 @@ class Site(ABC):
     @abstractmethod
     def replace(self) -> None:
         """Put another device with the same bytes in its place."""
+
+    def close(self) -> None:  # noqa: B027 -- most sites have nothing that runs
+        """Let go of what runs."""
 
     def sealed(self) -> None:
         """A session was sealed: what changes from now on is since its snapshot."""
@@ -142,6 +148,45 @@ class ReflinkSite(ScanSite):
         with self.path.open("rb") as file:
             self.kind = file_system_of(file.fileno()).kind
         self.driver = ReflinkDriver(state, EVERYTHING)
+
+
+class FilterSite(ScanSite):
+    """A filter in front of an image; all writes go through it, but for resizing.
+
+    Whoever takes a site out of use closes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.path.touch()
+        self.driver = FilterDriver(folder / "filters", EVERYTHING)
+        self.start()
+
+    def start(self) -> None:
+        self.filter = VolumeFilter(filter_settings(self.folder, self.path))
+        self.guest = Guest(self.filter.volume)
+
+    def write_bytes(self, offset: int, content: bytes) -> None:
+        if offset + len(content) > self.path.stat().st_size:
+            self.resize(offset + len(content))
+        self.guest.write(offset, content)
+
+    def zero(self, first: int, count: int) -> None:
+        self.guest.zero(first * CHUNK_SIZE_BYTES, count * CHUNK_SIZE_BYTES)
+
+    def resize(self, size_bytes: int) -> None:
+        """A filter serves a volume of one size."""
+        self.filter.stop()
+        super().resize(size_bytes)
+        self.start()
+
+    def replace(self) -> None:
+        self.filter.stop()
+        super().replace()
+        self.start()
+
+    def close(self) -> None:
+        self.filter.stop()
 
 
 class MemorySite(Site):

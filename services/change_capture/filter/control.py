@@ -161,7 +161,7 @@ class _Agent:
     def _do(self, order: Order) -> tuple[Answer, bytes | memoryview]:
         match order:
             case Ask():
-                return self._about(), b""
+                return self._about(order), b""
             case ClaimCut():
                 return self._claim(order)
             case ReadView():
@@ -188,15 +188,15 @@ class _Agent:
             case ForgetVolume():
                 cuts.forget(order.volume)
 
-    def _about(self) -> About:
+    def _about(self, order: Ask) -> About:
         cuts, disk = self._cuts, self._cuts.volume.disk
         return About(
             path=str(disk.path),
             identity=self._identity,
             size_bytes=disk.size_bytes,
             epoch=cuts.epoch,
-            has_view=cuts.has_view,
-            broken=cuts.broken,
+            view_count=cuts.view_count,
+            broken=cuts.view(order.token).broken if order.token else None,
             version=VERSION,
         )
 

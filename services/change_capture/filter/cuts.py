@@ -1,7 +1,8 @@
 """What agents may do to a filter's volume: hold, cut, release, and have a frozen view for a while.
 
-One agent at a time has the volume, from its hold until its view is closed. If its connection ends
-in between, writes go on, and a cut that no session has claimed is taken back.
+One agent at a time holds the volume. A few views may be open, each of one connection of an agent.
+If that connection ends, writes go on, its view is closed, and a cut that no session has claimed is
+taken back.
 
 Order of a barrier: volume flushed → gate closed, those inside leave → flushed again → bits swapped,
 bytes kept from here on → gate opened. Only if it was closed until then, and the bits of before are
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Longest hold that an agent may ask for. A guest's file system waits for its writes meanwhile.
 HOLD_SECONDS_MAX = 30.0
+#: Views at once: that of a capture, and that of the one that supersedes it, twice.
+VIEWS_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ class FilterCuts:
         self.volume = volume
         self._tracking = tracking
         self._scratch = scratch
-        self._view: _View | None = None
+        #: That is being cut.
+        self._held: _View | None = None
+        self._views: tuple[_View, ...] = ()
         self._lock = threading.RLock()
 
     @property
@@ -86,15 +91,9 @@ class FilterCuts:
         return self._tracking.lost
 
     @property
-    def broken(self) -> str | None:
-        """Why the open view is broken; None: it is not, or there is none."""
-        view = self._view
-        return view.frozen.broken if view else None
-
-    @property
-    def has_view(self) -> bool:
-        """Whether an agent has the volume."""
-        return self._view is not None
+    def view_count(self) -> int:
+        """Views that are open."""
+        return len(self._views)
 
     def hold(self, owner: object, seconds: float) -> None:
         """Hold writes; this returns when none is under way and all are on stable storage.
@@ -105,7 +104,7 @@ class FilterCuts:
 
         Raises:
             BadInputError: too long.
-            ConflictError: the volume is held already, or has a view.
+            ConflictError: the volume is held already, or has too many views.
             HoldBrokenError: the time was over before writes were held.
             UnavailableError: no scratch file can be made.
             SourceError: the disk fails.
@@ -115,14 +114,14 @@ class FilterCuts:
                 f"hold of {seconds:g} s: expected more than 0 and {HOLD_SECONDS_MAX:g} s at most"
             )
         with self._lock:
-            if self._view is not None:
+            if self._held or len(self._views) >= VIEWS_MAX or self._of(owner):
                 raise ConflictError(
-                    f"volume {self.volume.disk.path}: another capture has it, or its hold; wait "
-                    f"until that has ended"
+                    f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
+                    f"views; wait until other captures have ended"
                 )
             self._flush()  # most of it, while writes still go on
             view = _View(owner, self._made_scratch())
-            self._view = view
+            self._held = view
             try:
                 if not self.volume.gate.close(seconds):
                     raise self._broken_hold(seconds)
@@ -138,7 +137,7 @@ class FilterCuts:
             HoldBrokenError: writes are not held any more, or never were.
         """
         with self._lock:
-            view = self._of(owner)
+            view = self._held_by(owner)
             if view is None or view.is_cut or not self.volume.gate.is_holding:
                 raise HoldBrokenError(
                     f"volume {self.volume.disk.path}: its writes are not held, or not any more; "
@@ -159,9 +158,9 @@ class FilterCuts:
             UnavailableError: the state folder fails; the cut is taken back.
         """
         with self._lock:
-            view = self._of(owner)
-            if view is None or view.token:
-                return view.token if view else None
+            view = self._held_by(owner)
+            if view is None:
+                return None
             was_held = self.volume.gate.open()
             if not (was_held and view.is_cut and view.before is not None):
                 self._let_go(view)
@@ -171,7 +170,8 @@ class FilterCuts:
             except BaseException:
                 self._let_go(view)
                 raise
-            view.before = None
+            view.before, self._held = None, None
+            self._views = (*self._views, view)
             return view.token
 
     def view(self, token: str) -> FrozenBytes:
@@ -180,13 +180,13 @@ class FilterCuts:
         Raises:
             SourceError: it is gone.
         """
-        view = self._view
-        if view is None or not token or view.token != token:
-            raise SourceError(
-                f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter "
-                f"or the agent restarted? Take the snapshot again"
-            )
-        return view.frozen
+        for view in self._views:
+            if view.token == token:
+                return view.frozen
+        raise SourceError(
+            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
+            f"the agent restarted? Take the snapshot again"
+        )
 
     def claim(
         self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
@@ -215,8 +215,8 @@ class FilterCuts:
                 self._tracking.keep_since(token, volume, base)
             except KeyError as err:
                 raise NotFoundError(f"the filter has no cut {token!r} any more") from err
-            if self._view is not None and self._view.token == token:
-                self._view.is_claimed = True
+            for view in self._views:
+                view.is_claimed = view.is_claimed or view.token == token
             return found
 
     def settle(self, volume: str, session: str, *, sealed: bool) -> None:
@@ -237,27 +237,31 @@ class FilterCuts:
     def end(self, owner: object) -> None:
         """An agent is gone, or is done: writes go on, and its view is closed."""
         with self._lock:
-            view = self._of(owner)
+            view = self._held_by(owner) or self._of(owner)
             if view is not None:
                 self._let_go(view)
 
     def end_all(self, reason: str) -> None:
-        """End whatever view there is, because this process ends."""
+        """End whatever hold and views there are, because this process ends."""
         with self._lock:
-            if self._view is not None:
-                self._view.frozen.break_off(reason)
-                self._let_go(self._view)
+            for view in (*self._views, *([self._held] if self._held else [])):
+                view.frozen.break_off(reason)
+                self._let_go(view)
+
+    def _held_by(self, owner: object) -> _View | None:
+        return self._held if self._held is not None and self._held.owner is owner else None
 
     def _of(self, owner: object) -> _View | None:
-        return self._view if self._view is not None and self._view.owner is owner else None
+        return next((view for view in self._views if view.owner is owner), None)
 
     def _let_go(self, view: _View) -> None:
         """Open the gate, let nothing more be kept, and take back what came to nothing."""
-        if not view.token:
+        if view is self._held:
             self.volume.gate.open()
-        self._view = None
-        self.volume.thaw()
-        view.frozen.close()
+            self._held = None
+        self._views = tuple(one for one in self._views if one is not view)
+        view.frozen.close()  # first, so that nobody who reads takes new bytes for those of the cut
+        self.volume.thaw(view.frozen)
         self._rejoin(view.before)
         if view.token and not view.is_claimed:
             try:

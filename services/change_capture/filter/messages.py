@@ -30,6 +30,9 @@ _CONTENT_SIZE_BYTES_MAX = 1 << 28
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Ask what volume this is, and how it is."""
 
+    #: Of a cut whose view is asked about; empty: of none.
+    token: str = ""
+
 
 class HoldWrites(msgspec.Struct, frozen=True, tag="hold"):
     """Hold writes until they are released, or for so long."""
@@ -112,7 +115,8 @@ class About(msgspec.Struct, frozen=True, tag="about"):
     identity: str
     size_bytes: int
     epoch: str
-    has_view: bool
+    view_count: int
+    #: Why the view that was asked about is broken; None: it is not.
     broken: str | None
     version: str
 

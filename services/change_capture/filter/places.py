@@ -4,6 +4,9 @@ import os
 import stat
 from pathlib import Path
 
+#: Where the control sockets of a node are, unless settings say another folder.
+CONTROL_FOLDER = Path("/run/backcast/filters")
+
 
 def control_path(folder: Path, descriptor: int) -> Path:
     """The control socket of the filter in front of an open file or device of this host.

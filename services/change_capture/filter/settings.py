@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.runtime.groups import ServiceSettings
+from services.change_capture.filter.places import CONTROL_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Settings(ServiceSettings):
     #: Folder of this filter alone: which chunks were written since which cut.
     state_folder: Path
     #: Folder of the control sockets of this node's filters, where the agent finds them.
-    control_folder: Path = Path("/run/backcast/filters")
+    control_folder: Path = CONTROL_FOLDER
     #: Folder of the scratch file, which has what was overwritten since a cut; the state folder if
     #: not set.
     scratch_folder: Path | None = None
@@ -33,8 +34,6 @@ class Settings(ServiceSettings):
     scratch_size_bytes_max: int = 16 << 30
     #: Longest wait of one write for the scratch file; then the snapshot fails.
     scratch_wait_seconds: float = 1.0
-    #: Take the clients of the filter that serves the volume now, which then ends.
-    take_over: bool = False
 
     def __post_init__(self) -> None:
         """Check the listener of NBD as well.

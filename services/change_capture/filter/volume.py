@@ -29,7 +29,8 @@ class FilteredVolume:
         self.disk = disk
         self.gate = Gate()
         self._marks = marks
-        self._frozen: FrozenBytes | None = None
+        #: Of each view that is open.
+        self._frozen: tuple[FrozenBytes, ...] = ()
 
     @property
     def chunk_count(self) -> int:
@@ -47,12 +48,12 @@ class FilteredVolume:
             The bitmap until now.
         """
         before, self._marks = self._marks, marks
-        self._frozen = frozen
+        self._frozen = (*self._frozen, frozen)
         return before
 
-    def thaw(self) -> None:
-        """The frozen view has ended: nothing is kept for it any more."""
-        self._frozen = None
+    def thaw(self, frozen: FrozenBytes) -> None:
+        """A frozen view has ended: nothing is kept for it any more. One caller at a time."""
+        self._frozen = tuple(one for one in self._frozen if one is not frozen)
 
     def add_marks(self, more: ChunkBitmap) -> None:
         """Take back what was marked before a cut that came to nothing."""
@@ -89,15 +90,14 @@ class FilteredVolume:
         Raises:
             OSError: the disk fails.
         """
-        if self._frozen is None:
+        if not self._frozen:
             self._touch(offset, length)
             self.disk.trim(offset, length)
 
     def _touch(self, offset: int, length: int) -> None:
         first, last = offset >> _SHIFT, (offset + length - 1) >> _SHIFT
         self._marks.mark(first, last)
-        frozen = self._frozen
-        if frozen is not None:
+        for frozen in self._frozen:
             frozen.keep(first, last)
 
 

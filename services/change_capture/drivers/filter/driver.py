@@ -64,12 +64,14 @@ class FilterDriver:
         """A volume with a filter in front of it has tracking."""
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
-        """As the port says.
+        """As the port says; a view of a barrier compares everything.
 
         Raises:
             SourceError: the filter has gone.
         """
-        assert isinstance(view, FilterView)
+        if not isinstance(view, FilterView):  # it was cut at a barrier, of which no filter knows
+            uncut = TrackingLost("unknown", f"{order.path}: its filter did not make the cut")
+            return EverythingTracker(view, uncut if order.base else None)
         base = str(order.base) if order.base else None
         claim = ClaimCut(view.token, str(order.volume), str(order.session), base, order.is_trusted)
         claimed, bits = view.claim(claim)

@@ -105,11 +105,11 @@ class FilterView:
         Raises:
             SourceError: the view is broken.
         """
-        about = expect(self._as_source(Ask())[0], About)
-        if about.broken or not about.has_view:
+        about = expect(self._as_source(Ask(self.token))[0], About)
+        if about.broken:
             raise SourceError(
-                f"volume {self.path}: the filter's frozen view is broken: "
-                f"{about.broken or 'it is gone'}; take the snapshot again"
+                f"volume {self.path}: the filter's frozen view is broken: {about.broken}; take "
+                f"the snapshot again"
             )
         return "frozen"
 

@@ -35,7 +35,7 @@ def add_parser(
         "--driver",
         choices=DRIVERS,
         help="how changes are known: `scan` reads everything each time (the default), `reflink` "
-        "compares clones of a file on XFS or btrfs",
+        "compares clones of a file on XFS or btrfs, `filter` asks the volume filter in front of it",
     )
     add.add_argument(
         "--again", action="store_true", help="although another volume has the same path"

@@ -43,9 +43,9 @@ class Site:
         return self.frozen
 
     def thaw(self) -> None:
-        self.volume.thaw()
         if self.frozen:
             self.frozen.close()
+            self.volume.thaw(self.frozen)
         self.frozen = None
 
     def close(self) -> None:
