@@ -197,6 +197,20 @@ class TestFrozenBytes:
         assert read(frozen) == padded(before)
         assert site.path.read_bytes() != before
 
+    def test_a_chunk_that_is_overwritten_while_it_is_read_is_that_of_the_cut(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site.guest.write(0, b"old" * 1000)
+        frozen = site.cut()
+        real = site.disk.read
+
+        def overtaken(offset: int, buffer: memoryview) -> None:
+            site.guest.write(0, b"new" * 1000)
+            real(offset, buffer)
+
+        monkeypatch.setattr(site.disk, "read", overtaken)
+        assert read(frozen, 0, 1)[:3000] == b"old" * 1000
+
     def test_a_scratch_file_without_room_breaks_the_view_and_no_write(self, tmp_path: Path) -> None:
         site = Site(tmp_path, scratch_chunks_max=3)
         site.guest.write(0, b"a" * SIZE)

@@ -135,6 +135,16 @@ class TestTracking:
         again.write(1)
         assert chunks_of(again.take("third", "second")) == {1}
 
+    def test_a_filter_that_was_stopped_and_then_killed_in_its_next_life_loses_all(
+        self, filter_: Filter
+    ) -> None:
+        filter_.take("first", None)
+        again = filter_.restarted()
+        again.write(3)
+        found = Filter(again.folder).take("second", "first")
+        assert isinstance(found, TrackingLost)
+        assert found.reason == "unclean"
+
     @pytest.mark.parametrize(
         ("facts", "reason"),
         [
