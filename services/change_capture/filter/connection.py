@@ -96,7 +96,9 @@ class Connection:
                 if not session.can_receive:
                     continue
                 try:
-                    count = receive(session.buffer())
+                    # Of a payload all is expected, and one call for it costs the least.
+                    flags = socket.MSG_WAITALL if self._is_receiving_payload else 0
+                    count = receive(session.buffer(), 0, flags)
                 except BlockingIOError:  # nothing came within the socket's time limit
                     if self._may_stop():
                         return
