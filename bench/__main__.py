@@ -63,18 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
     deleting.set_defaults(do=_collection)
 
-    hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
-    hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
-    hinting.set_defaults(do=_hints)
-
-    cloning = commands.add_parser("reflink", help="measure a snapshot by clones on XFS")
-    cloning.add_argument("--repeat", type=int, default=5, help="captures of each size and change")
-    cloning.set_defaults(do=_reflink)
-
-    filtering = commands.add_parser("filter", help="measure the volume filter against qemu-nbd")
-    filtering.add_argument("--repeat", type=int, default=5, help="turns of each server")
-    filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
-    filtering.set_defaults(do=_filter)
+    _add_single_measures(commands)
 
     starving = commands.add_parser("starve", help="measure what one tenant costs another one")
     starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
@@ -157,6 +146,24 @@ def _collection(options: argparse.Namespace) -> None:
     header = results.header(folder, package_versions())
     results.write(options.json, {**header, "collection": dataclasses.asdict(cost)})
     print(tables(options.json))
+
+
+def _add_single_measures(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Add what measures one driver or the filter alone."""
+    hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
+    hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
+    hinting.set_defaults(do=_hints)
+
+    cloning = commands.add_parser("reflink", help="measure a snapshot by clones on XFS")
+    cloning.add_argument("--repeat", type=int, default=5, help="captures of each size and change")
+    cloning.set_defaults(do=_reflink)
+
+    filtering = commands.add_parser("filter", help="measure the volume filter against qemu-nbd")
+    filtering.add_argument("--repeat", type=int, default=5, help="turns of each server")
+    filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
+    filtering.set_defaults(do=_filter)
 
 
 def _hints(options: argparse.Namespace) -> None:

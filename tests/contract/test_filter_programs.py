@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -248,6 +250,55 @@ class TestFilterProcess:
             _, _, again = site.take(None)
             assert content_of(again) == site.image.read_bytes()
             again.close()
+
+    def test_serves_past_the_page_cache(self, site: Site) -> None:
+        needs("qemu-io", "qemu-img")
+        with site.running(DIRECT="true"):
+            run("qemu-io", "-f", "raw", site.uri, "-c", "write -P 1 0 32M")
+            first = site.seal()
+            before = site.image.read_bytes()
+            said = run(
+                *("qemu-io", "-f", "raw", site.uri, "-c", "write -P 2 1M 4k"),
+                *("-c", "aio_write -P 3 4M 64k", "-c", "aio_write -P 4 6M 64k", "-c", "aio_flush"),
+                *("-c", "read -P 3 4M 64k", "-c", "write -z 8M 64k", "-c", "write -P 5 100 50"),
+            )
+            assert "failed" not in said
+            assert site.image.read_bytes()[100:151] == b"\5" * 50 + b"\1"
+            _, tracker, view = site.take(first)
+            assert named(tracker) == {0, 16, 64, 96, 128}
+            at_cut = site.image.read_bytes()
+            run("qemu-io", "-f", "raw", site.uri, "-c", "write -P 9 0 16M")
+            assert content_of(view) == at_cut != before
+            view.close()
+            said = run("qemu-img", "compare", "-f", "raw", "-F", "raw", site.uri, str(site.image))
+            assert "identical" in said
+
+    def test_a_stranger_on_the_control_socket_gets_an_end_and_harms_nobody(
+        self, site: Site
+    ) -> None:
+        needs("qemu-io")
+        rng = random.Random(11)
+        with site.running() as process:
+            first = site.seal()
+            run("qemu-io", "-f", "raw", site.uri, "-c", "write -P 2 1M 4k")
+            for _ in range(60):
+                size = rng.choice([0, 1, 40, 70_000, 0xFFFFFFFF])
+                message = rng.randbytes(rng.randrange(64))
+                head = rng.choice([b"BCF1", b"BCF2"]) + struct.pack(
+                    ">II", rng.choice([size, len(message)]), rng.choice([0, 0, 5])
+                )
+                with socket.socket(socket.AF_UNIX) as stranger:
+                    stranger.settimeout(30)
+                    stranger.connect(str(site.control))
+                    with contextlib.suppress(BrokenPipeError):
+                        stranger.sendall(head + message)
+                        stranger.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(ConnectionResetError):
+                        assert stranger.recv(1) in (b"", b"B")
+            assert process.poll() is None
+            _, tracker, view = site.take(first)
+            assert named(tracker) == {16}
+            view.close()
 
     def test_two_filters_of_one_volume_are_refused(self, site: Site) -> None:
         with site.running():

@@ -25,9 +25,9 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.bitmap import ChunkBitmap
 from services.change_capture.filter.frozen import FrozenBytes
-from services.change_capture.filter.tracking import Tracking
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)

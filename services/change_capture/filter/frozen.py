@@ -22,8 +22,8 @@ from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from libs.runtime.threads import start_thread
-from services.change_capture.filter.bitmap import ChunkBitmap
 from services.change_capture.filter.disk import Disk
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 
 log = logging.getLogger(__name__)
 

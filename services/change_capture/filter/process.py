@@ -12,11 +12,11 @@ from services.change_capture.filter.connection import PAYLOAD_SIZE_BYTES_MAX
 from services.change_capture.filter.control import ControlServer
 from services.change_capture.filter.cuts import FilterCuts, ScratchLimits
 from services.change_capture.filter.disk import DIRECT_BLOCK_SIZE_BYTES, Disk
+from services.change_capture.filter.marks.state import VolumeFacts
+from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.places import control_path
 from services.change_capture.filter.serving import Serving, listen
 from services.change_capture.filter.settings import Settings
-from services.change_capture.filter.state import VolumeFacts
-from services.change_capture.filter.tracking import Tracking
 from services.change_capture.filter.volume import FilteredVolume, chunk_count_of
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ a crash of any disk. A mark without a write costs one chunk that is read for not
 """
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
-from services.change_capture.filter.bitmap import ChunkBitmap
 from services.change_capture.filter.disk import Disk
 from services.change_capture.filter.frozen import FrozenBytes
 from services.change_capture.filter.gate import Gate
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 
 _SHIFT = CHUNK_SIZE_BYTES.bit_length() - 1
 

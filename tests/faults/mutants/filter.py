@@ -111,7 +111,7 @@ FILTER = (
     ),
     _filter(
         "the bits of a rejected session are dropped",
-        "tracking",
+        "marks/tracking",
         "        if not sealed:\n            return self.take_out(cuts[at].token)\n",
         "        if not sealed:\n            self.take_out(cuts[at].token)\n"
         "            return None\n",
@@ -121,7 +121,7 @@ FILTER = (
     ),
     _filter(
         "a state that is in use stays clean",
-        "tracking",
+        "marks/tracking",
         "                state.facts, state.is_clean, state.current = facts, False, None\n",
         "                state.facts, state.current = facts, state.current\n",
         "a state is unclean, durably, before the first write",
@@ -130,7 +130,7 @@ FILTER = (
     ),
     _filter(
         "a volume that was written to without a filter is believed",
-        "tracking",
+        "marks/tracking",
         "    if state.facts != facts:\n",
         "    if False:\n",
         "a write behind the filter's back loses the tracking",

@@ -27,7 +27,7 @@ from services.change_capture.drivers.port import (
     TrackingLost,
     Trust,
 )
-from services.change_capture.filter.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.messages import ClaimCut, ForgetVolume, SettleSession
 from services.change_capture.filter.places import control_path
 

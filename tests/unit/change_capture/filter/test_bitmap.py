@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from libs.errors import DamagedDataError
 from libs.runtime.metrics import peak_resident_bytes
 from libs.runtime.threads import start_thread
-from services.change_capture.filter.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 
 COUNT = 100_000
 

@@ -14,9 +14,9 @@ from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.buffers import large_buffer
 from libs.runtime.threads import start_thread
-from services.change_capture.filter.bitmap import ChunkBitmap
 from services.change_capture.filter.disk import Disk
 from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.volume import FilteredVolume
 from tests.support.filters import Guest
 

@@ -7,9 +7,9 @@ import pytest
 
 from libs.errors import OutOfSpaceError
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.bitmap import ChunkBitmap
-from services.change_capture.filter.state import VolumeFacts
-from services.change_capture.filter.tracking import Tracking
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.state import VolumeFacts
+from services.change_capture.filter.marks.tracking import Tracking
 
 COUNT = 5000
 FACTS = VolumeFacts("file:1", COUNT * 65536, 7)

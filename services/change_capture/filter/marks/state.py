@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from libs.errors import DamagedDataError, OutOfSpaceError, UnavailableError
-from services.change_capture.filter.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
 
 _VERSION = 1
 _STATE = "tracking.json"

@@ -22,8 +22,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.bitmap import ChunkBitmap
-from services.change_capture.filter.state import Cut, StateFolder, TrackingState, VolumeFacts
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.state import Cut, StateFolder, TrackingState, VolumeFacts
 
 log = logging.getLogger(__name__)
 
