@@ -1,12 +1,14 @@
 """A driver each with one volume that can be written to, for the contract of drivers."""
 
 import random
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
+from libs.runtime.threads import start_thread
 from services.change_capture.drivers.filter.driver import FilterDriver
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.file_systems import file_system_of
@@ -160,6 +162,7 @@ class FilterSite(ScanSite):
         super().__init__(folder)
         self.path.touch()
         self.driver = FilterDriver(folder / "filters", EVERYTHING)
+        self.waiting: threading.Thread | None = None
         self.start()
 
     def start(self) -> None:
@@ -167,9 +170,20 @@ class FilterSite(ScanSite):
         self.guest = Guest(self.filter.volume)
 
     def write_bytes(self, offset: int, content: bytes) -> None:
+        """Write; while writes are held, somebody else waits for the release in our place."""
+        self._join()
+        if self.filter.volume.gate.is_closed:
+            self.waiting = start_thread("guest", self.guest.write, offset, content)
+            return
         if offset + len(content) > self.path.stat().st_size:
             self.resize(offset + len(content))
         self.guest.write(offset, content)
+
+    def _join(self) -> None:
+        if self.waiting:
+            self.waiting.join(60)
+            assert not self.waiting.is_alive()
+        self.waiting = None
 
     def zero(self, first: int, count: int) -> None:
         self.guest.zero(first * CHUNK_SIZE_BYTES, count * CHUNK_SIZE_BYTES)
@@ -186,6 +200,7 @@ class FilterSite(ScanSite):
         self.start()
 
     def close(self) -> None:
+        self._join()
         self.filter.stop()
 
 

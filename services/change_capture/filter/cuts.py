@@ -33,7 +33,7 @@ from services.change_capture.filter.volume import FilteredVolume
 log = logging.getLogger(__name__)
 
 #: Longest hold that an agent may ask for. A guest's file system waits for its writes meanwhile.
-HOLD_SECONDS_MAX = 30.0
+HOLD_SECONDS_MAX = 60.0
 #: Views at once: that of a capture, and that of the one that supersedes it, twice.
 VIEWS_MAX = 4
 

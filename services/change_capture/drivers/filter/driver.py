@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from libs.errors import BackcastError, SourceError
+from libs.errors import BackcastError, HoldBrokenError, SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
 from services.change_capture.drivers.filter.client import FilterClient
+from services.change_capture.drivers.filter.gate import FilterGate, opened_view
 from services.change_capture.drivers.filter.view import FilterView
 from services.change_capture.drivers.local.roots import Roots
-from services.change_capture.drivers.local.view import LocalView
 from services.change_capture.drivers.port import (
     Candidate,
     Comparison,
     Driver,
     FrozenView,
+    Gate,
+    GateOrder,
     SourceOrder,
     Tracker,
     TrackingLost,
@@ -29,9 +31,11 @@ from services.change_capture.drivers.port import (
 )
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.messages import ClaimCut, ForgetVolume, SettleSession
-from services.change_capture.filter.places import control_path
 
 log = logging.getLogger(__name__)
+
+#: Writes of a volume that is cut alone are held for so long at most.
+_HOLD_SECONDS = 10.0
 
 
 class FilterDriver:
@@ -53,25 +57,38 @@ class FilterDriver:
             SourceError: also if no filter is in front of it.
             ConflictError: another capture has it.
         """
-        opened = self._roots.open(tenant, path)
-        source = LocalView(opened)
+        view = opened_view(self._roots, self._folder, tenant, path)
         try:
-            return FilterView(source, control_path(self._folder, opened.descriptor))
-        finally:
-            source.close()
+            view.hold(_HOLD_SECONDS)
+            view.cut()
+            if not view.release():
+                raise HoldBrokenError(
+                    f"volume {path}: its filter's hold ended before the release; take the snapshot "
+                    f"again"
+                )
+        except BaseException:
+            view.close()
+            raise
+        return view
+
+    def gate(self, order: GateOrder) -> Gate:
+        """As the port says.
+
+        Raises:
+            SourceError: also if no filter is in front of it.
+        """
+        return FilterGate(order, self._roots, self._folder)
 
     def require_tracking(self, view: FrozenView) -> None:
         """A volume with a filter in front of it has tracking."""
 
     def tracker(self, order: SourceOrder, view: FrozenView) -> Tracker:
-        """As the port says; a view of a barrier compares everything.
+        """As the port says.
 
         Raises:
             SourceError: the filter has gone.
         """
-        if not isinstance(view, FilterView):  # it was cut at a barrier, of which no filter knows
-            uncut = TrackingLost("unknown", f"{order.path}: its filter did not make the cut")
-            return EverythingTracker(view, uncut if order.base else None)
+        assert isinstance(view, FilterView)
         base = str(order.base) if order.base else None
         claim = ClaimCut(view.token, str(order.volume), str(order.session), base, order.is_trusted)
         claimed, bits = view.claim(claim)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from libs.errors import HoldBrokenError, SourceError, UnavailableError
+from libs.errors import SourceError, UnavailableError
 from libs.ranges import ByteRange
 from services.change_capture.drivers.filter.client import FilterClient
 from services.change_capture.drivers.local.view import LocalView
@@ -30,21 +30,18 @@ from services.change_capture.filter.messages import (
     expect,
 )
 
-#: Writes of the guest are held for so long at most.
-_HOLD_SECONDS = 10.0
-
 
 class FilterView:
-    """A volume as it was at a cut of its filter, which is made when the view is. Thread-safe.
+    """A volume as it was at a cut of its filter. Reading is thread-safe.
+
+    It begins with `cut`, and may be read when `release` has named the cut.
 
     Args:
         source: the volume, as the agent may read it; not kept.
         control: the control socket of its filter.
 
     Raises:
-        SourceError: no filter is in front of the volume, or it is in front of another one; or it
-            cannot hold the volume's writes.
-        ConflictError: another capture has the volume.
+        SourceError: no filter is in front of the volume, or it is in front of another one.
         UnavailableError: the filter fails.
     """
 
@@ -52,6 +49,8 @@ class FilterView:
         self.path = source.path
         self.control = control
         self._client = FilterClient(control)
+        #: Names the cut, once it counts.
+        self.token = ""
         self._readers: queue.SimpleQueue[FilterClient] = queue.SimpleQueue()
         try:
             about = expect(self._client.ask(Ask())[0], About)
@@ -63,10 +62,36 @@ class FilterView:
             self.identity = about.identity
             self.size_bytes = about.size_bytes
             self.data_bytes_estimate = min(source.data_bytes_estimate, self.size_bytes)
-            self.token = self._cut()
         except BaseException:
             self._client.close()
             raise
+
+    def hold(self, seconds: float) -> None:
+        """Let writes wait; those under way are done and flushed when this returns.
+
+        Raises:
+            ConflictError: another capture holds them.
+            SourceError: they cannot be held, or the filter has gone.
+        """
+        self._as_source(HoldWrites(seconds))
+
+    def cut(self) -> None:
+        """Begin, while writes are held.
+
+        Raises:
+            HoldBrokenError: they are not held any more.
+            SourceError: the filter has gone.
+        """
+        self._as_source(CutNow())
+
+    def release(self) -> bool:
+        """Let writes go on. Returns whether they were held until now, so that the cut counts.
+
+        Raises:
+            SourceError: the filter has gone, or cannot keep what was written before.
+        """
+        self.token = expect(self._as_source(ReleaseWrites())[0], Released).token or ""
+        return bool(self.token)
 
     def data(self, start: int = 0) -> Iterator[ByteRange]:
         """As the port says."""
@@ -139,17 +164,6 @@ class FilterView:
             return self._client.ask(order)
         except UnavailableError as err:
             raise SourceError(f"volume {self.path}: {err}") from err
-
-    def _cut(self) -> str:
-        self._client.ask(HoldWrites(_HOLD_SECONDS))
-        self._client.ask(CutNow())
-        token = expect(self._client.ask(ReleaseWrites())[0], Released).token
-        if token is None:
-            raise HoldBrokenError(
-                f"volume {self.path}: its filter's hold ended before the release; take the "
-                f"snapshot again"
-            )
-        return token
 
 
 _: type[FrozenView] = FilterView
