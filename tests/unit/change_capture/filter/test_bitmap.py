@@ -2,7 +2,7 @@ import itertools
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.errors import DamagedDataError
@@ -32,6 +32,7 @@ def marked(pieces: list[tuple[int, int]]) -> tuple[ChunkBitmap, set[int]]:
 
 
 class TestChunkBitmap:
+    @settings(deadline=None)
     @given(stretches)
     def test_has_what_was_marked_and_nothing_else(self, pieces: list[tuple[int, int]]) -> None:
         bitmap, model = marked(pieces)
@@ -40,6 +41,7 @@ class TestChunkBitmap:
         runs = list(bitmap.runs())
         assert all(before.end < after.first for before, after in itertools.pairwise(runs))
 
+    @settings(deadline=None)
     @given(stretches, stretches)
     def test_adds_what_was_packed(
         self, pieces: list[tuple[int, int]], more: list[tuple[int, int]]
