@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import datasets, results
 from bench.catalog import measure_catalog
 from bench.collection import measure_collection
+from bench.filter import measure_filter
 from bench.hints import measure_hints
 from bench.machine import package_versions
 from bench.measure import StepFailedError
@@ -63,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
     deleting.set_defaults(do=_collection)
 
-    hinting = commands.add_parser("hints", help="measure a snapshot by hints of 4 GiB and of 1 TiB")
-    hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
-    hinting.set_defaults(do=_hints)
-
-    for name, do in (("reflink", _reflink), ("qemu", _qemu)):
+    for name, do in (("hints", _hints), ("reflink", _reflink), ("qemu", _qemu)):
         tracking = commands.add_parser(name, help=f"measure a snapshot by the driver {name}")
         tracking.add_argument("--repeat", type=int, default=5, help="captures of each size, change")
         tracking.set_defaults(do=do)
+
+    filtering = commands.add_parser("filter", help="measure the volume filter against qemu-nbd")
+    filtering.add_argument("--repeat", type=int, default=5, help="turns of each server")
+    filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
+    filtering.set_defaults(do=_filter)
 
     starving = commands.add_parser("starve", help="measure what one tenant costs another one")
     starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
@@ -184,6 +186,19 @@ def _show_passed(name: str, measure: Callable[[Path], Mapping[str, Passed]]) -> 
         print(
             f"{case}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
             f"{one.stored_bytes} B"
+        )
+
+
+def _filter(options: argparse.Namespace) -> None:
+    folder = cache_folder() / "bench"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="filter-") as work:
+        found = measure_filter(options.repeat, options.requests, Path(work))
+    for name, one in found.items():
+        own, other = sorted(one.filter_seconds), sorted(one.other_seconds)
+        print(
+            f"{name}: {one.ratio:.0%}; filter {own[0]:.2f}-{own[-1]:.2f} s, "
+            f"other {other[0]:.2f}-{other[-1]:.2f} s"
         )
 
 

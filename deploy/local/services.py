@@ -243,6 +243,7 @@ class LocalServices:
             "CREDENTIAL_FILE": str(self._credential_file(agent)),
             "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
             "STATE_FOLDER": str(home.data(name)),
+            "FILTERS_FOLDER": str(home.folder / "filters"),
             # Whoever has this home's token is the user who runs the agent, so that the agent opens
             # what the user may read: the kernel refuses the rest.
             "ROOTS": "*=/",

@@ -35,9 +35,9 @@ ObjectKey = Annotated[str, Meta(min_length=1, max_length=1024)]
 Consistency = Literal["frozen", "quiet", "unvouched", "fuzzy"]
 
 #: By what means a node held writes at a barrier, the weakest first: ``none`` = nothing could hold
-#: them, and the node could only tell afterwards whether something wrote; ``fsfreeze`` = it froze
-#: the file systems that were asked for.
-HoldMeans = Literal["none", "fsfreeze"]
+#: them, and the node could only tell afterwards whether something wrote; ``filter`` = the filter in
+#: front of each volume held them; ``fsfreeze`` = it froze the file systems that were asked for.
+HoldMeans = Literal["none", "filter", "fsfreeze"]
 HOLD_MEANS = get_args(HoldMeans)
 
 #: How much of a snapshot is looked at: ``structural`` = manifest, block maps, and each pack's size

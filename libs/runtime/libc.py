@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -165,3 +166,49 @@ def extended_status(descriptor: int) -> Statx:
         born_ns=seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else None,
         direct_alignment_bytes=max(memory, offset) or None if mask & _STATX_DIOALIGN else None,
     )
+
+
+#: fallocate(2): FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE.
+_PUNCH_HOLE = 0x01 | 0x02
+#: linux/fs.h: _IO(0x12, 119).
+_BLKDISCARD = 0x1277
+
+
+def deallocate(descriptor: int, offset: int, size_bytes: int) -> bool:
+    """Make bytes of a file zeros that need no room: fallocate(2) with FALLOC_FL_PUNCH_HOLE.
+
+    Returns:
+        Whether they are: not every file system can.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        fallocate = _libc.fallocate
+    except AttributeError:
+        return False
+    while fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(size_bytes)):
+        code = ctypes.get_errno()
+        if code in _NOT_SUPPORTED:
+            return False
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return True
+
+
+def discard_device(descriptor: int, offset: int, size_bytes: int) -> bool:
+    """Tell a block device that nobody needs these bytes: BLKDISCARD.
+
+    Returns:
+        Whether it heard: not every device can.
+
+    Raises:
+        OSError: the device fails.
+    """
+    try:
+        fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", offset, size_bytes))
+    except OSError as err:
+        if err.errno in _NOT_SUPPORTED:
+            return False
+        raise
+    return True

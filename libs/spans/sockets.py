@@ -29,11 +29,19 @@ def limit_blocking(sock: socket.socket, seconds: float) -> None:
     if isinstance(sock, ssl.SSLSocket):
         sock.settimeout(seconds)
         return
-    whole = int(seconds)
-    timeval = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or 1)  # zero would mean: for ever
+    limit_receiving(sock, seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+
+
+def limit_receiving(sock: socket.socket, seconds: float) -> None:
+    """Make the socket blocking; only a receiving call raises BlockingIOError after so long."""
     sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or 1)  # zero would mean: for ever
 
 
 def end(sock: socket.socket) -> None:

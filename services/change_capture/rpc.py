@@ -17,7 +17,7 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
 #: Drivers that a volume may be given; `hints` come with a snapshot.
-DriverName = Literal["scan", "reflink", "qemu"]
+DriverName = Literal["scan", "reflink", "qemu", "filter"]
 
 
 class EnrolmentRequest(BaseModel):

@@ -82,7 +82,7 @@ class BarrierAnswer(BaseModel):
     """What one node said of the barrier of a snapshot; times are those of its clock."""
 
     node: str
-    means: str = Field(description="How it held writes: `fsfreeze`, or `none`")
+    means: str = Field(description="How it held writes: `fsfreeze`, `filter`, or `none`")
     held_at: datetime
     cut_at: datetime
     released_at: datetime

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.driver_sites import (
+    FilterSite,
     HintsSite,
     MemorySite,
     QemuSite,
@@ -21,6 +22,7 @@ _MAKERS: dict[str, Callable[[Path], Site]] = {
     "hints": HintsSite,
     "memory": lambda _: MemorySite(),
     "qemu": QemuSite,
+    "filter": FilterSite,
 }
 
 

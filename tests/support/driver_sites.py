@@ -1,18 +1,23 @@
 """A driver each with one volume that can be written to, for the contract of drivers."""
 
 import random
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import pack_runs, runs_of
+from libs.runtime.threads import start_thread
+from services.change_capture.drivers.filter.driver import FilterDriver
 from services.change_capture.drivers.hints.driver import HintsDriver
 from services.change_capture.drivers.local.file_systems import file_system_of
 from services.change_capture.drivers.port import Driver, SourceOrder
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.reflink.driver import ReflinkDriver
 from services.change_capture.drivers.scan.driver import ScanDriver
+from services.change_capture.filter.process import VolumeFilter
+from tests.support.filters import Guest, filter_settings
 from tests.support.memory_driver import MemoryDriver, MemoryVolume
 from tests.support.qemu import StorageDaemon
 from tests.support.roots import EVERYTHING
@@ -185,6 +190,58 @@ class QemuSite(Site):
         copy.write_bytes(image.read_bytes())
         copy.replace(image)
         self.daemon.start()
+
+
+class FilterSite(ScanSite):
+    """A filter in front of an image; all writes go through it, but for resizing.
+
+    Whoever takes a site out of use closes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.path.touch()
+        self.driver = FilterDriver(folder / "filters", EVERYTHING)
+        self.waiting: threading.Thread | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.filter = VolumeFilter(filter_settings(self.folder, self.path))
+        self.guest = Guest(self.filter.volume)
+
+    def write_bytes(self, offset: int, content: bytes) -> None:
+        """Write; while writes are held, somebody else waits for the release in our place."""
+        self._join()
+        if self.filter.volume.gate.is_closed:
+            self.waiting = start_thread("guest", self.guest.write, offset, content)
+            return
+        if offset + len(content) > self.path.stat().st_size:
+            self.resize(offset + len(content))
+        self.guest.write(offset, content)
+
+    def _join(self) -> None:
+        if self.waiting:
+            self.waiting.join(60)
+            assert not self.waiting.is_alive()
+        self.waiting = None
+
+    def zero(self, first: int, count: int) -> None:
+        self.guest.zero(first * CHUNK_SIZE_BYTES, count * CHUNK_SIZE_BYTES)
+
+    def resize(self, size_bytes: int) -> None:
+        """A filter serves a volume of one size."""
+        self.filter.stop()
+        super().resize(size_bytes)
+        self.start()
+
+    def replace(self) -> None:
+        self.filter.stop()
+        super().replace()
+        self.start()
+
+    def close(self) -> None:
+        self._join()
+        self.filter.stop()
 
 
 class MemorySite(Site):

@@ -420,7 +420,7 @@ CREATE TABLE part (
 CREATE TABLE barrier_node (
     session     uuid NOT NULL REFERENCES session,
     node_no     int NOT NULL REFERENCES node,
-    means       text NOT NULL,           -- how it held writes: 'fsfreeze', or 'none'
+    means       text NOT NULL,           -- how it held writes: 'fsfreeze', 'filter', or 'none'
     held_at     timestamptz NOT NULL,    -- by the node's clock, as are the others
     cut_at      timestamptz NOT NULL,
     released_at timestamptz NOT NULL,

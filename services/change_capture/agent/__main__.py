@@ -43,7 +43,7 @@ def main(settings: Settings, stop: Stop) -> None:
     window = Window(settings.window_span_count_max)
     start_thread("preallocate", window.preallocate, daemon=True)
     sender = EventSender(settings.kafka, check_name("node", settings.node))
-    known = drivers(settings.state_folder, roots)
+    known = drivers(settings.state_folder, roots, settings.filters_folder)
     barriers = Barriers(known, roots, holds_folder, settings.outcome_timeout_seconds)
     captures = AgentCaptures(
         boot,

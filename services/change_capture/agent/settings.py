@@ -7,6 +7,7 @@ from pathlib import Path
 from libs.runtime.groups import KafkaSettings, ServiceSettings
 from libs.runtime.settings import Secret, secret_files
 from services.change_capture.drivers.local.roots import Roots, parse_roots
+from services.change_capture.filter.places import CONTROL_FOLDER
 from services.change_capture.rpc import HINTS_BODY_SIZE_BYTES_MAX
 
 
@@ -40,6 +41,8 @@ class Settings(ServiceSettings):
     #: Folder of the credential that an invitation was exchanged for, and of the fingerprint files;
     #: without those of the base a capture compares everything.
     state_folder: Path
+    #: Folder of the control sockets of this node's volume filters.
+    filters_folder: Path = CONTROL_FOLDER
     #: Threads that read and hash; more than cores gains nothing.
     scan_thread_count: int = 2
     #: Spans of 32 MiB that wait for their chunker, over all captures: bounds the agent's memory.

@@ -19,7 +19,7 @@ _REASON_LENGTH_MAX = 2000
 
 
 #: How a volume's changes can be known.
-DRIVERS = ("scan", "reflink", "qemu")
+DRIVERS = ("scan", "reflink", "qemu", "filter")
 
 
 def add_change_verbs(

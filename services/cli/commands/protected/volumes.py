@@ -40,7 +40,8 @@ def add_parser(
         "--driver",
         choices=DRIVERS,
         help="how changes are known: `scan` reads everything each time (the default), `reflink` "
-        "compares clones of a file on XFS or btrfs, `qemu` asks the dirty bitmap of a VM's disk",
+        "compares clones of a file on XFS or btrfs, `qemu` asks the dirty bitmap of a VM's disk, "
+        "`filter` asks the volume filter in front of it",
     )
     add.add_argument(
         "--again", action="store_true", help="although another volume has the same path"

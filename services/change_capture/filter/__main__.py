@@ -1,0 +1,26 @@
+"""`python -m services.change_capture.filter`: the filter of one volume."""
+
+import contextlib
+import sys
+
+from libs.rest.server import create_app, serving
+from libs.runtime.health import Health
+from libs.runtime.metrics import new_registry
+from libs.runtime.service import run_service
+from libs.runtime.signals import Stop
+from services.change_capture.filter.process import VolumeFilter
+from services.change_capture.filter.settings import Settings
+
+
+def main(settings: Settings, stop: Stop) -> None:
+    """Run the filter until it is asked to stop."""
+    health = Health(stop)
+    app = create_app("Backcast volume filter", settings, health, new_registry())
+    with serving(app, settings), contextlib.ExitStack() as running:
+        running.callback(VolumeFilter(settings).stop)
+        health.started()
+        stop.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(run_service("filter", Settings, main))

@@ -1,0 +1,301 @@
+"""What agents may do to a filter's volume: hold, cut, release, and have a frozen view for a while.
+
+One agent at a time holds the volume. A few views may be open, each of one connection of an agent.
+If that connection ends, writes go on, its view is closed, and a cut that no session has claimed is
+taken back.
+
+Order of a barrier: volume flushed → gate closed, those inside leave → flushed again → bits swapped,
+bytes kept from here on → gate opened. Only if it was closed until then, and the bits of before are
+durable, does the cut count and get a name. A crash at any step ends the process, and with it the
+tracking (`tracking`).
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    ConflictError,
+    HoldBrokenError,
+    NotFoundError,
+    SourceError,
+    UnavailableError,
+)
+from services.change_capture.drivers.port import TrackingLost
+from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.marks.bitmap import ChunkBitmap
+from services.change_capture.filter.marks.tracking import Tracking
+from services.change_capture.filter.volume import FilteredVolume
+
+log = logging.getLogger(__name__)
+
+#: Longest hold that an agent may ask for. A guest's file system waits for its writes meanwhile.
+HOLD_SECONDS_MAX = 60.0
+#: Views at once: that of a capture, and that of the one that supersedes it, twice.
+VIEWS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchLimits:
+    """Where bytes of before a cut are kept, and how many."""
+
+    folder: Path
+    size_bytes_max: int
+    #: Longest wait of one write for the scratch file; then the frozen view breaks.
+    wait_seconds_max: float
+
+
+@dataclass(slots=True)
+class _View:
+    """A cut, from its hold on."""
+
+    owner: object
+    frozen: FrozenBytes
+    #: Bits of before, until they are durable.
+    before: ChunkBitmap | None = None
+    #: Of the cut, when it counts.
+    token: str = ""
+    is_cut: bool = False
+    is_claimed: bool = False
+
+
+class FilterCuts:
+    """The barriers and views of one volume. Thread-safe.
+
+    Args:
+        volume: the volume.
+        tracking: what is known of its cuts.
+        scratch: for bytes of before a cut.
+    """
+
+    def __init__(self, volume: FilteredVolume, tracking: Tracking, scratch: ScratchLimits) -> None:
+        self.volume = volume
+        self._tracking = tracking
+        self._scratch = scratch
+        #: That is being cut.
+        self._held: _View | None = None
+        self._views: tuple[_View, ...] = ()
+        self._lock = threading.RLock()
+
+    @property
+    def epoch(self) -> str:
+        """Names the time since tracking was last lost."""
+        return self._tracking.epoch
+
+    @property
+    def lost(self) -> TrackingLost | None:
+        """Why this epoch began without what was tracked before it; None: it did not."""
+        return self._tracking.lost
+
+    @property
+    def view_count(self) -> int:
+        """Views that are open."""
+        return len(self._views)
+
+    def hold(self, owner: object, seconds: float) -> None:
+        """Hold writes; this returns when none is under way and all are on stable storage.
+
+        Args:
+            owner: whose hold it is.
+            seconds: after so long writes go on, whatever happens.
+
+        Raises:
+            BadInputError: too long.
+            ConflictError: the volume is held already, or has too many views.
+            HoldBrokenError: the time was over before writes were held.
+            UnavailableError: no scratch file can be made.
+            SourceError: the disk fails.
+        """
+        if not 0 < seconds <= HOLD_SECONDS_MAX:
+            raise BadInputError(
+                f"hold of {seconds:g} s: expected more than 0 and {HOLD_SECONDS_MAX:g} s at most"
+            )
+        with self._lock:
+            if self._held or len(self._views) >= VIEWS_MAX or self._of(owner):
+                raise ConflictError(
+                    f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
+                    f"views; wait until other captures have ended"
+                )
+            self._flush()  # most of it, while writes still go on
+            view = _View(owner, self._made_scratch())
+            self._held = view
+            try:
+                if not self.volume.gate.close(seconds):
+                    raise self._broken_hold(seconds)
+                self._flush()
+            except BaseException:
+                self._let_go(view)
+                raise
+
+    def cut(self, owner: object) -> None:
+        """Begin the frozen view, while writes are held.
+
+        Raises:
+            HoldBrokenError: writes are not held any more, or never were.
+        """
+        with self._lock:
+            view = self._held_by(owner)
+            if view is None or view.is_cut or not self.volume.gate.is_holding:
+                raise HoldBrokenError(
+                    f"volume {self.volume.disk.path}: its writes are not held, or not any more; "
+                    f"take the snapshot again"
+                )
+            view.before = self.volume.cut(ChunkBitmap(self.volume.chunk_count), view.frozen)
+            view.is_cut = True
+
+    def release(self, owner: object) -> str | None:
+        """Let writes go on.
+
+        Returns:
+            Names the cut, if there was one and writes were held until now. Otherwise it is taken
+            back, and None.
+
+        Raises:
+            OutOfSpaceError: the state folder is full; the cut is taken back.
+            UnavailableError: the state folder fails; the cut is taken back.
+        """
+        with self._lock:
+            view = self._held_by(owner)
+            if view is None:
+                return None
+            was_held = self.volume.gate.open()
+            if not (was_held and view.is_cut and view.before is not None):
+                self._let_go(view)
+                return None
+            try:
+                view.token = self._tracking.add(view.before)
+            except BaseException:
+                self._let_go(view)
+                raise
+            view.before, self._held = None, None
+            self._views = (*self._views, view)
+            return view.token
+
+    def view(self, token: str) -> FrozenBytes:
+        """The frozen bytes of a cut.
+
+        Raises:
+            SourceError: it is gone.
+        """
+        for view in self._views:
+            if view.token == token:
+                return view.frozen
+        raise SourceError(
+            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
+            f"the agent restarted? Take the snapshot again"
+        )
+
+    def claim(
+        self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
+    ) -> ChunkBitmap | TrackingLost | None:
+        """Say which session a cut has become, and ask what changed since a base.
+
+        Returns:
+            What was written between the base and the cut; or why that is not known; None: no base
+            was named.
+
+        Raises:
+            NotFoundError: there is no such cut.
+            OutOfSpaceError: the state folder is full.
+            UnavailableError: it fails.
+        """
+        with self._lock:
+            try:
+                self._tracking.claim(token, volume, session)
+                found: ChunkBitmap | TrackingLost | None = None
+                if base is not None:
+                    found = self._tracking.changes(token, volume, base)
+                    if not is_trusted:
+                        found = TrackingLost(
+                            "distrusted", f"what was written since base {base} was found untrue"
+                        )
+                self._tracking.keep_since(token, volume, base)
+            except KeyError as err:
+                raise NotFoundError(f"the filter has no cut {token!r} any more") from err
+            for view in self._views:
+                view.is_claimed = view.is_claimed or view.token == token
+            return found
+
+    def settle(self, volume: str, session: str, *, sealed: bool) -> None:
+        """A session has ended; harmless when repeated, and for one that is not known.
+
+        Raises:
+            OutOfSpaceError: the state folder is full.
+            UnavailableError: it fails.
+        """
+        with self._lock:
+            self._rejoin(self._tracking.settle(volume, session, sealed=sealed))
+
+    def forget(self, volume: str) -> None:
+        """What is known of a volume's bases is of no use any more. Errors as of `settle`."""
+        with self._lock:
+            self._tracking.forget(volume)
+
+    def end(self, owner: object) -> None:
+        """An agent is gone, or is done: writes go on, and its view is closed."""
+        with self._lock:
+            view = self._held_by(owner) or self._of(owner)
+            if view is not None:
+                self._let_go(view)
+
+    def end_all(self, reason: str) -> None:
+        """End whatever hold and views there are, because this process ends."""
+        with self._lock:
+            for view in (*self._views, *([self._held] if self._held else [])):
+                view.frozen.break_off(reason)
+                self._let_go(view)
+
+    def _held_by(self, owner: object) -> _View | None:
+        return self._held if self._held is not None and self._held.owner is owner else None
+
+    def _of(self, owner: object) -> _View | None:
+        return next((view for view in self._views if view.owner is owner), None)
+
+    def _let_go(self, view: _View) -> None:
+        """Open the gate, let nothing more be kept, and take back what came to nothing."""
+        if view is self._held:
+            self.volume.gate.open()
+            self._held = None
+        self._views = tuple(one for one in self._views if one is not view)
+        view.frozen.close()  # first, so that nobody who reads takes new bytes for those of the cut
+        self.volume.thaw(view.frozen)
+        self._rejoin(view.before)
+        if view.token and not view.is_claimed:
+            try:
+                self._rejoin(self._tracking.take_out(view.token))
+            except KeyError:  # a later order has done so
+                pass
+            except BackcastError as err:  # it is in the chain still, which is what counts
+                log.warning("cut not taken back", extra={"detail": str(err)})
+
+    def _rejoin(self, bits: ChunkBitmap | None) -> None:
+        if bits is not None:
+            self.volume.add_marks(bits)
+
+    def _flush(self) -> None:
+        try:
+            self.volume.disk.flush()
+        except OSError as err:
+            raise SourceError(
+                f"volume {self.volume.disk.path}: its writes cannot be flushed: {err.strerror}"
+            ) from err
+
+    def _made_scratch(self) -> FrozenBytes:
+        limits = self._scratch
+        try:
+            return FrozenBytes(
+                self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
+            )
+        except OSError as err:
+            raise UnavailableError(
+                f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
+            ) from err
+
+    def _broken_hold(self, seconds: float) -> HoldBrokenError:
+        return HoldBrokenError(
+            f"volume {self.volume.disk.path}: writes under way did not end within the {seconds:g} "
+            f"s of the hold; take the snapshot again"
+        )

@@ -1,0 +1,108 @@
+"""The gate that every write passes, so that all of them can be held for a moment.
+
+Each connection has a `Passage`. It says that it is inside before it looks whether the gate is
+closed; whoever closes the gate closes it before they look who is inside. So one of the two sees the
+other, without a lock on the way of a write. (The interpreter runs these steps of all threads in one
+order.)
+"""
+
+import threading
+import time
+
+
+class Passage:
+    """One connection's way through the gate; used by one thread."""
+
+    __slots__ = ("_gate", "is_inside")
+
+    def __init__(self, gate: "Gate") -> None:
+        self._gate = gate
+        self.is_inside = False
+
+    def enter(self) -> None:
+        """Return when writes may be done; from here on a hold waits for `leave`."""
+        self.is_inside = True
+        if self._gate.is_closed:
+            self._gate.wait_outside(self)
+
+    def leave(self) -> None:
+        """All writes since `enter` are done."""
+        self.is_inside = False
+        if self._gate.is_closed:
+            self._gate.left()
+
+
+class Gate:
+    """Lets writes pass, or holds them until a deadline of this process's own clock. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self._changed = threading.Condition()
+        self._passages: set[Passage] = set()
+        self._deadline = 0.0
+
+    def passage(self) -> Passage:
+        """A way through, for a new connection."""
+        with self._changed:
+            made = Passage(self)
+            self._passages.add(made)
+            return made
+
+    def remove(self, passage: Passage) -> None:
+        """A connection has ended."""
+        with self._changed:
+            passage.is_inside = False
+            self._passages.discard(passage)
+            self._changed.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Hold: new writes wait, and this returns when those inside have left.
+
+        Args:
+            seconds: after so long the gate opens by itself.
+
+        Returns:
+            Whether all have left; if not, the gate is open again.
+        """
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            self.is_closed = True
+            while self.is_closed and any(one.is_inside for one in self._passages):
+                self._changed.wait(max(0.0, self._deadline - time.monotonic()))
+                self._open_if_over()
+            return self.is_closed
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the hold lasts until now, unbroken."""
+        with self._changed:
+            self._open_if_over()
+            return self.is_closed
+
+    def open(self) -> bool:
+        """Release. Returns whether the hold was unbroken until now."""
+        with self._changed:
+            self._open_if_over()
+            was_closed, self.is_closed = self.is_closed, False
+            self._changed.notify_all()
+            return was_closed
+
+    def wait_outside(self, passage: Passage) -> None:
+        """What `Passage.enter` does at a closed gate."""
+        with self._changed:
+            while self.is_closed:
+                passage.is_inside = False
+                self._changed.notify_all()
+                self._changed.wait(max(0.0, self._deadline - time.monotonic()))
+                self._open_if_over()
+            passage.is_inside = True
+
+    def left(self) -> None:
+        """What `Passage.leave` does at a closed gate."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _open_if_over(self) -> None:
+        if self.is_closed and time.monotonic() >= self._deadline:
+            self.is_closed = False
+            self._changed.notify_all()

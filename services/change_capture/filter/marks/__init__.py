@@ -1,0 +1,1 @@
+"""What a filter knows of writes: bits in memory, their chain of cuts, and the files of both."""

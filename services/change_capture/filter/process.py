@@ -1,0 +1,116 @@
+"""All of a filter in one process: the volume, its tracking, its clients and its control socket."""
+
+import contextlib
+import logging
+import os
+import stat
+
+from libs.errors import BackcastError
+from libs.nbd.export import BASE_ALLOCATION, BlockSizes, Export
+from libs.nbd.layout import Feature
+from services.change_capture.filter.connection import PAYLOAD_SIZE_BYTES_MAX
+from services.change_capture.filter.control import ControlServer
+from services.change_capture.filter.cuts import FilterCuts, ScratchLimits
+from services.change_capture.filter.disk import DIRECT_BLOCK_SIZE_BYTES, Disk
+from services.change_capture.filter.marks.state import VolumeFacts
+from services.change_capture.filter.marks.tracking import Tracking
+from services.change_capture.filter.places import control_path
+from services.change_capture.filter.serving import Serving, listen
+from services.change_capture.filter.settings import Settings
+from services.change_capture.filter.volume import FilteredVolume, chunk_count_of
+
+log = logging.getLogger(__name__)
+
+_FEATURES = (
+    Feature.HAS_FLAGS
+    | Feature.SEND_FLUSH
+    | Feature.SEND_FUA
+    | Feature.SEND_TRIM
+    | Feature.SEND_WRITE_ZEROES
+    | Feature.CAN_MULTI_CONN
+)
+_PREFERRED_BLOCK_SIZE_BYTES = 4096
+
+
+class VolumeFilter:
+    """A running filter. It serves from when it is made until `stop`.
+
+    Order of a start: volume locked → tracking found, and said to be unclean → clients accepted.
+    Order of a stop: control socket closed → view ended → clients ended → volume flushed → tracking
+    saved, and said to be clean.
+
+    Args:
+        settings: what it serves, and where.
+
+    Raises:
+        SourceError: the volume cannot be served.
+        ConfigurationError: an address cannot be listened on.
+        UnavailableError: the state folder fails.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        with contextlib.ExitStack() as made:
+            self._disk = Disk(settings.volume, is_direct=settings.direct)
+            made.callback(self._disk.close)
+            count = chunk_count_of(self._disk.size_bytes)
+            self._tracking = Tracking(settings.state_folder, _facts(self._disk), count)
+            self.volume = FilteredVolume(self._disk, self._tracking.marks)
+            self.cuts = FilterCuts(self.volume, self._tracking, _scratch(settings))
+            self.clients = Serving(
+                [listen(settings.nbd_listen, settings.nbd_group)],
+                self.volume,
+                _export(settings, self._disk),
+                settings.connection_count_max,
+            )
+            made.callback(self.clients.stop)
+            path = control_path(settings.control_folder, self._disk.descriptor)
+            self._control = ControlServer(path, self.cuts)
+            made.callback(self._control.close)
+            self.clients.start([])
+            made.pop_all()
+
+    def stop(self) -> None:
+        """End it cleanly, so that the next one knows what this one has marked.
+
+        Raises:
+            BackcastError: what was marked could not be saved, and is lost.
+        """
+        self._control.close()
+        self.cuts.end_all("the filter was stopped")
+        self.clients.stop()
+        try:
+            self._disk.flush()
+            self._tracking.stop(self.volume.marks, _facts(self._disk))
+        except OSError as err:
+            log.error("volume not flushed; tracking is lost", extra={"detail": str(err)})  # noqa: TRY400 -- the text says all
+        except BackcastError:
+            log.critical("tracking not saved; it is lost")
+            raise
+        finally:
+            self._disk.close()
+
+
+def _export(settings: Settings, disk: Disk) -> Export:
+    least = DIRECT_BLOCK_SIZE_BYTES if settings.direct else 1
+    return Export(
+        name=settings.export,
+        size_bytes=disk.size_bytes,
+        features=_FEATURES,
+        block_sizes=BlockSizes(least, _PREFERRED_BLOCK_SIZE_BYTES, PAYLOAD_SIZE_BYTES_MAX),
+        description=f"the volume {settings.volume}, whose writes are tracked",
+        contexts=(BASE_ALLOCATION,),
+    )
+
+
+def _scratch(settings: Settings) -> ScratchLimits:
+    return ScratchLimits(
+        settings.scratch_folder or settings.state_folder,
+        settings.scratch_size_bytes_max,
+        settings.scratch_wait_seconds,
+    )
+
+
+def _facts(disk: Disk) -> VolumeFacts:
+    status = os.fstat(disk.descriptor)
+    changed_ns = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+    return VolumeFacts(disk.identity, disk.size_bytes, changed_ns)
