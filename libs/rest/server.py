@@ -51,7 +51,7 @@ from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import ShareLimits, Shares
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
-from libs.runtime.health import Check, Health
+from libs.runtime.health import Check, Health, health_document
 from libs.runtime.metrics import SECONDS_BUCKETS, method_label
 from libs.runtime.threads import start_thread
 from libs.runtime.tls import ServerTls
@@ -344,19 +344,12 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
 
 
 def _report(failure: str, checks: list[Check]) -> Response:
-    """The state of each check; why one failed only the log says, as no token is needed here."""
+    """The state of each check, with the reason that is for everybody; the log has the rest."""
     for check in checks:
         if not check.ok:
             log.warning(failure, extra={"check": check.name, "detail": check.detail})
-    ok = all(check.ok for check in checks)
-    body = {
-        "ok": ok,
-        "checks": [
-            {"name": one.name, "ok": one.ok, "last_ok_seconds_ago": one.last_ok_seconds_ago}
-            for one in checks
-        ],
-    }
-    return JSONResponse(body, HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
+    ok, document = health_document(checks)
+    return JSONResponse(document, HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

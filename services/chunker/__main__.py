@@ -7,8 +7,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.packs.copies import mark_copy_damaged
-from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog, ask_postgres
 from libs.copies.opening import open_stores
+from libs.kafka.answering import ask_kafka
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -19,6 +20,7 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
+from libs.store.answering import bucket_probe
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
@@ -43,6 +45,9 @@ def main(settings: Settings, stop: Stop) -> None:
         patience_seconds=PATIENCE_SECONDS,
     )
     catalog.open()
+    health.depend_on("postgres", lambda: ask_postgres(catalog))
+    health.depend_on("kafka", lambda: ask_kafka(settings.kafka))
+    health.depend_on("store primary", bucket_probe(settings.s3))
     with contextlib.closing(catalog), serving(app, settings):
         stores = open_stores(
             settings.s3, settings.second_s3, functools.partial(mark_copy_damaged, catalog)

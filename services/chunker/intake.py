@@ -127,11 +127,12 @@ class Intake:
                     await self._read(consumer, stop, loop)
             except UnavailableError as err:
                 log.warning("reading begins again", extra={"detail": str(err)})
+                loop.put_off(err)  # a restart brings back neither Kafka nor the catalog
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _read(self, consumer: EventConsumer, stop: Stop, loop: LoopHealth) -> None:
         while not stop.requested:
-            if not await self._handle_all(await consumer.batch(0.5), consumer, stop):
+            if not await self._handle_all(await consumer.batch(0.5), consumer, stop, loop):
                 return  # what is left was read and not handled: no position may be behind it
             for partition, offset in self._positions.to_read_again().items():
                 consumer.rewind(partition, offset)
@@ -157,7 +158,11 @@ class Intake:
             loop.worked()
 
     async def _handle_all(
-        self, deliveries: Sequence[Delivery], consumer: EventConsumer, stop: Stop
+        self,
+        deliveries: Sequence[Delivery],
+        consumer: EventConsumer,
+        stop: Stop,
+        loop: LoopHealth,
     ) -> bool:
         """Handle deliveries in their order; False if it is asked to stop before the last."""
         for delivery in deliveries:
@@ -171,6 +176,7 @@ class Intake:
                     break
                 except UnavailableError as err:
                     log.warning("event waits", extra={"detail": str(err)})
+                    loop.put_off(err)
                     await asyncio.sleep(_AGAIN_SECONDS)
         return True
 
