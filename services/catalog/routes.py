@@ -61,6 +61,6 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_catalog_routes(app, tools)
     add_store_routes(app, catalog, stores, tools)
     add_key_routes(app, keys)
-    add_status_routes(app, catalog)
+    add_status_routes(app, catalog, tools)
     add_token_routes(app, catalog)
     add_audit_routes(app, catalog)

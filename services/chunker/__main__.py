@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from libs.catalogdb.packs.copies import mark_copy_damaged
 from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog, ask_postgres
 from libs.copies.opening import open_stores
+from libs.ids import uuid7
 from libs.kafka.answering import ask_kafka
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -21,6 +22,7 @@ from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
 from libs.store.answering import bucket_probe
+from services.chunker.announcing import Announcer
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
@@ -78,8 +80,8 @@ def main(settings: Settings, stop: Stop) -> None:
             settings.renew_interval_seconds,
             patience_seconds=settings.session_deadline_seconds,
         )
-        threads = start_loops([renewing], health, stop)
-        health.started()
+        announcer = Announcer(catalog, uuid7(), settings.name, health, intake.partition_count)
+        threads = start_loops([renewing, announcer.loop()], health, stop)
         try:
             asyncio.run(_reading(intake, settings, stop, reading))
         finally:
@@ -87,6 +89,7 @@ def main(settings: Settings, stop: Stop) -> None:
             attempts.close()
             for thread in threads:
                 thread.join()
+            announcer.leave()
 
 
 async def _reading(intake: Intake, settings: Settings, stop: Stop, health: LoopHealth) -> None:

@@ -23,13 +23,29 @@ _TENANT = "default"
 
 
 class Services:
-    """The public services, as one tenant's command sees them. Thread-safe."""
+    """The public services, as one tenant's command sees them. Thread-safe.
 
-    def __init__(self, url: str, token: str, tenant: str, ca_file: Path | None = None) -> None:
+    Args:
+        url: of the restore service.
+        token: of the caller.
+        tenant: whose requests are made.
+        ca_file: authorities that sign the services; the system's if None.
+        links: URLs of the other services; None: the restore service says them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        tenant: str,
+        ca_file: Path | None = None,
+        links: Mapping[str, str] | None = None,
+    ) -> None:
         self.tenant = check_name("tenant", tenant)
         self._token = token
         #: Authorities that sign the services and the store; the system's if None.
         self.ca_file = ca_file
+        self._known_links = links
         self.restore = self._client(url)
 
     @cached_property
@@ -49,6 +65,8 @@ class Services:
 
     @cached_property
     def _links(self) -> Mapping[str, str]:
+        if self._known_links is not None:
+            return self._known_links
         links: Mapping[str, str] = self.restore.get("/v1")
         return links
 
@@ -88,4 +106,5 @@ def connect(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
             f"BACKCAST_URL is not set and nothing was started in {home.folder}: "
             f"run `backcast dev up`, or set BACKCAST_URL and BACKCAST_TOKEN"
         )
-    return Services(home.url, token or home.secret("token"), tenant, home.ca_file)
+    links = {name: home.service_url(name) for name in ("coordinator", "catalog")}
+    return Services(home.url, token or home.secret("token"), tenant, home.ca_file, links)

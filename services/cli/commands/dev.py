@@ -4,6 +4,7 @@ Progress goes to standard error; standard output has the result only, with ``--j
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         )
         _show_status(cluster, cluster.status(), as_json=as_json)
         if not args.servers_only:
-            _tell_of_catalog(cluster)
+            with contextlib.suppress(UnavailableError):  # it was ready a moment ago
+                _tell_of_catalog(cluster)
         return 0
     if args.dev_command == "down":
         cluster.down(tell_line)

@@ -16,7 +16,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("site"), tied=True))
     start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO))
     try:
-        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
+        site = RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
+        site.volume("base", 1 << 16)  # it makes the tenant, whose status is asked
+        assert site.take("base")["state"] == "sealed"
+        yield site
     finally:
         discard(cluster)
 
