@@ -109,6 +109,7 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
     )
     app.router.route_class = StrictRoute
     app.state.tokens, app.state.group_of, app.state.limits = tokens, group_of, limits
+    app.state.health = health
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
         RequestGuard,

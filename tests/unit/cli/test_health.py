@@ -37,7 +37,7 @@ def notification(kind: str, severity: str, message: str, **names: str) -> dict[s
 def _all_well(script: Script) -> None:
     script["GET", f"{TENANT}/status"] = [{**WELL, "groups": [GROUP]}]
     script["GET", "/v1/status"] = [INSTALLATION]
-    script["GET", "/readyz"] = [{"ok": True}]
+    script["GET", "/v1/ready"] = [{"ok": True}]
     script["GET", "/v1/notifications"] = [[]]
 
 
@@ -58,7 +58,7 @@ def test_every_source_of_problems_makes_it_fail(script: Script, backcast: Backca
     script["GET", "/v1/status"] = [{**INSTALLATION, "problems": [PROBLEM]}]
     assert backcast("status").status == 1
     script["GET", "/v1/status"] = [INSTALLATION]
-    script["GET", "/readyz"] = [(404, "not-found")]
+    script["GET", "/v1/ready"] = [(404, "not-found")]
     ran = backcast("status", "--json")
     assert ran.status == 1
     (found,) = ran.objects
@@ -77,7 +77,7 @@ def readiness(name: str, reason: str, *, is_server: bool) -> dict[str, Any]:
 def test_a_server_that_a_ready_service_works_without_is_a_problem(
     script: Script, backcast: Backcast
 ) -> None:
-    script["GET", "/readyz"] = [readiness("kafka", "no answer for 3 s", is_server=True)]
+    script["GET", "/v1/ready"] = [readiness("kafka", "no answer for 3 s", is_server=True)]
     ran = backcast("status")
     assert ran.status == 1
     assert "service catalog: works without kafka: no answer for 3 s" in ran.out
@@ -95,7 +95,7 @@ def test_an_unknown_tenant_hides_nothing_that_is_away(script: Script, backcast: 
 
 
 def test_a_loop_that_was_put_off_is_a_remark(script: Script, backcast: Backcast) -> None:
-    script["GET", "/readyz"] = [readiness("relay", "its last round was put off", is_server=False)]
+    script["GET", "/v1/ready"] = [readiness("relay", "its last round was put off", is_server=False)]
     ran = backcast("status")
     assert ran.status == 0
     assert "remark  service catalog: loop relay: its last round was put off" in ran.out
@@ -124,7 +124,7 @@ def test_what_is_not_answered_is_a_problem_and_hides_nothing_else(
 def test_a_restore_service_that_does_not_answer_is_named_and_so_is_what_it_hides(
     script: Script, backcast: Backcast
 ) -> None:
-    script["GET", "/v1"] = script["GET", "/readyz"] = [(503, "unavailable")]
+    script["GET", "/v1"] = script["GET", "/v1/ready"] = [(503, "unavailable")]
     (found,) = backcast("status", "--json").objects
     assert [one["about"] for one in found["problems"]] == [
         "service restore",

@@ -82,7 +82,7 @@ def ask_services(services: Services) -> dict[str, ServiceState]:
 
 
 def _ready(services: Services, name: str) -> Callable[[], Any]:
-    return lambda: getattr(services, name).get("/readyz")
+    return lambda: getattr(services, name).get("/v1/ready")
 
 
 def _state(name: str, answer: Any) -> ServiceState:
