@@ -52,6 +52,8 @@ def _status(args: argparse.Namespace) -> int:
     problems, remarks = problems + told, remarks + known
     found = {"ok": not problems, "problems": problems, "remarks": remarks}
     found |= {"notifications": open_now, "groups": tenant["groups"]}
+    # A catalog service of an earlier release does not say them.
+    found |= {name: tenant.get(name) for name in ("stored_bytes", "quota_bytes")}
     out.show(found, lambda shown: "\n".join(_lines(shown)))
     return NOT_WELL_EXIT_CODE if problems else 0
 
