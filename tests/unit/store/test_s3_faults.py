@@ -115,7 +115,10 @@ def serving(*answers: bytes, keep_open: bool = False, read_body: bool = True) ->
     with ScriptedServer(*answers, keep_open=keep_open, read_body=read_body) as server:
         store = S3Store(
             S3Bucket(
-                endpoint=server.endpoint, bucket="b", access_key="access", secret_key="top-secret"
+                endpoint=server.endpoint,
+                bucket="b",
+                access_key="AKIA-OURS",
+                secret_key="top-secret",
             ),
             timeouts=Timeouts(connect_seconds=1, read_seconds=0.3),
         )
@@ -164,8 +167,30 @@ def test_a_refusal_becomes_its_error(
     assert type(raised.value) is expected
     assert code in str(raised.value)
     assert ("Delete no object by hand" in str(raised.value)) == (expected is OutOfSpaceError)
-    assert "access" not in str(raised.value)
+    assert "AKIA-OURS" not in str(raised.value)
     assert "top-secret" not in repr(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("InvalidAccessKeyId", "the file of S3_ACCESS_KEY_FILE"),
+        ("SignatureDoesNotMatch", "the file of S3_SECRET_KEY_FILE"),
+        ("AccessDenied", "what this access key may do"),
+        ("RequestTimeTooSkewed", "the clock of this machine or of the store is wrong"),
+    ],
+)
+def test_a_refusal_of_our_keys_names_the_setting(code: str, named: str) -> None:
+    refused = refusal("403 Forbidden", code)
+    with serving(refused) as store, pytest.raises(ForbiddenError) as told:
+        store.get("key")
+    assert named in str(told.value)
+
+
+def test_a_refusal_of_our_keys_without_a_document_names_the_settings() -> None:
+    named = "S3_ACCESS_KEY_FILE and S3_SECRET_KEY_FILE"
+    with serving(reply("403 Forbidden")) as store, pytest.raises(ForbiddenError, match=named):
+        store.stat("key")
 
 
 @pytest.mark.parametrize("operation", ["get", "get_range", "get_into"])
