@@ -43,15 +43,20 @@ _FIXED = {
     "random_page_cost": "1.1",
 }
 _ENCODING = "UTF8"
+#: For each address of the server. By default a connection to a host that vanished is waited for for
+#: 130 s, and the services would be away for so long after the host is back.
+_CONNECT_SECONDS_MAX = 10
 #: Settings whose values the server tells by itself.
 _REPORTED = ("DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings")
 
 
 def connection_arguments(dsn: str) -> dict[str, Any]:
     """What `psycopg.connect` and a pool are given besides the connection string."""
-    own = conninfo_to_dict(dsn).get("options") or ""
+    given = conninfo_to_dict(dsn)
+    own = given.get("options") or ""
     return {
         "client_encoding": _ENCODING,
+        "connect_timeout": given.get("connect_timeout") or _CONNECT_SECONDS_MAX,
         "options": f"{_options(_DEFAULTS)} {own} {_options(_FIXED)}",
         # A server that vanished without a word is noticed within a minute, and not after two hours.
         "keepalives_idle": 30,

@@ -29,6 +29,9 @@ _OUT_OF_SPACE = "53100"
 #: Postgres is. With the default of 300 s they were not for 23 s after an outage of 96 s.
 _RECONNECT_SECONDS_MAX = 10.0
 
+#: Less than `libs.runtime.health.READY_SECONDS_MAX`, so that the reason is known in time.
+_ASK_SECONDS_MAX = 2.0
+
 #: How patient a service is whose work runs in the background: an outage of Postgres that is shorter
 #: ends no session.
 PATIENCE_SECONDS = 60.0
@@ -83,12 +86,23 @@ class Catalog:
             self._pool.open(wait=True, timeout=timeout_seconds)
         except PoolTimeout as err:
             self._pool.close()
-            with contextlib.suppress(psycopg.Error):  # the pool only logs why it has no connection
-                connect(self._dsn).close()
             raise UnavailableError(
-                f"catalog: no connection within {timeout_seconds:.0f} s; is Postgres running and "
-                f"are the address and password right?"
+                f"catalog: no connection within {timeout_seconds:.0f} s: {self._why_not()}; is "
+                f"Postgres running, and are the address, the user and the password in the file of "
+                f"POSTGRES_DSN_FILE right?"
             ) from err
+
+    def _why_not(self) -> str:
+        """Why there is no connection: the pool only logs it.
+
+        Raises:
+            ConfigurationError: see `check_session`.
+        """
+        try:
+            connect(self._dsn).close()
+        except psycopg.Error as err:
+            return _first_line(err)
+        return "there is one now"
 
     def close(self) -> None:
         """Close all connections."""
@@ -108,9 +122,13 @@ class Catalog:
             yield tx
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Tx]:
-        """For one statement that only reads: one round trip instead of three. Errors as above."""
-        with translated(), self._pool.connection() as tx:
+    def reading(self, wait_seconds: float | None = None) -> Iterator[Tx]:
+        """For one statement that only reads: one round trip instead of three. Errors as above.
+
+        Args:
+            wait_seconds: how long to wait for a connection; None: as long as everybody.
+        """
+        with translated(), self._pool.connection(wait_seconds) as tx:
             tx.autocommit = True
             try:
                 yield tx
@@ -128,6 +146,23 @@ class Catalog:
         with translated(), connect(self._dsn, autocommit=True) as connection:
             connection.execute(f"LISTEN {channel}")
             yield connection
+
+
+def ask_postgres(catalog: Catalog) -> None:
+    """Return if a connection can be had, the schema is there, and Postgres takes writes.
+
+    What `/readyz` asks. A full disk shows only when something is written, so it is not noticed.
+
+    Raises:
+        UnavailableError: no connection within 2 s, or the server only reads, as a standby does.
+        InvariantViolation: the catalog's tables are not there.
+    """
+    with catalog.reading(_ASK_SECONDS_MAX) as tx:
+        row = tx.execute(
+            "SELECT current_setting('transaction_read_only') FROM incarnation"
+        ).fetchone()
+    if row is None or row[0] != "off":
+        raise UnavailableError("catalog: Postgres takes no writes; is it a standby?")
 
 
 def _prepare(connection: Tx) -> None:

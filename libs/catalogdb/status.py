@@ -6,6 +6,7 @@ snapshots: the newest recovery point and the newest session of a group each have
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
@@ -28,6 +29,10 @@ class GroupStatus:
     #: The session that is open now, and since when.
     open_session: UUID | None
     open_seconds: float | None
+    #: A volume of it that no chunker has taken, since its node was told to capture, and the node.
+    untaken_seconds: float | None
+    untaken_volume: str | None
+    untaken_node: str | None
     #: The newest session that ended, if it was rejected.
     failed_session: UUID | None
     failed_at: datetime | None
@@ -69,39 +74,53 @@ class InstallationStatus:
     is_clock_halted: bool
 
 
+#: Of a tenant: one row per group that has protected volumes.
+_GROUPS: LiteralString = """
+    SELECT g.name AS group, members.volumes, g.paused_by, g.paused_reason,
+           newest.sequence, newest.sealed_at,
+           extract(epoch FROM now() - newest.sealed_at)::float8 AS age_seconds,
+           o.session AS open_session,
+           extract(epoch FROM now() - o.opened_at)::float8 AS open_seconds,
+           extract(epoch FROM now() - coalesce(o.cut_at, o.opened_at))::float8
+               AS untaken_seconds,
+           untaken.volume AS untaken_volume, untaken.node AS untaken_node,
+           failed.session AS failed_session, failed.ended_at AS failed_at,
+           failed.reject_code AS failed_code, failed.reject_message AS failed_message,
+           (SELECT count(*) FROM verification v JOIN snapshot s USING (session)
+            WHERE s.group_no = g.group_no AND s.state = 'l' AND v.damaged) AS damaged,
+           CASE WHEN g.copies < 2 THEN 0 ELSE
+               (SELECT count(*) FROM snapshot s
+                WHERE s.group_no = g.group_no AND s.state = 'l'
+                  AND s.replicated_at IS NULL
+                  AND s.sealed_at < now() - interval '1 hour') END AS lacking_copies
+    FROM volume_group g JOIN tenant t USING (tenant_no)
+    JOIN LATERAL (SELECT array_agg(v.name ORDER BY v.name) AS volumes FROM volume v
+                  WHERE v.group_no = g.group_no AND v.removed_at IS NULL) members
+        ON members.volumes IS NOT NULL
+    LEFT JOIN LATERAL (SELECT s.sequence, s.sealed_at FROM snapshot s
+                       WHERE s.group_no = g.group_no AND s.state = 'l'
+                       ORDER BY s.sequence DESC LIMIT 1) newest ON true
+    LEFT JOIN session o ON o.group_no = g.group_no AND o.state = 'o'
+    LEFT JOIN LATERAL (SELECT v.name AS volume, n.name AS node
+                       FROM part p JOIN volume v USING (volume_no)
+                       JOIN node n USING (node_no)
+                       WHERE p.session = o.session AND p.attempt IS NULL
+                         AND (o.cut_attempt = 0 OR o.cut_at IS NOT NULL)
+                       ORDER BY v.name LIMIT 1) untaken ON true
+    LEFT JOIN LATERAL (SELECT * FROM session s
+                       WHERE s.group_no = g.group_no AND s.state <> 'o'
+                       ORDER BY s.opened_at DESC LIMIT 1) failed
+        ON failed.state = 'r'
+    WHERE t.name = %s ORDER BY g.name"""
+
+
 def read_tenant_status(catalog: Catalog, tenant: str) -> TenantStatus:
     """How a tenant's backups stand now. Groups without a protected volume are left out."""
     with catalog.reading() as tx:
         groups = all_rows(
             tx,
             GroupStatus,
-            """SELECT g.name AS group, members.volumes, g.paused_by, g.paused_reason,
-                      newest.sequence, newest.sealed_at,
-                      extract(epoch FROM now() - newest.sealed_at)::float8 AS age_seconds,
-                      o.session AS open_session,
-                      extract(epoch FROM now() - o.opened_at)::float8 AS open_seconds,
-                      failed.session AS failed_session, failed.ended_at AS failed_at,
-                      failed.reject_code AS failed_code, failed.reject_message AS failed_message,
-                      (SELECT count(*) FROM verification v JOIN snapshot s USING (session)
-                       WHERE s.group_no = g.group_no AND s.state = 'l' AND v.damaged) AS damaged,
-                      CASE WHEN g.copies < 2 THEN 0 ELSE
-                          (SELECT count(*) FROM snapshot s
-                           WHERE s.group_no = g.group_no AND s.state = 'l'
-                             AND s.replicated_at IS NULL
-                             AND s.sealed_at < now() - interval '1 hour') END AS lacking_copies
-               FROM volume_group g JOIN tenant t USING (tenant_no)
-               JOIN LATERAL (SELECT array_agg(v.name ORDER BY v.name) AS volumes FROM volume v
-                             WHERE v.group_no = g.group_no AND v.removed_at IS NULL) members
-                   ON members.volumes IS NOT NULL
-               LEFT JOIN LATERAL (SELECT s.sequence, s.sealed_at FROM snapshot s
-                                  WHERE s.group_no = g.group_no AND s.state = 'l'
-                                  ORDER BY s.sequence DESC LIMIT 1) newest ON true
-               LEFT JOIN session o ON o.group_no = g.group_no AND o.state = 'o'
-               LEFT JOIN LATERAL (SELECT * FROM session s
-                                  WHERE s.group_no = g.group_no AND s.state <> 'o'
-                                  ORDER BY s.opened_at DESC LIMIT 1) failed
-                   ON failed.state = 'r'
-               WHERE t.name = %s ORDER BY g.name""",
+            _GROUPS,
             [tenant],
         )
         nodes = all_rows(

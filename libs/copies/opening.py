@@ -7,12 +7,20 @@ from uuid import UUID
 from libs.copies.stores import PRIMARY, SECOND, STORE_NAMES, Stores
 from libs.errors import ConfigurationError, UnavailableError
 from libs.runtime.groups import S3Settings, SecondS3Settings
-from libs.store.opening import bucket_of
+from libs.store.opening import bucket_of, bucket_probe
 from libs.store.probe import probe_s3
 from libs.store.retrying import RetryingStore
 from libs.store.s3 import S3Store
 
 log = logging.getLogger(__name__)
+
+
+def store_probes(primary: S3Settings, second: SecondS3Settings) -> dict[str, Callable[[], None]]:
+    """What `/readyz` asks of each configured store, by the name that it has there."""
+    settings = {PRIMARY: primary} | ({SECOND: second.store} if second.store else {})
+    return {
+        f"store {STORE_NAMES[store_no]}": bucket_probe(one) for store_no, one in settings.items()
+    }
 
 
 def open_stores(

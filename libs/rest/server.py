@@ -51,7 +51,7 @@ from libs.rest.protocol import BoundedProtocol
 from libs.rest.shares import ShareLimits, Shares
 from libs.rest.strict import StrictRoute
 from libs.runtime.groups import ServiceSettings
-from libs.runtime.health import Check, Health
+from libs.runtime.health import Check, Health, health_document
 from libs.runtime.metrics import SECONDS_BUCKETS, method_label
 from libs.runtime.threads import start_thread
 from libs.runtime.tls import ServerTls
@@ -109,6 +109,7 @@ def create_app(  # noqa: PLR0913 -- what every service has, wired in __main__
     )
     app.router.route_class = StrictRoute
     app.state.tokens, app.state.group_of, app.state.limits = tokens, group_of, limits
+    app.state.health = health
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # as its manual says
     app.add_middleware(
         RequestGuard,
@@ -235,7 +236,8 @@ class RequestGuard:
         """Hand a request on in its turn.
 
         Raises:
-            UnauthenticatedError: it has a body, which is not read, and no token that still counts.
+            UnauthenticatedError: its token has expired; or it has a body, which is not read, and no
+                token that is known.
             UnavailableError: nobody can say now whether its token is good.
             TooManyRequestsError: its tenant has too many.
             NotRecordedError: the audit log does not take it.
@@ -344,19 +346,12 @@ def _add_operation_routes(app: FastAPI, health: Health, registry: CollectorRegis
 
 
 def _report(failure: str, checks: list[Check]) -> Response:
-    """The state of each check; why one failed only the log says, as no token is needed here."""
+    """The state of each check, with the reason that is for everybody; the log has the rest."""
     for check in checks:
         if not check.ok:
             log.warning(failure, extra={"check": check.name, "detail": check.detail})
-    ok = all(check.ok for check in checks)
-    body = {
-        "ok": ok,
-        "checks": [
-            {"name": one.name, "ok": one.ok, "last_ok_seconds_ago": one.last_ok_seconds_ago}
-            for one in checks
-        ],
-    }
-    return JSONResponse(body, HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
+    ok, document = health_document(checks)
+    return JSONResponse(document, HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from what is durable:
 
 * An expected error (a server is away, a disk is full) puts the round off until the next one is due.
   The loop counts as working, because a restart of the process would not bring that server back.
+  `/readyz` tells of it.
 * Any other exception is logged with its trace, and the next round comes after a pause that grows
   from 1 to 30 s, or to the interval where that is longer. The process is not ready until a round
   works. It is no longer alive once the loop's patience is over, so that a supervisor restarts it.
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from libs.errors import BackcastError
 from libs.runtime.health import Health, LoopHealth
 from libs.runtime.signals import Stop
 from libs.runtime.threads import is_expected, start_thread
@@ -75,11 +77,14 @@ def _run(loop: Loop, watched: LoopHealth, stop: Stop) -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     failures = 0
 
-    def worked() -> None:
+    def recovered() -> None:
         nonlocal failures
         if failures:
             log.info("loop works again", extra={"loop": loop.name})
         failures = 0
+
+    def worked() -> None:
+        recovered()
         watched.worked()
 
     while not stop.requested:
@@ -87,19 +92,24 @@ def _run(loop: Loop, watched: LoopHealth, stop: Stop) -> None:
         try:
             loop.round(stop, worked if loop.lasting else watched.progressed)
         except Exception as err:
-            if is_expected(err):
+            if isinstance(err, BackcastError) and is_expected(err):
                 log.warning("round put off", extra={"loop": loop.name, "detail": str(err)})
                 if loop.again_seconds is not None:
                     pause_seconds = loop.again_seconds
+                recovered()
+                watched.put_off(err)
             else:
                 pause_seconds = _pause_seconds(failures, loop.interval_seconds)
                 failures += 1
-                watched.failed(f"{type(err).__name__}: {err}")
+                kind = type(err).__name__
+                reason = (
+                    f"its last round ended with an unexpected error ({kind}); the log says more"
+                )
+                watched.failed(reason, f"{kind}: {err}")
                 about = {"loop": loop.name, "pause_seconds": pause_seconds}
                 log.critical("round failed", exc_info=err, extra=about)
-                _pause(loop, stop, pause_seconds)
-                continue
-        worked()
+        else:
+            worked()
         _pause(loop, stop, pause_seconds)
 
 

@@ -1,5 +1,10 @@
 """`python -m services.catalog`: the loops of the catalog. `services.catalog.init` sets it up."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import functools
 import sys
@@ -13,11 +18,11 @@ from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
-from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
-from libs.catalogdb.protected import list_nodes
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog, ask_postgres
 from libs.checkpoints.shelf import CheckpointShelf
-from libs.copies.opening import open_stores
+from libs.copies.opening import open_stores, store_probes
 from libs.copies.stores import PRIMARY, Stores
+from libs.kafka.answering import ask_kafka
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.rest.server import serving
@@ -114,7 +119,7 @@ def main(settings: Settings, stop: Stop) -> None:
         add_routes(
             app, catalog, stores, vault, collection, upkeep, verifier, jobs, tools, witness, keys
         )
-        health.depend_on("catalog", lambda: list_nodes(catalog))
+        _depend(health, settings, catalog)
         _answer_polls_at(stop, jobs.bells, upkeep.bells)
         with contextlib.closing(access), serving(app, settings):
             threads = start_loops([*loops, *access.loops(), audit_loop(catalog)], health, stop)
@@ -123,6 +128,14 @@ def main(settings: Settings, stop: Stop) -> None:
             for thread in threads:
                 thread.join()
             jobs.close()
+
+
+def _depend(health: Health, settings: Settings, catalog: Catalog) -> None:
+    """Which servers `/readyz` asks; without Kafka or a store the service still does a part."""
+    health.depend_on("postgres", lambda: ask_postgres(catalog))
+    health.depend_on("kafka", lambda: ask_kafka(settings.kafka), is_needed=False)
+    for name, probe in store_probes(settings.s3, settings.second_s3).items():
+        health.depend_on(name, probe, is_needed=False)
 
 
 def _answer_polls_at(stop: Stop, *waited_for: Bells[Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fastapi import FastAPI
 
+from libs.access.readiness import add_readiness_route
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Stores
 from libs.keys.vault import KeyVault
@@ -53,6 +54,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
         witness: returns when the store knows what was decided.
         keys: changes keys.
     """
+    add_readiness_route(app)
     add_collection_routes(app, catalog, collection)
     add_upkeep_routes(app, upkeep)
     add_explaining_routes(app, catalog, Explainer(catalog, stores, vault))
@@ -61,6 +63,6 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     add_catalog_routes(app, tools)
     add_store_routes(app, catalog, stores, tools)
     add_key_routes(app, keys)
-    add_status_routes(app, catalog)
+    add_status_routes(app, catalog, tools)
     add_token_routes(app, catalog)
     add_audit_routes(app, catalog)

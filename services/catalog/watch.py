@@ -6,17 +6,20 @@ each of those is looked for now and then, and opened or resolved by what is foun
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 from libs.catalogdb.notifications.opening import EVERYBODY, Finding, Kind
 from libs.catalogdb.notifications.reviewing import (
     keep_found,
+    review_chunkers,
     review_damage,
     review_groups,
     review_nodes,
     review_relay,
 )
 from libs.catalogdb.pool import Catalog
+from libs.catalogdb.sessions.chunkers import read_chunkers, why_none_reads
 from libs.catalogdb.stores import StoreState, read_store_figures, read_stores
 from libs.copies.stores import PRIMARY, STORE_NAMES, Stores
 from libs.errors import BackcastError, OutOfSpaceError
@@ -30,6 +33,8 @@ log = logging.getLogger(__name__)
 WATCH_INTERVAL_SECONDS = 15.0
 #: An agent announces itself every 15 s, so this is four times in a row.
 NODE_SILENT_SECONDS = 60.0
+#: Chunkers are started and replaced within seconds.
+NO_CHUNKER_SECONDS = 60.0
 #: The relay publishes within a second of a commit.
 RELAY_LAG_SECONDS_MAX = 60.0
 #: A checkpoint is due every 30 s if something has changed.
@@ -51,6 +56,8 @@ class Watch:
         self._catalog = catalog
         self._stores = stores
         self._recovery = recovery
+        #: When a chunker that takes captures was last found, or the first look was made.
+        self._chunker_found_at: float | None = None
 
     def round(self, _stop: Stop, progressed: Callable[[], None]) -> None:
         """Look at everything once.
@@ -60,12 +67,20 @@ class Watch:
         """
         review_nodes(self._catalog, NODE_SILENT_SECONDS)
         review_groups(self._catalog)
+        self._look_at_chunkers()
         review_relay(self._catalog, RELAY_LAG_SECONDS_MAX)
         review_damage(self._catalog)
         progressed()
         self._look_at_stores(progressed)
         self._look_at_copies()
         self._look_at_checkpoints()
+
+    def _look_at_chunkers(self) -> None:
+        now = time.monotonic()
+        if self._chunker_found_at is None or not why_none_reads(read_chunkers(self._catalog)):
+            self._chunker_found_at = now
+        is_missing = now - self._chunker_found_at > NO_CHUNKER_SECONDS
+        review_chunkers(self._catalog, is_missing=is_missing)
 
     def _look_at_stores(self, progressed: Callable[[], None]) -> None:
         silent = []

@@ -1,5 +1,10 @@
 """`python -m services.chunker`: one chunker; run as many as there are partitions to share."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import asyncio
 import contextlib
 import functools
@@ -7,8 +12,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from libs.catalogdb.packs.copies import mark_copy_damaged
-from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog
+from libs.catalogdb.pool import PATIENCE_SECONDS, Catalog, ask_postgres
 from libs.copies.opening import open_stores
+from libs.ids import uuid7
+from libs.kafka.answering import ask_kafka
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.reading.frames import FrameReader
@@ -19,6 +26,8 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
+from libs.store.opening import bucket_probe
+from services.chunker.announcing import Announcer
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes
 from services.chunker.packer import Packer
@@ -43,6 +52,9 @@ def main(settings: Settings, stop: Stop) -> None:
         patience_seconds=PATIENCE_SECONDS,
     )
     catalog.open()
+    health.depend_on("postgres", lambda: ask_postgres(catalog))
+    health.depend_on("kafka", lambda: ask_kafka(settings.kafka))
+    health.depend_on("store primary", bucket_probe(settings.s3))
     with contextlib.closing(catalog), serving(app, settings):
         stores = open_stores(
             settings.s3, settings.second_s3, functools.partial(mark_copy_damaged, catalog)
@@ -73,8 +85,8 @@ def main(settings: Settings, stop: Stop) -> None:
             settings.renew_interval_seconds,
             patience_seconds=settings.session_deadline_seconds,
         )
-        threads = start_loops([renewing], health, stop)
-        health.started()
+        announcer = Announcer(catalog, uuid7(), settings.name, health, intake.partition_count)
+        threads = start_loops([renewing, announcer.loop()], health, stop)
         try:
             asyncio.run(_reading(intake, settings, stop, reading))
         finally:
@@ -82,6 +94,7 @@ def main(settings: Settings, stop: Stop) -> None:
             attempts.close()
             for thread in threads:
                 thread.join()
+            announcer.leave()
 
 
 async def _reading(intake: Intake, settings: Settings, stop: Stop, health: LoopHealth) -> None:

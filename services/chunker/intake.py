@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -103,6 +103,7 @@ class Intake:
         #: Whether this chunker reads the captures of a volume. That decides what is done together,
         #: and nothing else: a wrong answer costs a take-over.
         self.reads: Callable[[UUID], bool] = lambda _volume: False
+        self._partitions: Callable[[], Collection[Partition]] = lambda: ()
         self._notified_at: dict[str, float] = {}
         self._is_missing = False
         self._refused = Counter(
@@ -124,14 +125,21 @@ class Intake:
                     revoked=self._revoked,
                 ) as consumer:
                     self.reads = lambda volume: consumer.reads(BLOCK_CHANGES, str(volume).encode())
+                    self._partitions = lambda: consumer.partitions
                     await self._read(consumer, stop, loop)
             except UnavailableError as err:
                 log.warning("reading begins again", extra={"detail": str(err)})
+                loop.put_off(err)  # a restart brings back neither Kafka nor the catalog
+                self._partitions = lambda: ()
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    def partition_count(self) -> int:
+        """How many partitions this chunker reads now. Any thread may ask."""
+        return len(self._partitions())
 
     async def _read(self, consumer: EventConsumer, stop: Stop, loop: LoopHealth) -> None:
         while not stop.requested:
-            if not await self._handle_all(await consumer.batch(0.5), consumer, stop):
+            if not await self._handle_all(await consumer.batch(0.5), consumer, stop, loop):
                 return  # what is left was read and not handled: no position may be behind it
             for partition, offset in self._positions.to_read_again().items():
                 consumer.rewind(partition, offset)
@@ -157,7 +165,11 @@ class Intake:
             loop.worked()
 
     async def _handle_all(
-        self, deliveries: Sequence[Delivery], consumer: EventConsumer, stop: Stop
+        self,
+        deliveries: Sequence[Delivery],
+        consumer: EventConsumer,
+        stop: Stop,
+        loop: LoopHealth,
     ) -> bool:
         """Handle deliveries in their order; False if it is asked to stop before the last."""
         for delivery in deliveries:
@@ -171,6 +183,7 @@ class Intake:
                     break
                 except UnavailableError as err:
                     log.warning("event waits", extra={"detail": str(err)})
+                    loop.put_off(err)
                     await asyncio.sleep(_AGAIN_SECONDS)
         return True
 

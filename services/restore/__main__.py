@@ -1,5 +1,10 @@
 """`python -m services.restore`: gives recovery points back; run as many as there is load."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import dataclasses
 import functools
@@ -11,9 +16,8 @@ from libs.catalogdb.access.groups import group_of_parameter
 from libs.catalogdb.listening import Listener
 from libs.catalogdb.log.log import LOG_CHANNEL
 from libs.catalogdb.packs.copies import mark_copy_damaged
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import find_tenant
-from libs.copies.opening import open_stores
+from libs.catalogdb.pool import Catalog, ask_postgres
+from libs.copies.opening import open_stores, store_probes
 from libs.copies.stores import PRIMARY, SECOND
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
@@ -57,7 +61,9 @@ def main(settings: Settings, stop: Stop) -> None:
         feed = Feed(catalog, kek)
         stop.call(feed.close)
         add_routes(app, settings, readers, stores, presigners, kek, threads, feed)
-        health.depend_on("catalog", lambda: find_tenant(catalog, ""))
+        health.depend_on("postgres", lambda: ask_postgres(catalog))
+        for name, probe in store_probes(settings.s3, settings.second_s3).items():
+            health.depend_on(name, probe, is_needed=False)  # lists are given without them
         listener = Listener(catalog, LOG_CHANNEL, lambda _: feed.wake(), feed.wake)
         with contextlib.closing(access), serving(app, settings):
             loops = start_loops([listener.loop(), *access.loops()], health, stop)

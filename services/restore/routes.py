@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 
+from libs.access.readiness import add_readiness_route
 from libs.copies.stores import Stores
 from libs.keys.kek import KeyEncryptionKey
 from libs.reading.volume import VolumeReaders
@@ -57,6 +58,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with, wired in __mai
     def links(_: Annotated[None, Depends(authenticated)]) -> Links:
         return Links(coordinator=settings.coordinator_url, catalog=settings.catalog_url)
 
+    add_readiness_route(app)
     add_listing_routes(app, readers)
     add_event_routes(app, feed)
     add_notification_routes(app, readers)

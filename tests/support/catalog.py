@@ -61,7 +61,7 @@ _EMPTY = """
     BEGIN
         SET LOCAL session_replication_role = replica;
         FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-            IF name LIKE 'chunk%' THEN
+            IF name ~ '^chunk_[0-9]+$' THEN
                 EXECUTE format('DROP TABLE %I', name);
             ELSIF name NOT IN ('schema_version', 'log_position', 'incarnation', 'sweep', 'store',
                                'retention_clock', 'token_change', 'audit_position') THEN

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from libs.access.oidc.entry import IssuedEntry
 from libs.access.oidc.fetching import fetch_keys
 from libs.access.oidc.keys import IssuerKeys
 from libs.access.oidc.mapping import Mapping, read_mapping
 from libs.access.oidc.verifying import Expected, RefusedError, Verified, verify
+from libs.errors import UnauthenticatedError
 from libs.events.fields import NAME_LENGTH_MAX
 from libs.rest.auth import Authority, TokenEntry, digest_of
 from libs.runtime.groups import OidcSettings
@@ -29,15 +31,7 @@ _REMEMBERED_COUNT_MAX = 1024
 _LOG_SECONDS = 1.0
 #: Characters of the digest in a name that is shortened: 96 bits, which nobody meets by chance.
 _DIGEST_LENGTH = 24
-
-
-class IssuedEntry(TokenEntry, frozen=True):
-    """The entry of a token of the issuer, with what it was derived from."""
-
-    #: The values of its claim.
-    values: tuple[str, ...] = ()
-    #: Thumbprint of the key that signed it.
-    key: str = ""
+_EXPIRED = "this token of the issuer has expired; log in at the issuer again, which makes a new one"
 
 
 class IssuedTokens:
@@ -110,6 +104,7 @@ class IssuedTokens:
         """The entry of a token, or None; then the log says why.
 
         Raises:
+            UnauthenticatedError: the issuer has made it for us, and its time is over.
             UnavailableError: the issuer's keys are not known.
         """
         digest = digest_of(token)
@@ -123,6 +118,8 @@ class IssuedTokens:
                 )
         except RefusedError as err:
             self._note(err)
+            if err.reason == "expired":  # the last thing that is judged: it was good once
+                raise UnauthenticatedError(_EXPIRED, presented=True) from None
             return None
         return entry
 
@@ -183,11 +180,6 @@ class IssuedTokens:
         log.warning(
             "token of the issuer refused", extra={"reason": reason, "detail": refusal.detail}
         )
-
-
-def looks_issued(token: str) -> bool:
-    """Whether a token is written as a JWT is: its header is a JSON object, which begins so."""
-    return token.startswith("eyJ") and token.count(".") == 2
 
 
 def name_of(issuer: str, subject: str) -> str:

@@ -58,6 +58,32 @@ def review_nodes(catalog: Catalog, silent_seconds: float) -> None:
         _keep(tx, Kind.NODE_SILENT, findings, "its agent has announced itself, or has no volume")
 
 
+def review_chunkers(catalog: Catalog, *, is_missing: bool) -> None:
+    """Tell that no chunker takes captures, if any volume is protected.
+
+    Args:
+        catalog: the catalog, in the catalog service's role.
+        is_missing: none was found to do so for long enough.
+    """
+    with catalog.transaction() as tx:
+        if not is_compared(tx):
+            return
+        volume = tx.execute("SELECT 1 FROM volume WHERE removed_at IS NULL LIMIT 1").fetchone()
+        finding = Finding(
+            kind=Kind.NO_CHUNKER,
+            about="chunkers",
+            tenant=EVERYBODY,
+            severity="error",
+            message=(
+                "no chunker takes captures, so no snapshot is sealed. Does one run, and does it "
+                "reach Postgres and Kafka? `backcast status` says what is known of each"
+            ),
+            names={},
+        )
+        findings = [finding] if is_missing and volume else []
+        _keep(tx, Kind.NO_CHUNKER, findings, "a chunker takes captures")
+
+
 def review_groups(catalog: Catalog) -> None:
     """Resolve what was told of groups whose volumes were all removed: no session ever will."""
     with catalog.transaction() as tx:

@@ -85,6 +85,15 @@ def require_reconciled(tx: Tx) -> None:
     )
 
 
+def is_whole(tx: Tx) -> bool:
+    """Whether the catalog knows what the store knows. What is read afterwards has all of it.
+
+    Locks nothing, for readers of all roles.
+    """
+    row = tx.execute("SELECT life = catalog_life() AND reconciled FROM incarnation").fetchone()
+    return bool(row and row[0])
+
+
 def require_whole(tx: Tx) -> None:
     """Refuse to conclude anything from what was not found: the catalog may not have it yet.
 

@@ -655,6 +655,16 @@ CREATE TABLE consumer_position (
     PRIMARY KEY (topic, partition)
 );
 
+-- Chunkers that run, as they themselves say every few seconds: nothing is decided by it, and no checkpoint has it.
+CREATE TABLE chunker (
+    chunker    uuid PRIMARY KEY,         -- one run of a process
+    name       text NOT NULL,            -- for people; two processes may have one name
+    partitions int NOT NULL CHECK (partitions >= 0), -- of block-changes, that it reads
+    idle_since timestamptz,              -- since when it reads none
+    trouble    text NOT NULL,            -- why it is not ready, without addresses; empty: it is
+    seen_at    timestamptz NOT NULL DEFAULT now()
+);
+
 -- Forget old events that Kafka has: the next ``limit`` of a topic that happened before a moment. Returns how many; the
 -- last position and the first one that is kept stay known.
 CREATE FUNCTION fold_events(of_topic text, before timestamptz, count_max int) RETURNS int

@@ -32,6 +32,7 @@ GRANT SELECT ON domain_grant TO backcast_chunker;
 GRANT SELECT, UPDATE ON volume_group, session, part TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON pack, attempt, consumer_position, pack_use TO backcast_chunker;
 GRANT SELECT, INSERT, DELETE ON pin, part_use TO backcast_chunker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON chunker TO backcast_chunker;
 GRANT SELECT, UPDATE ON marking TO backcast_chunker;
 GRANT SELECT ON store TO backcast_chunker;
 GRANT SELECT, INSERT, UPDATE ON copy TO backcast_chunker;

@@ -7,9 +7,9 @@ from typing import LiteralString
 from uuid import UUID
 
 from libs.catalogdb.pool import Catalog, Tx
-from libs.catalogdb.recovery.incarnation import require_whole
+from libs.catalogdb.recovery.incarnation import is_whole, require_whole
 from libs.catalogdb.rows import all_rows, one_row
-from libs.errors import InvariantViolation, NotFoundError
+from libs.errors import InvariantViolation, NotFoundError, NotReconciledError
 from libs.points import RecoveryPoint
 
 
@@ -208,6 +208,10 @@ def read_history(catalog: Catalog, volume_no: int) -> History:
 def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> SnapshotVolume:
     """One volume at a recovery point.
 
+    A point that is not named by its number means the newest one up to a moment. While rows come
+    back from the store, a newer one may still be missing, and the older one would pass for it. So
+    only a number is answered then.
+
     Args:
         catalog: the catalog.
         tenant: name of the tenant.
@@ -215,7 +219,8 @@ def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> Snaps
 
     Raises:
         NotFoundError: no such volume, or it has no such recovery point.
-        NotReconciledError: the same, and the catalog may not know yet what the store has.
+        NotReconciledError: the catalog may not know yet what the store has, and either the point
+            was not found or it is not named by its number.
     """
     condition: LiteralString = """
         AND (v.name = %(name)s OR g.name = %(name)s)
@@ -231,10 +236,17 @@ def find_volume_at(catalog: Catalog, tenant: str, point: RecoveryPoint) -> Snaps
         "ago": point.ago,
     }
     with catalog.transaction() as tx:
+        is_sure = point.sequence is not None or is_whole(tx)  # before the rows are read
         found = _select(tx, condition, wanted)
         if not found:
             require_whole(tx)
-            found = _select(tx, condition, wanted)
+            found, is_sure = _select(tx, condition, wanted), True
+    if found and not is_sure:
+        raise NotReconciledError(
+            f"{point}: the catalog is not reconciled with the store, so a newer recovery point may "
+            f"not be back yet; wait for it (`backcast catalog status` says how far it is), or name "
+            f"one by its number: the newest that is known is {found[0].label}"
+        )
     if not found:
         raise NotFoundError(
             f"{point}: tenant {tenant} has no such recovery point; "

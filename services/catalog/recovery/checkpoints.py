@@ -49,6 +49,12 @@ from libs.store.port import ObjectStore
 log = logging.getLogger(__name__)
 
 
+_LOST = (
+    "the catalog is empty, and the store has a history: `backcast catalog rebuild` fills the "
+    "catalog from the store, unless the bucket is the wrong one"
+)
+
+
 class Standing(StrEnum):
     """How the catalog stands to the store."""
 
@@ -188,10 +194,13 @@ class Checkpoints:
         known = (own.number, own.checkpoint)
         unknown = newest and (newest.name.incarnation, newest.name.number) > known
         if own.empty and (unknown or (not newest and self._has_manifests())):
-            return Comparison(Standing.LOST, "the catalog is empty, the store is not", newest)
+            return Comparison(Standing.LOST, _LOST, newest)
         if newest is None:
             if own.durable:
-                reason = f"checkpoint {own.number}/{own.durable} is not in the store"
+                reason = (
+                    f"checkpoint {own.number}/{own.durable} is not in the store; is this the right "
+                    f"bucket?"
+                )
                 return Comparison(Standing.FOREIGN, reason, None)
         elif unknown:
             reason = (

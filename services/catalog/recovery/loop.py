@@ -92,6 +92,7 @@ class RecoveryLoop:
             order, self._order = self._order, None
         own = read_incarnation(self._catalog)
         if order:
+            self._standing, self._reason = None, ""
             decisions = order.decisions() if order.decisions else None
             self._reconciler.run(order.reason, decisions)
         elif not own.reconciled:
@@ -130,6 +131,11 @@ class RecoveryLoop:
             if self._order or not own.reconciled:
                 raise ConflictError("catalog: is being reconciled; `backcast catalog status`")
             self._order = order
+
+    def waits_for_person(self) -> str:
+        """Why the catalog does nothing until a person does something; empty: it does not wait."""
+        is_waiting = self._standing in (Standing.LOST, Standing.FOREIGN)
+        return self._reason if is_waiting else ""
 
     def state(self) -> RecoveryState:
         """How the catalog stands now."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from libs.catalogdb.deletion.brake import read_halts
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import require_tenant
+from libs.catalogdb.sessions.chunkers import ChunkerState, read_chunkers
 from libs.catalogdb.status import (
     GroupStatus,
     read_installation_status,
@@ -19,6 +20,7 @@ from libs.catalogdb.status import (
 from libs.catalogdb.stores import read_store_figures, read_stores
 from libs.catalogdb.usage import freed_by_expiry, volume_usage
 from libs.rest.auth import Caller, Role, require
+from services.catalog.recovery.endpoints import RecoveryTools
 from services.catalog.status.judging import Finding, judge_installation, judge_quota, judge_tenant
 
 Reader = Annotated[Caller, Depends(require(Role.READER))]
@@ -55,10 +57,27 @@ class StatusAnswer(BaseModel):
     remarks: list[FindingAnswer]
 
 
+class ChunkerAnswer(BaseModel):
+    """A chunker that has announced itself within the last hour."""
+
+    name: str
+    partitions: int = Field(description="Of the captures, that it reads; none: others have all")
+    trouble: str = Field(description="Why it is not ready; empty: it is")
+    silent_seconds: float = Field(description="Since it last announced itself")
+
+
+class InstallationStatusAnswer(StatusAnswer):
+    """Whether all is well with the installation."""
+
+    chunkers: list[ChunkerAnswer]
+
+
 class TenantStatusAnswer(StatusAnswer):
     """Whether all is well with a tenant's backups."""
 
     groups: list[GroupAnswer] = Field(description="Groups with volumes that are protected")
+    stored_bytes: int | None = Field(description="What it stores; null: it has no quota")
+    quota_bytes: int | None = Field(description="What it may store; null: it has no quota")
 
 
 class UsageAnswer(BaseModel):
@@ -83,20 +102,33 @@ class FreedAnswer(BaseModel):
     freed_bytes: int
 
 
-def add_status_routes(app: FastAPI, catalog: Catalog) -> None:
-    """Add the endpoints to the application."""
+def add_status_routes(app: FastAPI, catalog: Catalog, tools: RecoveryTools) -> None:
+    """Add the endpoints to the application.
+
+    Args:
+        app: the application.
+        catalog: the catalog, in the catalog service's role.
+        tools: know what the catalog waits for.
+    """
 
     @app.get("/v1/status", tags=["status"], summary="Whether all is well with the installation")
-    def installation(_: Reader) -> StatusAnswer:
+    def installation(_: Reader) -> InstallationStatusAnswer:
         stores = [
             (state, read_store_figures(catalog, state.store_no)) for state in read_stores(catalog)
         ]
-        halts = read_halts(catalog)
-        verdict = judge_installation(read_installation_status(catalog), halts, stores)
-        return StatusAnswer(
+        chunkers = read_chunkers(catalog)
+        verdict = judge_installation(
+            read_installation_status(catalog),
+            read_halts(catalog),
+            stores,
+            chunkers,
+            tools.loop.waits_for_person(),
+        )
+        return InstallationStatusAnswer(
             ok=not verdict.problems,
             problems=_findings(verdict.problems),
             remarks=_findings(verdict.remarks),
+            chunkers=[_chunker(one) for one in chunkers],
         )
 
     @app.get(
@@ -121,6 +153,8 @@ def add_status_routes(app: FastAPI, catalog: Catalog) -> None:
             problems=_findings([*verdict.problems, *room.problems]),
             remarks=_findings([*verdict.remarks, *room.remarks]),
             groups=[_group(one) for one in found.groups],
+            stored_bytes=found.stored_bytes,
+            quota_bytes=found.quota_bytes,
         )
 
     _add_usage_routes(app, catalog)
@@ -165,6 +199,15 @@ def _add_usage_routes(app: FastAPI, catalog: Catalog) -> None:
 
 def _findings(findings: Iterable[Finding]) -> list[FindingAnswer]:
     return [FindingAnswer(code=one.code, about=one.about, message=one.message) for one in findings]
+
+
+def _chunker(one: ChunkerState) -> ChunkerAnswer:
+    return ChunkerAnswer(
+        name=one.name,
+        partitions=one.partitions,
+        trouble=one.trouble,
+        silent_seconds=one.silent_seconds,
+    )
 
 
 def _group(one: GroupStatus) -> GroupAnswer:

@@ -8,11 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from libs.catalogdb.deletion.brake import Halt
+from libs.catalogdb.sessions.chunkers import ChunkerState, why_none_reads
 from libs.catalogdb.status import GroupStatus, InstallationStatus, NodeStatus
 from libs.catalogdb.stores import StoreFigures, StoreState
+from libs.sizes import human_bytes
 
 #: An agent announces itself every 15 s (`BACKCAST_AGENT_ANNOUNCE_INTERVAL_SECONDS`).
 NODE_SILENT_SECONDS_MAX = 120.0
+#: A chunker takes a capture within a second of its beginning, and a rebalance takes a few.
+UNTAKEN_SECONDS_MAX = 30.0
 #: From this share of a quota on a tenant will soon be full.
 NEARLY_FULL = 0.8
 #: Copies lag behind by seconds while all is well.
@@ -75,7 +79,8 @@ def judge_quota(stored_bytes: int | None, quota_bytes: int | None) -> Verdict:
     """How much of its quota a tenant uses: from 80 % on a remark, at the quota a problem."""
     if stored_bytes is None or quota_bytes is None or stored_bytes < NEARLY_FULL * quota_bytes:
         return Verdict([], [])
-    share = f"it stores {stored_bytes / quota_bytes:.0%} of its quota of {quota_bytes} bytes"
+    quota = human_bytes(quota_bytes)
+    share = f"it stores {stored_bytes / quota_bytes:.0%} of its quota of {quota}"
     if stored_bytes < quota_bytes:
         return Verdict([], [Finding("quota-nearly-full", "", share)])
     return Verdict([Finding("quota-full", "", f"{share}: no session opens")], [])
@@ -98,6 +103,14 @@ def _problems_of(group: GroupStatus, age_seconds_max: float | None) -> Iterator[
             f"its last session {group.failed_session} was rejected: {group.failed_code}: "
             f"{group.failed_message or 'unknown'}",
         )
+    if group.untaken_volume is not None and (group.untaken_seconds or 0) > UNTAKEN_SECONDS_MAX:
+        yield Finding(
+            "session-waits",
+            group.group,
+            f"its open session {group.open_session} makes no progress: no chunker has taken volume "
+            f"{group.untaken_volume}, which the agent of node {group.untaken_node} captures, for "
+            f"{_ago(group.untaken_seconds or 0)}",
+        )
     if group.damaged:
         yield Finding(
             "damaged",
@@ -117,15 +130,30 @@ def judge_installation(
     status: InstallationStatus,
     halts: Sequence[Halt],
     stores: Sequence[tuple[StoreState, StoreFigures]],
+    chunkers: Sequence[ChunkerState],
+    waits_for_person: str,
 ) -> Verdict:
-    """How the installation stands: catalog, brakes and stores."""
+    """How the installation stands: catalog, chunkers, brakes and stores.
+
+    Args:
+        status: of the catalog.
+        halts: of the brake.
+        stores: those that the catalog knows.
+        chunkers: those that were heard of lately.
+        waits_for_person: why the catalog does nothing until a person does something; empty: it
+            does not wait.
+    """
     problems = []
-    if not status.is_reconciled:
+    if waits_for_person:
+        problems.append(Finding("catalog-waits", "", waits_for_person))
+    elif not status.is_reconciled:
         problems.append(
             Finding(
                 "not-reconciled", "", "the catalog is being compared with the store; sessions wait"
             )
         )
+    chunking = judge_chunkers(chunkers)
+    problems += chunking.problems
     if status.is_clock_halted:
         problems.append(
             Finding("clock-jump", "", "a clock has jumped, so retention gives up nothing")
@@ -134,7 +162,28 @@ def judge_installation(
         Finding("halted", halt.name, halt.message) for halt in halts if halt.kind != "clock-jump"
     ]
     problems += [one for state, figures in stores for one in _problems_of_store(state, figures)]
-    return Verdict(problems, [])
+    return Verdict(problems, chunking.remarks)
+
+
+def judge_chunkers(chunkers: Sequence[ChunkerState]) -> Verdict:
+    """Whether captures are taken, and which chunkers cannot do all of their work."""
+    none_reads = why_none_reads(chunkers)
+    problems = [Finding("no-chunker", "", none_reads)] if none_reads else []
+    problems += [
+        Finding("chunker-not-ready", f"chunker {one.name}", f"is not ready: {one.trouble}")
+        for one in chunkers
+        if one.is_heard and one.trouble
+    ]
+    remarks = [
+        Finding(
+            "chunker-silent",
+            f"chunker {one.name}",
+            f"was last heard of {_ago(one.silent_seconds)} ago; others do its work",
+        )
+        for one in chunkers
+        if not one.is_heard and not none_reads
+    ]
+    return Verdict(problems, remarks)
 
 
 def _problems_of_store(state: StoreState, figures: StoreFigures) -> Iterator[Finding]:

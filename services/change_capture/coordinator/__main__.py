@@ -1,5 +1,10 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import dataclasses
 import sys
@@ -12,8 +17,7 @@ from prometheus_client import CollectorRegistry
 from libs.access.catalog_access import CatalogAccess
 from libs.catalogdb.access.groups import group_of_session
 from libs.catalogdb.listening import Listener
-from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import list_nodes
+from libs.catalogdb.pool import Catalog, ask_postgres
 from libs.catalogdb.sessions.session import SESSION_CHANNEL
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.nodes import NodeKey
@@ -26,7 +30,7 @@ from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from libs.store.opening import open_store
+from libs.store.opening import bucket_probe, open_store
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
@@ -69,7 +73,8 @@ def main(settings: Settings, stop: Stop) -> None:
         registration = Registration(catalog, agents, node_key, networks)
         agents_settings = _of_agents_listener(settings)
         agents_app = _agents_app(agents_settings, health, node_key, registration, conductor)
-        health.depend_on("catalog", lambda: list_nodes(catalog))
+        health.depend_on("postgres", lambda: ask_postgres(catalog))
+        health.depend_on("store primary", bucket_probe(settings.s3), is_needed=False)
         news = conductor.news
         listener = Listener(
             catalog, SESSION_CHANNEL, lambda text: news.tell(UUID(text)), news.tell_all

@@ -7,6 +7,7 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field
 
+from libs.access.readiness import add_readiness_route
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
     Node,
@@ -156,6 +157,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     node_key: NodeKey,
 ) -> None:
     """Add the endpoints for people and their programs to the application."""
+    add_readiness_route(app)
     add_node_endpoints(app, catalog, agents, node_key)
     _add_session_route(app, conductor)
     add_volume_routes(app, catalog, agents)

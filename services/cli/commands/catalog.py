@@ -4,7 +4,7 @@ import argparse
 import time
 from typing import Any
 
-from libs.errors import DamagedDataError, UnavailableError
+from libs.errors import DamagedDataError, NotReconciledError, UnavailableError
 from services.cli.connection import Services, connect
 from services.cli.output import Output
 from services.cli.patience import get_again
@@ -26,7 +26,10 @@ def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
     text = "the catalog: status, checkpoint, reconcile, rebuild, check"
     parser = nouns.add_parser("catalog", parents=[everywhere], help=text, description=text)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    text = "say whether the catalog agrees with the store, and what it waits for"
+    text = (
+        "say whether the catalog agrees with the store, and what it waits for; status 8 unless it "
+        "agrees"
+    )
     status = verbs.add_parser("status", parents=[everywhere], help=text, description=text)
     status.set_defaults(run=_status)
     text = "write what only the catalog knows into the store now, as a checkpoint"
@@ -59,7 +62,13 @@ def add_parser(nouns: Any, everywhere: argparse.ArgumentParser) -> None:
 def _status(args: argparse.Namespace) -> int:
     found = connect(args).catalog.get("/v1/catalog")
     Output(as_json=args.json).show(found, _described)
-    return 0
+    return 0 if _agrees(found) else NotReconciledError.exit_code
+
+
+def _agrees(found: Any) -> bool:
+    """Whether the catalog knows what the store knows, by a look that worked."""
+    is_current: bool = found["compared"] and found["reconciled"] and not found["error"]
+    return is_current and found["standing"] == "current"
 
 
 def _checkpoint(args: argparse.Namespace) -> int:
@@ -129,8 +138,8 @@ def _followed(services: Services, path: str) -> Any:
 
 
 def _described(found: Any) -> str:
-    current = found["compared"] and found["reconciled"] and found["standing"] == "current"
-    state = "of one mind with the store" if current else f"{found['standing']}: work waits"
+    agrees = _agrees(found)
+    state = "of one mind with the store" if agrees else f"{found['standing']}: work waits"
     lines = [
         f"incarnation {found['incarnation']}, {state}",
         f"checkpoint {found['durable_checkpoint']} is in the store",

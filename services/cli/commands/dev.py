@@ -4,9 +4,11 @@ Progress goes to standard error; standard output has the result only, with ``--j
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from services.cli.streams import tell_line, write_line
 if TYPE_CHECKING:  # imported late below: most commands never need it, and start faster without
     from deploy.local.cluster import LocalCluster, ProcessStatus
 
+#: The catalog service compares the catalog with the store as soon as it has started.
+_COMPARED_SECONDS_MAX = 15.0
+_POLL_SECONDS = 0.2
 _S3_CHOICES = ("auto", "soonest", "minio", "seaweedfs")
 
 
@@ -90,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
             tls=args.tls,
         )
         _show_status(cluster, cluster.status(), as_json=as_json)
+        if not args.servers_only:
+            with contextlib.suppress(UnavailableError):  # it was ready a moment ago
+                _tell_of_catalog(cluster)
         return 0
     if args.dev_command == "down":
         cluster.down(tell_line)
@@ -106,6 +114,21 @@ def run(args: argparse.Namespace) -> int:
     status = cluster.status()
     _show_status(cluster, status, as_json=as_json)
     return 0 if all(process.ready for process in status) else UnavailableError.exit_code
+
+
+def _tell_of_catalog(cluster: "LocalCluster") -> None:
+    """Say it if the catalog waits for a person: every process is ready then, and nothing works."""
+    from libs.rest.client import RestClient  # noqa: PLC0415 -- as above
+
+    home = cluster.home
+    client = RestClient(home.service_url("catalog"), home.secret("token"), home.ca_file)
+    until = time.monotonic() + _COMPARED_SECONDS_MAX
+    while (found := client.get("/v1/catalog"))["standing"] == "unknown":
+        if found["error"] or time.monotonic() > until:
+            break  # `backcast status` says more
+        time.sleep(_POLL_SECONDS)
+    if found["standing"] in ("lost", "foreign"):
+        tell_line(f"the catalog waits for a person: {found['reason']}")
 
 
 def _show_environment(cluster: "LocalCluster", *, as_json: bool) -> None:

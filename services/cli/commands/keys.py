@@ -69,10 +69,17 @@ def _add_changes(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
 
 def _rotate_kek(args: argparse.Namespace) -> int:
     catalog, out = connect(args).catalog, Output(as_json=args.json)
-    state = catalog.post("/v1/keys/kek")
-    while state["running"]:
-        time.sleep(_POLL_SECONDS)
-        state = catalog.get("/v1/keys/kek")
+    try:
+        state = catalog.post("/v1/keys/kek")
+        while state["running"]:
+            time.sleep(_POLL_SECONDS)
+            state = catalog.get("/v1/keys/kek")
+    except KeyboardInterrupt:
+        out.note(
+            "the catalog service goes on with the change if it has begun; run the command again, "
+            "which sees it through and says how it ended"
+        )
+        raise
     out.show(state, _rotated)
     if state["error"]:
         raise DamagedDataError(f"key-encryption key: not changed completely: {state['error']}")
@@ -96,8 +103,16 @@ def _rotated(state: Document) -> str:
 
 def _rotate_data(args: argparse.Namespace) -> int:
     out = Output(as_json=args.json)
+    try:
+        done = connect(args).catalog.post("/v1/keys/data", {"tenant": args.of})
+    except KeyboardInterrupt:
+        out.note(
+            "the catalog service may have changed data keys; `backcast keys list` shows them. "
+            "Running the command again makes further ones, which does no harm"
+        )
+        raise
     out.show_all(
-        connect(args).catalog.post("/v1/keys/data", {"tenant": args.of}),
+        done,
         [
             Column("tenant", lambda one: one["tenant"]),
             Column("new key", lambda one: one["key_id"]),
@@ -115,12 +130,18 @@ def _list(args: argparse.Namespace) -> int:
         [
             Column("key", lambda key: key["key_id"]),
             Column("domain", lambda key: key["domain"]),
-            Column("created at", lambda key: human_time(key["created_at"])),
+            Column("in use", lambda key: "yes" if key["in_use"] else "no"),
+            Column("created at", _created_at),
+            Column("wrapped at", lambda key: human_time(key["wrapped_at"])),
             Column("wrapped by", lambda key: key["kek_fingerprint"]),
         ],
     )
     out.note(_LOSS)
     return 0
+
+
+def _created_at(key: Document) -> str:
+    return human_time(key["created_at"]) if key["created_at"] else "unknown"
 
 
 def _sheet(args: argparse.Namespace) -> int:

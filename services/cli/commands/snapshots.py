@@ -9,6 +9,7 @@ from uuid import UUID
 from libs.errors import BackcastError, BadInputError, error_class
 from libs.ids import uuid7
 from libs.points import LATEST, RecoveryPoint
+from libs.sizes import human_bytes
 from services.cli.commands.effects import (
     DECLINED_EXIT_CODE,
     add_effect_options,
@@ -19,7 +20,7 @@ from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_e
 from services.cli.commands.taking import Hints, Session, groups_of, hints_of, not_named, take_all
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 from services.cli.patience import get_page
 from services.cli.progress import progress_bars
 
@@ -110,8 +111,8 @@ def _take(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _note_interrupted(out, sessions)
         raise
-    for end in ends:
-        status = _report(out, end) or status
+    for session, end in zip(sessions.values(), ends, strict=True):
+        status = _report(out, session, end) or status
     return status
 
 
@@ -126,10 +127,12 @@ def _hints(args: argparse.Namespace, services: Services) -> Hints | None:
     return hints_of(services, args.names[0], args.hints, args.base)
 
 
-def _report(out: Output, end: Session | BackcastError) -> int:
+def _report(out: Output, session: UUID, end: Session | BackcastError) -> int:
     """Print how a session ended; its exit status."""
     if isinstance(end, BackcastError):
-        out.failure(end.code, str(end))
+        notes = getattr(end, "__notes__", [])  # see `take_all`
+        more = {"session": str(session)} if notes else {}
+        out.failure(end.code, str(end), "\n".join(notes), **more)
         return end.exit_code
     if end["state"] != "sealed":
         out.failure(end["code"], f"snapshot of {end['group']}: {end['code']}: {end['message']}")
@@ -140,13 +143,16 @@ def _report(out: Output, end: Session | BackcastError) -> int:
             out.note(f"warning: {taken['point']} is {taken['consistency']}: {warning}")
         if taken["tracking"] == "lost":
             out.note(
-                f"{taken['point']}: what changed since the snapshot before was not known, so "
-                f"everything was compared; `backcast events tail` has the reason"
+                f"{taken['point']}: tracking was lost: the node could not say what changed since "
+                f"the snapshot before (its agent's state was emptied, another node or driver took "
+                f"that one, or the file or device is another one), so everything was compared; "
+                f"`backcast events tail` says which it was"
             )
         elif taken["compared_all"]:
             out.note(
-                f"{taken['point']}: everything was compared and counted anew: because of --full, "
-                f"or because what the snapshot before needs was found damaged or had expired"
+                f"{taken['point']}: everything was compared and counted anew, and the node was not "
+                f"asked what changed: because of --full, or because what the snapshot before needs "
+                f"was found damaged or had expired"
             )
     return 0
 

@@ -73,10 +73,8 @@ def test_no_crash_loses_anything(
         ]
         for task, done in zip(tasks, workers.map(run_task, tasks), strict=True):
             report.add(done)
-            points = done.counts["crash_points"]
-            print(
-                f"{task.scenario}, seed {task.seed}: {points} points, {len(done.failures)} failed"
-            )
+            found = f"{done.counts['crash_points']} points, {len(done.failures)} failed"
+            print(f"{task.scenario}, seed {task.seed}: {found}")
         counts = {kind: report.counts[kind] for kind in sorted(report.counts)}
         tally("crash points", scenarios=len(SCENARIOS), seeds=seeds, **counts)
     assert not report.failures, "\n".join([f"{len(report.failures)} failed", *report.failures])

@@ -7,6 +7,24 @@ _REVIEWING = "tests/integration/catalogdb/notifications/test_reviewing.py"
 
 NOTIFICATIONS = (
     Mutant(
+        name="the newest that a rebuild has put back passes for the newest",
+        file="libs/catalogdb/snapshots/points.py",
+        old="is_sure = point.sequence is not None or is_whole(tx)",
+        new="is_sure = True",
+        rule="only a number names a point while the catalog is not reconciled",
+        tests="tests/integration/catalogdb/snapshots/test_points.py",
+        chosen="waits_for_a_whole_catalog",
+    ),
+    Mutant(
+        name="nobody misses chunkers",
+        file="services/catalog/watch.py",
+        old="        self._look_at_chunkers()\n",
+        new="",
+        rule="silence means that nothing is known to be wrong",
+        tests="tests/integration/catalogdb/notifications/test_watch.py",
+        chosen="no_chunker_takes_captures",
+    ),
+    Mutant(
         name="damage is over when some of it is repaired",
         file="libs/catalogdb/notifications/damage.py",
         old="    over = is_open - {name for name in is_open if (numbers[name],) in left}\n",

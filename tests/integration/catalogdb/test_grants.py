@@ -23,6 +23,7 @@ PRIVILEGES = {
     "checkpoint_change": ("", "", "SUD", ""),
     "checkpoint_link": ("", "", "SID", ""),
     "chunk_#": ("", "SIU", "SIUD", "S"),
+    "chunker": ("", "SIUD", "S", ""),
     "consumer_position": ("", "SIU", "S", ""),
     "copy": ("", "SIU", "SIUD", "Su"),
     "damage": ("S", "SIU", "SIUD", "SIU"),

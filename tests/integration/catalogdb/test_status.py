@@ -64,6 +64,24 @@ def test_a_failure_is_over_with_the_next_snapshot(site: CatalogSite) -> None:
     assert group.failed_session is None
 
 
+def test_an_open_session_says_which_volume_no_chunker_has_taken(site: CatalogSite) -> None:
+    protect(site, "disk")
+    opened = open_on(site, "disk")
+    (group,) = read_tenant_status(site.catalog, TENANT).groups
+    assert (group.untaken_volume, group.untaken_node) == ("disk", "node-1")
+    assert group.untaken_seconds is not None
+    site.sql("UPDATE session SET cut_attempt = 1")
+    (group,) = read_tenant_status(site.catalog, TENANT).groups
+    assert group.untaken_volume is None, "nothing is captured before the cut"
+    site.sql("UPDATE session SET cut_at = now() - interval '50 seconds'")
+    (group,) = read_tenant_status(site.catalog, TENANT).groups
+    assert group.untaken_volume == "disk"
+    assert 50 <= (group.untaken_seconds or 0) < 100
+    Worker(site, opened)
+    (group,) = read_tenant_status(site.catalog, TENANT).groups
+    assert group.untaken_volume is None
+
+
 def test_damage_and_missing_copies_are_counted(site: CatalogSite) -> None:
     protect(site, "disk")
     worker, _ = take_snapshot(site, "disk", item(1))

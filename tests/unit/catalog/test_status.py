@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from libs.catalogdb.deletion.brake import Amount, Halt, Kind
+from libs.catalogdb.sessions.chunkers import ChunkerState
 from libs.catalogdb.status import GroupStatus, InstallationStatus, NodeStatus
 from libs.catalogdb.stores import StoreFigures, StoreState
 from services.catalog.status.judging import judge_installation, judge_quota, judge_tenant
@@ -25,6 +26,9 @@ def group(**changed: object) -> GroupStatus:
         "age_seconds": DAY / 2,
         "open_session": None,
         "open_seconds": None,
+        "untaken_seconds": None,
+        "untaken_volume": None,
+        "untaken_node": None,
         "failed_session": None,
         "failed_at": None,
         "failed_code": None,
@@ -111,8 +115,54 @@ def test_what_is_wrong_with_the_installation_is_a_problem(
         (store(state), StoreFigures(wanted=0, damaged=damaged, tombstones=0, lag_seconds=lag))
         for state, damaged, lag in stores
     ]
-    verdict = judge_installation(status, halts, figures)
+    verdict = judge_installation(status, halts, figures, [READING], "")
     assert [one.code for one in verdict.problems] == codes
+
+
+READING = ChunkerState("one", 12, "", 2.0, None)
+STARTED = ChunkerState("started", 0, "", 2.0, 10.0)
+IDLE = ChunkerState("idle", 0, "", 2.0, 31.0)
+KILLED = ChunkerState("killed", 12, "", 300.0, None)
+TROUBLED = ChunkerState("ill", 3, "kafka: no answer for 3 s", 2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("chunkers", "problems", "remarks"),
+    [
+        ([READING], [], []),
+        ([READING, IDLE], [], []),
+        ([STARTED, IDLE], [], []),
+        ([READING, KILLED], [], ["chunker-silent"]),
+        ([READING, TROUBLED], ["chunker-not-ready"], []),
+        ([], ["no-chunker"], []),
+        ([IDLE], ["no-chunker"], []),
+        ([KILLED], ["no-chunker"], []),
+    ],
+)
+def test_somebody_must_take_captures(
+    chunkers: list[ChunkerState], problems: list[str], remarks: list[str]
+) -> None:
+    verdict = judge_installation(InstallationStatus(True, False), [], [], chunkers, "")
+    assert [one.code for one in verdict.problems] == problems
+    assert [one.code for one in verdict.remarks] == remarks
+
+
+def test_a_catalog_that_waits_for_a_person_says_for_what() -> None:
+    status = InstallationStatus(is_reconciled=False, is_clock_halted=False)
+    verdict = judge_installation(status, [], [], [READING], "run `backcast catalog rebuild`")
+    assert [(one.code, one.message) for one in verdict.problems] == [
+        ("catalog-waits", "run `backcast catalog rebuild`")
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "codes"), [(29.0, []), (31.0, ["session-waits"])])
+def test_a_session_that_no_chunker_takes_is_a_problem(seconds: float, codes: list[str]) -> None:
+    open_now = {"open_session": UUID(int=2), "open_seconds": seconds, "untaken_seconds": seconds}
+    untaken = group(**open_now, untaken_volume="data", untaken_node="node-2")
+    verdict = judge_tenant([untaken], [], None)
+    assert [one.code for one in verdict.problems] == codes
+    taken = group(**open_now)
+    assert judge_tenant([taken], [], None).problems == []
 
 
 @pytest.mark.parametrize(
@@ -130,3 +180,8 @@ def test_a_quota_is_a_remark_first(
     verdict = judge_quota(stored_bytes, quota_bytes)
     assert [one.code for one in verdict.problems] == problems
     assert [one.code for one in verdict.remarks] == remarks
+
+
+def test_a_quota_is_told_as_people_read_sizes() -> None:
+    (problem,) = judge_quota(3 << 40, 3 << 40).problems
+    assert problem.message == "it stores 100% of its quota of 3.00 TiB: no session opens"

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from libs.errors import UnavailableError
 from libs.kafka.consumer import LostRecords, Partition
-from libs.runtime.health import Health
+from libs.runtime.health import Check, Health
 from libs.runtime.signals import Stop
+from services.chunker import intake as intake_module
 from services.chunker.intake import Intake
 
 P = Partition("backcast.block-changes", 0)
@@ -75,6 +77,33 @@ def test_records_left_unhandled_when_it_stops_are_behind_no_position() -> None:
 def test_records_that_were_all_handled_are_behind_the_position() -> None:
     attempts = read_until_stopped(after=3)
     assert (attempts.handled, attempts.noted) == (3, [{P: 3}])
+
+
+def test_a_record_that_waits_for_the_catalog_is_told_and_is_no_reason_to_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process was restarted again and again while Postgres was away."""
+    monkeypatch.setattr(intake_module, "_AGAIN_SECONDS", 0.0)
+    clock, seen = [100.0], list[tuple[Check, Check]]()
+    health, stop = Health(clock=lambda: clock[0]), Stop()
+    loop = health.loop("intake", 60)
+
+    class Waiting(Attempts):
+        def fail_partition(self, partition: Partition, code: str, message: str) -> None:
+            if clock[0] == 100.0:
+                clock[0] += 61
+                raise UnavailableError("catalog: refused")
+            seen.append((health.alive()[0], health.ready()[1]))
+            super().fail_partition(partition, code, message)
+
+    attempts: Any = Waiting(stop, 3)
+    catalog: Any = None
+    consumer: Any = Consumer()
+    intake = Intake(catalog, attempts, attempts, "chunker", CollectorRegistry())
+    asyncio.run(intake._read(consumer, stop, loop))
+    alive, told = seen[0]
+    assert alive.ok
+    assert (told.name, told.ok, told.is_needed) == ("intake", False, False)
 
 
 def test_without_partitions_it_is_not_ready_and_says_so_once(

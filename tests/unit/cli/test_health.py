@@ -9,6 +9,8 @@ from tests.unit.cli.scripted_service import Script, ScriptedService
 
 TENANT = "/v1/tenants/default"
 WELL: dict[str, Any] = {"ok": True, "problems": [], "remarks": []}
+CHUNKER = {"name": "one", "partitions": 12, "trouble": "", "silent_seconds": 2.0}
+INSTALLATION = {**WELL, "chunkers": [CHUNKER]}
 PROBLEM = {"code": "damaged", "about": "db", "message": "1 of its points is damaged"}
 GROUP = {
     "group": "db",
@@ -34,8 +36,8 @@ def notification(kind: str, severity: str, message: str, **names: str) -> dict[s
 @pytest.fixture(autouse=True)
 def _all_well(script: Script) -> None:
     script["GET", f"{TENANT}/status"] = [{**WELL, "groups": [GROUP]}]
-    script["GET", "/v1/status"] = [WELL]
-    script["GET", "/readyz"] = [{"ok": True}]
+    script["GET", "/v1/status"] = [INSTALLATION]
+    script["GET", "/v1/ready"] = [{"ok": True}]
     script["GET", "/v1/notifications"] = [[]]
 
 
@@ -53,10 +55,10 @@ def test_every_source_of_problems_makes_it_fail(script: Script, backcast: Backca
     assert ran.status == 1
     assert "PROBLEM  db: 1 of its points is damaged\n1 problem" in ran.out
     script["GET", f"{TENANT}/status"] = [{**WELL, "groups": []}]
-    script["GET", "/v1/status"] = [{**WELL, "problems": [PROBLEM]}]
+    script["GET", "/v1/status"] = [{**INSTALLATION, "problems": [PROBLEM]}]
     assert backcast("status").status == 1
-    script["GET", "/v1/status"] = [WELL]
-    script["GET", "/readyz"] = [(404, "not-found")]
+    script["GET", "/v1/status"] = [INSTALLATION]
+    script["GET", "/v1/ready"] = [(404, "not-found")]
     ran = backcast("status", "--json")
     assert ran.status == 1
     (found,) = ran.objects
@@ -65,6 +67,71 @@ def test_every_source_of_problems_makes_it_fail(script: Script, backcast: Backca
         "service coordinator",
         "service catalog",
     ]
+
+
+def readiness(name: str, reason: str, *, is_server: bool) -> dict[str, Any]:
+    check = {"name": name, "ok": False, "needed": False, "server": is_server, "reason": reason}
+    return {"ok": True, "checks": [{**check, "last_ok_seconds_ago": None}]}
+
+
+def test_a_server_that_a_ready_service_works_without_is_a_problem(
+    script: Script, backcast: Backcast
+) -> None:
+    script["GET", "/v1/ready"] = [readiness("kafka", "no answer for 3 s", is_server=True)]
+    ran = backcast("status")
+    assert ran.status == 1
+    assert "service catalog: works without kafka: no answer for 3 s" in ran.out
+    assert ran.out.splitlines()[-1] == "3 problems"
+
+
+def test_an_unknown_tenant_hides_nothing_that_is_away(script: Script, backcast: Backcast) -> None:
+    script["GET", f"{TENANT}/status"] = [(404, "not-found")]
+    assert backcast("status").status == 3
+    script["GET", "/v1/ready"] = [readiness("kafka", "no answer for 3 s", is_server=True)]
+    ran = backcast("status")
+    assert ran.status == 1
+    assert "service catalog: works without kafka: no answer for 3 s" in ran.out
+    assert "not-found, as scripted" in ran.out
+
+
+def test_a_loop_that_was_put_off_is_a_remark(script: Script, backcast: Backcast) -> None:
+    script["GET", "/v1/ready"] = [readiness("relay", "its last round was put off", is_server=False)]
+    ran = backcast("status")
+    assert ran.status == 0
+    assert "remark  service catalog: loop relay: its last round was put off" in ran.out
+
+
+def test_chunkers_are_shown_as_the_catalog_knows_them(script: Script, backcast: Backcast) -> None:
+    ill = {**CHUNKER, "name": "two", "trouble": "kafka: no answer for 3 s"}
+    script["GET", "/v1/status"] = [{**INSTALLATION, "chunkers": [CHUNKER, ill]}]
+    said = backcast("status").out
+    assert "chunker one  reads 12 partitions, last heard of 2 s ago" in said
+    assert "chunker two  not ready: kafka: no answer for 3 s" in said
+
+
+@pytest.mark.parametrize("path", [f"{TENANT}/status", "/v1/status", "/v1/notifications"])
+def test_what_is_not_answered_is_a_problem_and_hides_nothing_else(
+    script: Script, backcast: Backcast, path: str
+) -> None:
+    script["GET", path] = [(503, "not-reconciled")]
+    script["GET", f"{TENANT}/notifications"] = [(503, "not-reconciled")]
+    ran = backcast("status")
+    assert ran.status == 1
+    assert "not-reconciled, as scripted" in ran.out
+    assert ran.out.splitlines()[-1] == "1 problem"
+
+
+def test_a_restore_service_that_does_not_answer_is_named_and_so_is_what_it_hides(
+    script: Script, backcast: Backcast
+) -> None:
+    script["GET", "/v1"] = script["GET", "/v1/ready"] = [(503, "unavailable")]
+    (found,) = backcast("status", "--json").objects
+    assert [one["about"] for one in found["problems"]] == [
+        "service restore",
+        "service coordinator",
+        "service catalog",
+    ]
+    assert [one["ready"] for one in found["services"]] == [False, False, False]
 
 
 def test_a_token_of_one_tenant_sees_that_tenant(script: Script, backcast: Backcast) -> None:

@@ -234,7 +234,7 @@ def test_a_long_body_is_refused_whether_declared_or_not(client: Client) -> None:
         assert (response.status, response.json()["code"]) == (413, "request-entity-too-large")
 
 
-def test_health_endpoints_tell_alive_from_ready_without_reasons(
+def test_health_endpoints_tell_alive_from_ready_and_why_without_addresses(
     client: Client, health: Health
 ) -> None:
     def refuse() -> None:
@@ -248,6 +248,16 @@ def test_health_endpoints_tell_alive_from_ready_without_reasons(
     unready = client.get("/readyz")
     assert unready.status == 503
     assert b"10.0.0.7" not in unready.data
+    assert unready.json()["checks"][-1] == {
+        "name": "postgres",
+        "ok": False,
+        "needed": True,
+        "server": True,
+        "last_ok_seconds_ago": None,
+        "reason": "does not answer as it should (unavailable); the log says more",
+    }
+    assert unready.json()["code"] == "unavailable"
+    assert unready.json()["detail"].startswith("postgres: does not answer")
     health.loop("relay", deadline_seconds=-1)
     assert client.get("/healthz").status == 503
 

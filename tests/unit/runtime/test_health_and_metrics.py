@@ -3,9 +3,12 @@ import threading
 import tomllib
 from pathlib import Path
 
+import pytest
 from prometheus_client import Counter, Histogram, generate_latest
 
+from deploy.local.process import wait_until
 from libs.errors import UnavailableError
+from libs.runtime import health as health_module
 from libs.runtime.health import Check, Health
 from libs.runtime.metrics import new_registry, peak_resident_bytes
 from libs.runtime.signals import Stop
@@ -82,6 +85,7 @@ def test_a_dependency_that_fails_makes_the_process_unready_but_not_dead() -> Non
     failed = _named(health.ready(), "postgres")
     assert (failed.ok, failed.last_ok_seconds_ago) == (False, None)
     assert failed.detail == "unavailable: postgres: refused"
+    assert failed.reason == "does not answer as it should (unavailable); the log says more"
     working.set()
     clock.seconds += 1
     assert _named(health.ready(), "postgres").ok
@@ -96,6 +100,57 @@ def test_probes_are_not_repeated_within_a_second() -> None:
     clock.seconds += 1
     health.ready()
     assert calls == [100.0, 101.0]
+
+
+def test_a_probe_without_an_answer_is_waited_for_so_long_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health_module, "READY_SECONDS_MAX", 0.05)
+    answers, calls = threading.Event(), []
+
+    def probe() -> None:
+        calls.append(1)
+        assert answers.wait(20)
+
+    health = Health()
+    health.depend_on("postgres", probe)
+    silent = _named(health.ready(), "postgres")
+    assert (silent.ok, silent.is_needed) == (False, True)
+    assert silent.reason.startswith("no answer for ")
+    assert not _named(health.ready(), "postgres").ok
+    assert len(calls) == 1, "no other probe begins while one is under way"
+    answers.set()
+    assert wait_until(lambda: _named(health.ready(), "postgres").ok, 20)
+
+
+def test_all_servers_are_asked_side_by_side() -> None:
+    both = threading.Barrier(2, timeout=20)
+    health = Health()
+    health.started()
+    health.depend_on("postgres", both.wait)
+    health.depend_on("s3", both.wait)
+    assert all(check.ok for check in health.ready())
+
+
+def test_a_server_that_is_not_needed_is_told_of() -> None:
+    def refuse() -> None:
+        raise UnavailableError("s3 at 10.0.0.7: refused")
+
+    health = Health()
+    health.depend_on("s3", refuse, is_needed=False)
+    told = _named(health.ready(), "s3")
+    assert (told.ok, told.is_needed) == (False, False)
+
+
+def test_a_probe_that_fails_unexpectedly_leaves_the_process_running() -> None:
+    def probe() -> None:
+        raise ValueError("a bug")
+
+    health = Health()
+    health.depend_on("s3", probe)
+    told = _named(health.ready(), "s3")
+    assert (told.ok, told.detail) == (False, "ValueError: a bug")
+    assert "a bug" not in told.reason
 
 
 def test_the_peak_of_memory_never_sinks_and_is_exported() -> None:

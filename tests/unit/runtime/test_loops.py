@@ -67,21 +67,31 @@ def test_an_error_that_nobody_foresaw_is_logged_at_once_and_the_loop_goes_on(
     assert told[0].levelno == logging.CRITICAL
     assert told[0].exc_info
     assert told[0].exc_info[1] is failure
-    assert not rounds.check().ok
-    assert str(failure) in rounds.check().detail
+    check = rounds.check()
+    assert (check.ok, check.is_needed) == (False, True)
+    assert str(failure) in check.detail
+    assert str(failure) not in check.reason
+    assert type(failure).__name__ in check.reason
     rounds.failure = None
     rounds.go_round()
     assert rounds.check().ok
 
 
-def test_a_round_that_is_put_off_leaves_the_process_ready(
+def test_a_round_that_is_put_off_is_told_and_leaves_the_process_ready(
     rounds: Rounds, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounds.failure = UnavailableError("no Kafka")
     rounds.go_round()
-    assert rounds.check().ok
+    told = rounds.check()
+    assert (told.ok, told.is_needed) == (False, False)
+    assert told.reason == "its last round was put off (unavailable); the log says why"
+    assert told.detail == "no Kafka"
+    assert all(check.ok for check in rounds.health.alive())
     assert "round put off" in caplog.messages
     assert "round failed" not in caplog.messages
+    rounds.failure = None
+    rounds.go_round()
+    assert rounds.check().ok
 
 
 def test_a_round_that_lasts_works_as_soon_as_it_makes_progress() -> None:

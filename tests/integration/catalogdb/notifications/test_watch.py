@@ -7,13 +7,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from libs.catalogdb.notifications.listing import list_notifications
+from libs.catalogdb.sessions.chunkers import announce_chunker
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.copies.stores import Stores
 from libs.errors import OutOfSpaceError, UnavailableError
+from libs.ids import uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.runtime.signals import Stop
 from libs.store.memory import MemoryStore
 from libs.store.port import Body, ObjectStat
+from services.catalog import watch as watch_module
 from services.catalog.deletion.loop import CollectionLoop, CollectionMetrics
 from services.catalog.deletion.passes import Collection, Freed
 from services.catalog.recovery.checkpoints import Checkpoints
@@ -72,6 +75,37 @@ def test_a_store_that_is_away_is_told_until_it_answers(site: CatalogSite) -> Non
     watched.store.away = False
     watched.look()
     assert told_of(site) == ["opened store-unreachable", "resolved store-unreachable"]
+
+
+def test_that_no_chunker_takes_captures_is_told_until_one_does(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protect(site, "vm")
+    watched = Watched(site)
+    watched.look()
+    watched.look()
+    assert kinds(site) == [], "chunkers have a minute to start"
+    monkeypatch.setattr(watch_module, "NO_CHUNKER_SECONDS", 0.0)
+    for _ in range(2):
+        watched.look()
+    assert kinds(site) == ["no-chunker"]
+    announce_chunker(site.chunker, uuid7(), "one", 0, "")
+    site.sql("UPDATE chunker SET idle_since = now() - interval '1 minute'")
+    watched.look()
+    assert kinds(site) == ["no-chunker"], "it reads nothing"
+    announce_chunker(site.chunker, uuid7(), "two", 8, "")
+    watched.look()
+    assert told_of(site) == ["opened no-chunker", "resolved no-chunker"]
+
+
+def test_where_nothing_is_protected_no_chunker_is_missed(
+    site: CatalogSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "NO_CHUNKER_SECONDS", 0.0)
+    watched = Watched(site)
+    watched.look()
+    watched.look()
+    assert kinds(site) == []
 
 
 def test_a_store_without_room_for_a_checkpoint_is_told(
