@@ -13,7 +13,7 @@ from libs.access.token_file import TokenFile
 from libs.catalogdb.access.tokens import CatalogToken, TokenState, read_accepted, read_token_state
 from libs.catalogdb.pool import Catalog
 from libs.errors import UnavailableError
-from libs.rest.auth import Authority, Role, TokenEntry, digest_of, find_entry
+from libs.rest.auth import Authority, Role, TokenEntry, digest_of, find_entry, find_presented
 from libs.runtime.loops import Loop
 
 #: How often the catalog is asked whether its tokens have changed.
@@ -71,18 +71,20 @@ class AcceptedTokens:
         self._known_at = asked_at
 
     def find(self, token: str) -> TokenEntry | None:
-        """The entry of a presented token, or None.
+        """The entry of a presented token, or None. An entry of the file comes first.
 
         Raises:
+            UnauthenticatedError: it is known, and its time is over.
             UnavailableError: the file does not have it, and the catalog was not heard of for long,
                 or the issuer if it looks like one of its tokens.
         """
-        in_file, in_catalog = self._file.find(token), find_entry(self._entries, digest_of(token))
-        if in_file is None:
-            if self._issued is not None and looks_issued(token):
-                return self._issued.find(token)
-            self._require_known()
-        return in_file or in_catalog
+        in_file = self._file.find(token)
+        if in_file is not None:
+            return in_file
+        if self._issued is not None and looks_issued(token):
+            return self._issued.find(token)
+        self._require_known()
+        return find_presented(self._entries, digest_of(token))
 
     def holds(self, entry: TokenEntry) -> bool:
         """Whether the entry is still accepted as it was. Raises as `find` does."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import anyio
 
 from libs.errors import BackcastError, UnauthenticatedError
-from libs.rest.auth import Authority, TokenEntry
+from libs.rest.auth import Authority, TokenEntry, expired_error
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,10 @@ class Standing:
                 if timer is not None:
                     timer.cancel()
         if scope.cancelled_caught:
+            if entry.has_expired:
+                raise expired_error(entry)
             raise UnauthenticatedError(
-                f"token {entry.label}: was revoked, changed or has expired", presented=True
+                f"token {entry.label}: was revoked or changed", presented=True
             )
 
     def _is_accepted(self, entry: TokenEntry) -> bool:

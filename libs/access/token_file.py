@@ -34,7 +34,11 @@ class TokenFile:
         self._tokens = Tokens(secret.reveal())
 
     def find(self, token: str) -> TokenEntry | None:
-        """The entry of a presented token, or None."""
+        """The entry of a presented token, or None.
+
+        Raises:
+            UnauthenticatedError: it is known, and its time is over.
+        """
         self._refresh()
         return self._tokens.find(token)
 

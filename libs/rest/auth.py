@@ -11,7 +11,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Protocol
 
 import anyio.to_thread
@@ -200,6 +200,7 @@ class Authority(Protocol):
         """The entry of a presented token, or None. It takes the same time in both cases.
 
         Raises:
+            UnauthenticatedError: it is known, and its time is over.
             UnavailableError: nobody can say now; nothing else is accepted instead.
         """
 
@@ -231,8 +232,11 @@ class Tokens:
 
         It is looked up by its hash. How long that takes depends on the hash, which nobody can
         choose, and never on the token.
+
+        Raises:
+            UnauthenticatedError: it is known, and its time is over.
         """
-        return find_entry(self._entries, digest_of(token))
+        return find_presented(self._entries, digest_of(token))
 
     def holds(self, entry: TokenEntry) -> bool:
         """Whether the entry has not expired."""
@@ -245,11 +249,38 @@ _: type[Authority] = Tokens
 _NOBODY = TokenEntry(sha256="0" * 64, tenant="", roles=(Role.READER,))
 
 
-def find_entry(entries: Mapping[str, TokenEntry], digest: str) -> TokenEntry | None:
-    """The entry of a token's hash, unless it has expired."""
+def find_presented(entries: Mapping[str, TokenEntry], digest: str) -> TokenEntry | None:
+    """The entry of the hash of a token that somebody shows.
+
+    Only whoever has the token can show it, so nobody else learns that it was good once.
+
+    Raises:
+        UnauthenticatedError: it has expired.
+    """
     entry = entries.get(digest, _NOBODY)
     equal = hmac.compare_digest(entry.sha256, digest)
-    return entry if equal and entry is not _NOBODY and not entry.has_expired else None
+    if not equal or entry is _NOBODY:
+        return None
+    if entry.has_expired:
+        raise expired_error(entry)
+    return entry
+
+
+def find_entry(entries: Mapping[str, TokenEntry], digest: str) -> TokenEntry | None:
+    """The entry of a token's hash, unless it has expired."""
+    try:
+        return find_presented(entries, digest)
+    except UnauthenticatedError:
+        return None
+
+
+def expired_error(entry: TokenEntry) -> UnauthenticatedError:
+    """What is said to whoever shows a token whose time is over."""
+    return UnauthenticatedError(
+        f"token {entry.label}: has expired{_at(entry.expires_at)}; ask an administrator for "
+        f"another one (`backcast token add`, or a new entry of the token file)",
+        presented=True,
+    )
 
 
 def digest_of(token: str) -> str:
@@ -289,7 +320,7 @@ class Requirement:
         """The caller of a request.
 
         Raises:
-            UnauthenticatedError: no token, or none that is known.
+            UnauthenticatedError: no token, one that is not known, or one that has expired.
             ForbiddenError: another tenant's token, another group's, or none of the roles.
         """
         tokens: Authority = request.app.state.tokens
@@ -347,3 +378,7 @@ async def _require_group(request: Request, caller: Caller) -> None:
 def _groups(groups: frozenset[str]) -> str:
     names = ", ".join(sorted(groups))
     return f"group{'s' if len(groups) > 1 else ''} {names}"
+
+
+def _at(instant: datetime | None) -> str:
+    return f" at {instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if instant else ""

@@ -236,7 +236,8 @@ class RequestGuard:
         """Hand a request on in its turn.
 
         Raises:
-            UnauthenticatedError: it has a body, which is not read, and no token that still counts.
+            UnauthenticatedError: its token has expired; or it has a body, which is not read, and no
+                token that is known.
             UnavailableError: nobody can say now whether its token is good.
             TooManyRequestsError: its tenant has too many.
             NotRecordedError: the audit log does not take it.

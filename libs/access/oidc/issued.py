@@ -15,6 +15,7 @@ from libs.access.oidc.fetching import fetch_keys
 from libs.access.oidc.keys import IssuerKeys
 from libs.access.oidc.mapping import Mapping, read_mapping
 from libs.access.oidc.verifying import Expected, RefusedError, Verified, verify
+from libs.errors import UnauthenticatedError
 from libs.events.fields import NAME_LENGTH_MAX
 from libs.rest.auth import Authority, TokenEntry, digest_of
 from libs.runtime.groups import OidcSettings
@@ -29,6 +30,7 @@ _REMEMBERED_COUNT_MAX = 1024
 _LOG_SECONDS = 1.0
 #: Characters of the digest in a name that is shortened: 96 bits, which nobody meets by chance.
 _DIGEST_LENGTH = 24
+_EXPIRED = "this token of the issuer has expired; log in at the issuer again, which makes a new one"
 
 
 class IssuedEntry(TokenEntry, frozen=True):
@@ -110,6 +112,7 @@ class IssuedTokens:
         """The entry of a token, or None; then the log says why.
 
         Raises:
+            UnauthenticatedError: the issuer has made it for us, and its time is over.
             UnavailableError: the issuer's keys are not known.
         """
         digest = digest_of(token)
@@ -123,6 +126,8 @@ class IssuedTokens:
                 )
         except RefusedError as err:
             self._note(err)
+            if err.reason == "expired":  # the last thing that is judged: it was good once
+                raise UnauthenticatedError(_EXPIRED, presented=True) from None
             return None
         return entry
 

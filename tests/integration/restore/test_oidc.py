@@ -128,7 +128,6 @@ def test_everything_else_is_refused_without_a_reason(people: People) -> None:
     refused = {
         "audience": people.token(aud="https://other.example.org"),
         "issuer": people.token(iss="https://other.example.org"),
-        "expired": people.token(exp=now - 100),
         "not yet": people.token(nbf=now + 10_000),
         "nothing mapped": people.token(groups=["unknown"]),
         "id token": people.token(nonce="n"),
@@ -144,6 +143,16 @@ def test_everything_else_is_refused_without_a_reason(people: People) -> None:
         assert answer.json()["detail"] == "expected 'Authorization: Bearer' with a known token"
     without = urllib3.request("GET", f"{people.url}/v1", retries=False)
     assert without.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_whoever_has_a_token_of_the_issuer_is_told_that_it_has_expired(people: People) -> None:
+    eventually(lambda: people.status(people.token()) == 200)
+    answer = people.ask(people.token(exp=time.time() - 100))
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert "has expired; log in at the issuer again" in answer.json()["detail"]
+    stranger = SigningKey(FIRST.kid, "RS256").token(people.claims(exp=time.time() - 100))
+    assert "expired" not in people.ask(stranger).json()["detail"]
 
 
 def test_a_flood_of_made_up_keys_does_not_reach_the_issuer(people: People) -> None:

@@ -15,7 +15,7 @@ import urllib3
 from fastapi import Depends, FastAPI
 
 from libs.access.token_file import TokenFile
-from libs.errors import ConfigurationError
+from libs.errors import ConfigurationError, UnauthenticatedError
 from libs.rest.auth import Caller, Role, Tokens, digest_of, require
 from libs.rest.server import create_app, serving
 from libs.runtime.groups import ServiceSettings
@@ -90,12 +90,16 @@ def test_a_file_that_is_none_locks_nobody_out(
     eventually(lambda: not tokens.find("old"))
 
 
-def test_an_expired_token_is_unknown() -> None:
+def test_an_expired_token_is_refused_as_one() -> None:
     gone = entry("gone", "reader", expires_at="2020-01-01T00:00:00Z")
     later = entry("later", "reader", expires_at="2999-01-01T00:00:00Z")
     tokens = Tokens(json.dumps([gone, later]))
-    assert tokens.find("gone") is None
+    with pytest.raises(
+        UnauthenticatedError, match="token gone: has expired at 2020-01-01T00:00:00Z; ask an admin"
+    ):
+        tokens.find("gone")
     assert tokens.find("later")
+    assert tokens.find("unknown") is None
 
 
 @pytest.mark.parametrize(

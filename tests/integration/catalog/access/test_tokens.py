@@ -97,13 +97,14 @@ def eventually(call: Callable[[], Any]) -> Any:
             time.sleep(0.05)
 
 
-def eventually_unknown(url: str, token: str) -> None:
+def eventually_unknown(url: str, token: str) -> str:
+    """What is said of a token as soon as it is refused."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         try:
             volumes(url, token)
-        except UnauthenticatedError:
-            return
+        except UnauthenticatedError as err:
+            return str(err)
         assert time.monotonic() < deadline, "a revoked token is accepted"
         time.sleep(0.05)
 
@@ -132,7 +133,7 @@ def test_a_token_is_shown_once_and_accepted_until_it_is_revoked(
 def test_a_token_expires(url: str) -> None:
     token = add(url, "short", lasts_seconds=3)["token"]
     eventually(lambda: volumes(url, token))
-    eventually_unknown(url, token)
+    assert "token short: has expired at " in eventually_unknown(url, token)
     assert admin(url).get("/v1/tokens")[0]["accepted"] is False
 
 

@@ -13,7 +13,7 @@ from libs.access.oidc.key_set import KeySet, parse_key_set
 from libs.access.oidc.keys import KEEP_SECONDS, IssuerKeys
 from libs.access.oidc.mapping import Mapping, MappingEntry, read_mapping
 from libs.access.oidc.verifying import LEEWAY_SECONDS, Expected
-from libs.errors import ConfigurationError, UnavailableError
+from libs.errors import ConfigurationError, UnauthenticatedError, UnavailableError
 from libs.rest.auth import Role, TokenEntry
 from libs.runtime.groups import NO_ISSUER, OidcSettings
 from tests.support.issuer import AUDIENCE, SigningKey, claims_of
@@ -109,8 +109,17 @@ def test_a_token_ends_with_its_time(site: Site) -> None:
     assert site.found(token) == entry
     assert site.tokens.holds(entry)
     site.now += 1
-    assert site.tokens.find(token) is None
+    with pytest.raises(UnauthenticatedError, match=r"has expired; log in at the issuer"):
+        site.tokens.find(token)
     assert not site.tokens.holds(entry)
+
+
+def test_a_token_that_was_never_ours_is_not_called_expired(site: Site) -> None:
+    over = NOW - LEEWAY_SECONDS
+    for claims in ({"aud": "other"}, {"iss": "other"}):
+        assert site.tokens.find(site.token(exp=over, **claims)) is None
+    forged = site.token(exp=over)[:-8] + "AAAAAAAA"
+    assert site.tokens.find(forged) is None
 
 
 def test_a_token_ends_with_its_key(site: Site) -> None:
