@@ -8,11 +8,13 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from libs.errors import BadInputError
 
 #: Tenants, volumes, groups and nodes: what a person types, safe in URLs, paths and object keys.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+_VERSION_OF_TIME = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class NodeIdentity:
 
 
 def uuid7(unix_milliseconds: int | None = None, randomness: bytes | None = None) -> uuid.UUID:
-    """A time-ordered identifier (RFC 9562, version 7) for events, sessions, captures and attempts.
+    """A time-ordered identifier (RFC 9562, version 7): of events, sessions, attempts, data keys.
 
     Args:
         unix_milliseconds: time to encode; the system clock if None. Order by it is a convenience
@@ -38,6 +40,16 @@ def uuid7(unix_milliseconds: int | None = None, randomness: bytes | None = None)
     raw[6] = 0x70 | raw[6] & 0x0F
     raw[8] = 0x80 | raw[8] & 0x3F
     return uuid.UUID(bytes=bytes(raw))
+
+
+def time_of_uuid7(identifier: uuid.UUID) -> datetime | None:
+    """The time that a `uuid7` encodes; None: it is no such id, or names a year after 9999."""
+    if identifier.version != _VERSION_OF_TIME:
+        return None
+    try:
+        return datetime.fromtimestamp((identifier.int >> 80) / 1000, UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def new_generation() -> uuid.UUID:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.errors import DamagedDataError
+from libs.ids import uuid7
 from libs.keys.kek import FINGERPRINT_SIZE_BYTES, KeyEncryptionKey
 from libs.store.layout import DomainKeyName, domain_key_object, expect_object
 
@@ -37,7 +38,8 @@ class DomainKeys:
     """The secrets of one domain under one key id; never logged (`repr` shows ids only)."""
 
     domain: uuid.UUID
-    #: Names the data key; it is in the header of everything sealed under it.
+    #: Names the data key; it is in the header of everything sealed under it. A `uuid7`, so that
+    #: lists can say when the key was made; of earlier releases random.
     key_id: uuid.UUID
     #: 32 bytes: keys the identity of chunks and map nodes.
     id_key: bytes = field(repr=False)
@@ -46,9 +48,8 @@ class DomainKeys:
 
     @staticmethod
     def generate(domain: uuid.UUID) -> "DomainKeys":
-        """Keys of a new domain, from the system's random generator."""
-        key_id = uuid.UUID(bytes=os.urandom(16))
-        return DomainKeys(domain, key_id, os.urandom(_KEY_SIZE_BYTES), os.urandom(_KEY_SIZE_BYTES))
+        """Keys of a new domain, from the system's random generator; the key id has the time."""
+        return DomainKeys(domain, uuid7(), os.urandom(_KEY_SIZE_BYTES), os.urandom(_KEY_SIZE_BYTES))
 
     def with_new_data_key(self) -> "DomainKeys":
         """The same identity with a fresh data key and key id, for what is written from now on."""

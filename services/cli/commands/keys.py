@@ -115,12 +115,18 @@ def _list(args: argparse.Namespace) -> int:
         [
             Column("key", lambda key: key["key_id"]),
             Column("domain", lambda key: key["domain"]),
-            Column("created at", lambda key: human_time(key["created_at"])),
+            Column("in use", lambda key: "yes" if key["in_use"] else "no"),
+            Column("created at", _created_at),
+            Column("wrapped at", lambda key: human_time(key["wrapped_at"])),
             Column("wrapped by", lambda key: key["kek_fingerprint"]),
         ],
     )
     out.note(_LOSS)
     return 0
+
+
+def _created_at(key: Document) -> str:
+    return human_time(key["created_at"]) if key["created_at"] else "unknown"
 
 
 def _sheet(args: argparse.Namespace) -> int:

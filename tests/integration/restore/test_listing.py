@@ -165,7 +165,9 @@ def test_keys_are_shown_without_secrets(site: RestoreSite) -> None:
     assert key["kek_fingerprint"] == site.kek.fingerprint.hex()
     assert key["in_use"]
     assert site.kek.text().strip() not in json.dumps(key)
-    assert set(key) == {"domain", "key_id", "created_at", "in_use", "kek_fingerprint"}
+    assert set(key) == {
+        *("domain", "key_id", "created_at", "wrapped_at", "in_use", "kek_fingerprint"),
+    }
 
 
 def cursors_of(page: dict[str, Any]) -> list[str]:
