@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.table import Table
 
 from deploy.demo.story import Day, Story
-from services.cli.output import human_bytes
+from libs.sizes import human_bytes
 
 _Figure = Callable[[Day], int]
 

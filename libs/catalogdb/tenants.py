@@ -17,6 +17,7 @@ from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.recovery.incarnation import require_reconciled
 from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import NotFoundError, OutOfSpaceError
+from libs.sizes import human_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def require_room(tx: Tx, tenant: str) -> None:
     assert usage is not None
     if usage.stored_bytes >= quota[0]:
         raise OutOfSpaceError(
-            f"tenant {tenant}: stores {usage.stored_bytes} bytes and may store {quota[0]}; no new "
+            f"tenant {tenant}: stores {human_bytes(usage.stored_bytes)} and may store "
+            f"{human_bytes(quota[0])}; no new "
             f"snapshots until recovery points expired (`backcast stats`, `backcast snapshot "
             f"expire`) and were collected, or the quota is raised (`backcast tenant quota`)"
         )

@@ -11,8 +11,6 @@ from services.cli.streams import tell_line, write_line
 
 Document = Mapping[str, Any]
 
-_KIB = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -99,18 +97,6 @@ def table(columns: Sequence[Column], documents: Iterable[Document]) -> str:
 def _shown(document: Document) -> Document:
     shown: Document = printable_document(dict(document))
     return shown
-
-
-def human_bytes(count: int) -> str:
-    """A size with three digits that matter: ``0 B``, ``812 KiB``, ``1.31 GiB``."""
-    if count < _KIB:
-        return f"{count} B"
-    units = iter(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
-    size, unit = count / _KIB, next(units)
-    while size >= 999.5:
-        size, unit = size / _KIB, next(units)
-    decimals = 2 if size < 9.995 else 1 if size < 99.95 else 0
-    return f"{size:.{decimals}f} {unit}"
 
 
 def human_time(instant: str) -> str:

@@ -30,6 +30,7 @@ from libs.catalogdb.notifications.opening import Kind as NotificationKind
 from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.rows import all_rows, one_row
 from libs.errors import ConflictError, NotFoundError
+from libs.sizes import human_bytes
 
 #: Up to so many suspects pass, whatever their share: a few orphans of a crash are no disaster, and
 #: of a store of ten packs one is a tenth.
@@ -72,7 +73,7 @@ class Amount:
         )
 
     def __str__(self) -> str:
-        return f"{self.count} ({self.size_bytes} bytes)"
+        return f"{self.count} ({human_bytes(self.size_bytes)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ class TenantStatusAnswer(StatusAnswer):
     """Whether all is well with a tenant's backups."""
 
     groups: list[GroupAnswer] = Field(description="Groups with volumes that are protected")
+    stored_bytes: int | None = Field(description="What it stores; null: it has no quota")
+    quota_bytes: int | None = Field(description="What it may store; null: it has no quota")
 
 
 class UsageAnswer(BaseModel):
@@ -151,6 +153,8 @@ def add_status_routes(app: FastAPI, catalog: Catalog, tools: RecoveryTools) -> N
             problems=_findings([*verdict.problems, *room.problems]),
             remarks=_findings([*verdict.remarks, *room.remarks]),
             groups=[_group(one) for one in found.groups],
+            stored_bytes=found.stored_bytes,
+            quota_bytes=found.quota_bytes,
         )
 
     _add_usage_routes(app, catalog)

@@ -11,6 +11,7 @@ from libs.catalogdb.deletion.brake import Halt
 from libs.catalogdb.sessions.chunkers import ChunkerState, why_none_reads
 from libs.catalogdb.status import GroupStatus, InstallationStatus, NodeStatus
 from libs.catalogdb.stores import StoreFigures, StoreState
+from libs.sizes import human_bytes
 
 #: An agent announces itself every 15 s (`BACKCAST_AGENT_ANNOUNCE_INTERVAL_SECONDS`).
 NODE_SILENT_SECONDS_MAX = 120.0
@@ -78,7 +79,8 @@ def judge_quota(stored_bytes: int | None, quota_bytes: int | None) -> Verdict:
     """How much of its quota a tenant uses: from 80 % on a remark, at the quota a problem."""
     if stored_bytes is None or quota_bytes is None or stored_bytes < NEARLY_FULL * quota_bytes:
         return Verdict([], [])
-    share = f"it stores {stored_bytes / quota_bytes:.0%} of its quota of {quota_bytes} bytes"
+    quota = human_bytes(quota_bytes)
+    share = f"it stores {stored_bytes / quota_bytes:.0%} of its quota of {quota}"
     if stored_bytes < quota_bytes:
         return Verdict([], [Finding("quota-nearly-full", "", share)])
     return Verdict([Finding("quota-full", "", f"{share}: no session opens")], [])

@@ -7,8 +7,9 @@ from urllib.parse import quote
 
 from libs.errors import BadInputError
 from libs.points import RecoveryPoint
+from libs.sizes import human_bytes
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_bytes
+from services.cli.output import Column, Document, Output
 from services.cli.patience import get_page
 
 

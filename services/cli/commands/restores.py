@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from libs.errors import BadInputError
 from libs.points import RecoveryPoint
 from libs.ranges import ByteRange
+from libs.sizes import human_bytes
 from services.cli.connection import Services, connect
-from services.cli.output import Output, human_bytes
+from services.cli.output import Output
 from services.cli.progress import progress_bars
 from services.cli.streams import tell_line
 

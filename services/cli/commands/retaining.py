@@ -7,6 +7,7 @@ from uuid import UUID
 
 from libs.errors import BackcastError, BadInputError
 from libs.points import RecoveryPoint
+from libs.sizes import human_bytes
 from services.cli.commands.effects import (
     DECLINED_EXIT_CODE,
     add_effect_options,
@@ -17,7 +18,7 @@ from services.cli.commands.effects import (
     volumes_by_group,
 )
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 from services.cli.times import UNIT_SECONDS, seconds_of
 
 #: Bounds of the service (`services.catalog.deletion.expiry_endpoints`).

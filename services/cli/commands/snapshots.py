@@ -9,6 +9,7 @@ from uuid import UUID
 from libs.errors import BackcastError, BadInputError, error_class
 from libs.ids import uuid7
 from libs.points import LATEST, RecoveryPoint
+from libs.sizes import human_bytes
 from services.cli.commands.effects import (
     DECLINED_EXIT_CODE,
     add_effect_options,
@@ -19,7 +20,7 @@ from services.cli.commands.retaining import add_snapshot_verbs, holds_of, list_e
 from services.cli.commands.taking import Hints, Session, groups_of, hints_of, not_named, take_all
 from services.cli.commands.verifying import add_verify_parser
 from services.cli.connection import Services, connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 from services.cli.patience import get_page
 from services.cli.progress import progress_bars
 

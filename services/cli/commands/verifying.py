@@ -8,8 +8,9 @@ from uuid import UUID
 from libs.errors import BadInputError, DamagedDataError, error_class
 from libs.ids import uuid7
 from libs.points import RecoveryPoint
+from libs.sizes import human_bytes
 from services.cli.connection import Services, connect
-from services.cli.output import Output, human_bytes
+from services.cli.output import Output
 from services.cli.patience import get_again, post_again
 from services.cli.progress import ShowBar, progress_bars
 

@@ -8,6 +8,7 @@ from libs.catalogdb.status import read_tenant_status
 from libs.catalogdb.tenants import list_tenants, read_tenant, set_quota
 from libs.errors import NotFoundError, OutOfSpaceError
 from libs.ids import uuid7
+from libs.sizes import human_bytes
 from tests.support.catalog import (
     TENANT,
     CatalogSite,
@@ -41,11 +42,12 @@ def test_from_its_quota_on_a_tenant_opens_no_session(site: CatalogSite) -> None:
     protect(site, "second")
     protect(site, "disk", tenant="other")
     set_quota(site.coordinator, TENANT, PACK)
+    size = human_bytes(PACK)
     worker = Worker(site, open_on(site, "disk"))
     other = Worker(site, open_on(site, "second"))
     worker.finish_storing(item(1))
     assert isinstance(worker.seal(), Sealed)
-    with pytest.raises(OutOfSpaceError, match=f"stores {PACK} bytes and may store {PACK}"):
+    with pytest.raises(OutOfSpaceError, match=f"stores {size} and may store {size}; no new"):
         open_on(site, "disk")
     # What was begun goes on, the same request is answered, and nobody else is concerned.
     again = open_session(site.coordinator, TENANT, "second", other.view.session, 60)

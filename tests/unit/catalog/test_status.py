@@ -180,3 +180,8 @@ def test_a_quota_is_a_remark_first(
     verdict = judge_quota(stored_bytes, quota_bytes)
     assert [one.code for one in verdict.problems] == problems
     assert [one.code for one in verdict.remarks] == remarks
+
+
+def test_a_quota_is_told_as_people_read_sizes() -> None:
+    (problem,) = judge_quota(3 << 40, 3 << 40).problems
+    assert problem.message == "it stores 100% of its quota of 3.00 TiB: no session opens"

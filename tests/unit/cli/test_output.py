@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.output import Column, Output, human_bytes, human_time, table
+from libs.sizes import human_bytes
+from services.cli.output import Column, Output, human_time, table
 
 
 @pytest.mark.parametrize(

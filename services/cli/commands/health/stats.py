@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
+from libs.sizes import human_bytes
 from services.cli.connection import connect
-from services.cli.output import Column, Document, Output, human_bytes
+from services.cli.output import Column, Document, Output
 
 _SUMMED = ("points", "logical_bytes", "protected_bytes", "unique_bytes", "attributed_bytes")
 

@@ -60,11 +60,13 @@ def _status(args: argparse.Namespace) -> int:
     notifications = open_now if isinstance(open_now, list) else []
     told, known = _told(notifications, problems, services.tenant)
     problems, remarks = problems + told, remarks + known
+    known_of_tenant = tenant if isinstance(tenant, dict) else {}
     shown = {"ok": not problems, "problems": problems, "remarks": remarks}
     shown |= {"services": [one.document for one in states.values()]}
     shown |= {"chunkers": installation["chunkers"] if isinstance(installation, dict) else []}
-    shown |= {"notifications": notifications}
-    shown |= {"groups": tenant["groups"] if isinstance(tenant, dict) else []}
+    shown |= {"notifications": notifications, "groups": known_of_tenant.get("groups", [])}
+    # A catalog service of an earlier release does not say them.
+    shown |= {name: known_of_tenant.get(name) for name in ("stored_bytes", "quota_bytes")}
     out.show(shown, lambda document: "\n".join(_lines(document)))
     return NOT_WELL_EXIT_CODE if problems else 0
 

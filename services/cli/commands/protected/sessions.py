@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from libs.errors import BadInputError
+from libs.sizes import human_bytes
 from services.cli.connection import connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 
 
 def add_parser(

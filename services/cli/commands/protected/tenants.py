@@ -5,8 +5,9 @@ import re
 from urllib.parse import quote
 
 from libs.errors import BadInputError
+from libs.sizes import human_bytes
 from services.cli.connection import connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 
 _SIZE = re.compile(r"([0-9]{1,15})(?:([KMGTPE])(?:iB)?)?")
 _UNITS = "KMGTPE"

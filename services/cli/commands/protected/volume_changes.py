@@ -4,6 +4,7 @@ import argparse
 from urllib.parse import quote
 
 from libs.errors import BadInputError
+from libs.sizes import human_bytes
 from services.cli.commands.effects import (
     DECLINED_EXIT_CODE,
     add_effect_options,
@@ -13,7 +14,7 @@ from services.cli.commands.effects import (
 )
 from services.cli.commands.protected.paths import absolute_path
 from services.cli.connection import Services, connect
-from services.cli.output import Document, Output, human_bytes
+from services.cli.output import Document, Output
 
 _REASON_LENGTH_MAX = 2000
 

@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from libs.sizes import human_bytes
 from services.cli.commands.protected.paths import absolute_path
 from services.cli.commands.protected.volume_changes import add_change_verbs
 from services.cli.commands.retaining import add_volume_verbs
 from services.cli.connection import connect
-from services.cli.output import Column, Document, Output, human_bytes, human_time
+from services.cli.output import Column, Document, Output, human_time
 
 
 def add_parser(
