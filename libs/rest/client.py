@@ -1,8 +1,10 @@
 """A small client for our REST endpoints: JSON in, JSON out, problems become our errors again."""
 
+import contextlib
 import http.client
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,14 @@ class RestClient:
             UnavailableError: the service does not answer, or not in JSON where that is decoded.
         """
         return self._call("POST", path, body=json.dumps(body).encode())
+
+    def asking(self, who: str, what: str) -> AbstractContextManager[None]:
+        """A context for a request to somebody else that the service has named, such as its store.
+
+        This client does nothing about it. One that tells people whom they wait for has its own.
+        """
+        del who, what
+        return contextlib.nullcontext()
 
     def _call(self, method: str, path: str, query: str = "", body: bytes | None = None) -> bytes:
         what = f"{method} {path}"

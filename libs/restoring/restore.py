@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from libs.errors import BackcastError, BadInputError, UnavailableError
 from libs.ids import uuid7
@@ -213,14 +213,12 @@ class _Restore:
         Raises:
             BadInputError: the volume ends before the range does.
         """
-        if wanted is None:
-            return
-        if wanted.end > self.wanted.end:
+        if wanted is not None and wanted.end > self.wanted.end:
             raise BadInputError(
                 f"range {wanted.start}:{wanted.length}: {self._plan.point.label} has "
                 f"{self.wanted.end} bytes"
             )
-        self.wanted = wanted
+        self.wanted = wanted or self.wanted
 
     def run(self, target: RestoreTarget | RangeTarget) -> None:
         """Restore every window; nothing is written any more when this returns or raises."""
@@ -338,10 +336,9 @@ class _Restore:
 
     def _renew(self) -> None:
         self._renewed_at = time.monotonic()
-        try:
+        with contextlib.suppress(UnavailableError):
+            # It waits for minutes, and planning the next window tries for longer.
             self._client.post(f"{self._path}/progress", self._totals())
-        except UnavailableError:
-            return  # it waits for minutes, and planning the next window tries for longer
 
     def _totals(self) -> dict[str, Any]:
         with self._lock:
@@ -389,7 +386,11 @@ class _Restore:
         self._done(sum(len(frame.chunks) for frame in fetch.frames), fetch.byte_range.length)
 
     def _get_into(self, url: str, wanted: ByteRange, buffer: memoryview) -> None:
-        self._answered(lambda: self._store.get_into(url, wanted, buffer))
+        def ask() -> None:
+            with self._client.asking(f"store {urlsplit(url).netloc}", "a read of packs"):
+                self._store.get_into(url, wanted, buffer)
+
+        self._answered(ask)
 
     def _answered(self, call: Callable[[], T]) -> T:
         return retried(call, self._retry_seconds_max)

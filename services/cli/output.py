@@ -63,17 +63,18 @@ class Output:
         if not self.as_json:
             tell_line(printable(text))
 
-    def failure(self, code: str, message: str, more: str = "") -> None:
+    def failure(self, code: str, message: str, more: str = "", **names: str) -> None:
         """Why something failed: a line for people, or an object with the stable code.
 
         Args:
             code: of the error.
             message: one line.
             more: lines below it.
+            names: what programs should find in fields of their own, beside the code.
         """
         if self.as_json:
             lines = f"{message}\n{more}" if more else message
-            tell_line(json.dumps({"code": code, "message": lines}))
+            tell_line(json.dumps({"code": code, "message": lines, **names}))
             return
         tell_line(f"backcast: {printable(message)}")
         if more:

@@ -111,8 +111,8 @@ def _take(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _note_interrupted(out, sessions)
         raise
-    for end in ends:
-        status = _report(out, end) or status
+    for session, end in zip(sessions.values(), ends, strict=True):
+        status = _report(out, session, end) or status
     return status
 
 
@@ -127,10 +127,12 @@ def _hints(args: argparse.Namespace, services: Services) -> Hints | None:
     return hints_of(services, args.names[0], args.hints, args.base)
 
 
-def _report(out: Output, end: Session | BackcastError) -> int:
+def _report(out: Output, session: UUID, end: Session | BackcastError) -> int:
     """Print how a session ended; its exit status."""
     if isinstance(end, BackcastError):
-        out.failure(end.code, str(end))
+        notes = getattr(end, "__notes__", [])  # see `take_all`
+        more = {"session": str(session)} if notes else {}
+        out.failure(end.code, str(end), "\n".join(notes), **more)
         return end.exit_code
     if end["state"] != "sealed":
         out.failure(end["code"], f"snapshot of {end['group']}: {end['code']}: {end['message']}")

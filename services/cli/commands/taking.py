@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from libs.errors import BackcastError, ConflictError, NotFoundError
+from libs.errors import (
+    BackcastError,
+    ConflictError,
+    NotFoundError,
+    OutOfSpaceError,
+    UnavailableError,
+)
 from libs.points import RecoveryPoint
 from libs.runtime.retries import tried_again
 from services.cli.commands.effects import listed, volumes_by_group
@@ -97,7 +103,8 @@ def take_all(  # noqa: PLR0913 -- what is taken how, and who is told
 
     Yields:
         A sealed or rejected session; or why it could not be opened or followed, which keeps
-        nothing from the others.
+        nothing from the others. If the snapshot may still be made, a note of the error says which
+        session that is and how to follow it.
 
     Raises:
         BackcastError: the coordinator could not be found; nothing was asked for.
@@ -129,6 +136,12 @@ def _open(
     try:
         return ask()
     except BackcastError as err:
+        if isinstance(err, UnavailableError) and not isinstance(err, OutOfSpaceError):
+            err.add_note(
+                f"{group}: the snapshot may still be made: nobody knows whether session {id_} was "
+                f"opened. `backcast session show {id_}` says it once the services answer; if there "
+                f"is none of this id by then, nothing was begun: take the snapshot again"
+            )
         return err
 
 
@@ -150,7 +163,13 @@ def _end(
             sum(part["logical_bytes"] for part in parts),
         )
         try:
-            session = get_again(services.coordinator, path, query)
+            session = get_again(services.coordinator, path, query, RETRY_SECONDS_MAX)
         except BackcastError as err:
+            id_ = session["session"]
+            err.add_note(
+                f"{session['group']}: the snapshot may still be made: session {id_} goes on "
+                f"without this command, and is rejected if it makes no progress. `backcast session "
+                f"show {id_}` says how it goes or ended; `backcast session cancel {id_}` ends it"
+            )
             return err
     return session

@@ -1,10 +1,11 @@
 """Taking snapshots against a scripted coordinator."""
 
+import json
 from typing import Any
 
 import pytest
 
-from services.cli.commands import snapshots
+from services.cli.commands import snapshots, taking
 from tests.unit.cli.conftest import Backcast
 from tests.unit.cli.scripted_service import Script, ScriptedService
 
@@ -67,6 +68,44 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_session(
     first, second = service.bodies(*TAKE)
     assert first == second
     assert first["full"] is True
+
+
+def test_without_an_answer_it_says_which_session_may_still_be_made(
+    backcast: Backcast, script: Script, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "RETRY_SECONDS_MAX", 0)
+    script[TAKE] = [(503, "unavailable")]
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status == 8
+    asked = service.bodies(*TAKE)[-1]["session"]
+    assert f"nobody knows whether session {asked} was opened" in ran.err
+    assert f"backcast session show {asked}" in ran.err
+    ran = backcast("snapshot", "take", "vm", "--json")
+    failure = json.loads(ran.err)
+    assert (failure["code"], failure["session"]) == (
+        "unavailable",
+        service.bodies(*TAKE)[-1]["session"],
+    )
+
+
+def test_a_session_that_it_cannot_follow_is_named(
+    backcast: Backcast, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "RETRY_SECONDS_MAX", 0)
+    script[TAKE] = [session("s-1", "open")]
+    script[wait_for("s-1")] = [(503, "unavailable")]
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status == 8
+    assert "may still be made: session s-1 goes on without this command" in ran.err
+    assert "backcast session show s-1" in ran.err
+
+
+@pytest.mark.parametrize("code", ["conflict", "out-of-space", "bad-input"])
+def test_a_refusal_names_no_session(backcast: Backcast, script: Script, code: str) -> None:
+    script[TAKE] = [(409, code)]
+    ran = backcast("snapshot", "take", "vm")
+    assert ran.status
+    assert "session show" not in ran.err
 
 
 def test_a_busy_group_is_reported_at_once(
