@@ -18,7 +18,7 @@ from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
 from deploy.local.lock import Tell
 from deploy.local.servers.kafka_jars import ensure_java, kafka_jars
 from deploy.local.servers.server import LocalServer
-from libs.errors import InvariantViolation, UnavailableError
+from libs.errors import ConfigurationError, InvariantViolation, UnavailableError
 from libs.runtime.groups import KafkaSettings
 from libs.runtime.settings import Secret
 
@@ -112,9 +112,14 @@ class KafkaServer(LocalServer):
         self._jars = kafka_jars(tell)
 
     def spawn(self) -> None:
-        """Start the broker; its first start names the cluster."""
+        """Start the broker; its first start names the cluster.
+
+        Raises:
+            ConfigurationError: the folder is of a release whose broker had no users.
+        """
         folder = self.home.data(self.name)
         make_folder_once(folder / "log", self._format)
+        _require_user(folder)
         settings = self._write_settings(folder / "log")
         self.process.start(broker_command(self._prepared(), settings), folder=folder)
 
@@ -169,6 +174,21 @@ class KafkaServer(LocalServer):
 
     def _write_settings(self, log_folder: Path) -> Path:
         return self.home.write_secret("kafka.properties", self.settings(log_folder))
+
+
+def _require_user(folder: Path) -> None:
+    """Refuse a folder that was prepared without `USER`: nobody could log in, and nothing says why.
+
+    The preparation writes the users to a file that no broker changes.
+    """
+    prepared = folder / "log" / "bootstrap.checkpoint"
+    if prepared.exists() and USER.encode() not in prepared.read_bytes():
+        raise ConfigurationError(
+            f"Kafka's folder {folder} was made by an earlier release, whose broker asked for no "
+            f"password, so it has no user who could log in. Kafka holds copies only, and without "
+            f"them no snapshot is lost: run `backcast dev down`, remove this folder, and run "
+            f"`backcast dev up`, which makes it anew"
+        )
 
 
 def broker_command(jars: Path, settings: Path) -> list[str]:

@@ -143,13 +143,16 @@ def _report(out: Output, session: UUID, end: Session | BackcastError) -> int:
             out.note(f"warning: {taken['point']} is {taken['consistency']}: {warning}")
         if taken["tracking"] == "lost":
             out.note(
-                f"{taken['point']}: what changed since the snapshot before was not known, so "
-                f"everything was compared; `backcast events tail` has the reason"
+                f"{taken['point']}: tracking was lost: the node could not say what changed since "
+                f"the snapshot before (its agent's state was emptied, another node or driver took "
+                f"that one, or the file or device is another one), so everything was compared; "
+                f"`backcast events tail` says which it was"
             )
         elif taken["compared_all"]:
             out.note(
-                f"{taken['point']}: everything was compared and counted anew: because of --full, "
-                f"or because what the snapshot before needs was found damaged or had expired"
+                f"{taken['point']}: everything was compared and counted anew, and the node was not "
+                f"asked what changed: because of --full, or because what the snapshot before needs "
+                f"was found damaged or had expired"
             )
     return 0
 

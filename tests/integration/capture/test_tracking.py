@@ -166,6 +166,28 @@ def test_after_fingerprints_were_lost_holes_and_sizes_are_exact(site: RunningSit
         assert site.matches("lost", path)
 
 
+def test_an_agent_whose_state_was_lost_compares_everything_and_everybody_is_told_why(
+    site: RunningSite,
+) -> None:
+    path = site.volume("forgotten", 4 * MIB)
+    assert site.take("forgotten")["state"] == "sealed"
+    site.kill("agent")
+    state = site.cluster.home.data("agent")
+    shutil.rmtree(state)
+    state.mkdir()
+    site.start("agent")
+    write(path, 3, 1)
+    ran = subprocess.run(
+        [sys.executable, "-m", "services.cli", "snapshot", "take", "forgotten"],
+        env=os.environ | {"BACKCAST_HOME": str(site.cluster.home.folder)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "tracking was lost: the node could not say what changed" in ran.stderr
+    assert "damaged" not in ran.stderr
+    assert notices(site, "forgotten") == ["warning"]
+    assert site.matches("forgotten", path)
+
+
 def test_the_command_takes_a_snapshot_by_hints(site: RunningSite, tmp_path: Path) -> None:
     path = site.volume("by-command", 8 * MIB)
     site.take("by-command")

@@ -148,7 +148,10 @@ def test_a_snapshot_that_may_contradict_itself_is_pointed_out(
 def test_where_changes_were_not_known_no_figure_says_what_changed(
     backcast: Backcast, script: Script
 ) -> None:
-    for tracking, reason in (("lost", "was not known"), ("none", "counted anew: because")):
+    for tracking, reason in (
+        ("lost", "tracking was lost: the node"),
+        ("none", "because of --full"),
+    ):
         compared = session("s", "sealed")
         compared["parts"][0]["tracking"] = tracking
         script[TAKE] = [compared]
