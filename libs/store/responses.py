@@ -64,6 +64,20 @@ _WAY_OUT_OF_SPACE = (
     "Enlarge the store or its quota; expiring snapshots frees more once it takes objects again. "
     "Delete no object by hand"
 )
+#: What refuses whoever signed the request, and the setting to look at.
+_CHECK_KEYS = (
+    "check the access key and the secret key (files of S3_ACCESS_KEY_FILE and S3_SECRET_KEY_FILE, "
+    "or SECOND_S3_… of the second store), and what this access key may do"
+)
+_WAYS_OUT: Mapping[str, str] = MappingProxyType(
+    {
+        "InvalidAccessKeyId": "the store does not know the access key: check the file of "
+        "S3_ACCESS_KEY_FILE (SECOND_S3_ACCESS_KEY_FILE of the second store)",
+        "SignatureDoesNotMatch": "the secret key is not that of the access key: check the file of "
+        "S3_SECRET_KEY_FILE (SECOND_S3_SECRET_KEY_FILE of the second store)",
+        "RequestTimeTooSkewed": "the clock of this machine or of the store is wrong: set it",
+    }
+)
 
 
 def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
@@ -79,7 +93,12 @@ def raise_refusal(what: str, response: HTTPResponse) -> NoReturn:
     if kind is None:
         kind = UnavailableError if status >= 500 else ConfigurationError
     text = f"{what}: the store answered {status} {code or response.reason}: {message}"
-    raise kind(f"{text} {_WAY_OUT_OF_SPACE}" if kind is OutOfSpaceError else text)
+    if kind is OutOfSpaceError:
+        raise kind(f"{text} {_WAY_OUT_OF_SPACE}")
+    way_out = _WAYS_OUT.get(code, "")
+    if status == 403 and not way_out and "expired" not in message:  # a signed URL's time is over
+        way_out = _CHECK_KEYS
+    raise kind(f"{text}; {way_out}" if way_out else text)
 
 
 def refuse_encoding(what: str, response: HTTPResponse) -> None:
