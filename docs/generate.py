@@ -31,8 +31,9 @@ from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import UNEXPECTED_EXIT_CODE
 from libs.runtime.settings import Secret, Variable, as_text, variables
-from services.cli.__main__ import BROKEN_PIPE_EXIT_CODE, INTERRUPTED_EXIT_CODE
+from services.cli.__main__ import BROKEN_PIPE_EXIT_CODE
 from services.cli.commands.health.status import NOT_WELL_EXIT_CODE
+from services.cli.entry import INTERRUPTED_EXIT_CODE
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -43,10 +44,10 @@ _ERRORS_INTRODUCTION = f"""\
 A REST response that is not a success carries a problem document (RFC 9457,
 `application/problem+json`) with `type`, `title`, `status`, `detail`, `code` and `retriable`. A
 command or service ends with the exit status: 0 after success, {UNEXPECTED_EXIT_CODE} after an error
-that nobody foresaw. A command ends with {INTERRUPTED_EXIT_CODE} after Ctrl-C, with
-{BROKEN_PIPE_EXIT_CODE} when nobody reads its output any more; wrong arguments are bad input. Codes
-never change; decide by them, not by the text. With `--json` a command's error is an object with
-`code` and `message` on standard error.
+that nobody foresaw. A command ends with {INTERRUPTED_EXIT_CODE} after Ctrl-C, whenever it comes,
+with {BROKEN_PIPE_EXIT_CODE} when nobody reads its output any more; wrong arguments are bad input.
+Codes never change; decide by them, not by the text. With `--json` a command's error is an object
+with `code` and `message` on standard error.
 
 """
 _CONFIGURATION_INTRODUCTION = """\

@@ -46,7 +46,7 @@ class Command:
         words = [str(argument) for argument in arguments]
         self._tell(shlex.join(["backcast", *words]))
         finished = subprocess.run(
-            [sys.executable, "-m", "services.cli", *words, "--json"],
+            [sys.executable, "-m", "services.cli.entry", *words, "--json"],
             env=self._environ,
             cwd=_SOURCE,
             stdin=subprocess.DEVNULL,

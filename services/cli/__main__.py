@@ -1,5 +1,7 @@
 """The command ``backcast``: reads its arguments, runs one command, and ends with a telling status.
 
+It begins in `services.cli.entry`, which sees to Ctrl-C while this is imported.
+
 Imports are the price of every start: a command's own are made when it runs, so that all of them
 answer within 0.3 s.
 """
@@ -12,12 +14,13 @@ import sys
 from collections.abc import Sequence
 
 from libs.errors import BackcastError, BadInputError, OutOfSpaceError, UnavailableError
+from services.cli.entry import INTERRUPTED_EXIT_CODE
+from services.cli.entry import main as begin
 from services.cli.output import Output
 from services.cli.parser import build_parser
 from services.cli.streams import flush_output, give_up, prepare_streams
 
-#: What a shell reports for a command that ended by Ctrl-C (128 + SIGINT), and by a closed pipe.
-INTERRUPTED_EXIT_CODE = 130
+#: What a shell reports for a command that ended by a closed pipe.
 BROKEN_PIPE_EXIT_CODE = 141
 #: A command makes many objects that stay, by its imports, and then ends. To look through them again
 #: and again, and once more at the end, would take a tenth of a short command's time.
@@ -100,4 +103,4 @@ def _unexpected(error: Exception, out: Output) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(begin())

@@ -99,15 +99,15 @@ class KekRotation:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Begin, or go on after a crash, in a thread of its own.
+        """Begin, or go on after a crash, in a thread of its own. If it runs, it goes on.
 
         Raises:
-            ConflictError: it runs already, or a store that has copies is not configured here.
+            ConflictError: a store that has copies is not configured here.
             NotReconciledError: the catalog is not yet of one mind with the store.
         """
         with self._lock:
             if self.state and self.state.running:
-                raise ConflictError("key-encryption key: is being changed already; wait for that")
+                return
             self._known_keys()
             state = self.state = RotationState()
         start_thread("rotate-kek", self._run, state, daemon=True)

@@ -69,10 +69,17 @@ def _add_changes(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
 
 def _rotate_kek(args: argparse.Namespace) -> int:
     catalog, out = connect(args).catalog, Output(as_json=args.json)
-    state = catalog.post("/v1/keys/kek")
-    while state["running"]:
-        time.sleep(_POLL_SECONDS)
-        state = catalog.get("/v1/keys/kek")
+    try:
+        state = catalog.post("/v1/keys/kek")
+        while state["running"]:
+            time.sleep(_POLL_SECONDS)
+            state = catalog.get("/v1/keys/kek")
+    except KeyboardInterrupt:
+        out.note(
+            "the catalog service goes on with the change if it has begun; run the command again, "
+            "which sees it through and says how it ended"
+        )
+        raise
     out.show(state, _rotated)
     if state["error"]:
         raise DamagedDataError(f"key-encryption key: not changed completely: {state['error']}")
@@ -96,8 +103,16 @@ def _rotated(state: Document) -> str:
 
 def _rotate_data(args: argparse.Namespace) -> int:
     out = Output(as_json=args.json)
+    try:
+        done = connect(args).catalog.post("/v1/keys/data", {"tenant": args.of})
+    except KeyboardInterrupt:
+        out.note(
+            "the catalog service may have changed data keys; `backcast keys list` shows them. "
+            "Running the command again makes further ones, which does no harm"
+        )
+        raise
     out.show_all(
-        connect(args).catalog.post("/v1/keys/data", {"tenant": args.of}),
+        done,
         [
             Column("tenant", lambda one: one["tenant"]),
             Column("new key", lambda one: one["key_id"]),
