@@ -1,9 +1,19 @@
 """Keys are changed under a living catalog, and the bucket alone still gives everything back."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from fastapi import Depends
 
 from deploy.local.cluster import LocalCluster
 from libs.checkpoints.shelf import CheckpointShelf
@@ -12,15 +22,24 @@ from libs.errors import ConflictError, NotFoundError, WrongKeyError
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
 from libs.packs.manifest import parse_manifest_header
+from libs.rest.auth import Caller, Tokens, authenticated, digest_of
+from libs.rest.server import create_app, serving
+from libs.runtime.groups import ServiceSettings
+from libs.runtime.health import Health
+from libs.runtime.metrics import new_registry
 from libs.runtime.signals import Stop
 from libs.store.folder import FolderStore
 from libs.store.layout import KEYS_PREFIX, MANIFESTS_PREFIX
 from services.catalog.keys.data_keys import DataKeys
+from services.catalog.keys.endpoints import KeyTools, add_key_routes
 from services.catalog.keys.rotation import KekRotation, RotationState, keys_to_wrap
 from services.catalog.recovery.checkpoints import Checkpoints
 from services.catalog.verification.verifier import Thoroughness, Verifier
 from tests.integration.catalog.protected import TENANT
 from tests.integration.catalog.recovery.timeline import Timeline, timeline
+
+ADMIN = "admin's"
+SECONDS_MAX = 60.0
 
 
 @pytest.fixture
@@ -192,3 +211,116 @@ def test_a_store_that_is_not_configured_stops_a_change(line: Timeline) -> None:
         rotation(line).rotate(RotationState())
     assert len(list(line.store.list(KEYS_PREFIX))) == 2
     assert KeyVault(line.store, line.kek).check() is None  # type: ignore[func-returns-value] # opens
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Whoever runs the tests in the background has SIGINT ignored, and what they start with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def serving_keys(line: Timeline) -> Iterator[str]:
+    """The catalog service's endpoints of keys, and the address by which the command finds them."""
+    settings, urls = ServiceSettings(listen="127.0.0.1:0"), []
+    admin = {"sha256": digest_of(ADMIN), "tenant": "*", "roles": ["admin"]}
+    tokens = Tokens(json.dumps([admin]))
+    app = create_app("test", settings, Health(), new_registry(), tokens)
+    add_key_routes(app, KeyTools(rotation(line), data_keys(line)))
+
+    @app.get("/v1")
+    def links(_: Annotated[Caller, Depends(authenticated)]) -> dict[str, str]:
+        return {"catalog": urls[0]}
+
+    with serving(app, settings) as url:
+        urls.append(url)
+        yield url
+
+
+def begin(url: str, *arguments: str) -> subprocess.Popen[str]:
+    environ = {name: value for name, value in os.environ.items() if "BACKCAST_" not in name}
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.cli.entry", *arguments],
+        env=environ | {"BACKCAST_URL": url, "BACKCAST_TOKEN": ADMIN},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Gate:
+    """Makes one step of an object wait until the test lets it go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, where: object, step: str) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self._real = getattr(where, step)
+        patch.setattr(where, step, self._wait)
+
+    def _wait(self, *arguments: object) -> object:
+        self.reached.set()
+        assert self.go_on.wait(SECONDS_MAX)
+        return self._real(*arguments)
+
+
+def interrupt_in(gate: Gate, url: str, *arguments: str) -> str:
+    """Begin a command, end it by SIGINT in the middle of its work; what it said."""
+    try:
+        with begin(url, *arguments) as process:
+            assert gate.reached.wait(SECONDS_MAX)
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=SECONDS_MAX)
+    finally:
+        gate.go_on.set()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("step", ["put", "write", "delete"])
+def test_a_change_whose_command_was_interrupted_is_seen_through_by_the_next_one(
+    line: Timeline, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    old, new = line.kek, KeyEncryptionKey(b"n" * 32)
+    restart_with(line, KeyEncryptionKey(new.secret, old))
+    with monkeypatch.context() as patch:
+        gate = Gate(patch, line.checkpoints if step == "write" else line.store, step)
+        with serving_keys(line) as url:
+            assert "run the command again" in interrupt_in(gate, url, "keys", "rotate-kek")
+            with begin(url, "keys", "rotate-kek", "--json") as process:
+                out, said = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0, said
+    state = json.loads(out)
+    assert (state["keys"], state["left"], state["error"]) == (2, 0, "")
+    rebuild_with(line, new)
+    line.protected.take("disk", 12)
+    line.protected.check()
+
+
+def data_keys_in_use(line: Timeline) -> list[str]:
+    return [str(row[0]) for row in line.site.sql("SELECT key_id FROM domain")]
+
+
+@pytest.mark.parametrize("step", ["put", "get"])
+def test_data_keys_whose_command_was_interrupted_are_changed_once_more(
+    line: Timeline, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = set(data_keys_in_use(line))
+    with monkeypatch.context() as patch, serving_keys(line) as url:
+        gate = Gate(patch, line.store, step)
+        assert "does no harm" in interrupt_in(gate, url, "keys", "rotate-data")
+        deadline = time.monotonic() + SECONDS_MAX
+        while before.intersection(data_keys_in_use(line)):  # the service does what it was asked for
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with begin(url, "keys", "rotate-data", "--json") as process:
+            out, said = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0, said
+    fresh = [json.loads(row)["key_id"] for row in out.splitlines()]
+    assert sorted(fresh) == sorted(
+        str(row[0]) for row in line.site.sql("SELECT key_id FROM domain")
+    )
+    line.protected.take("disk", 1, 13)
+    line.protected.check()
+    rebuild_with(line, line.kek)
