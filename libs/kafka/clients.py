@@ -131,18 +131,21 @@ def translate(err: BaseException, doing: str) -> BackcastError:
             | kafka.SaslAuthenticationFailed()
             | kafka.AuthenticationFailedError()
         ):
-            return ForbiddenError(f"{text}; check the user's password and rights")
+            return ForbiddenError(
+                f"{text}; check the rights of KAFKA_SASL_USERNAME, and the file of "
+                f"KAFKA_SASL_PASSWORD_FILE"
+            )
         case _:
             failed = isinstance(err, kafka.UnknownError | kafka.KafkaStorageError)
             way_out = f"; the broker's log says why. {WAY_OUT}" if failed else ""
             return UnavailableError(text + way_out)
 
 
-def _connection(settings: KafkaSettings) -> dict[str, Any]:
+def connection_arguments(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client is given besides the addresses of brokers."""
     password = settings.sasl_password
     with_tls = settings.security_protocol.endswith("SSL")
     return {
-        "bootstrap_servers": settings.bootstrap.split(","),
         "client_id": "backcast",
         "security_protocol": settings.security_protocol,
         "sasl_mechanism": settings.sasl_mechanism,
@@ -150,3 +153,7 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
         "sasl_plain_password": password.reveal() if password else None,
         "ssl_context": ssl.create_default_context(cafile=settings.ca_file) if with_tls else None,
     }
+
+
+def _connection(settings: KafkaSettings) -> dict[str, Any]:
+    return {"bootstrap_servers": settings.bootstrap.split(","), **connection_arguments(settings)}

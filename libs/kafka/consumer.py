@@ -22,6 +22,7 @@ from libs.events.envelope import Envelope, from_headers
 from libs.events.record import from_record
 from libs.events.registry import Event
 from libs.kafka.clients import consumer, translated
+from libs.kafka.starting import start_client
 from libs.runtime.groups import KafkaSettings
 
 #: As a start: the first record that the partition still has.
@@ -124,6 +125,7 @@ class EventConsumer:
         starts: StartOffsets = from_earliest,
         revoked: Revoked = _ignore,
     ) -> None:
+        self._settings = settings
         self._topics = sorted(topics)
         self._group = group
         self._starts = starts
@@ -140,7 +142,7 @@ class EventConsumer:
                     self._consumer.subscribe(
                         self._topics, listener=_Listener(self._drop_all, self._take)
                     )
-                    await self._consumer.start()
+                    await self._start()
                 else:
                     await self._start_alone()
         except BaseException:
@@ -242,9 +244,12 @@ class EventConsumer:
                 return found
         return {}
 
+    async def _start(self) -> None:
+        await start_client(self._consumer, self._settings, f"read {', '.join(self._topics)}")
+
     async def _start_alone(self) -> None:
         self._consumer.subscribe(self._topics)
-        await self._consumer.start()
+        await self._start()
         partitions = list(self._consumer.assignment())
         starts = await self._resolve_starts(partitions)
         # From here on assigned by hand, so that no later change of the topics resets positions.

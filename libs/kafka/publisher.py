@@ -7,6 +7,7 @@ from typing import Self
 from libs.errors import BackcastError, UnavailableError
 from libs.events.record import EventRecord
 from libs.kafka.clients import WAY_OUT, producer, translate, translated
+from libs.kafka.starting import start_client
 from libs.runtime.groups import KafkaSettings
 
 #: Time that a producer which is given up may take to end.
@@ -32,6 +33,7 @@ class Publisher:
     """
 
     def __init__(self, settings: KafkaSettings, ack_seconds_max: float = 30.0) -> None:
+        self._settings = settings
         self._producer = producer(settings)
         self._ack_seconds_max = ack_seconds_max
         self._sender = self._producer._sender  # noqa: SLF001 -- there is no public way to stop sending
@@ -40,8 +42,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         try:
-            with translated("connect a producer"):
-                await self._producer.start()
+            await start_client(self._producer, self._settings, "connect a producer")
         except BaseException:
             await self._abandon()
             raise

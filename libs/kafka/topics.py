@@ -22,6 +22,7 @@ from libs.kafka.clients import (
     translate,
     translated,
 )
+from libs.kafka.starting import start_client
 from libs.runtime.groups import KafkaSettings
 
 _VISIBLE_POLL_SECONDS = 0.05
@@ -58,7 +59,7 @@ async def ensure_topics(
     client = admin(settings)
     with translated("make topics"):
         try:
-            await client.start()
+            await start_client(client, settings, "make topics")
             existing = set(await client.list_topics())
             missing = [topic for topic in topics if topic.name not in existing]
             created = await _create(client, missing, replication_factor)
@@ -81,7 +82,7 @@ async def count_records(settings: KafkaSettings, topics: Iterable[str]) -> dict[
     with translated("count records"):
         try:
             client.subscribe(list(topics))
-            await client.start()
+            await start_client(client, settings, "count records")
             partitions: set[TopicPartition] = client.assignment()
             firsts = await client.beginning_offsets(partitions)
             nexts = await client.end_offsets(partitions)

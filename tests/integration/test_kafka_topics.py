@@ -15,6 +15,7 @@ from libs.kafka.consumer import EventConsumer
 from libs.kafka.publisher import Publisher
 from libs.kafka.topics import count_records, ensure_topics
 from libs.runtime.groups import KafkaSettings
+from libs.runtime.settings import Secret
 
 #: No server listens on the discard port.
 NOBODY = KafkaSettings(bootstrap="127.0.0.1:9")
@@ -86,5 +87,39 @@ async def consume_nothing() -> None:
     ],
 )
 def test_no_broker_is_unavailable(use: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    with pytest.raises(UnavailableError, match="Unable to bootstrap"):
+    with pytest.raises(UnavailableError, match=r"broker 127\.0\.0\.1:\d+: .*KAFKA_BOOTSTRAP"):
         asyncio.run(use())
+
+
+async def publish_as(settings: KafkaSettings) -> None:
+    async with Publisher(settings):
+        pass
+
+
+async def consume_as(settings: KafkaSettings) -> None:
+    async with EventConsumer(settings, [PACKS], group=None):
+        pass
+
+
+async def share_as(settings: KafkaSettings) -> None:
+    async with EventConsumer(settings, [PACKS], group="some"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda guest: ensure_topics(guest, TOPICS, 1), id="topics"),
+        pytest.param(lambda guest: count_records(guest, [PACKS]), id="counts"),
+        pytest.param(publish_as, id="publisher"),
+        pytest.param(consume_as, id="consumer"),
+        pytest.param(share_as, id="member"),
+    ],
+)
+def test_a_wrong_password_is_named_with_its_user_and_setting(
+    settings: KafkaSettings, use: Callable[[KafkaSettings], Coroutine[Any, Any, Any]]
+) -> None:
+    guest = dataclasses.replace(settings, sasl_password=Secret("guessed"))
+    with pytest.raises(UnavailableError, match=r"login of user backcast .*PASSWORD_FILE") as told:
+        asyncio.run(use(guest))
+    assert "guessed" not in str(told.value)
