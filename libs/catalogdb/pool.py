@@ -86,12 +86,23 @@ class Catalog:
             self._pool.open(wait=True, timeout=timeout_seconds)
         except PoolTimeout as err:
             self._pool.close()
-            with contextlib.suppress(psycopg.Error):  # the pool only logs why it has no connection
-                connect(self._dsn).close()
             raise UnavailableError(
-                f"catalog: no connection within {timeout_seconds:.0f} s; is Postgres running and "
-                f"are the address and password right?"
+                f"catalog: no connection within {timeout_seconds:.0f} s: {self._why_not()}; is "
+                f"Postgres running, and are the address, the user and the password in the file of "
+                f"POSTGRES_DSN_FILE right?"
             ) from err
+
+    def _why_not(self) -> str:
+        """Why there is no connection: the pool only logs it.
+
+        Raises:
+            ConfigurationError: see `check_session`.
+        """
+        try:
+            connect(self._dsn).close()
+        except psycopg.Error as err:
+            return _first_line(err)
+        return "there is one now"
 
     def close(self) -> None:
         """Close all connections."""

@@ -15,7 +15,7 @@ from libs.catalogdb.log.log import LOG_CHANNEL, read_log
 from libs.catalogdb.log.notifications import raise_notification
 from libs.catalogdb.migrate import migrate
 from libs.catalogdb.pool import Catalog
-from libs.errors import ConfigurationError
+from libs.errors import ConfigurationError, UnavailableError
 from libs.events.notifications import NotificationRaised
 from libs.events.topics import NOTIFICATIONS
 
@@ -127,3 +127,10 @@ def test_a_database_of_another_encoding_is_refused(
     dsn = make(servers, made, how)
     with pytest.raises(ConfigurationError, match=f"encoding is {encoding}, expected UTF8"):
         migrate(dsn)
+
+
+def test_a_wrong_password_is_named_with_its_user_and_setting(servers: LocalCluster) -> None:
+    catalog = Catalog(servers.postgres.dsn_of("postgres", "guessed"))
+    with pytest.raises(UnavailableError, match=r"failed for user .*POSTGRES_DSN_FILE") as told:
+        catalog.open(timeout_seconds=1)
+    assert "guessed" not in str(told.value)
