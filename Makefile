@@ -19,6 +19,9 @@ IN_CONTAINERS ?= tests/contract tests/integration/catalog tests/integration/cata
 READY := .venv/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Many containers set it. Then each start of a service, of the command or of a test process compiles
+# a thousand modules again, which is half of what a start costs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo drill test test-containers test-faults test-mutants soak check sbom images model bench up down docs format clean
 
@@ -99,5 +102,6 @@ $(READY): pyproject.toml uv.lock deploy/uv.txt
 	@echo "setting up .venv (a minute or two the first time)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --only-binary :all: --require-hashes -r deploy/uv.txt
-	@$(BIN)/uv sync --quiet --frozen --inexact --extra local
+	@$(BIN)/uv sync --quiet --frozen --inexact --extra local --compile-bytecode
+	@$(BIN)/python -m compileall -q libs services deploy
 	@touch $@
