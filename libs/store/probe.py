@@ -19,7 +19,6 @@ from libs.errors import (
 )
 from libs.ranges import ByteRange
 from libs.runtime.retries import tried_again
-from libs.store.buckets import bucket_state, make_bucket
 from libs.store.checksums import PutChecksum, integrity_headers
 from libs.store.port import ChecksumRefusedError, ObjectStore
 from libs.store.s3 import S3Bucket, S3Store
@@ -36,24 +35,14 @@ class StoreAbilities:
     put_checksum: PutChecksum
     #: Whether a second PUT with If-None-Match was refused. For information: nothing may rest on it.
     conditional_put: bool
-    #: Whether deleted objects stay as versions (and go on using space).
-    versioning: bool
-    #: Whether the bucket was made with object lock.
-    object_lock: bool
 
 
 @tried_again()
-def probe_s3(
-    bucket: S3Bucket,
-    *,
-    create: bool = False,
-    new_id: Callable[[], uuid.UUID] = uuid.uuid4,
-) -> StoreAbilities:
+def probe_s3(bucket: S3Bucket, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> StoreAbilities:
     """Try what Backcast needs of a bucket; again for a minute while it does not answer.
 
     Args:
         bucket: what to try.
-        create: make the bucket if it does not exist.
         new_id: names the probe's folder; several processes may probe at once.
 
     Raises:
@@ -62,12 +51,10 @@ def probe_s3(
         ForbiddenError: the credentials do not allow to read, write, list and delete.
         UnavailableError: the server does not answer.
     """
-    if create:
-        make_bucket(bucket)
-    state = bucket_state(bucket)
     folder = f"probe/{new_id().hex}"
     store = S3Store(bucket)
     try:
+        _require_bucket(store, bucket)
         checksum = _cheapest_verified_checksum(store, folder)
         if checksum is None:
             names = ", ".join(kind.value for kind in PutChecksum)
@@ -81,7 +68,7 @@ def probe_s3(
     finally:
         _remove(store, f"{folder}/")
         store.close()
-    return StoreAbilities(checksum, conditional_put, state.versioning, state.object_lock)
+    return StoreAbilities(checksum, conditional_put)
 
 
 def probe_semantics(store: ObjectStore, folder: str) -> None:
@@ -122,6 +109,17 @@ def probe_semantics(store: ObjectStore, folder: str) -> None:
         _expect(_raises(NotFoundError, lambda: store.get(keys[0])), "a missing object is told")
     finally:
         _remove(store, f"{folder}/")
+
+
+def _require_bucket(store: S3Store, bucket: S3Bucket) -> None:
+    """Say first that there is no such bucket: a PUT would blame the checksum."""
+    try:
+        next(store.list("probe/"), None)
+    except ConfigurationError as err:
+        raise ConfigurationError(
+            f"bucket {bucket.bucket} at {bucket.endpoint}: create it, or correct its name or "
+            f"region: {err}"
+        ) from err
 
 
 def _cheapest_verified_checksum(store: S3Store, folder: str) -> PutChecksum | None:

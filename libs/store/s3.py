@@ -1,4 +1,4 @@
-"""The object store on an S3 bucket: signatures by the minio SDK, bytes by our own connections.
+"""The object store on an S3 bucket, by our own signatures and connections.
 
 It uses the smallest part of S3 that does the work (PUT, GET with Range, HEAD, DELETE,
 ListObjectsV2; path-style addresses) and no conditional requests, which servers implement
@@ -16,10 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import SplitResult, quote, urlsplit
 
-from minio.credentials.credentials import Credentials
-from minio.signer import presign_v4, sign_v4_s3
-from minio.time import to_amz_date
-
 from libs.errors import BadInputError, DamagedDataError, NotFoundError, UnavailableError
 from libs.ranges import ByteRange
 from libs.rest.connections import ConnectionPool, Origin, Timeouts
@@ -36,6 +32,7 @@ from libs.store.port import (
     check_prefix,
     check_range,
 )
+from libs.store.signing import Signer, amz_date
 
 #: Keys per page of a listing: the most that S3 gives.
 PAGE_COUNT_MAX = 1_000
@@ -84,7 +81,7 @@ class S3Store:
         origin = Origin.parse(bucket.endpoint)
         self._bucket = bucket
         self._base_url = f"{origin}/{quote(bucket.bucket, safe='')}"
-        self._credentials = Credentials(bucket.access_key, bucket.secret_key)
+        self._signer = Signer(bucket.access_key, bucket.secret_key, bucket.region)
         self._connections = ConnectionPool(origin, timeouts, bucket.ca_file)
         self._put_checksum = put_checksum
         self._page_count = page_count
@@ -178,14 +175,8 @@ class S3Store:
             raise BadInputError(
                 f"expiry of {expires_seconds} s: expected 1 to {PRESIGN_SECONDS_MAX}"
             )
-        return presign_v4(
-            method="GET",
-            url=self._url(f"/{check_key(key)}"),
-            region=self._bucket.region,
-            credentials=self._credentials,
-            date=self._now(),
-            expires=expires_seconds,
-        ).geturl()
+        url = self._url(f"/{check_key(key)}")
+        return self._signer.presigned("GET", url, self._now(), expires_seconds)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -239,18 +230,9 @@ class S3Store:
             **headers,
             "Host": url.netloc,
             "x-amz-content-sha256": content_sha256,
-            "x-amz-date": to_amz_date(now),
+            "x-amz-date": amz_date(now),
         }
-        signed = sign_v4_s3(
-            method=method,
-            url=url,
-            region=self._bucket.region,
-            headers={**sent},
-            credentials=self._credentials,
-            content_sha256=content_sha256,
-            date=now,
-        )
-        sent["Authorization"] = str(signed["Authorization"])
+        sent["Authorization"] = self._signer.authorization(method, url, sent, content_sha256, now)
         path_and_query = url._replace(scheme="", netloc="").geturl()
         return self._connections.exchange(what, method, path_and_query, sent, body)
 

@@ -22,7 +22,7 @@ from libs.errors import (
     UnavailableError,
 )
 from libs.ranges import ByteRange
-from libs.store.buckets import make_bucket
+from libs.store.buckets import BucketState, bucket_state, make_bucket
 from libs.store.checksums import PutChecksum, integrity_headers
 from libs.store.port import ChecksumRefusedError, ObjectStore
 from libs.store.presigned import PresignedReader
@@ -145,17 +145,17 @@ def test_a_presigned_url_expires_within_a_week(s3: S3Store, expires_seconds: int
 def test_the_probe_chooses_the_cheapest_checksum_and_leaves_nothing(bucket: S3Bucket) -> None:
     abilities = probe_s3(bucket)
     assert abilities.put_checksum is PutChecksum.CRC32C
-    assert not abilities.versioning
-    assert not abilities.object_lock
     assert list(S3Store(bucket).list("")) == []
 
 
-def test_the_probe_makes_the_bucket_when_asked(bucket: S3Bucket) -> None:
+def test_the_probe_says_when_there_is_no_bucket(bucket: S3Bucket) -> None:
     absent = replace(bucket, bucket=f"test-{uuid.uuid4().hex}")
     with pytest.raises(ConfigurationError, match="does not exist"):
         probe_s3(absent)
     for _ in range(2):
-        probe_s3(absent, create=True)
+        make_bucket(absent)
+    assert bucket_state(absent) == BucketState(versioning=False, object_lock=False)
+    probe_s3(absent)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from libs.keys.kek import KeyEncryptionKey
 from libs.runtime.service import run_service
 from libs.runtime.settings import Secret
 from libs.runtime.signals import Stop
+from libs.store.buckets import bucket_state, make_bucket
 from libs.store.opening import bucket_of
 from libs.store.probe import probe_s3
 from services.catalog.init.settings import Settings
@@ -41,9 +42,15 @@ def main(settings: Settings, _: Stop) -> None:
         log.warning("topic is not as it should be", extra={"detail": difference})
     for store in filter(None, (settings.s3, settings.second_s3.store)):
         bucket = bucket_of(store)
-        abilities = probe_s3(bucket, create=True)
-        about = {"endpoint": store.endpoint, "bucket": store.bucket, "abilities": str(abilities)}
-        log.info("store is usable", extra=about | {"kek": kek.fingerprint.hex()})
+        make_bucket(bucket)
+        about = {
+            "endpoint": store.endpoint,
+            "bucket": store.bucket,
+            "abilities": str(probe_s3(bucket)),
+            "state": str(bucket_state(bucket)),
+            "kek": kek.fingerprint.hex(),
+        }
+        log.info("store is usable", extra=about)
 
 
 def _create_login(owner: str, service: str, dsn: Secret) -> None:
