@@ -8,7 +8,7 @@ reaches Postgres.
 import contextlib
 import time
 
-from libs.access.oidc.issued import IssuedEntry, IssuedTokens, looks_issued
+from libs.access.oidc.entry import IssuedEntry, looks_issued
 from libs.access.token_file import TokenFile
 from libs.catalogdb.access.tokens import CatalogToken, TokenState, read_accepted, read_token_state
 from libs.catalogdb.pool import Catalog
@@ -37,7 +37,7 @@ class AcceptedTokens:
         self,
         file: TokenFile,
         catalog: Catalog,
-        issued: IssuedTokens | None = None,
+        issued: Authority | None = None,
         trust_seconds: float = _TRUST_SECONDS,
     ) -> None:
         self._file = file

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from libs.access.accepted import AcceptedTokens
 from libs.access.audit_log import AuditLog
-from libs.access.oidc.issued import IssuedTokens
 from libs.access.token_file import TokenFile
 from libs.catalogdb.pool import Catalog
+from libs.rest.auth import Authority
 from libs.rest.server import create_app
 from libs.runtime.groups import OidcSettings, ServiceSettings
 from libs.runtime.health import Health
@@ -52,8 +52,9 @@ class CatalogAccess:
     ) -> None:
         self._service = service
         self._registry = registry
-        self._issued = IssuedTokens.of(settings.oidc, registry)
-        self._tokens = AcceptedTokens(TokenFile(settings.tokens), catalog, self._issued)
+        issued, issuer_loops = _issued_tokens(settings.oidc, registry)
+        self._tokens = AcceptedTokens(TokenFile(settings.tokens), catalog, issued)
+        self._loops = [self._tokens.loop(), *issuer_loops]
         self._auditor = AuditLog(catalog, service)
         self._group_of = functools.partial(group_of, catalog)
 
@@ -71,8 +72,20 @@ class CatalogAccess:
 
     def loops(self) -> list[Loop]:
         """The loops that keep the tokens, and the keys of the issuer, up to date."""
-        return [self._tokens.loop(), *([self._issued.loop()] if self._issued else [])]
+        return self._loops
 
     def close(self) -> None:
         """Wait until everything is recorded. No request may be in work any more."""
         self._auditor.close()
+
+
+def _issued_tokens(
+    settings: OidcSettings, registry: CollectorRegistry
+) -> tuple[Authority | None, list[Loop]]:
+    """The tokens of the issuer, if there is one, and the loop that keeps its keys up to date."""
+    if settings.issuer is None:
+        return None, []
+    from libs.access.oidc.issued import IssuedTokens  # noqa: PLC0415 -- 0.25 s of CPU: signatures
+
+    issued = IssuedTokens.of(settings, registry)
+    return issued, [issued.loop()] if issued else []

@@ -2,6 +2,7 @@
 
 import argparse
 import faulthandler
+import gc
 import logging
 import os
 import sys
@@ -51,6 +52,10 @@ def run_service(
         0 after an orderly end; the error's ``exit_code`` (11 for wrong settings) after a
         BackcastError in ``main`` or a thread; 70 after any other exception.
     """
+    # What was imported is 100,000 objects that stay. A `__main__` imports them with the collector
+    # off, and from here on no collection looks at them: a quarter of a start's CPU.
+    gc.freeze()
+    gc.enable()
     parser = argparse.ArgumentParser(prog=service, description=f"Runs the {service} service.")
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective settings and exit"

@@ -1,5 +1,10 @@
 """`python -m services.catalog`: the loops of the catalog. `services.catalog.init` sets it up."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import functools
 import sys

@@ -1,5 +1,10 @@
 """`python -m services.chunker`: one chunker; run as many as there are partitions to share."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import asyncio
 import contextlib
 import functools

@@ -1,5 +1,10 @@
 """`python -m services.restore`: gives recovery points back; run as many as there is load."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import dataclasses
 import functools

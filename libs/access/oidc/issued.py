@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from libs.access.oidc.entry import IssuedEntry
 from libs.access.oidc.fetching import fetch_keys
 from libs.access.oidc.keys import IssuerKeys
 from libs.access.oidc.mapping import Mapping, read_mapping
@@ -31,15 +32,6 @@ _LOG_SECONDS = 1.0
 #: Characters of the digest in a name that is shortened: 96 bits, which nobody meets by chance.
 _DIGEST_LENGTH = 24
 _EXPIRED = "this token of the issuer has expired; log in at the issuer again, which makes a new one"
-
-
-class IssuedEntry(TokenEntry, frozen=True):
-    """The entry of a token of the issuer, with what it was derived from."""
-
-    #: The values of its claim.
-    values: tuple[str, ...] = ()
-    #: Thumbprint of the key that signed it.
-    key: str = ""
 
 
 class IssuedTokens:
@@ -188,11 +180,6 @@ class IssuedTokens:
         log.warning(
             "token of the issuer refused", extra={"reason": reason, "detail": refusal.detail}
         )
-
-
-def looks_issued(token: str) -> bool:
-    """Whether a token is written as a JWT is: its header is a JSON object, which begins so."""
-    return token.startswith("eyJ") and token.count(".") == 2
 
 
 def name_of(issuer: str, subject: str) -> str:

@@ -4,6 +4,11 @@ Runs before the services, as the owner of the schema. Order: schema â†’ logins â
 crash after any step leaves a set-up that the next run completes.
 """
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import asyncio
 import logging
 import sys

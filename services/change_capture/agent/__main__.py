@@ -1,5 +1,10 @@
 """`python -m services.change_capture.agent`: the agent of one node."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import os
 import sys

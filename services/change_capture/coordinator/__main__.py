@@ -1,5 +1,10 @@
 """`python -m services.change_capture.coordinator`: sessions, from a request to its outcome."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until `run_service`: what is imported stays
+
 import contextlib
 import dataclasses
 import sys

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from libs.access.oidc.issued import IssuedTokens, looks_issued, name_of
+from libs.access.oidc.entry import looks_issued
+from libs.access.oidc.issued import IssuedTokens, name_of
 from libs.access.oidc.key_set import KeySet, parse_key_set
 from libs.access.oidc.keys import KEEP_SECONDS, IssuerKeys
 from libs.access.oidc.mapping import Mapping, MappingEntry, read_mapping
