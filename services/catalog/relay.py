@@ -2,7 +2,8 @@
 
 For each topic: read after the published position → publish → wait for Kafka → record the position.
 A crash after any step publishes events again, with the same ids and positions; a consumer drops
-what it has seen. Two relays at once only repeat each other.
+what it has seen. Two relays at once only repeat each other. One that slept for longer than the
+catalog keeps events finds that they were folded; then another one has published them.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 from libs.catalogdb.log.log import mark_published, read_log, unpublished_topics
 from libs.catalogdb.pool import Catalog
+from libs.errors import EventsFoldedError
 from libs.events.record import to_record
 from libs.kafka.publisher import Publisher
 from libs.runtime.groups import KafkaSettings
@@ -68,9 +70,15 @@ class Relay:
 
     async def _publish_topic(self, publisher: Publisher, topic: str, after: int) -> bool:
         """Publish a batch of one topic; whether there is more, of any topic."""
-        events = await asyncio.to_thread(
-            read_log, self._catalog, topic, after, self._batch_count_max
-        )
+        try:
+            events = await asyncio.to_thread(
+                read_log, self._catalog, topic, after, self._batch_count_max
+            )
+        except EventsFoldedError:
+            behind = await asyncio.to_thread(unpublished_topics, self._catalog)
+            if behind.get(topic) == after:  # nobody has published them, and they are gone
+                raise
+            return True
         if not events:
             return False
         for event in events:

@@ -11,10 +11,13 @@ from libs.catalogdb.log.log import (
     last_position,
     mark_published,
     read_log,
+    unpublished_topics,
 )
 from libs.errors import EventsFoldedError
 from libs.events.topics import PACKS, SNAPSHOTS
 from libs.keys.kek import KeyEncryptionKey
+from libs.runtime.groups import KafkaSettings
+from services.catalog.relay import Relay
 from services.restore.events.feed import EventPage, Feed
 from tests.support.catalog import TENANT, CatalogSite, item, protect, take_snapshot
 
@@ -92,3 +95,38 @@ def test_what_a_second_store_has_not_followed_stays(site: CatalogSite) -> None:
     assert fold_events(site.catalog, PACKS, DAYS_30, 10) == 1
     site.sql("UPDATE store SET state = 'l' WHERE store_no = 2")  # lost: nothing waits for it
     assert fold_events(site.catalog, PACKS, DAYS_30, 10) == last - 1
+
+
+class Published:
+    """A publisher that only counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def publish(self, _record: object) -> None:
+        self.count += 1
+
+    async def flush(self) -> None:
+        pass
+
+
+def publish(site: CatalogSite, after: int, published: Published) -> bool:
+    """Let a relay publish that has read long ago how far Kafka is."""
+    relay = Relay(site.catalog, KafkaSettings(bootstrap="in-memory:1"), 3, 0)
+    return asyncio.run(relay._publish_topic(published, SNAPSHOTS, after))  # type: ignore[arg-type]  # the same two methods
+
+
+def test_a_relay_that_slept_until_its_events_were_folded_goes_on(aged: CatalogSite) -> None:
+    published = Published()
+    assert fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10) == 2
+    assert publish(aged, 1, published)
+    assert published.count == 0
+    publish(aged, unpublished_topics(aged.catalog)[SNAPSHOTS], published)
+    assert published.count == 2
+
+
+def test_a_relay_whose_events_are_gone_and_nowhere_says_so(aged: CatalogSite) -> None:
+    fold_events(aged.catalog, SNAPSHOTS, DAYS_30, 10)
+    aged.sql("UPDATE log_position SET published = 1")
+    with pytest.raises(EventsFoldedError):
+        publish(aged, 1, Published())
