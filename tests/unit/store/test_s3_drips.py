@@ -14,7 +14,8 @@ from libs.ranges import ByteRange
 from libs.rest.connections import Timeouts
 from libs.store.presigned import PresignedReader
 from libs.store.s3 import S3Bucket, S3Store
-from tests.unit.store.test_s3_faults import BODY, OPERATIONS, WHOLE, partial, reply, serving
+from tests.support.scripted_s3 import BODY, WHOLE, partial, reply, serving
+from tests.unit.store.test_s3_faults import OPERATIONS
 
 #: Each drop comes far sooner than the time for a piece ends; the whole would take minutes.
 DROP_SECONDS = 0.02

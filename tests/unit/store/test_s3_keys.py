@@ -3,7 +3,7 @@
 import pytest
 
 from libs.errors import ForbiddenError
-from tests.unit.store.test_s3_faults import refusal, reply, serving
+from tests.support.scripted_s3 import refusal, reply, serving
 
 
 @pytest.mark.parametrize(

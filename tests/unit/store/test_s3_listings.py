@@ -8,7 +8,7 @@ import pytest
 from libs.errors import UnavailableError
 from libs.store import listing
 from libs.store.retrying import RetryingStore
-from tests.unit.store.test_s3_faults import reply, serving
+from tests.support.scripted_s3 import reply, serving
 
 A, B, C = ("packs/00/a", "packs/00/b", "packs/01/c")
 
