@@ -7,8 +7,7 @@ from uuid import UUID
 from libs.copies.stores import PRIMARY, SECOND, STORE_NAMES, Stores
 from libs.errors import ConfigurationError, UnavailableError
 from libs.runtime.groups import S3Settings, SecondS3Settings
-from libs.store.answering import bucket_probe
-from libs.store.opening import bucket_of
+from libs.store.opening import bucket_of, bucket_probe
 from libs.store.probe import probe_s3
 from libs.store.retrying import RetryingStore
 from libs.store.s3 import S3Store

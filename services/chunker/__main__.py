@@ -26,7 +26,7 @@ from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
 from libs.runtime.threads import start_thread
-from libs.store.answering import bucket_probe
+from libs.store.opening import bucket_probe
 from services.chunker.announcing import Announcer
 from services.chunker.intake import Intake
 from services.chunker.lanes import Lanes

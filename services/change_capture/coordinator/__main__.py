@@ -30,8 +30,7 @@ from libs.runtime.loops import Loop, start_loops
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
-from libs.store.answering import bucket_probe
-from libs.store.opening import open_store
+from libs.store.opening import bucket_probe, open_store
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
