@@ -222,8 +222,8 @@ BEYOND_SCENARIOS = (
     Mutant(
         name="a dead loop looks well",
         file="libs/runtime/health.py",
-        old="        self._failure = reason\n",
-        new="        del reason\n",
+        old=" = reason, detail or reason, False\n",
+        new=' = "", detail or reason, False\n',
         rule="a process is not ready while a loop of it fails",
         tests="tests/unit/runtime/test_loops.py",
         chosen="goes_on",

@@ -41,7 +41,7 @@ LOOPS = {
     },
     "coordinator": {"listening", "watch", "tokens"},
     "agent": {"announce", "let go", "report"},
-    "chunker": {"renew"},
+    "chunker": {"renew", "announce"},
     "restore": {"listening", "tokens"},
 }
 #: A thread that is no loop of rounds is broken, whatever it was going to do.

@@ -259,4 +259,6 @@ def test_every_target_starts_without_a_shell(target: str) -> None:
     (module,) = re.findall(
         r'^ENTRYPOINT \["python", "-m", "([\w.]+)"\]$', stage(target), re.MULTILINE
     )
-    assert (ROOT / module.replace(".", "/") / "__main__.py").exists()
+    path = ROOT / module.replace(".", "/")
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    assert 'if __name__ == "__main__":' in file.read_text()
