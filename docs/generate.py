@@ -44,10 +44,10 @@ _ERRORS_INTRODUCTION = f"""\
 A REST response that is not a success carries a problem document (RFC 9457,
 `application/problem+json`) with `type`, `title`, `status`, `detail`, `code` and `retriable`. A
 command or service ends with the exit status: 0 after success, {UNEXPECTED_EXIT_CODE} after an error
-that nobody foresaw. A command ends with {INTERRUPTED_EXIT_CODE} after Ctrl-C, whenever it comes,
-with {BROKEN_PIPE_EXIT_CODE} when nobody reads its output any more; wrong arguments are bad input.
-Codes never change; decide by them, not by the text. With `--json` a command's error is an object
-with `code` and `message` on standard error.
+that nobody foresaw. A command ends with {INTERRUPTED_EXIT_CODE} after Ctrl-C at any moment, with
+{BROKEN_PIPE_EXIT_CODE} when nobody reads its output any more; wrong arguments are bad input. Codes
+never change; decide by them, not by the text. With `--json` a command's error is an object with
+`code` and `message` on standard error.
 
 """
 _CONFIGURATION_INTRODUCTION = """\
