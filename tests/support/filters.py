@@ -38,7 +38,7 @@ class Guest:
 
     def __init__(self, volume: FilteredVolume) -> None:
         self.volume = volume
-        self.passage = volume.gate.passage()
+        self.passage = volume.valve.passage()
 
     def write(self, offset: int, content: bytes) -> None:
         self.passage.enter()

@@ -11,6 +11,7 @@ from libs.access.readiness import add_readiness_route
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
     Node,
+    Volume,
     add_volume,
     find_node,
     group_of,
@@ -185,16 +186,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
             driver=request.driver,
             again=request.again,
         )
-        return VolumeAnswer(
-            volume=volume.volume,
-            name=volume.name,
-            group=volume.group,
-            node=volume.node,
-            path=volume.path,
-            freeze=volume.freeze,
-            driver=volume.driver,
-            size_bytes=size_bytes,
-        )
+        return _protected(volume, size_bytes)
 
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
     def take(tenant: str, caller: Operator, request: SnapshotRequest) -> SessionAnswer:
@@ -209,6 +201,19 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
             opened_with=caller.sha256,
         )
         return _answer(_taken(view, tenant, group, request.session), conductor)
+
+
+def _protected(volume: Volume, size_bytes: int) -> VolumeAnswer:
+    return VolumeAnswer(
+        volume=volume.volume,
+        name=volume.name,
+        group=volume.group,
+        node=volume.node,
+        path=volume.path,
+        freeze=volume.freeze,
+        driver=volume.driver,
+        size_bytes=size_bytes,
+    )
 
 
 def _add_session_route(app: FastAPI, conductor: Conductor) -> None:

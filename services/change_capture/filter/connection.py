@@ -1,7 +1,7 @@
 """One client's connection: a thread that receives, works and sends.
 
 What has come is worked on as one batch: requests in their order, replies sent together. In between
-the thread holds nothing but its buffer. Writes of a batch are done inside the gate; receiving and
+the thread holds nothing but its buffer. Writes of a batch are done inside the valve; receiving and
 sending, which may take a client as long as it likes, are outside of it.
 
 Blocking calls in a thread cost less than any event loop here: a request that the page cache answers
@@ -73,7 +73,7 @@ class Connection:
         self._volume = volume
         self._export = export
         self._may_go_on = may_go_on
-        self._passage = volume.gate.passage()
+        self._passage = volume.valve.passage()
         self._arena = memoryview(large_buffer(BATCH_SIZE_BYTES + PAYLOAD_SIZE_BYTES_MAX))
         self._used = 0
         self._payload = self._arena[:0]
@@ -109,7 +109,7 @@ class Connection:
                 if not self._may_go_on() and self._may_stop():
                     return
         finally:
-            self._volume.gate.remove(self._passage)
+            self._volume.valve.remove(self._passage)
 
     @property
     def has_ended(self) -> bool:

@@ -4,10 +4,10 @@ One agent at a time holds the volume. A few views may be open, each of one conne
 If that connection ends, writes go on, its view is closed, and a cut that no session has claimed is
 taken back.
 
-Order of a barrier: volume flushed → gate closed, those inside leave → flushed again → bits swapped,
-bytes kept from here on → gate opened. Only if it was closed until then, and the bits of before are
-durable, does the cut count and get a name. A crash at any step ends the process, and with it the
-tracking (`tracking`).
+Order of a barrier: volume flushed → valve closed, those inside leave → flushed again → bits
+swapped, bytes kept from here on → valve opened. Only if it was closed until then, and the bits of
+before are durable, does the cut count and get a name. A crash at any step ends the process, and
+with it the tracking (`tracking`).
 """
 
 import logging
@@ -123,7 +123,7 @@ class FilterCuts:
             view = _View(owner, self._made_scratch())
             self._held = view
             try:
-                if not self.volume.gate.close(seconds):
+                if not self.volume.valve.close(seconds):
                     raise self._broken_hold(seconds)
                 self._flush()
             except BaseException:
@@ -138,7 +138,7 @@ class FilterCuts:
         """
         with self._lock:
             view = self._held_by(owner)
-            if view is None or view.is_cut or not self.volume.gate.is_holding:
+            if view is None or view.is_cut or not self.volume.valve.is_holding:
                 raise HoldBrokenError(
                     f"volume {self.volume.disk.path}: its writes are not held, or not any more; "
                     f"take the snapshot again"
@@ -161,7 +161,7 @@ class FilterCuts:
             view = self._held_by(owner)
             if view is None:
                 return None
-            was_held = self.volume.gate.open()
+            was_held = self.volume.valve.open()
             if not (was_held and view.is_cut and view.before is not None):
                 self._let_go(view)
                 return None
@@ -255,9 +255,9 @@ class FilterCuts:
         return next((view for view in self._views if view.owner is owner), None)
 
     def _let_go(self, view: _View) -> None:
-        """Open the gate, let nothing more be kept, and take back what came to nothing."""
+        """Open the valve, let nothing more be kept, and take back what came to nothing."""
         if view is self._held:
-            self.volume.gate.open()
+            self.volume.valve.open()
             self._held = None
         self._views = tuple(one for one in self._views if one is not view)
         view.frozen.close()  # first, so that nobody who reads takes new bytes for those of the cut

@@ -1,6 +1,6 @@
 """The volume behind a filter: what its writes do, and in which order.
 
-A write: it passes the gate → its chunks are marked → bytes from before the cut are kept, if a
+A write: it passes the valve → its chunks are marked → bytes from before the cut are kept, if a
 frozen view is open → it is written → it is acknowledged. A crash of this process after any step
 loses all marks, which the next process says (`tracking`); the volume has the write or not, as after
 a crash of any disk. A mark without a write costs one chunk that is read for nothing.
@@ -9,8 +9,8 @@ a crash of any disk. A mark without a write costs one chunk that is read for not
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.filter.disk import Disk
 from services.change_capture.filter.frozen import FrozenBytes
-from services.change_capture.filter.gate import Gate
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
+from services.change_capture.filter.valve import Valve
 
 _SHIFT = CHUNK_SIZE_BYTES.bit_length() - 1
 
@@ -18,7 +18,7 @@ _SHIFT = CHUNK_SIZE_BYTES.bit_length() - 1
 class FilteredVolume:
     """A disk whose writes are marked, and whose bytes of a cut can be kept. Thread-safe.
 
-    Whoever writes is inside the gate.
+    Whoever writes is inside the valve.
 
     Args:
         disk: where the bytes are.
@@ -27,7 +27,7 @@ class FilteredVolume:
 
     def __init__(self, disk: Disk, marks: ChunkBitmap) -> None:
         self.disk = disk
-        self.gate = Gate()
+        self.valve = Valve()
         self._marks = marks
         #: Of each view that is open.
         self._frozen: tuple[FrozenBytes, ...] = ()
@@ -38,7 +38,7 @@ class FilteredVolume:
         return chunk_count_of(self.disk.size_bytes)
 
     def cut(self, marks: ChunkBitmap, frozen: FrozenBytes) -> ChunkBitmap:
-        """Begin a frozen view, and tracking anew. Nobody is inside the gate.
+        """Begin a frozen view, and tracking anew. Nobody is inside the valve.
 
         Args:
             marks: an empty bitmap for what is written from now on.

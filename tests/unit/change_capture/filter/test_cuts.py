@@ -80,7 +80,7 @@ class TestFilterCuts:
                      lambda: site.cuts.release(owner))[:steps]:  # fmt: skip
             step()
         site.cuts.end(owner)
-        assert not site.volume.gate.is_closed
+        assert not site.volume.valve.is_closed
         site.write(2)
         assert site.changed("first") == {1, 2}
 
@@ -100,7 +100,7 @@ class TestFilterCuts:
         owner = object()
         site.cuts.hold(owner, 30)
         site.cuts.cut(owner)
-        site.volume.gate._deadline = time.monotonic()
+        site.volume.valve._deadline = time.monotonic()
         site.write(2)  # the hold is over
         assert site.cuts.release(owner) is None
         assert site.cuts.view_count == 0
@@ -126,7 +126,7 @@ class TestFilterCuts:
         with pytest.raises(ConflictError):
             site.cuts.hold(owners[1], 30)
         assert site.cuts.release(owners[1]) is None
-        assert site.volume.gate.is_holding
+        assert site.volume.valve.is_holding
         site.cuts.end(owners[0])
         for owner in owners:
             site.cut(owner)

@@ -1,9 +1,9 @@
-"""The gate that every write passes, so that all of them can be held for a moment.
+"""The valve that every write passes, so that all of them can be held for a moment.
 
-Each connection has a `Passage`. It says that it is inside before it looks whether the gate is
-closed; whoever closes the gate closes it before they look who is inside. So one of the two sees the
-other, without a lock on the way of a write. (The interpreter runs these steps of all threads in one
-order.)
+Each connection has a `Passage`. It says that it is inside before it looks whether the valve is
+closed; whoever closes the valve closes it before they look who is inside. So one of the two sees
+the other, without a lock on the way of a write. (The interpreter runs these steps of all threads in
+one order.)
 """
 
 import threading
@@ -11,28 +11,28 @@ import time
 
 
 class Passage:
-    """One connection's way through the gate; used by one thread."""
+    """One connection's way through the valve; used by one thread."""
 
-    __slots__ = ("_gate", "is_inside")
+    __slots__ = ("_valve", "is_inside")
 
-    def __init__(self, gate: "Gate") -> None:
-        self._gate = gate
+    def __init__(self, valve: "Valve") -> None:
+        self._valve = valve
         self.is_inside = False
 
     def enter(self) -> None:
         """Return when writes may be done; from here on a hold waits for `leave`."""
         self.is_inside = True
-        if self._gate.is_closed:
-            self._gate.wait_outside(self)
+        if self._valve.is_closed:
+            self._valve.wait_outside(self)
 
     def leave(self) -> None:
         """All writes since `enter` are done."""
         self.is_inside = False
-        if self._gate.is_closed:
-            self._gate.left()
+        if self._valve.is_closed:
+            self._valve.left()
 
 
-class Gate:
+class Valve:
     """Lets writes pass, or holds them until a deadline of this process's own clock. Thread-safe."""
 
     def __init__(self) -> None:
@@ -59,10 +59,10 @@ class Gate:
         """Hold: new writes wait, and this returns when those inside have left.
 
         Args:
-            seconds: after so long the gate opens by itself.
+            seconds: after so long the valve opens by itself.
 
         Returns:
-            Whether all have left; if not, the gate is open again.
+            Whether all have left; if not, the valve is open again.
         """
         with self._changed:
             self._deadline = time.monotonic() + seconds
@@ -88,7 +88,7 @@ class Gate:
             return was_closed
 
     def wait_outside(self, passage: Passage) -> None:
-        """What `Passage.enter` does at a closed gate."""
+        """What `Passage.enter` does at a closed valve."""
         with self._changed:
             while self.is_closed:
                 passage.is_inside = False
@@ -98,7 +98,7 @@ class Gate:
             passage.is_inside = True
 
     def left(self) -> None:
-        """What `Passage.leave` does at a closed gate."""
+        """What `Passage.leave` does at a closed valve."""
         with self._changed:
             self._changed.notify_all()
 
