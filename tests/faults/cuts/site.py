@@ -16,12 +16,13 @@ from deploy.local.home import LOOPBACK, BackcastHome
 from deploy.local.process import wait_until
 from deploy.local.servers.server import LocalServer
 from deploy.local.services import _SERVICES, ServiceProcess
+from deploy.witness.written import agent_of
 from libs.errors import BackcastError, NotFoundError, UnavailableError
 from libs.rest.client import RestClient
 from libs.rest.connections import Timeouts
 from tests.faults.cuts.striking import STEPS, VARIABLE, Strike
 from tests.support.running import TENANT, Answer, RunningSite
-from tests.support.witnessed import WitnessedGroup, agent_of
+from tests.support.witnessed import WitnessedGroup
 
 SECOND_COORDINATOR = "coordinator-2"
 #: A node lets writes go on by itself after so long; longer than flushes take on a busy machine.

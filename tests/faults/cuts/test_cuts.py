@@ -95,12 +95,13 @@ class Run:
                 kind = name.partition("-")[0]
                 self.figures.struck[f"{kind} {strike.how} {strike.when} {strike.step}"] += 1
         about = f"cut {number}: {name if strike else 'nobody'} {strike or ''}"
+        print(time.strftime("%X"), about, ended and (ended["state"], ended["code"]), flush=True)
+        # Before anything is restored: who stands still within a transaction keeps its locks.
+        site.wait_well()
         if ended is not None and ended["state"] == "sealed":
             self._judge(about, int(ended["sequence"]), acknowledged)
         else:
             self.figures.broken[ended["code"] if ended else "never opened"] += 1
-        print(time.strftime("%X"), about, ended and (ended["state"], ended["code"]))
-        site.wait_well()
 
     def _strike(self, coordinator: str) -> tuple[str, Strike | None]:
         rng = self._random
