@@ -92,6 +92,11 @@ class ServerSession:
         return self._replies
 
     @property
+    def is_entered(self) -> bool:
+        """Whether the handshake is over, so that requests follow."""
+        return self._replies is not None
+
+    @property
     def can_receive(self) -> bool:
         """Whether the transport may receive now; if not, answers or sending come first."""
         return not self._has_ended and self._inbox.has_room

@@ -11,8 +11,10 @@ takes three system calls (ADR 15).
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable
 
+from libs.errors import DamagedDataError
 from libs.nbd.export import Export
 from libs.nbd.layout import Command, CommandFlag, OptionReply, error_of_errno
 from libs.nbd.server.events import (
@@ -22,10 +24,13 @@ from libs.nbd.server.events import (
     ListAsked,
     PayloadReceived,
     Request,
+    TlsAsked,
 )
 from libs.nbd.server.session import ServerSession
 from libs.nbd.streams import Bytes
 from libs.runtime.buffers import large_buffer
+from libs.runtime.tls import ServerTls
+from services.change_capture.filter.encryption import EncryptedSocket
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,8 @@ log = logging.getLogger(__name__)
 PAYLOAD_SIZE_BYTES_MAX = 8 << 20
 #: When the payloads of a batch are this long together, its replies are sent.
 BATCH_SIZE_BYTES = 1 << 20
+#: A client gets so long from its connection to the end of the handshakes of NBD and TLS.
+HANDSHAKE_SECONDS_MAX = 30.0
 #: Of one `sendmsg`; Linux takes 1024.
 _BUFFERS_MAX = 512
 #: O_DIRECT wants pages.
@@ -56,6 +63,7 @@ class Connection:
         volume: what is served.
         export: as it is offered. The empty name, which is the default export, stands for it too.
         may_go_on: whether to receive any more.
+        tls: what the client is shown if it asks for TLS.
     """
 
     def __init__(  # noqa: PLR0913 -- one client's surroundings
@@ -66,9 +74,14 @@ class Connection:
         volume: FilteredVolume,
         export: Export,
         may_go_on: Callable[[], bool],
+        tls: ServerTls | None = None,
     ) -> None:
         self.name = name
         self.socket = peer
+        self._tls = tls
+        #: Where bytes come from and go to: the socket, or TLS on it.
+        self._wire: socket.socket | EncryptedSocket = peer
+        self._handshake_until = time.monotonic() + HANDSHAKE_SECONDS_MAX
         self.session = session
         self._volume = volume
         self._export = export
@@ -89,7 +102,7 @@ class Connection:
             DamagedDataError: the client breaks the protocol.
             OSError: the connection broke.
         """
-        session, receive = self.session, self.socket.recv_into
+        session = self.session
         try:
             while not self._has_ended:
                 self._work()
@@ -98,14 +111,16 @@ class Connection:
                 try:
                     # Of a payload all is expected, and one call for it costs the least.
                     flags = socket.MSG_WAITALL if self._is_receiving_payload else 0
-                    count = receive(session.buffer(), 0, flags)
+                    count = self._wire.recv_into(session.buffer(), 0, flags)
                 except BlockingIOError:  # nothing came within the socket's time limit
+                    self._check_handshake()
                     if self._may_stop():
                         return
                     continue
                 if not count:
                     return
                 session.received(count)
+                self._check_handshake()
                 if not self._may_go_on() and self._may_stop():
                     return
         finally:
@@ -115,6 +130,18 @@ class Connection:
     def has_ended(self) -> bool:
         """Whether the client has said goodbye."""
         return self._has_ended
+
+    def _check_handshake(self) -> None:
+        """Give up on a client that keeps a place and does not enter the export.
+
+        Raises:
+            DamagedDataError: its time is over.
+        """
+        if not self.session.is_entered and time.monotonic() > self._handshake_until:
+            raise DamagedDataError(
+                f"{self.name}: handshake: expected its end within {HANDSHAKE_SECONDS_MAX:g} s, got "
+                f"nothing more"
+            )
 
     def _may_stop(self) -> bool:
         """Whether it shall stop, and no payload is on its way."""
@@ -148,9 +175,15 @@ class Connection:
             self._passage.leave()
         output = self.session.take_output()
         if output:
-            send_all(self.socket, output)
+            self._send(output)
         if not self._is_receiving_payload:
             self._used = 0
+
+    def _send(self, output: list[Bytes]) -> None:
+        if isinstance(self._wire, EncryptedSocket):
+            self._wire.send(output)
+        else:
+            send_all(self._wire, output)
 
     def _room(self, length: int) -> memoryview:
         at = self._used
@@ -267,6 +300,14 @@ class Connection:
     def _shake_hands(self, event: Event) -> None:
         session, export = self.session, self._export
         match event:
+            case TlsAsked():
+                assert self._tls is not None, "TLS is granted where there is a certificate"
+                send_all(self.socket, session.take_output())
+                self._wire = EncryptedSocket(
+                    self.socket, self._tls.current(), self._handshake_until
+                )
+                log.info("TLS", extra={"client": self.name, "who": self._wire.peer_name})
+                session.tls_started()
             case ListAsked():
                 session.list_exports([export])
             case ExportAsked():

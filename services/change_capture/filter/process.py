@@ -61,6 +61,7 @@ class VolumeFilter:
                 self.volume,
                 _export(settings, self._disk),
                 settings.connection_count_max,
+                settings.nbd_tls(),
             )
             made.callback(self.clients.stop)
             path = control_path(settings.control_folder, self._disk.descriptor)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from libs.errors import ConfigurationError, DamagedDataError
 from libs.nbd.export import Export
+from libs.nbd.server.events import TlsMode
 from libs.nbd.server.session import ServerSession
 from libs.runtime.threads import start_thread
+from libs.runtime.tls import ServerTls
 from libs.spans.sockets import end, limit_receiving
 from services.change_capture.filter.connection import Connection
 from services.change_capture.filter.volume import FilteredVolume
@@ -37,6 +39,7 @@ class Serving:
         volume: what is served.
         export: as it is offered.
         connection_count_max: clients at once; further ones are turned away.
+        tls: what clients are shown, who must ask for TLS before all else; None: there is no TLS.
     """
 
     def __init__(
@@ -45,11 +48,14 @@ class Serving:
         volume: FilteredVolume,
         export: Export,
         connection_count_max: int,
+        tls: ServerTls | None = None,
     ) -> None:
         self.listeners = listeners
         self._volume = volume
         self._export = export
         self._connection_count_max = connection_count_max
+        self._tls = tls
+        self._tls_mode = TlsMode.NONE if tls is None else TlsMode.REQUIRED
         self._lock = threading.Lock()
         self._threads: dict[Connection, threading.Thread] = {}
         self._may_go_on = True
@@ -121,7 +127,7 @@ class Serving:
                 continue
             number += 1
             name = f"NBD client {number}"
-            self._begin(name, peer, ServerSession(name))
+            self._begin(name, peer, ServerSession(name, self._tls_mode))
 
     def _begin(self, name: str, peer: socket.socket, session: ServerSession) -> None:
         peer.settimeout(None)
@@ -130,7 +136,7 @@ class Serving:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE_BYTES)
         limit_receiving(peer, _LOOK_SECONDS)
         connection = Connection(
-            name, peer, session, self._volume, self._export, lambda: self._may_go_on
+            name, peer, session, self._volume, self._export, lambda: self._may_go_on, self._tls
         )
         with self._lock:
             self._threads[connection] = start_thread(name, self._serve, connection, daemon=True)

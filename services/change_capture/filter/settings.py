@@ -1,9 +1,11 @@
 """Settings of the volume filter: BACKCAST_FILTER_*."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from libs.runtime.groups import ServiceSettings
+from libs.runtime.tls import ServerTls
 from services.change_capture.filter.places import CONTROL_FOLDER
 
 
@@ -13,8 +15,12 @@ class Settings(ServiceSettings):
 
     #: Regular file or block device that is served; nobody else may write it on this node.
     volume: Path
-    #: Where NBD is spoken: unix:PATH, or address and port.
+    #: Where NBD is spoken: unix:PATH, without TLS; or address and port, with TLS if the service has
+    #: a certificate.
     nbd_listen: str
+    #: Authorities in PEM whose certificates NBD clients must show. Whoever has one may write the
+    #: volume, so these authorities should issue for nobody else. For an address and port.
+    nbd_client_ca_file: Path | None = None
     #: Group whose members may use the Unix socket of NBD, beside the filter's own user.
     nbd_group: str | None = None
     #: Name of the export. A client that names none gets it too.
@@ -39,8 +45,45 @@ class Settings(ServiceSettings):
         """Check the listener of NBD as well.
 
         Raises:
-            ValueError: an address beyond loopback without TLS.
+            ValueError: an address beyond loopback without TLS, or where anybody could write; or
+                authorities of clients where no client shows a certificate.
         """
         super().__post_init__()
-        if not self.nbd_listen.startswith("unix:"):
-            self._check_listen("NBD_LISTEN", self.nbd_listen)
+        if self.nbd_client_ca_file is not None:
+            if self._is_local:
+                raise ValueError(
+                    f"NBD_CLIENT_CA_FILE: NBD_LISTEN {self.nbd_listen!r} is a Unix socket, where "
+                    f"no TLS is spoken; expected an address and port, or NBD_GROUP to say who may "
+                    f"connect"
+                )
+            if self.tls_certificate_file is None:
+                raise ValueError("NBD_CLIENT_CA_FILE needs TLS_CERTIFICATE_FILE and TLS_KEY_FILE")
+        if self._is_local:
+            return
+        self._check_listen("NBD_LISTEN", self.nbd_listen)
+        host = self.nbd_listen.rpartition(":")[0]
+        if self.nbd_client_ca_file is None and not self.may_speak_plainly(host):
+            raise ValueError(
+                f"NBD_LISTEN {self.nbd_listen!r} is beyond loopback, and anybody who reaches it "
+                f"could write the volume; expected NBD_CLIENT_CA_FILE, or PLAINTEXT=anywhere where "
+                f"the network itself keeps others out"
+            )
+
+    def nbd_tls(self) -> ServerTls | None:
+        """What NBD clients are shown; None: they are spoken to without TLS.
+
+        Raises:
+            ConfigurationError: the files cannot be used.
+        """
+        if self._is_local or self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerTls(
+            self.tls_certificate_file,
+            self.tls_key_file,
+            ssl.TLSVersion.TLSv1_3,
+            self.nbd_client_ca_file,
+        )
+
+    @property
+    def _is_local(self) -> bool:
+        return self.nbd_listen.startswith("unix:")
