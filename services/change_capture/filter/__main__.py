@@ -8,16 +8,19 @@ from libs.runtime.health import Health
 from libs.runtime.metrics import new_registry
 from libs.runtime.service import run_service
 from libs.runtime.signals import Stop
+from services.change_capture.filter.metrics import watch
 from services.change_capture.filter.process import VolumeFilter
 from services.change_capture.filter.settings import Settings
 
 
 def main(settings: Settings, stop: Stop) -> None:
     """Run the filter until it is asked to stop."""
-    health = Health(stop)
-    app = create_app("Backcast volume filter", settings, health, new_registry())
+    health, registry = Health(stop), new_registry()
+    app = create_app("Backcast volume filter", settings, health, registry)
     with serving(app, settings), contextlib.ExitStack() as running:
-        running.callback(VolumeFilter(settings).stop)
+        one = VolumeFilter(settings)
+        running.callback(one.stop)
+        watch(one, registry)
         health.started()
         stop.wait()
 

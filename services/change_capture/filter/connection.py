@@ -31,6 +31,7 @@ from libs.nbd.streams import Bytes
 from libs.runtime.buffers import large_buffer
 from libs.runtime.tls import ServerTls
 from services.change_capture.filter.encryption import EncryptedSocket
+from services.change_capture.filter.traffic import Traffic
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Connection:
         self.name = name
         self.socket = peer
         self._tls = tls
+        #: What it has asked for until now.
+        self.traffic = Traffic()
         #: Where bytes come from and go to: the socket, or TLS on it.
         self._wire: socket.socket | EncryptedSocket = peer
         self._handshake_until = time.monotonic() + HANDSHAKE_SECONDS_MAX
@@ -192,6 +195,8 @@ class Connection:
 
     def _begin(self, request: Request) -> None:
         command = request.command
+        self.traffic.requests[command] += 1
+        self.traffic.sizes_bytes[command] += request.length
         if command == Command.WRITE:
             self._payload = self._room(request.length)
             self._is_receiving_payload = True
@@ -294,6 +299,7 @@ class Connection:
 
     def _fail(self, request: Request, err: OSError) -> None:
         number = err.errno or errno.EIO
+        self.traffic.failed += 1
         log.warning("request failed", extra={"what": repr(request), "detail": str(err)})
         self.session.replies.fail(request, error_of_errno(number), err.strerror or "")
 

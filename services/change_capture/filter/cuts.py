@@ -12,6 +12,7 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.frozen import BreakReason, FrozenBytes
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.volume import FilteredVolume
@@ -79,6 +80,9 @@ class FilterCuts:
         self._held: _View | None = None
         self._views: tuple[_View, ...] = ()
         self._lock = threading.RLock()
+        #: Frozen views that broke, by why.
+        self.broken_views: Counter[BreakReason] = Counter()
+        self._counting = threading.Lock()
 
     @property
     def epoch(self) -> str:
@@ -94,6 +98,11 @@ class FilterCuts:
     def view_count(self) -> int:
         """Views that are open."""
         return len(self._views)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of before a cut that are kept for the views that are open."""
+        return sum(view.frozen.kept_bytes for view in self._views)
 
     def hold(self, owner: object, seconds: float) -> None:
         """Hold writes; this returns when none is under way and all are on stable storage.
@@ -286,13 +295,19 @@ class FilterCuts:
     def _made_scratch(self) -> FrozenBytes:
         limits = self._scratch
         try:
-            return FrozenBytes(
+            made = FrozenBytes(
                 self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
             )
         except OSError as err:
             raise UnavailableError(
                 f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
             ) from err
+        made.on_broken = self._note_broken
+        return made
+
+    def _note_broken(self, kind: BreakReason) -> None:
+        with self._counting:
+            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

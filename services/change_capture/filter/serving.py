@@ -18,6 +18,7 @@ from libs.runtime.threads import start_thread
 from libs.runtime.tls import ServerTls
 from libs.spans.sockets import end, limit_receiving
 from services.change_capture.filter.connection import Connection
+from services.change_capture.filter.traffic import Traffic
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,10 @@ class Serving:
         #: Connections whose threads have stopped, and that still stand.
         self._standing: list[Connection] = []
         self._acceptors: list[threading.Thread] = []
+        #: Of connections that have ended.
+        self._past = Traffic()
+        #: Clients that were turned away because there were too many.
+        self.refused_count = 0
 
     def start(self, taken_over: list[tuple[socket.socket, ServerSession]]) -> None:
         """Begin to serve, first those clients whom another process has served until now."""
@@ -78,6 +83,15 @@ class Serving:
         """Clients now."""
         with self._lock:
             return len(self._threads)
+
+    def traffic(self) -> Traffic:
+        """What all clients have asked for since the process started."""
+        total = Traffic()
+        with self._lock:
+            total.add(self._past)
+            for connection in (*self._threads, *self._standing):
+                total.add(connection.traffic)
+        return total
 
     def pause(self) -> list[Connection]:
         """Let every thread end between two requests; the connections that still stand.
@@ -122,6 +136,7 @@ class Serving:
                     continue
                 raise
             if self.count >= self._connection_count_max:
+                self.refused_count += 1
                 log.warning("client refused", extra={"count_max": self._connection_count_max})
                 peer.close()
                 continue
@@ -155,6 +170,8 @@ class Serving:
                 self._threads.pop(connection, None)
                 if stands:
                     self._standing.append(connection)
+                else:
+                    self._past.add(connection.traffic)
             if not stands:
                 connection.socket.close()
 
