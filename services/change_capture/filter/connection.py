@@ -24,14 +24,16 @@ from libs.nbd.server.events import (
     ListAsked,
     PayloadReceived,
     Request,
+    StandingSession,
     TlsAsked,
 )
 from libs.nbd.server.session import ServerSession
 from libs.nbd.streams import Bytes
 from libs.runtime.buffers import large_buffer
 from libs.runtime.tls import ServerTls
-from services.change_capture.filter.encryption import EncryptedSocket
-from services.change_capture.filter.traffic import Traffic
+from services.change_capture.filter.clients.encryption import EncryptedSocket
+from services.change_capture.filter.clients.traffic import Traffic
+from services.change_capture.filter.valve import Passage
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,24 @@ _PAGE = 4096 - 1
 Work = Callable[[], None]
 
 
+class Pause:
+    """Asks connections to stop at their next quiet moment. One thread asks, all others look."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        #: Handshakes may go on until then, by the monotonic clock.
+        self.handshakes_until = 0.0
+
+    def begin(self, handshake_seconds: float) -> None:
+        """Ask."""
+        self.handshakes_until = time.monotonic() + handshake_seconds
+        self.is_asked = True
+
+    def end(self) -> None:
+        """Connections may serve again."""
+        self.is_asked = False
+
+
 class Connection:
     """Serves one client until it leaves or breaks the protocol; used by one thread.
 
@@ -59,11 +79,11 @@ class Connection:
     Args:
         name: of the client, in the log.
         peer: a blocking socket with a time limit of receiving (SO_RCVTIMEO), after which
-            ``may_go_on`` is asked.
+            ``pause`` is looked at.
         session: of NBD, at its beginning or taken over.
         volume: what is served.
         export: as it is offered. The empty name, which is the default export, stands for it too.
-        may_go_on: whether to receive any more.
+        pause: whether to stop at the next quiet moment.
         tls: what the client is shown if it asks for TLS.
     """
 
@@ -74,7 +94,7 @@ class Connection:
         session: ServerSession,
         volume: FilteredVolume,
         export: Export,
-        may_go_on: Callable[[], bool],
+        pause: "Pause",
         tls: ServerTls | None = None,
     ) -> None:
         self.name = name
@@ -88,8 +108,9 @@ class Connection:
         self.session = session
         self._volume = volume
         self._export = export
-        self._may_go_on = may_go_on
-        self._passage = volume.valve.passage()
+        self._pause = pause
+        #: While it is served.
+        self._passage: Passage
         self._arena = memoryview(large_buffer(BATCH_SIZE_BYTES + PAYLOAD_SIZE_BYTES_MAX))
         self._used = 0
         self._payload = self._arena[:0]
@@ -99,16 +120,21 @@ class Connection:
         self._has_ended = False
 
     def serve(self) -> None:
-        """Serve until the client leaves, breaks the protocol, or ``may_go_on`` says no.
+        """Serve until the client leaves, breaks the protocol, or a pause begins.
+
+        May be called again after a pause.
 
         Raises:
             DamagedDataError: the client breaks the protocol.
             OSError: the connection broke.
         """
-        session = self.session
+        session, pause = self.session, self._pause
+        self._passage = self._volume.valve.passage()
         try:
             while not self._has_ended:
                 self._work()
+                if pause.is_asked and self._may_stop():
+                    return
                 if not session.can_receive:
                     continue
                 try:
@@ -117,17 +143,18 @@ class Connection:
                     count = self._wire.recv_into(session.buffer(), 0, flags)
                 except BlockingIOError:  # nothing came within the socket's time limit
                     self._check_handshake()
-                    if self._may_stop():
-                        return
                     continue
                 if not count:
                     return
                 session.received(count)
                 self._check_handshake()
-                if not self._may_go_on() and self._may_stop():
-                    return
         finally:
             self._volume.valve.remove(self._passage)
+
+    @property
+    def standing(self) -> StandingSession | None:
+        """What a successor needs to go on with it; None: it cannot, as with TLS."""
+        return None if isinstance(self._wire, EncryptedSocket) else self.session.standing()
 
     @property
     def has_ended(self) -> bool:
@@ -147,8 +174,10 @@ class Connection:
             )
 
     def _may_stop(self) -> bool:
-        """Whether it shall stop, and no payload is on its way."""
-        return not (self._may_go_on() or self._is_receiving_payload)
+        """Whether this is a quiet moment, or the time of the pause for handshakes is over."""
+        if self.session.is_entered:
+            return self.session.standing() is not None
+        return time.monotonic() >= self._pause.handshakes_until
 
     def _work(self) -> None:
         """Do all that has come, and send the replies."""

@@ -79,6 +79,8 @@ class FilterCuts:
         #: That is being cut.
         self._held: _View | None = None
         self._views: tuple[_View, ...] = ()
+        #: Another process has what is tracked, or will have it.
+        self._is_retired = False
         self._lock = threading.RLock()
         #: Frozen views that broke, by why.
         self.broken_views: Counter[BreakReason] = Counter()
@@ -123,6 +125,7 @@ class FilterCuts:
                 f"hold of {seconds:g} s: expected more than 0 and {HOLD_SECONDS_MAX:g} s at most"
             )
         with self._lock:
+            self._check_serving()
             if self._held or len(self._views) >= VIEWS_MAX or self._of(owner):
                 raise ConflictError(
                     f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
@@ -146,6 +149,7 @@ class FilterCuts:
             HoldBrokenError: writes are not held any more, or never were.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None or view.is_cut or not self.volume.valve.is_holding:
                 raise HoldBrokenError(
@@ -167,6 +171,7 @@ class FilterCuts:
             UnavailableError: the state folder fails; the cut is taken back.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None:
                 return None
@@ -212,6 +217,7 @@ class FilterCuts:
             UnavailableError: it fails.
         """
         with self._lock:
+            self._check_serving()
             try:
                 self._tracking.claim(token, volume, session)
                 found: ChunkBitmap | TrackingLost | None = None
@@ -236,11 +242,13 @@ class FilterCuts:
             UnavailableError: it fails.
         """
         with self._lock:
+            self._check_serving()
             self._rejoin(self._tracking.settle(volume, session, sealed=sealed))
 
     def forget(self, volume: str) -> None:
         """What is known of a volume's bases is of no use any more. Errors as of `settle`."""
         with self._lock:
+            self._check_serving()
             self._tracking.forget(volume)
 
     def end(self, owner: object) -> None:
@@ -256,6 +264,32 @@ class FilterCuts:
             for view in (*self._views, *([self._held] if self._held else [])):
                 view.frozen.break_off(reason)
                 self._let_go(view)
+
+    def retire(self, reason: str) -> None:
+        """End all views, and take no order any more: what is tracked will be another process's.
+
+        Raises:
+            ConflictError: the volume is held, or another successor is served; all goes on.
+        """
+        with self._lock:
+            if self._held or self._is_retired:
+                raise ConflictError(
+                    f"volume {self.volume.disk.path}: its writes are held, or it is being handed "
+                    f"over; try again in a moment"
+                )
+            self._is_retired = True
+            self.end_all(reason)
+
+    def resume(self) -> None:
+        """Take orders again; what is tracked is this process's."""
+        with self._lock:
+            self._is_retired = False
+
+    def _check_serving(self) -> None:
+        if self._is_retired:
+            raise UnavailableError(
+                f"volume {self.volume.disk.path}: its filter hands over to a successor; try again"
+            )
 
     def _held_by(self, owner: object) -> _View | None:
         return self._held if self._held is not None and self._held.owner is owner else None

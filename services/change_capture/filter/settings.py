@@ -27,6 +27,9 @@ class Settings(ServiceSettings):
     export: str = "volume"
     #: Read and write past this node's page cache, as a disk that other nodes write needs it.
     direct: bool = False
+    #: Take over from a filter of this volume that runs already, with its clients; if there is none,
+    #: start as ever. For upgrades.
+    take_over: bool = False
     #: Clients at once; further ones are turned away.
     connection_count_max: int = 32
     #: Folder of this filter alone: which chunks were written since which cut.
