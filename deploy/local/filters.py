@@ -35,6 +35,8 @@ class FilterProcess(LocalServer):
             "STATE_FOLDER": home.data(name),
             "CONTROL_FOLDER": home.filters_folder(agent),
         }
+        if is_direct:
+            settings["PEER_LISTEN"] = f"{LOOPBACK}:0"
         self.environ = {f"BACKCAST_FILTER_{key}": str(value) for key, value in settings.items()}
 
     def spawn(self) -> None:

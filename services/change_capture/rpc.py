@@ -98,6 +98,16 @@ class CaptureRequest(BaseModel):
     hints: Hints | None = Field(None, description="Chunks that may have changed")
 
 
+class SharedSource(BaseModel):
+    """What a node is at the cut of a volume that several nodes write."""
+
+    cut: str = Field(max_length=128, description="Names the cut on all nodes")
+    key: Base64Bytes = Field(description="32 bytes, by which the nodes know each other")
+    followers: list[str] = Field(
+        description="Of the lead: the other nodes. Nothing: this node follows", max_length=7
+    )
+
+
 class BarrierSource(BaseModel):
     """One volume that a node is to cut."""
 
@@ -107,6 +117,7 @@ class BarrierSource(BaseModel):
         None, description="Mount point of the file system to freeze while writes are held"
     )
     driver: str = Field("scan", description="By which driver it is cut")
+    shared: SharedSource | None = Field(None, description="Set if other nodes write it, too")
 
 
 class PrepareRequest(BaseModel):
@@ -119,6 +130,13 @@ class PrepareRequest(BaseModel):
         0, ge=0, description="Volumes that the session has on all nodes; 0: not said"
     )
     hold_seconds: float = Field(gt=0, description="The node ends its hold by itself after so long")
+
+
+class FollowRequest(BaseModel):
+    """Where the leads of volumes are that other nodes write, too."""
+
+    attempt: int = Field(ge=1)
+    leads: dict[UUID, str] = Field(description="By volume: host:port of the lead's filter")
 
 
 class BarrierStep(BaseModel):
@@ -142,6 +160,10 @@ class BarrierStatus(BaseModel):
     released_at: NodeTime | None = None
     unbroken: bool = Field(
         False, description="Whether the hold was unbroken when the release reached the node"
+    )
+    leads: dict[UUID, str] = Field(
+        default_factory=dict,
+        description="Where followers find the filter of each volume that this node leads",
     )
 
 

@@ -26,6 +26,7 @@ from libs.catalogdb.snapshots.points import (
     read_history,
     read_snapshot,
 )
+from libs.catalogdb.volumes.sharing import places_of
 from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
@@ -113,6 +114,14 @@ class SnapshotAnswer(BaseModel):
     )
 
 
+class WritingNode(BaseModel):
+    """A node that writes a volume."""
+
+    node: str
+    path: str
+    lead: bool = Field(description="Whether it captures the volume")
+
+
 class VolumeAnswer(BaseModel):
     """A protected volume."""
 
@@ -121,6 +130,7 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    nodes: list[WritingNode] = Field(description="All nodes that write it, the lead first")
     freeze: str | None = Field(description="Mount point that is frozen while it is cut")
     driver: str = Field(description="How its changes are known")
     removed_at: datetime | None = Field(description="Since when it is protected no more")
@@ -230,6 +240,10 @@ def _volume_answer(volume: Volume, newest: Mapping[UUID, SnapshotVolume]) -> Vol
         group=volume.group,
         node=volume.node,
         path=volume.path,
+        nodes=[
+            WritingNode(node=place.node, path=place.path, lead=number == 0)
+            for number, place in enumerate(places_of(volume))
+        ],
         freeze=volume.freeze,
         driver=volume.driver,
         removed_at=volume.removed_at,

@@ -35,8 +35,11 @@ from services.change_capture.filter.messages import (
     Data,
     Done,
     FindData,
+    FollowLead,
     ForgetVolume,
     HoldWrites,
+    LeadCut,
+    Leading,
     Order,
     ReadView,
     Released,
@@ -168,15 +171,22 @@ class _Agent:
                 return Bytes(), self._read(order)
             case FindData():
                 return self._data(order), b""
-            case ReleaseWrites():
-                return Released(self._cuts.release(self)), b""
+            case ReleaseWrites() | LeadCut():
+                return self._barrier(order), b""
         self._change(order)
         return Done(), b""
+
+    def _barrier(self, order: ReleaseWrites | LeadCut) -> Answer:
+        if isinstance(order, ReleaseWrites):
+            return Released(self._cuts.release(self))
+        return Leading(self._cuts.sharing.lead(self, order.cut, order.key, order.followers))
 
     def _change(self, order: Order) -> None:
         """Do what has no answer but that it is done."""
         cuts = self._cuts
         match order:
+            case FollowLead():
+                cuts.sharing.follow(self, order.cut, order.key, order.node, order.address)
             case HoldWrites():
                 cuts.hold(self, order.seconds)
             case CutNow():
@@ -196,7 +206,7 @@ class _Agent:
             size_bytes=disk.size_bytes,
             epoch=cuts.epoch,
             view_count=cuts.view_count,
-            broken=cuts.view(order.token).broken if order.token else None,
+            broken=cuts.why_broken(order.token) if order.token else None,
             version=VERSION,
         )
 

@@ -26,8 +26,13 @@ from libs.errors import (
 )
 from services.change_capture.drivers.port import TrackingLost
 from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.keeping import Keeper
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
+from services.change_capture.filter.sharing.follower import KeptByLead
+from services.change_capture.filter.sharing.lead import LeadServer, LedCut
+from services.change_capture.filter.sharing.messages import AskChanges
+from services.change_capture.filter.sharing.parts import Member, Sharing
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -53,7 +58,9 @@ class _View:
     """A cut, from its hold on."""
 
     owner: object
-    frozen: FrozenBytes
+    frozen: Keeper
+    #: Where other nodes write the volume too: the cut that this filter leads.
+    led: LedCut | None = None
     #: Bits of before, until they are durable.
     before: ChunkBitmap | None = None
     #: Of the cut, when it counts.
@@ -69,9 +76,16 @@ class FilterCuts:
         volume: the volume.
         tracking: what is known of its cuts.
         scratch: for bytes of before a cut.
+        server: where the filters of other nodes that write the volume connect; None: nowhere.
     """
 
-    def __init__(self, volume: FilteredVolume, tracking: Tracking, scratch: ScratchLimits) -> None:
+    def __init__(
+        self,
+        volume: FilteredVolume,
+        tracking: Tracking,
+        scratch: ScratchLimits,
+        server: LeadServer | None = None,
+    ) -> None:
         self.volume = volume
         self._tracking = tracking
         self._scratch = scratch
@@ -79,6 +93,12 @@ class FilterCuts:
         self._held: _View | None = None
         self._views: tuple[_View, ...] = ()
         self._lock = threading.RLock()
+        #: What of the cuts is shared with other nodes.
+        self.sharing = Sharing(
+            volume,
+            server,
+            Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
+        )
 
     @property
     def epoch(self) -> str:
@@ -107,7 +127,7 @@ class FilterCuts:
             ConflictError: the volume is held already, or has too many views.
             HoldBrokenError: the time was over before writes were held.
             UnavailableError: no scratch file can be made.
-            SourceError: the disk fails.
+            SourceError: the disk fails, or other nodes that write it are not connected.
         """
         if not 0 < seconds <= HOLD_SECONDS_MAX:
             raise BadInputError(
@@ -119,8 +139,13 @@ class FilterCuts:
                     f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
                     f"views; wait until other captures have ended"
                 )
+            led, followed = self.sharing.led_by(owner), self.sharing.followed_by(owner)
+            if led:
+                led.require_all()
+            if followed and followed.broken is not None:
+                raise SourceError(f"volume {self.volume.disk.path}: {followed.broken}")
             self._flush()  # most of it, while writes still go on
-            view = _View(owner, self._made_scratch())
+            view = _View(owner, followed or self._made_scratch(), led)
             self._held = view
             try:
                 if not self.volume.valve.close(seconds):
@@ -144,6 +169,8 @@ class FilterCuts:
                     f"take the snapshot again"
                 )
             view.before = self.volume.cut(ChunkBitmap(self.volume.chunk_count), view.frozen)
+            if view.led and isinstance(view.frozen, FrozenBytes):
+                view.led.begin(view.frozen)
             view.is_cut = True
 
     def release(self, owner: object) -> str | None:
@@ -162,7 +189,8 @@ class FilterCuts:
             if view is None:
                 return None
             was_held = self.volume.valve.open()
-            if not (was_held and view.is_cut and view.before is not None):
+            is_whole = was_held and view.is_cut and view.frozen.broken is None
+            if not is_whole or view.before is None:
                 self._let_go(view)
                 return None
             try:
@@ -172,6 +200,10 @@ class FilterCuts:
                 raise
             view.before, self._held = None, None
             self._views = (*self._views, view)
+            self.sharing.take(owner)
+            if isinstance(view.frozen, KeptByLead):
+                # It lasts as long as the lead's, whatever becomes of this node's agent.
+                view.frozen.token, view.owner = view.token, view.frozen
             return view.token
 
     def view(self, token: str) -> FrozenBytes:
@@ -180,13 +212,21 @@ class FilterCuts:
         Raises:
             SourceError: it is gone.
         """
-        for view in self._views:
-            if view.token == token:
-                return view.frozen
-        raise SourceError(
-            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
-            f"the agent restarted? Take the snapshot again"
-        )
+        frozen = self._view(token).frozen
+        if not isinstance(frozen, FrozenBytes):
+            raise SourceError(
+                f"volume {self.volume.disk.path}: its frozen view is read at the lead, not here"
+            )
+        return frozen
+
+    def why_broken(self, token: str) -> str | None:
+        """Why the frozen view of a cut is broken, on whichever node; None: it is not.
+
+        Raises:
+            SourceError: it is gone.
+        """
+        view = self._view(token)
+        return view.frozen.broken or (view.led.why_broken() if view.led else None)
 
     def claim(
         self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
@@ -201,7 +241,18 @@ class FilterCuts:
             NotFoundError: there is no such cut.
             OutOfSpaceError: the state folder is full.
             UnavailableError: it fails.
+            SourceError: another node does not say what was written there.
         """
+        found = self._claim(token, volume, session, base, is_trusted=is_trusted)
+        led = next((view.led for view in self._views if view.token == token), None)
+        if led:
+            found = led.union(found, AskChanges(volume, session, base, is_trusted))
+        return found
+
+    def _claim(
+        self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
+    ) -> ChunkBitmap | TrackingLost | None:
+        """The same of what this node has written."""
         with self._lock:
             try:
                 self._tracking.claim(token, volume, session)
@@ -240,6 +291,7 @@ class FilterCuts:
             view = self._held_by(owner) or self._of(owner)
             if view is not None:
                 self._let_go(view)
+            self.sharing.end(owner)
 
     def end_all(self, reason: str) -> None:
         """End whatever hold and views there are, because this process ends."""
@@ -251,6 +303,24 @@ class FilterCuts:
     def _held_by(self, owner: object) -> _View | None:
         return self._held if self._held is not None and self._held.owner is owner else None
 
+    def _view(self, token: str) -> _View:
+        for view in self._views:
+            if view.token == token:
+                return view
+        raise SourceError(
+            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
+            f"the agent restarted? Take the snapshot again"
+        )
+
+    def _tell_lead(self, token: str, question: AskChanges) -> ChunkBitmap | TrackingLost | None:
+        return self._claim(
+            token,
+            question.volume,
+            question.session,
+            question.base,
+            is_trusted=question.is_trusted,
+        )
+
     def _of(self, owner: object) -> _View | None:
         return next((view for view in self._views if view.owner is owner), None)
 
@@ -260,6 +330,8 @@ class FilterCuts:
             self.volume.valve.open()
             self._held = None
         self._views = tuple(one for one in self._views if one is not view)
+        if view.led:
+            self.sharing.end_lead(view.led)
         view.frozen.close()  # first, so that nobody who reads takes new bytes for those of the cut
         self.volume.thaw(view.frozen)
         self._rejoin(view.before)

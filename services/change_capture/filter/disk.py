@@ -78,7 +78,9 @@ class Disk:
                 f"multiple of {DIRECT_BLOCK_SIZE_BYTES}"
             )
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Filters of several nodes share it: on a cluster's file system it holds on all of them.
+            mode_of_lock = fcntl.LOCK_SH if self.is_direct else fcntl.LOCK_EX
+            fcntl.flock(self.descriptor, mode_of_lock | fcntl.LOCK_NB)
         except OSError as err:
             raise SourceError(
                 f"volume {self.path}: another process has locked it ({err.strerror}); two filters "

@@ -48,6 +48,27 @@ class ReleaseWrites(msgspec.Struct, frozen=True, tag="release"):
     """Let writes go on."""
 
 
+class LeadCut(msgspec.Struct, frozen=True, tag="lead"):
+    """Keep the bytes of the next cut for other nodes that write the volume, too."""
+
+    #: Of the cut on all nodes, and the key that they have.
+    cut: str
+    key: bytes
+    #: Names of the other nodes.
+    followers: list[str]
+
+
+class FollowLead(msgspec.Struct, frozen=True, tag="follow"):
+    """Let the lead keep the bytes of the next cut."""
+
+    cut: str
+    key: bytes
+    #: Name of this node.
+    node: str
+    #: Of the lead's filter.
+    address: str
+
+
 class CloseView(msgspec.Struct, frozen=True, tag="close"):
     """Let go of the hold and of the view."""
 
@@ -92,8 +113,8 @@ class ForgetVolume(msgspec.Struct, frozen=True, tag="forget"):
 
 
 Order = (
-    Ask | HoldWrites | CutNow | ReleaseWrites | CloseView | ClaimCut | ReadView | FindData
-    | SettleSession | ForgetVolume
+    Ask | LeadCut | FollowLead | HoldWrites | CutNow | ReleaseWrites | CloseView | ClaimCut
+    | ReadView | FindData | SettleSession | ForgetVolume
 )  # fmt: skip
 
 
@@ -119,6 +140,12 @@ class About(msgspec.Struct, frozen=True, tag="about"):
     #: Why the view that was asked about is broken; None: it is not.
     broken: str | None
     version: str
+
+
+class Leading(msgspec.Struct, frozen=True, tag="leading"):
+    """Followers find this filter there."""
+
+    address: str
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
@@ -148,7 +175,7 @@ class Data(msgspec.Struct, frozen=True, tag="extents"):
     next_start: int | None
 
 
-Answer = Done | Failed | About | Released | Claimed | Bytes | Data
+Answer = Done | Failed | About | Leading | Released | Claimed | Bytes | Data
 
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)

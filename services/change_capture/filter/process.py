@@ -15,8 +15,10 @@ from services.change_capture.filter.disk import DIRECT_BLOCK_SIZE_BYTES, Disk
 from services.change_capture.filter.marks.state import VolumeFacts
 from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.places import control_path
-from services.change_capture.filter.serving import Serving, listen
+from services.change_capture.filter.serving import Serving, listen, listen_on_network
 from services.change_capture.filter.settings import Settings
+from services.change_capture.filter.sharing.lead import LeadServer
+from services.change_capture.filter.sharing.node_lock import lock_on_node
 from services.change_capture.filter.volume import FilteredVolume, chunk_count_of
 
 log = logging.getLogger(__name__)
@@ -52,10 +54,17 @@ class VolumeFilter:
         with contextlib.ExitStack() as made:
             self._disk = Disk(settings.volume, is_direct=settings.direct)
             made.callback(self._disk.close)
+            control = control_path(settings.control_folder, self._disk.descriptor)
+            self._node_lock = lock_on_node(control, settings.volume) if settings.direct else None
+            if self._node_lock is not None:
+                made.callback(os.close, self._node_lock)
             count = chunk_count_of(self._disk.size_bytes)
             self._tracking = Tracking(settings.state_folder, _facts(self._disk), count)
             self.volume = FilteredVolume(self._disk, self._tracking.marks)
-            self.cuts = FilterCuts(self.volume, self._tracking, _scratch(settings))
+            self._followers = _lead_server(settings)
+            if self._followers:
+                made.callback(self._followers.close)
+            self.cuts = FilterCuts(self.volume, self._tracking, _scratch(settings), self._followers)
             self.clients = Serving(
                 [listen(settings.nbd_listen, settings.nbd_group)],
                 self.volume,
@@ -63,8 +72,7 @@ class VolumeFilter:
                 settings.connection_count_max,
             )
             made.callback(self.clients.stop)
-            path = control_path(settings.control_folder, self._disk.descriptor)
-            self._control = ControlServer(path, self.cuts)
+            self._control = ControlServer(control, self.cuts)
             made.callback(self._control.close)
             self.clients.start([])
             made.pop_all()
@@ -76,6 +84,8 @@ class VolumeFilter:
             BackcastError: what was marked could not be saved, and is lost.
         """
         self._control.close()
+        if self._followers:
+            self._followers.close()
         self.cuts.end_all("the filter was stopped")
         self.clients.stop()
         try:
@@ -88,6 +98,17 @@ class VolumeFilter:
             raise
         finally:
             self._disk.close()
+            if self._node_lock is not None:
+                os.close(self._node_lock)
+
+
+def _lead_server(settings: Settings) -> LeadServer | None:
+    """Where the filters of other nodes connect, if they are to."""
+    if settings.peer_listen is None:
+        return None
+    listener = listen_on_network("BACKCAST_FILTER_PEER_LISTEN", settings.peer_listen)
+    host, port = listener.getsockname()[:2]
+    return LeadServer(listener, settings.peer_advertised or f"{host}:{port}")
 
 
 def _export(settings: Settings, disk: Disk) -> Export:
@@ -111,6 +132,8 @@ def _scratch(settings: Settings) -> ScratchLimits:
 
 
 def _facts(disk: Disk) -> VolumeFacts:
+    """What nobody changes behind the filter's back; other nodes may write a direct volume."""
     status = os.fstat(disk.descriptor)
-    changed_ns = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+    is_ours = stat.S_ISREG(status.st_mode) and not disk.is_direct
+    changed_ns = status.st_mtime_ns if is_ours else 0
     return VolumeFacts(disk.identity, disk.size_bytes, changed_ns)

@@ -165,9 +165,7 @@ def listen(address: str, group: str | None) -> socket.socket:
     """
     try:
         if not address.startswith(_UNIX):
-            host, _, port = address.rpartition(":")
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=64)
+            return listen_on_network("BACKCAST_FILTER_NBD_LISTEN", address)
         path = Path(address.removeprefix(_UNIX))
         _remove_unused(path)
         listener = socket.socket(socket.AF_UNIX)
@@ -185,6 +183,20 @@ def listen(address: str, group: str | None) -> socket.socket:
             f"BACKCAST_FILTER_NBD_LISTEN {address!r}: cannot be listened on: {err}"
         ) from err
     return listener
+
+
+def listen_on_network(setting: str, address: str) -> socket.socket:
+    """A bound socket at HOST:PORT.
+
+    Raises:
+        ConfigurationError: it cannot be listened on; names the setting.
+    """
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=64)
+    except (OSError, ValueError) as err:
+        raise ConfigurationError(f"{setting} {address!r}: cannot be listened on: {err}") from err
 
 
 def _remove_unused(path: Path) -> None:

@@ -21,6 +21,12 @@ class Settings(ServiceSettings):
     export: str = "volume"
     #: Read and write past this node's page cache, as a disk that other nodes write needs it.
     direct: bool = False
+    #: Address and port where the filters of other nodes that write the volume ask this one; port 0
+    #: takes a free one. Without it this filter leads no cut of a shared disk. No byte of the volume
+    #: is sent there, and each message is authenticated.
+    peer_listen: str | None = None
+    #: host:port under which those filters reach this one; that of the listener if not set.
+    peer_advertised: str | None = None
     #: Clients at once; further ones are turned away.
     connection_count_max: int = 32
     #: Folder of this filter alone: which chunks were written since which cut.

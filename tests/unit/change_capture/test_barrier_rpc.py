@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -62,6 +63,10 @@ class Site:
         self.ended: list[EndedCapture] = []
         self.reports: list[NodeReport] = []
 
+    def source(self, freeze: str | None = None) -> dict[str, Any]:
+        path = str(self.volume.path)
+        return {"volume": str(VOLUME), "path": path, "freeze": freeze, "driver": "scan"}
+
     def part(self) -> PartView:
         return PartView(
             volume_no=1,
@@ -113,7 +118,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) -> None:
     agents, address = site.agents, AgentAddress.of(site.part())
-    assert agents.prepare(address, SESSION, 1, TENANT, [site.part()], 10).means == "none"
+    assert agents.prepare(address, SESSION, 1, TENANT, [site.source()], 10).means == "none"
     held = agents.hold(address, SESSION, 1).held_at
     cut = agents.cut(address, SESSION, 1).cut_at
     released = agents.release(address, SESSION, 1, abandoned=False)
@@ -133,12 +138,11 @@ def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
     agents, address = site.agents, AgentAddress.of(site.part())
     with pytest.raises(NotFoundError, match="restarted"):
         agents.hold(address, SESSION, 1)
-    agents.prepare(address, SESSION, 2, TENANT, [site.part()], 10)
+    agents.prepare(address, SESSION, 2, TENANT, [site.source()], 10)
     with pytest.raises(ConflictError, match="attempt 2 has begun"):
         agents.hold(address, SESSION, 1)
-    unmounted = replace(site.part(), freeze="/nowhere")
     with pytest.raises(SourceError, match="/nowhere"):
-        agents.prepare(address, UUID(int=9), 1, TENANT, [unmounted], 10)
+        agents.prepare(address, UUID(int=9), 1, TENANT, [site.source("/nowhere")], 10)
 
 
 @pytest.mark.parametrize("moment", [-1.0, 253_402_300_800.0, 1e300])
