@@ -12,17 +12,20 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
+from services.change_capture.drivers.port import SharedCut
 from services.change_capture.drivers.table import find_driver
 from services.change_capture.rpc import (
     BarrierStatus,
     BarrierStep,
     CaptureRequest,
     CaptureStatus,
+    FollowRequest,
     NodeAbout,
     Outcome,
     PrepareRequest,
     ProbeRequest,
     ProbeResponse,
+    SharedSource,
 )
 
 Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
@@ -30,7 +33,7 @@ Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     """Add the RPC to the application."""
-    _add_barrier_routes(app, captures)
+    _add_barrier_routes(app, captures, about)
 
     @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
     def node(_: Coordinator) -> NodeAbout:
@@ -76,16 +79,27 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
 
 
-def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
+def _add_barrier_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
         members = [
-            Member(one.volume, Path(one.path), one.freeze, one.driver, request.volume_count)
+            Member(
+                one.volume,
+                Path(one.path),
+                one.freeze,
+                one.driver,
+                request.volume_count,
+                _shared(one.shared, about.name),
+            )
             for one in request.sources
         ]
         return captures.barriers.prepare(
             session, request.attempt, request.tenant, members, request.hold_seconds
         )
+
+    @app.post("/v1/sessions/{session}/follow", summary="Connect to the leads of shared volumes")
+    def follow(_: Coordinator, session: UUID, request: FollowRequest) -> BarrierStatus:
+        return captures.barriers.follow(session, request.attempt, request.leads)
 
     @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
     def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
@@ -98,6 +112,13 @@ def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
     def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
         return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
+
+
+def _shared(shared: SharedSource | None, node: str) -> SharedCut | None:
+    """What this node is in a cut, as its driver is told."""
+    if shared is None:
+        return None
+    return SharedCut(shared.cut, shared.key, node, tuple(shared.followers))
 
 
 def status_of(capture: Capture) -> CaptureStatus:
