@@ -215,6 +215,10 @@ _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
 
+#: What bytes that are no message make the decoder raise: text that is none, and nesting too deep,
+#: are no errors of its own.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 A = TypeVar("A")
 
 
@@ -243,7 +247,7 @@ def receive_order(peer: socket.socket) -> Order | None:
     message_size, _ = _sizes(head, _ORDER_SIZE_BYTES_MAX, 0)
     try:
         return _orders.decode(_whole(peer, message_size))
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no order: {err}") from err
 
 
@@ -264,7 +268,7 @@ def receive_answer(peer: socket.socket, into: memoryview | None = None) -> tuple
     )
     try:
         answer = _answers.decode(_whole(peer, message_size))
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no answer: {err}") from err
     if isinstance(answer, Failed):
         raise error_class(answer.code)(answer.message)
