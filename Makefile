@@ -45,10 +45,10 @@ test: $(READY) ## all tests but those of faults, on real servers (12 minutes)
 test-containers: images ## tests that need servers but not their processes, in containers (10 minutes)
 	BACKCAST_TEST_SERVERS=containers $(BIN)/pytest -m "not slow" $(PROCESSES) $(IN_CONTAINERS) $(ARGS)
 
-test-faults: $(READY) ## crash points, kills, broken servers, damage, fuzzing (over an hour; SCALE=sample: 7 minutes)
+test-faults: $(READY) ## crash points, kills, broken servers, damage, fuzzing (some hours; SCALE=sample: 7 minutes)
 	$(BIN)/pytest tests/faults --scale $(SCALE) $(if $(filter sample,$(SCALE)),-m "not slow" $(PROCESSES)) $(ARGS)
 
-test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (6 minutes)
+test-mutants: $(READY) ## plant bugs in copies of the code, each of which a test must catch (over half an hour)
 	$(BIN)/pytest tests/faults/mutants --scale full -s $(ARGS)
 
 soak: $(READY) ## faults for hours
