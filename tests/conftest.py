@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 
 from deploy.local.fixtures import bucket, database, local_servers, seaweedfs, servers
+from tests.support.folder_share import pytest_runtest_setup
 from tests.support.loop_devices import loop
 from tests.support.tally import (
     pytest_configure,
@@ -21,6 +22,7 @@ __all__ = [
     "local_servers",
     "loop",
     "pytest_configure",
+    "pytest_runtest_setup",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",

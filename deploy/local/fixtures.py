@@ -15,6 +15,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -48,7 +49,7 @@ def servers(
         yield request.getfixturevalue("local_servers")
         return
     with ExitStack() as stack:
-        home = BackcastHome(tmp_path_factory.mktemp("containers"))
+        home = BackcastHome(tmp_path_factory.mktemp("containers"), lasting=False)
         found: list[ContainerServers] = []
         start_or_skip(lambda: found.append(stack.enter_context(container_servers(home))))
         yield found[0]
@@ -59,7 +60,7 @@ def local_servers(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[LocalCluster]:
     """The same as local processes, for whoever needs these; services may be added."""
-    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("servers"), tied=True))
+    cluster = LocalCluster(passing_home(tmp_path_factory.mktemp("servers")))
     tell = _unhidden(pytestconfig)
     start_or_skip(lambda: cluster.up(tell, s3=S3Choice.MINIO, servers_only=True))
     yield cluster
@@ -71,7 +72,7 @@ def seaweedfs(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[SeaweedServer]:
     """SeaweedFS: ``endpoint``, ``access_key``, ``secret_key``."""
-    server = SeaweedServer(BackcastHome(tmp_path_factory.mktemp("seaweedfs"), tied=True))
+    server = SeaweedServer(passing_home(tmp_path_factory.mktemp("seaweedfs")))
 
     def start() -> None:
         server.prepare(_unhidden(pytestconfig))
@@ -102,6 +103,11 @@ def database(servers: LocalCluster) -> Iterator[str]:
 def bucket() -> str:
     """A bucket name that nobody used; the bucket is not made."""
     return f"test-{uuid.uuid4().hex}"
+
+
+def passing_home(folder: Path) -> BackcastHome:
+    """A home of one run of tests: its processes end with the run, and nobody needs its data."""
+    return BackcastHome(folder, tied=True, lasting=False)
 
 
 def server_choice(text: str) -> ServerChoice:

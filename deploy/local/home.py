@@ -35,11 +35,14 @@ class BackcastHome:
     Args:
         folder: made when it is first written to; its owner alone may enter it.
         tied: its processes die with the thread that started them; for tests, which may be killed.
+        lasting: its data must outlive the machine's power; those of tests need not, so that nobody
+            waits for a disk there. A process that is killed loses nothing by it.
     """
 
-    def __init__(self, folder: Path, *, tied: bool = False) -> None:
+    def __init__(self, folder: Path, *, tied: bool = False, lasting: bool = True) -> None:
         self.folder = folder.expanduser().absolute()
         self.tied = tied
+        self.lasting = lasting
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "BackcastHome":

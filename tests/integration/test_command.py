@@ -3,9 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ Backcast = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def backcast(local_servers: LocalCluster) -> Backcast:
-    """The command, with our services on the test run's servers, which stop them at the end."""
+def backcast(local_servers: LocalCluster) -> Iterator[Backcast]:
+    """The command, with our services on the test run's servers."""
     local_servers.up(lambda _: None)
     environ = outer_environ() | {"BACKCAST_HOME": str(local_servers.home.folder)}
 
@@ -54,7 +55,9 @@ def backcast(local_servers: LocalCluster) -> Backcast:
         )
         return Ran(finished.returncode, finished.stdout, finished.stderr)
 
-    return run
+    yield run
+    for service in local_servers.services():
+        service.process.stop(signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,12 @@ def test_events_tell_what_happened_in_order(backcast: Backcast, history: History
         "snapshot_sealed",
     ]
     after = backcast(
-        "events", "tail", "--topic", "backcast.snapshots", "--after", events[0]["cursor"], "--json"
+        "events",
+        "tail",
+        "--topic",
+        "backcast.snapshots",
+        f"--after={events[0]['cursor']}",
+        "--json",
     ).objects
     assert [event["id"] for event in after][: len(events) - 1] == [
         event["id"] for event in events[1:]

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import discard, start_or_skip
-from deploy.local.home import BackcastHome
 from deploy.local.servers.http_probe import status_of
 from deploy.local.servers.s3 import S3Choice
 from libs.errors import UnavailableError
 from libs.spans.connection import SpanConnection
-from tests.support.running import RunningSite, eventually
+from tests.support.running import RunningSite, eventually, running_site
 
 MIB = 1 << 20
 COMMAND = Path(sys.executable).with_name("backcast")
@@ -24,12 +21,8 @@ COMMAND = Path(sys.executable).with_name("backcast")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("encrypted"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.SOONEST, tls=True))
-    try:
-        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
-    finally:
-        discard(cluster)
+    with running_site(tmp_path_factory, S3Choice.SOONEST, tls=True) as made:
+        yield made
 
 
 def backcast(

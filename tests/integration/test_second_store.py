@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import discard, start_or_skip
-from deploy.local.home import BackcastHome
+from deploy.local.fixtures import discard, passing_home, start_or_skip
 from deploy.local.servers.s3 import S3Choice
 from deploy.local.services import BUCKET
 from libs.store.layout import PACKS_PREFIX
@@ -26,7 +25,7 @@ Run = Callable[..., list[Any]]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    made = LocalCluster(BackcastHome(tmp_path_factory.mktemp("second"), tied=True))
+    made = LocalCluster(passing_home(tmp_path_factory.mktemp("second")))
     start_or_skip(lambda: made.up(print, s3=S3Choice.MINIO, second_store=True))
     yield made
     discard(made)

@@ -5,7 +5,6 @@ Each agent may be killed at a step of the barrier; the other one lets its file s
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,13 +14,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import start_or_skip
-from deploy.local.home import BackcastHome
-from deploy.local.servers.s3 import S3Choice
 from libs.rest.client import RestClient
 from tests.support.file_systems import mounted, needs_mounts, run
-from tests.support.running import TENANT, Answer, RunningSite, eventually
+from tests.support.running import TENANT, Answer, RunningSite, eventually, running_site
 
 MIB = 1 << 20
 #: A hold ends by itself after 10 s (`BACKCAST_COORDINATOR_HOLD_SECONDS_MAX`); who was released
@@ -47,13 +42,8 @@ CAPTURE = "services.change_capture.agent.captures.AgentCaptures.begin"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("nodes"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO, agent_count=2))
-    try:
-        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
-    finally:
-        cluster.down(print)
-        shutil.rmtree(cluster.home.folder / "data")
+    with running_site(tmp_path_factory, agent_count=2) as made:
+        yield made
 
 
 class Volume(NamedTuple):

@@ -8,7 +8,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,9 +17,12 @@ from urllib.request import Request, urlopen
 from uuid import UUID
 
 import psycopg
+import pytest
 
 from deploy.local.cluster import LocalCluster
+from deploy.local.fixtures import discard, passing_home, start_or_skip
 from deploy.local.process import wait_until
+from deploy.local.servers.s3 import S3Choice
 from deploy.local.servers.server import LocalServer
 from deploy.local.services import ServiceProcess
 from libs.errors import NotFoundError
@@ -193,6 +197,23 @@ def shown_barrier(site: RunningSite, point: str) -> list[ShownNode]:
         for block in blocks
         if "held_at" in block
     ]
+
+
+@contextmanager
+def running_site(
+    folders: pytest.TempPathFactory,
+    s3: S3Choice = S3Choice.MINIO,
+    *,
+    agent_count: int = 1,
+    tls: bool = False,
+) -> Iterator[RunningSite]:
+    """A site of its own, of which nothing but logs is left afterwards; arguments as for `up`."""
+    cluster = LocalCluster(passing_home(folders.mktemp("site")))
+    start_or_skip(lambda: cluster.up(print, s3=s3, agent_count=agent_count, tls=tls))
+    try:
+        yield RunningSite(cluster, folders.mktemp("volumes"))
+    finally:
+        discard(cluster)
 
 
 def sha256_of(path: Path) -> bytes:

@@ -150,6 +150,16 @@ def withdraw_whole(tx: Tx, pack_no: int) -> None:
 
 
 @idempotent
+def know_store(catalog: Catalog, store_no: int) -> None:
+    """Add a store to a catalog that is only made to be compared, and does not know it yet."""
+    with catalog.transaction() as tx:
+        tx.execute(
+            "INSERT INTO store (store_no, name) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            [store_no, STORE_NAMES[store_no]],
+        )
+
+
+@idempotent
 def note_listed(
     catalog: Catalog, store_no: int, first: UUID, last: UUID, listed: Collection[UUID]
 ) -> None:
@@ -160,16 +170,12 @@ def note_listed(
 
     Args:
         catalog: the catalog.
-        store_no: the store.
+        store_no: the store, which the catalog knows.
         first: live packs with a generation from this one
         last: to this one, both included, are looked at.
         listed: generations that the store has.
     """
     with catalog.transaction() as tx:
-        tx.execute(  # a catalog that is only made to be compared does not know it yet
-            "INSERT INTO store (store_no, name) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-            [store_no, STORE_NAMES[store_no]],
-        )
         tx.execute(
             """INSERT INTO copy AS y (pack_no, store_no, state)
                SELECT pack_no, %(store)s,

@@ -19,7 +19,7 @@ from libs.catalogdb.deletion.suspects import (
     hold_back_missing,
     note_missing,
 )
-from libs.catalogdb.packs.copies import note_listed
+from libs.catalogdb.packs.copies import know_store, note_listed
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.recovery.references import packs_between
 from libs.copies.stores import Stores
@@ -106,6 +106,8 @@ class PackComparison:
         """Compare folder by folder; how many packs were registered."""
         registered = self._beyond = 0
         any_missing = count_missing(self._catalog)[0] > 0
+        for store_no in self._stores.by_number:
+            know_store(self._catalog, store_no)
         for folder in range(256):
             prefix = f"{PACKS_PREFIX}{folder:02x}/"
             listed = {
@@ -122,6 +124,8 @@ class PackComparison:
             first = UUID(bytes=bytes([folder]) + bytes(15))
             last = UUID(bytes=bytes([folder]) + b"\xff" * 15)
             known = packs_between(self._catalog, first, last)
+            if not known and not stored:
+                continue  # nobody adds packs to a catalog that is being reconciled
             if any_missing:
                 clear_missing(self._catalog, stored.keys() & known.keys())
             self._look(

@@ -1,21 +1,13 @@
 """One cluster with all services for the tests of this folder."""
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import discard, start_or_skip
-from deploy.local.home import BackcastHome
-from deploy.local.servers.s3 import S3Choice
-from tests.support.running import RunningSite
+from tests.support.folder_share import shared_in
+from tests.support.running import RunningSite, running_site
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("site"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO))
-    try:
-        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
-    finally:
-        discard(cluster)
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunningSite:
+    return shared_in(Path(__file__).parent, request, lambda: running_site(tmp_path_factory))

@@ -2,29 +2,25 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import LocalCluster
-from deploy.local.fixtures import discard, start_or_skip
-from deploy.local.home import BackcastHome
-from deploy.local.servers.s3 import S3Choice
-from tests.support.running import Answer, RunningSite
+from tests.support.folder_share import shared_in
+from tests.support.running import Answer, RunningSite, running_site
 from tests.support.shared_disk import SharedDisk
 
 NODES = 3
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("three"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO, agent_count=NODES))
-    try:
-        yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
-    finally:
-        discard(cluster)
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunningSite:
+    def made() -> AbstractContextManager[RunningSite]:
+        return running_site(tmp_path_factory, agent_count=NODES)
+
+    return shared_in(Path(__file__).parent, request, made)
 
 
 @pytest.fixture
