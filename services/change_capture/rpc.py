@@ -12,6 +12,9 @@ from libs.ranges import HINTS_SIZE_BYTES_MAX
 #: Longest body of a request that carries hints: they are in Base64, and the rest is short.
 HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 
+#: A moment by a node's clock, in seconds since 1970; until the end of the year 9999, which is the
+#: last one that dates know.
+NodeTime = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]
 
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
@@ -144,13 +147,17 @@ class BarrierStep(BaseModel):
 
 
 class BarrierStatus(BaseModel):
-    """How far a node is with the barrier of a session's attempt. Times are seconds since 1970."""
+    """How far a node is with the barrier of a session's attempt.
+
+    Times are seconds since 1970 by the node's own clock. They are evidence for people, and nothing
+    is decided by them.
+    """
 
     attempt: int
     means: HoldMeans
-    held_at: float | None = None
-    cut_at: float | None = None
-    released_at: float | None = None
+    held_at: NodeTime | None = None
+    cut_at: NodeTime | None = None
+    released_at: NodeTime | None = None
     unbroken: bool = Field(
         False, description="Whether the hold was unbroken when the release reached the node"
     )

@@ -51,6 +51,9 @@ class PointAnswer(BaseModel):
             "said which chunks may differ; unknown: the snapshot came back from the store"
         )
     )
+    lost_reason: str | None = Field(
+        description="Why nobody knew its changes, if `tracking` is lost, as the node said"
+    )
     base: UUID | None = Field(description="Snapshot that the change set is relative to")
     node: str
     path: str
@@ -274,6 +277,7 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         sealed_at=point.sealed_at,
         consistency=point.consistency,
         tracking=point.tracking,
+        lost_reason=point.lost_reason,
         base=point.base,
         node=point.node,
         path=point.path,

@@ -1,5 +1,7 @@
 """Coordinators and the nodes' side of barriers, wired as their `__main__` does."""
 
+import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -13,10 +15,15 @@ from services.change_capture.drivers.table import drivers
 from tests.support.roots import EVERYTHING
 
 
-def node_barriers(state_folder: Path, outcome_timeout_seconds: float = 60) -> NodeBarriers:
+def node_barriers(
+    state_folder: Path,
+    outcome_timeout_seconds: float = 60,
+    clock: Callable[[], float] = time.time,
+) -> NodeBarriers:
     """What an agent process holds and has cut."""
     known = drivers(state_folder, EVERYTHING)
-    return NodeBarriers(known, EVERYTHING, state_folder / "holds", outcome_timeout_seconds)
+    holds = state_folder / "holds"
+    return NodeBarriers(known, EVERYTHING, holds, outcome_timeout_seconds, clock)
 
 
 def conductor_of(

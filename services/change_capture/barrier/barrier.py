@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -64,6 +64,8 @@ class Barriers:
         roots: whose file systems may be frozen.
         folder: for journals of holds.
         outcome_timeout_seconds: views that no capture took are let go after so long.
+        clock: seconds since 1970, for people who read the evidence. Nothing is decided by it: it
+            may jump at any moment, and holds end by the monotonic clock.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Barriers:
         roots: Roots,
         folder: Path,
         outcome_timeout_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._drivers = drivers
+        self._clock = clock
         self._roots = roots
         self._folder = folder
         self._outcome_timeout_seconds = outcome_timeout_seconds
@@ -105,7 +109,14 @@ class Barriers:
                 raise _outdated(session, attempt, known.number)
             if known is None or known.number < attempt:
                 fresh = _Attempt(
-                    session, attempt, tenant, members, hold_seconds, self._drivers, self._roots
+                    session,
+                    attempt,
+                    tenant,
+                    members,
+                    hold_seconds,
+                    self._drivers,
+                    self._roots,
+                    self._clock,
                 )
                 self._attempts[session] = fresh
             else:
@@ -226,7 +237,9 @@ class _Attempt:
         hold_seconds: float,
         drivers: Mapping[str, Driver],
         roots: Roots,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self.number = number
         self.last_used = time.monotonic()
         self._session = session
@@ -283,7 +296,7 @@ class _Attempt:
                     self._hold.freeze()
                 for gate in self._gates.values():
                     gate.hold(self._hold_seconds)
-                self._note(held_at=time.time())
+                self._note(held_at=self._clock())
             self._require_unbroken()
             return self._status
 
@@ -292,7 +305,7 @@ class _Attempt:
             if self._status.cut_at is None:
                 self._require(self._status.held_at is not None, "cut")
                 self._require_unbroken()
-                self._note(cut_at=time.time())
+                self._note(cut_at=self._clock())
                 for volume, gate in self._gates.items():
                     self._views[volume] = gate.cut()
             self._require_unbroken()
@@ -306,7 +319,7 @@ class _Attempt:
                 unbroken = (hold.release() if hold else held) and held
                 # Each of them must be released, also after one that was broken.
                 released = [gate.release(unbroken=unbroken) for gate in self._gates.values()]
-                self._note(released_at=time.time(), unbroken=unbroken and all(released))
+                self._note(released_at=self._clock(), unbroken=unbroken and all(released))
             return self._status
 
     def take_view(self, volume: UUID) -> FrozenView | None:

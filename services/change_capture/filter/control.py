@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from libs.errors import BackcastError, BadInputError, DamagedDataError
@@ -45,6 +46,8 @@ from services.change_capture.filter.messages import (
     Released,
     ReleaseWrites,
     SettleSession,
+    Taken,
+    TakeOver,
     failed,
     receive_order,
     send,
@@ -63,14 +66,18 @@ class ControlServer:
     Args:
         path: of the socket; what was there is replaced, as the volume's lock is ours.
         cuts: what is ordered about.
+        give: hands over to a successor at the other end of a connection.
 
     Raises:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, path: Path, cuts: FilterCuts) -> None:
+    def __init__(
+        self, path: Path, cuts: FilterCuts, give: Callable[[socket.socket, TakeOver], None]
+    ) -> None:
         self.path = path
         self._cuts = cuts
+        self._give = give
         self._identity = cuts.volume.disk.identity
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -110,7 +117,7 @@ class ControlServer:
                 if not self._is_closed:
                     log.critical("control socket ended", extra={"detail": str(err)})
                 return
-            if not _is_trusted(connection):
+            if not is_trusted(connection):
                 connection.close()
                 continue
             with self._lock:
@@ -126,7 +133,7 @@ class ControlServer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                agent = _Agent(connection, self._cuts, self._identity)
+                agent = _Agent(connection, self._cuts, self._identity, self._give)
                 try:
                     agent.serve()
                 except (OSError, DamagedDataError) as err:
@@ -141,8 +148,15 @@ class ControlServer:
 class _Agent:
     """One connection; what it holds is held by this object."""
 
-    def __init__(self, connection: socket.socket, cuts: FilterCuts, identity: str) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        cuts: FilterCuts,
+        identity: str,
+        give: Callable[[socket.socket, TakeOver], None],
+    ) -> None:
         self._connection = connection
+        self._give = give
         self._cuts = cuts
         self._identity = identity
         self._buffer = memoryview(large_buffer(READ_SIZE_BYTES_MAX))
@@ -156,6 +170,9 @@ class _Agent:
         """
         while (order := receive_order(self._connection)) is not None:
             try:
+                if isinstance(order, TakeOver):
+                    self._give(self._connection, order)
+                    return
                 answer, content = self._do(order)
             except BackcastError as err:
                 answer, content = failed(err), b""
@@ -197,6 +214,8 @@ class _Agent:
                 cuts.settle(order.volume, order.session, sealed=order.sealed)
             case ForgetVolume():
                 cuts.forget(order.volume)
+            case Taken():
+                raise BadInputError("a successor says that it serves, and none was asked to")
 
     def _about(self, order: Ask) -> About:
         cuts, disk = self._cuts, self._cuts.volume.disk
@@ -239,7 +258,8 @@ class _Agent:
         return Data(extents, extents[-1][1] if len(extents) == EXTENTS_MAX else None)
 
 
-def _is_trusted(connection: socket.socket) -> bool:
+def is_trusted(connection: socket.socket) -> bool:
+    """Whether this process's own user or root is at the other end, as the kernel says."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(raw)
     if user in (0, os.geteuid()):

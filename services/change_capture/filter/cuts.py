@@ -12,6 +12,7 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.frozen import BreakReason, FrozenBytes
 from services.change_capture.filter.keeping import Keeper
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
@@ -92,6 +93,8 @@ class FilterCuts:
         #: That is being cut.
         self._held: _View | None = None
         self._views: tuple[_View, ...] = ()
+        #: Another process has what is tracked, or will have it.
+        self._is_retired = False
         self._lock = threading.RLock()
         #: What of the cuts is shared with other nodes.
         self.sharing = Sharing(
@@ -99,6 +102,9 @@ class FilterCuts:
             server,
             Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
         )
+        #: Frozen views that broke, by why.
+        self.broken_views: Counter[BreakReason] = Counter()
+        self._counting = threading.Lock()
 
     @property
     def epoch(self) -> str:
@@ -114,6 +120,11 @@ class FilterCuts:
     def view_count(self) -> int:
         """Views that are open."""
         return len(self._views)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of before a cut that are kept for the views that are open."""
+        return sum(view.frozen.kept_bytes for view in self._views)
 
     def hold(self, owner: object, seconds: float) -> None:
         """Hold writes; this returns when none is under way and all are on stable storage.
@@ -134,6 +145,7 @@ class FilterCuts:
                 f"hold of {seconds:g} s: expected more than 0 and {HOLD_SECONDS_MAX:g} s at most"
             )
         with self._lock:
+            self._check_serving()
             if self._held or len(self._views) >= VIEWS_MAX or self._of(owner):
                 raise ConflictError(
                     f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
@@ -162,6 +174,7 @@ class FilterCuts:
             HoldBrokenError: writes are not held any more, or never were.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None or view.is_cut or not self.volume.valve.is_holding:
                 raise HoldBrokenError(
@@ -185,6 +198,7 @@ class FilterCuts:
             UnavailableError: the state folder fails; the cut is taken back.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None:
                 return None
@@ -254,6 +268,7 @@ class FilterCuts:
     ) -> ChunkBitmap | TrackingLost | None:
         """The same of what this node has written."""
         with self._lock:
+            self._check_serving()
             try:
                 self._tracking.claim(token, volume, session)
                 found: ChunkBitmap | TrackingLost | None = None
@@ -280,11 +295,13 @@ class FilterCuts:
             UnavailableError: it fails.
         """
         with self._lock:
+            self._check_serving()
             self._rejoin(self._tracking.settle(volume, session, sealed=sealed))
 
     def forget(self, volume: str) -> None:
         """What is known of a volume's bases is of no use any more. Errors as of `settle`."""
         with self._lock:
+            self._check_serving()
             self._tracking.forget(volume)
 
     def end(self, owner: object) -> None:
@@ -301,6 +318,32 @@ class FilterCuts:
             for view in (*self._views, *([self._held] if self._held else [])):
                 view.frozen.break_off(reason)
                 self._let_go(view)
+
+    def retire(self, reason: str) -> None:
+        """End all views, and take no order any more: what is tracked will be another process's.
+
+        Raises:
+            ConflictError: the volume is held, or another successor is served; all goes on.
+        """
+        with self._lock:
+            if self._held or self._is_retired:
+                raise ConflictError(
+                    f"volume {self.volume.disk.path}: its writes are held, or it is being handed "
+                    f"over; try again in a moment"
+                )
+            self._is_retired = True
+            self.end_all(reason)
+
+    def resume(self) -> None:
+        """Take orders again; what is tracked is this process's."""
+        with self._lock:
+            self._is_retired = False
+
+    def _check_serving(self) -> None:
+        if self._is_retired:
+            raise UnavailableError(
+                f"volume {self.volume.disk.path}: its filter hands over to a successor; try again"
+            )
 
     def _held_by(self, owner: object) -> _View | None:
         return self._held if self._held is not None and self._held.owner is owner else None
@@ -360,13 +403,19 @@ class FilterCuts:
     def _made_scratch(self) -> FrozenBytes:
         limits = self._scratch
         try:
-            return FrozenBytes(
+            made = FrozenBytes(
                 self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
             )
         except OSError as err:
             raise UnavailableError(
                 f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
             ) from err
+        made.on_broken = self._note_broken
+        return made
+
+    def _note_broken(self, kind: BreakReason) -> None:
+        with self._counting:
+            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

@@ -11,6 +11,11 @@ class Keeper(Protocol):
         """Why something was overwritten that nobody kept; None: it was not."""
         ...
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that this process keeps for it."""
+        ...
+
     def keep(self, first: int, last: int) -> None:
         """Return when chunks ``first`` to ``last`` are kept, or when it is broken; never raises.
 

@@ -21,8 +21,8 @@ _ORDER_SIZE_BYTES_MAX = 64 << 10
 READ_SIZE_BYTES_MAX = 8 << 20
 #: Extents of one answer; more are asked for.
 EXTENTS_MAX = 4096
-#: Of an answer, beside its bytes.
-_ANSWER_SIZE_BYTES_MAX = 1 << 20
+#: Of an answer, beside its bytes: extents, or some clients with the beginning of a request each.
+_ANSWER_SIZE_BYTES_MAX = 8 << 20
 #: Bytes of an answer: the bits of 64 TiB, packed, and what is read at once.
 _CONTENT_SIZE_BYTES_MAX = 1 << 28
 
@@ -112,9 +112,25 @@ class ForgetVolume(msgspec.Struct, frozen=True, tag="forget"):
     volume: str
 
 
+class TakeOver(msgspec.Struct, frozen=True, tag="take-over"):
+    """Ask to be the successor: the same volume, served in the same way, and the same state."""
+
+    identity: str
+    size_bytes: int
+    export: str
+    is_direct: bool
+    nbd_listen: str
+    #: Numbers of the state folder, as every process of the host sees them.
+    state_folder: tuple[int, int]
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """Say that the successor serves; the predecessor lets go of everything."""
+
+
 Order = (
     Ask | LeadCut | FollowLead | HoldWrites | CutNow | ReleaseWrites | CloseView | ClaimCut
-    | ReadView | FindData | SettleSession | ForgetVolume
+    | ReadView | FindData | SettleSession | ForgetVolume | TakeOver | Taken
 )  # fmt: skip
 
 
@@ -175,7 +191,25 @@ class Data(msgspec.Struct, frozen=True, tag="extents"):
     next_start: int | None
 
 
-Answer = Done | Failed | About | Leading | Released | Claimed | Bytes | Data
+class Standing(msgspec.Struct, frozen=True):
+    """A client's connection at a quiet moment (`libs.nbd.server.events.StandingSession`)."""
+
+    is_structured: bool
+    contexts: dict[int, str]
+    unread: bytes
+
+
+class HandingOver(msgspec.Struct, frozen=True, tag="handing-over"):
+    """What a predecessor hands over; a byte with a descriptor follows for each, then `Done`."""
+
+    listener_count: int
+    #: Names the predecessor's stop (`marks.tracking`).
+    stop: str
+    #: Of the descriptors after those of the listeners, in their order.
+    connections: list[Standing]
+
+
+Answer = Done | Failed | About | Leading | Released | Claimed | Bytes | Data | HandingOver
 
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.local.process import wait_until
 from libs.catalogdb.sessions.session import PartView
-from libs.errors import ConflictError, NotFoundError, SourceError
+from libs.errors import ConflictError, NotFoundError, SourceError, UnavailableError
 from libs.keys.nodes import NodeKey
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
@@ -143,6 +143,17 @@ def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
         agents.hold(address, SESSION, 1)
     with pytest.raises(SourceError, match="/nowhere"):
         agents.prepare(address, UUID(int=9), 1, TENANT, [site.source("/nowhere")], 10)
+
+
+@pytest.mark.parametrize("moment", [-1.0, 253_402_300_800.0, 1e300])
+def test_a_moment_that_no_date_has_is_no_answer(site: Site, tmp_path: Path, moment: float) -> None:
+    """The coordinator makes dates of what nodes say, and goes on without a node that says this."""
+    site.captures.barriers = node_barriers(tmp_path, clock=lambda: moment)
+    agents, address = site.agents, AgentAddress.of(site.part())
+    agents.prepare(address, SESSION, 1, TENANT, [site.part()], 10)
+    with pytest.raises(UnavailableError, match="no BarrierStatus"):
+        agents.hold(address, SESSION, 1)
+    site.captures.barriers.close()
 
 
 def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) -> None:

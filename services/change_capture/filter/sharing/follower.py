@@ -100,6 +100,11 @@ class KeptByLead:
         """As the port says."""
         return self._broken
 
+    @property
+    def kept_bytes(self) -> int:
+        """As the port says; the lead has them all."""
+        return 0
+
     def keep(self, first: int, last: int) -> None:
         """As the port says; the lead keeps them."""
         if self._broken is not None or self._is_saved(first, last):
