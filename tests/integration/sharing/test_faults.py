@@ -197,7 +197,9 @@ def test_nodes_that_cannot_write_one_volume_are_refused(
         disk.protect([0, 0])
     disk.protect([0, 1])
     with pytest.raises(ConflictError, match="already, under another path"):
-        change(site, disk, "join", {**disk.place(1), "path": str(disk.path) + "/../disk"})
+        change(
+            site, disk, "join", {**disk.place(1), "path": f"{disk.path.parent}/./{disk.path.name}"}
+        )
     with pytest.raises(ConflictError, match="cannot move"):
         change(site, disk, "move", {"path": str(disk.path), "node": node_name(3)})
 
