@@ -154,7 +154,7 @@ def test_a_rejected_session_is_cut_by_nobody(site: CatalogSite) -> None:
     assert [one.sealed for one in heard.outcomes.values()] == [False] * 3
 
 
-def test_a_volume_that_several_nodes_write_needs_a_barrier_of_all_of_them(
+def test_a_volume_that_several_nodes_write_needs_a_barrier_of_them(
     site: CatalogSite,
 ) -> None:
     protect(site, "vm")
