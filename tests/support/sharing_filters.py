@@ -1,6 +1,5 @@
 """Filters of several nodes in front of one disk, in this process, and what agents say to them."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,7 +50,14 @@ class NodeFilter:
             folder, disk, **{"direct": True, "peer_listen": "127.0.0.1:0", **more}
         )
         self.filter = VolumeFilter(self._settings)
+        self._runs = True
         self.agent = self._connected()
+
+    def stop(self) -> None:
+        """Ask it to stop, once."""
+        if self._runs:
+            self._runs = False
+            self.filter.stop()
 
     def restart(self, *, cleanly: bool, meanwhile: Callable[[], None] = lambda: None) -> None:
         """End the process and start another one; a killed one saves nothing.
@@ -123,8 +129,7 @@ class SharingNodes:
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes.values():
-            with contextlib.suppress(Exception):  # a test may have stopped it
-                node.filter.stop()
+            node.stop()
 
     @property
     def lead(self) -> NodeFilter:

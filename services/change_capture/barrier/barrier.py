@@ -272,8 +272,7 @@ class _Attempt:
                 for volume, gate in self._gates.items()
                 if isinstance(gate, SharedGate) and gate.address
             }
-            means = _means_of(self._gates.values())
-            self._status = self._status.model_copy(update={"means": means, "leads": addresses})
+            self._note(means=_means_of(self._gates.values()), leads=addresses)
             self._prepared = True
             return self._status
 
@@ -385,7 +384,7 @@ class _Attempt:
                 f"after {self._hold_seconds:g} s; take the snapshot again"
             )
 
-    def _note(self, **changes: float | bool | str) -> None:
+    def _note(self, **changes: object) -> None:
         self._status = self._status.model_copy(update=changes)
 
 

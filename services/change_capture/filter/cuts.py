@@ -13,8 +13,6 @@ with it the tracking (`tracking`).
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 
 from libs.errors import (
     BackcastError,
@@ -27,11 +25,11 @@ from libs.errors import (
 )
 from services.change_capture.drivers.port import TrackingLost
 from services.change_capture.filter.frozen import BreakReason, FrozenBytes
-from services.change_capture.filter.keeping import Keeper
+from services.change_capture.filter.keeping import ScratchLimits, View, made_scratch
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.sharing.follower import KeptByLead
-from services.change_capture.filter.sharing.lead import LeadServer, LedCut
+from services.change_capture.filter.sharing.lead import LeadServer
 from services.change_capture.filter.sharing.messages import AskChanges
 from services.change_capture.filter.sharing.parts import Member, Sharing
 from services.change_capture.filter.volume import FilteredVolume
@@ -42,32 +40,6 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS_MAX = 60.0
 #: Views at once: that of a capture, and that of the one that supersedes it, twice.
 VIEWS_MAX = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ScratchLimits:
-    """Where bytes of before a cut are kept, and how many."""
-
-    folder: Path
-    size_bytes_max: int
-    #: Longest wait of one write for the scratch file; then the frozen view breaks.
-    wait_seconds_max: float
-
-
-@dataclass(slots=True)
-class _View:
-    """A cut, from its hold on."""
-
-    owner: object
-    frozen: Keeper
-    #: Where other nodes write the volume too: the cut that this filter leads.
-    led: LedCut | None = None
-    #: Bits of before, until they are durable.
-    before: ChunkBitmap | None = None
-    #: Of the cut, when it counts.
-    token: str = ""
-    is_cut: bool = False
-    is_claimed: bool = False
 
 
 class FilterCuts:
@@ -91,8 +63,8 @@ class FilterCuts:
         self._tracking = tracking
         self._scratch = scratch
         #: That is being cut.
-        self._held: _View | None = None
-        self._views: tuple[_View, ...] = ()
+        self._held: View | None = None
+        self._views: tuple[View, ...] = ()
         #: Another process has what is tracked, or will have it.
         self._is_retired = False
         self._lock = threading.RLock()
@@ -157,7 +129,7 @@ class FilterCuts:
             if followed and followed.broken is not None:
                 raise SourceError(f"volume {self.volume.disk.path}: {followed.broken}")
             self._flush()  # most of it, while writes still go on
-            view = _View(owner, followed or self._made_scratch(), led)
+            view = View(owner, followed or self._made_scratch(), led)
             self._held = view
             try:
                 if not self.volume.valve.close(seconds):
@@ -345,10 +317,10 @@ class FilterCuts:
                 f"volume {self.volume.disk.path}: its filter hands over to a successor; try again"
             )
 
-    def _held_by(self, owner: object) -> _View | None:
+    def _held_by(self, owner: object) -> View | None:
         return self._held if self._held is not None and self._held.owner is owner else None
 
-    def _view(self, token: str) -> _View:
+    def _view(self, token: str) -> View:
         for view in self._views:
             if view.token == token:
                 return view
@@ -366,10 +338,10 @@ class FilterCuts:
             is_trusted=question.is_trusted,
         )
 
-    def _of(self, owner: object) -> _View | None:
+    def _of(self, owner: object) -> View | None:
         return next((view for view in self._views if view.owner is owner), None)
 
-    def _let_go(self, view: _View) -> None:
+    def _let_go(self, view: View) -> None:
         """Open the valve, let nothing more be kept, and take back what came to nothing."""
         if view is self._held:
             self.volume.valve.open()
@@ -401,15 +373,7 @@ class FilterCuts:
             ) from err
 
     def _made_scratch(self) -> FrozenBytes:
-        limits = self._scratch
-        try:
-            made = FrozenBytes(
-                self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
-            )
-        except OSError as err:
-            raise UnavailableError(
-                f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
-            ) from err
+        made = made_scratch(self.volume.disk, self._scratch)
         made.on_broken = self._note_broken
         return made
 

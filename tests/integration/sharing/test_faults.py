@@ -196,8 +196,9 @@ def test_nodes_that_cannot_write_one_volume_are_refused(
     with pytest.raises(BadInputError, match="2 to 8 different"):
         disk.protect([0, 0])
     disk.protect([0, 1])
+    elsewhere = f"{disk.path.parent}/./{disk.path.name}"
     with pytest.raises(ConflictError, match="already, under another path"):
-        change(site, disk, "join", {**disk.place(1), "path": str(disk.path) + "/../disk"})
+        change(site, disk, "join", {**disk.place(1), "path": elsewhere})
     with pytest.raises(ConflictError, match="cannot move"):
         change(site, disk, "move", {"path": str(disk.path), "node": node_name(3)})
 

@@ -79,6 +79,7 @@ def test_a_catalog_that_was_lost_or_fell_back_knows_what_became_of_volumes(
     assert list(dump(line.site.catalog)) == known
     site = line.site
     assert [(one.name, one.node) for one in list_volumes(site.restore, TENANT)] == [
+        ("cluster", "node-2"),
         ("data", "node-1"),
         ("disk", "node-2"),
         ("other", "node-1"),

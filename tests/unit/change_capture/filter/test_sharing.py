@@ -200,7 +200,7 @@ def test_a_full_scratch_file_of_the_lead_breaks_the_view_and_no_write(tmp_path: 
 def test_a_lead_that_is_gone_breaks_no_write(disk: SharingNodes) -> None:
     disk.cut("cut")
     disk.claim("one")
-    disk.lead.filter.stop()
+    disk.lead.stop()
     for node in disk.followers:
         node.write(4, b"x", 3)
     for node in disk.followers:
