@@ -88,7 +88,7 @@ class VolumeFilter:
                 count,
                 inherited.stop if inherited else None,
             )
-            self.volume = FilteredVolume(self._disk, self._tracking.marks)
+            self.volume = FilteredVolume(self._disk, self._tracking.take_marks())
             self._followers = _lead_server(settings)
             if self._followers:
                 made.callback(self._followers.close)

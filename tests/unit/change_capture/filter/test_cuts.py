@@ -26,7 +26,7 @@ class Site:
         path.write_bytes(bytes(COUNT * CHUNK_SIZE_BYTES))
         facts = VolumeFacts("file:1", COUNT * CHUNK_SIZE_BYTES, 0)
         tracking = Tracking(folder / "state", facts, COUNT)
-        self.volume = FilteredVolume(Disk(path), tracking.marks)
+        self.volume = FilteredVolume(Disk(path), tracking.take_marks())
         limits = ScratchLimits(folder, 1 << 30, 30.0)
         self.cuts = FilterCuts(self.volume, tracking, limits)
         self.guest = Guest(self.volume)
