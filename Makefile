@@ -33,7 +33,7 @@ setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/
 demo: $(READY) ## protect, change, lose and restore a real file-system image (3 minutes)
 	$(BIN)/python -m deploy.demo $(ARGS)
 
-demo-cluster: $(READY) ## cut disks of three nodes that write them together, kill a node, check causes (3 minutes)
+demo-cluster: $(READY) ## cut a disk that three nodes write, kill a node, look for effects without causes (3 minutes)
 	$(BIN)/python -m deploy.demo.cluster $(ARGS)
 
 drill: $(READY) ## lose all but the bucket and the recovery sheet, get everything back, timed (3 minutes)

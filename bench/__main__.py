@@ -58,6 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reporting.add_argument("--print", action="store_true", help="print them only")
     reporting.set_defaults(do=_report)
 
+    _add_catalog_commands(commands)
+    _add_driver_commands(commands)
+
+    making = commands.add_parser("images", help="make the images only, into the cache")
+    _add_dataset_options(making, default=["real"])
+    making.set_defaults(do=_datasets)
+
+    options = parser.parse_args(arguments)
+    # Asked to end, it stops its servers and deletes their folders, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        options.do(options)
+    except (StepFailedError, BackcastError) as error:
+        sys.exit(str(error))
+
+
+def _add_catalog_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     filling = commands.add_parser("catalog", help="measure bytes of Postgres per unique chunk")
     filling.add_argument("--chunks", type=_counts, default=[1_000_000, 10_000_000])
     filling.add_argument("--json", type=Path, default=_RESULTS / "catalog.json")
@@ -69,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
     deleting.set_defaults(do=_collection)
 
+    starving = commands.add_parser("starve", help="measure what one tenant costs another one")
+    starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
+    starving.set_defaults(do=_starve)
+
+
+def _add_driver_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     hinting = commands.add_parser("hints", help="measure a snapshot by hints, on two sizes")
     hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
     hinting.set_defaults(do=_hints)
@@ -100,22 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limiting.add_argument("--size-tib", type=int, default=64, help="size of the volume")
     limiting.add_argument("--cuts", type=int, default=200, help="cuts while a guest writes")
     limiting.set_defaults(do=_filter_limits)
-
-    starving = commands.add_parser("starve", help="measure what one tenant costs another one")
-    starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
-    starving.set_defaults(do=_starve)
-
-    making = commands.add_parser("images", help="make the images only, into the cache")
-    _add_dataset_options(making, default=["real"])
-    making.set_defaults(do=_datasets)
-
-    options = parser.parse_args(arguments)
-    # Asked to end, it stops its servers and deletes their folders, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    try:
-        options.do(options)
-    except (StepFailedError, BackcastError) as error:
-        sys.exit(str(error))
 
 
 def _add_dataset_options(parser: argparse.ArgumentParser, default: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -53,17 +53,19 @@ class NodeFilter:
         self.filter = VolumeFilter(self._settings)
         self.agent = self._connected()
 
-    def restart(self, *, cleanly: bool) -> None:
-        """End the process and start another one; a killed one saves nothing."""
-        before, self._settings = self.filter, self._settings
+    def restart(self, *, cleanly: bool, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """End the process and start another one; a killed one saves nothing.
+
+        Args:
+            cleanly: whether it is asked to stop.
+            meanwhile: what happens in between.
+        """
+        state = self._folder / "filter" / "tracking.json"
+        unclean = state.read_bytes()
+        self.filter.stop()
         if not cleanly:
-            before.cuts.end_all("killed")
-            state = self._folder / "filter" / "tracking.json"
-            unclean = state.read_bytes()
-            before.stop()
             state.write_bytes(unclean)
-        else:
-            before.stop()
+        meanwhile()
         self.filter = VolumeFilter(self._settings)
         self.agent = self._connected()
 

@@ -22,19 +22,25 @@ class WitnessedGroup(WrittenDisks):
         folder: for the disks.
         name: of the group; its volumes are called after it.
         nodes: how many.
+        is_shared: they share one disk.
     """
 
-    def __init__(self, site: RunningSite, folder: Path, name: str, nodes: int) -> None:
+    def __init__(
+        self, site: RunningSite, folder: Path, name: str, nodes: int, *, is_shared: bool = False
+    ) -> None:
         layout = Layout(trial=random.randrange(1 << 32), nodes=nodes, contended=6, slots=64)
-        super().__init__(site.cluster.home, folder, name, layout)
+        super().__init__(site.cluster.home, folder, name, layout, is_shared=is_shared)
         self.site = site
         self.name = name
 
     def __enter__(self) -> Self:
         try:
             self.start()
-            for node, volume in enumerate(self.volumes):
-                self.protect(node, volume, self.name)
+            if self.is_shared:
+                self._protect_shared()
+            else:
+                for node, volume in enumerate(self.volumes):
+                    self.protect(node, volume, self.name)
             self.start_writers()
         except BaseException:
             self.stop()
@@ -51,6 +57,14 @@ class WitnessedGroup(WrittenDisks):
             "driver": "filter",
             "again": again,
         }
+        self.site.coordinator.post(f"/v1/tenants/{TENANT}/volumes", body)
+
+    def _protect_shared(self) -> None:
+        nodes = [
+            {"node": node_name(node + 1), "path": str(self.path_on(node))}
+            for node in range(self.layout.nodes)
+        ]
+        body = {"name": self.name, "nodes": nodes}
         self.site.coordinator.post(f"/v1/tenants/{TENANT}/volumes", body)
 
     def judge(

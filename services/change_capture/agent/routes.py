@@ -82,19 +82,12 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
 def _add_barrier_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
-        members = [
-            Member(
-                one.volume,
-                Path(one.path),
-                one.freeze,
-                one.driver,
-                request.volume_count,
-                _shared(one.shared, about.name),
-            )
-            for one in request.sources
-        ]
         return captures.barriers.prepare(
-            session, request.attempt, request.tenant, members, request.hold_seconds
+            session,
+            request.attempt,
+            request.tenant,
+            members_of(request, about.name),
+            request.hold_seconds,
         )
 
     @app.post("/v1/sessions/{session}/follow", summary="Connect to the leads of shared volumes")
@@ -112,6 +105,26 @@ def _add_barrier_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout)
     @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
     def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
         return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
+
+
+def members_of(request: PrepareRequest, node: str) -> list[Member]:
+    """What a node is to cut.
+
+    Args:
+        request: of the coordinator.
+        node: name of this node.
+    """
+    return [
+        Member(
+            one.volume,
+            Path(one.path),
+            one.freeze,
+            one.driver,
+            request.volume_count,
+            _shared(one.shared, node),
+        )
+        for one in request.sources
+    ]
 
 
 def _shared(shared: SharedSource | None, node: str) -> SharedCut | None:

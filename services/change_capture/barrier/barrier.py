@@ -64,8 +64,7 @@ class Barriers:
         roots: whose file systems may be frozen.
         folder: for journals of holds.
         outcome_timeout_seconds: views that no capture took are let go after so long.
-        clock: seconds since 1970, for people who read the evidence. Nothing is decided by it: it
-            may jump at any moment, and holds end by the monotonic clock.
+        clock: seconds since 1970, for people who read the evidence. It decides nothing, may jump.
     """
 
     def __init__(

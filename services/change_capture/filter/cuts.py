@@ -276,7 +276,9 @@ class FilterCuts:
                     found = self._tracking.changes(token, volume, base)
                     if not is_trusted:
                         found = TrackingLost(
-                            "distrusted", f"what was written since base {base} was found untrue"
+                            "distrusted",
+                            f"what was written since base {base} is not believed: something was "
+                            f"overlooked, or the volume's place or its nodes have changed",
                         )
                 self._tracking.keep_since(token, volume, base)
             except KeyError as err:

@@ -214,8 +214,10 @@ Answer = Done | Failed | About | Leading | Released | Claimed | Bytes | Data | H
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
-#: A decoder raises these, too: a text that is no UTF-8, and lists in lists in lists.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+#: What bytes that are no message make the decoder raise: text that is none, and nesting too deep,
+#: are no errors of its own.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 A = TypeVar("A")
 
@@ -245,7 +247,7 @@ def receive_order(peer: socket.socket) -> Order | None:
     message_size, _ = _sizes(head, _ORDER_SIZE_BYTES_MAX, 0)
     try:
         return _orders.decode(_whole(peer, message_size))
-    except _UNREADABLE as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no order: {err}") from err
 
 
@@ -266,7 +268,7 @@ def receive_answer(peer: socket.socket, into: memoryview | None = None) -> tuple
     )
     try:
         answer = _answers.decode(_whole(peer, message_size))
-    except _UNREADABLE as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no answer: {err}") from err
     if isinstance(answer, Failed):
         raise error_class(answer.code)(answer.message)

@@ -95,7 +95,9 @@ def make_strikable(argv: list[str], environ: Mapping[str, str], file: Path) -> M
 class CutSite(RunningSite):
     """The cluster, a group that is written on all its nodes, and who starts again what ends."""
 
-    def __init__(self, cluster: StruckCluster, folder: Path, nodes: int) -> None:
+    def __init__(
+        self, cluster: StruckCluster, folder: Path, name: str, nodes: int, *, is_shared: bool
+    ) -> None:
         super().__init__(cluster, folder)
         self.struck = cluster
         home = cluster.home
@@ -104,7 +106,7 @@ class CutSite(RunningSite):
             name: RestClient(home.service_url(name), token, timeouts=_TIMEOUTS)
             for name in ("coordinator", SECOND_COORDINATOR)
         }
-        self.group = WitnessedGroup(self, folder, "cut", nodes)
+        self.group = WitnessedGroup(self, folder, name, nodes, is_shared=is_shared)
         for one in self.group.filters:
             one.environ = dict(make_strikable(one.argv, one.environ, cluster.strike_file(one.name)))
         self.agents = [agent_of(node) for node in range(nodes)]
@@ -182,7 +184,6 @@ class CutSite(RunningSite):
         try:
             self.group.wait_written(self.group.acknowledged(), 2)
         except UnavailableError:  # a filter was killed, and with it the connections of writers
-            self.group.stop_writers()
             self.group.start_writers()
 
 

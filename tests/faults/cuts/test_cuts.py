@@ -1,8 +1,8 @@
-"""Hundreds of cuts of disks on three nodes, with faults at every step of the barrier.
+"""Hundreds of cuts of disks that three nodes write, with faults at every step of the barrier.
 
-Every node writes all disks meanwhile. A session may end without a snapshot, because of a fault. If
-it ends with one, the restored disks show one instant, with everything that was acknowledged before
-the snapshot was asked for (`deploy.witness`).
+Every node writes all disks meanwhile, or the one that they share. A session may end without a
+snapshot, because of a fault. If it ends with one, the restored disks show one instant, with
+everything that was acknowledged before the snapshot was asked for (`deploy.witness`).
 """
 
 import random
@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -31,15 +32,24 @@ _BOTH_ONE_OF = 4
 
 
 @pytest.fixture(scope="module")
-def cut_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutSite]:
-    cluster = StruckCluster(BackcastHome(tmp_path_factory.mktemp("cuts"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO, agent_count=NODES))
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StruckCluster]:
+    made = StruckCluster(BackcastHome(tmp_path_factory.mktemp("cuts"), tied=True))
+    start_or_skip(lambda: made.up(print, s3=S3Choice.MINIO, agent_count=NODES))
     try:
-        site = CutSite(cluster, tmp_path_factory.mktemp("disks"), NODES)
-        with site.group:
-            yield site
+        yield made
     finally:
-        discard(cluster)
+        discard(made)
+
+
+@pytest.fixture(params=["group", "shared"])
+def cut_site(
+    request: pytest.FixtureRequest, cluster: StruckCluster, tmp_path: Path
+) -> Iterator[CutSite]:
+    """A disk on each node, all in one group; or one disk that all nodes share."""
+    name, is_shared = str(request.param), request.param == "shared"
+    site = CutSite(cluster, tmp_path, name, NODES, is_shared=is_shared)
+    with site.group:
+        yield site
 
 
 @dataclass
@@ -140,7 +150,7 @@ def test_no_effect_stands_without_its_cause_whoever_fails(
         print(f"{what:40} {count}")
     print(dict(figures.broken))
     tally(
-        "cuts of three nodes",
+        f"cuts of three nodes, {cut_site.group.name}",
         cuts=figures.cuts,
         sealed=figures.sealed,
         broken=sum(figures.broken.values()),

@@ -16,6 +16,7 @@ from tests.faults.mutants.notifications import NOTIFICATIONS
 from tests.faults.mutants.qemu import QEMU
 from tests.faults.mutants.reflink import REFLINK
 from tests.faults.mutants.roots import ROOTS
+from tests.faults.mutants.sharing import SHARING
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
@@ -368,6 +369,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *QEMU,
     *REFLINK,
     *FILTER,
+    *SHARING,
     *GONE,
     *NODES,
     *WAITING,

@@ -150,7 +150,7 @@ def test_a_moment_that_no_date_has_is_no_answer(site: Site, tmp_path: Path, mome
     """The coordinator makes dates of what nodes say, and goes on without a node that says this."""
     site.captures.barriers = node_barriers(tmp_path, clock=lambda: moment)
     agents, address = site.agents, AgentAddress.of(site.part())
-    agents.prepare(address, SESSION, 1, TENANT, [site.part()], 10)
+    agents.prepare(address, SESSION, 1, TENANT, [site.source()], 10)
     with pytest.raises(UnavailableError, match="no BarrierStatus"):
         agents.hold(address, SESSION, 1)
     site.captures.barriers.close()

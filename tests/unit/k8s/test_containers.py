@@ -46,7 +46,7 @@ FILES = {
 OURS = {
     f"{name}{what}": made["services"][name]
     for what, made in FILES.items()
-    for name in SETTINGS.keys() & made["services"].keys()
+    for name in sorted(SETTINGS.keys() & made["services"].keys())
 }
 
 

@@ -23,6 +23,7 @@ import time
 import msgspec
 
 from libs.errors import DamagedDataError
+from services.change_capture.filter.messages import UNREADABLE
 from services.change_capture.filter.sharing.messages import Hello, Message
 
 #: Bytes of the key of a cut.
@@ -97,7 +98,7 @@ class Channel:
         self._received += 1
         try:
             return _messages.decode(packed), content
-        except msgspec.MsgspecError as err:
+        except UNREADABLE as err:
             raise DamagedDataError(f"channel of a shared disk: no message: {err}") from err
 
 
@@ -147,7 +148,7 @@ class Greeting:
         try:
             #: Whoever connected says so; nothing is proven before `accept`.
             self.hello = _hellos.decode(self._packed)
-        except msgspec.MsgspecError as err:
+        except UNREADABLE as err:
             raise DamagedDataError(f"channel of a shared disk: no hello: {err}") from err
 
     def accept(self, key: bytes) -> Channel:

@@ -11,7 +11,9 @@ from libs.errors import HoldBrokenError, SourceError, UnavailableError
 from services.change_capture.filter.frozen import FrozenBytes
 from services.change_capture.filter.messages import CutNow, FollowLead, HoldWrites
 from services.change_capture.filter.process import VolumeFilter
+from services.change_capture.filter.sharing import lead as lead_module
 from tests.support.filters import filter_settings, running_filter
+from tests.support.relay import Relay
 from tests.support.running import eventually
 from tests.support.sharing_filters import NodeFilter, SharingNodes, agent_of_filter
 
@@ -127,11 +129,7 @@ def test_a_clean_restart_keeps_the_tracking_although_other_nodes_went_on_writing
     disk.claim("one")
     disk.end("one", sealed=True)
     disk.nodes["b"].write(3, b"b")
-    before = disk.nodes["b"].filter
-    disk.nodes["b"].restart(cleanly=True)
-    assert disk.nodes["b"].filter is not before
-    disk.nodes["a"].write(4, b"a")
-    disk.nodes["c"].restart(cleanly=True)
+    disk.nodes["b"].restart(cleanly=True, meanwhile=lambda: disk.nodes["a"].write(4, b"a"))
     disk.cut("second")
     assert disk.claim("two", "one")[1] == [3, 4]
 
@@ -165,6 +163,28 @@ def test_a_lead_that_does_not_answer_breaks_the_view_and_no_write(
         broken = disk.why_broken()
         assert broken is not None
         assert broken.startswith("node b: ")
+
+
+def test_a_network_that_falls_silent_breaks_the_view_and_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No connection ends: only who is asked, and does not answer, tells of it."""
+    monkeypatch.setattr(lead_module, "_ANSWER_SECONDS", 0.5)
+    with SharingNodes(tmp_path, "ab", scratch_wait_seconds=30) as disk:
+        disk.announce("cut")
+        with Relay(int(disk.address.rpartition(":")[2])) as network:
+            disk.nodes["b"].agent.ask(FollowLead("cut", disk.key, "b", network.address))
+            for node in disk:
+                node.agent.ask(HoldWrites(30))
+            for node in disk:
+                node.agent.ask(CutNow())
+            disk.token, _ = [disk.release(node) for node in disk]
+            disk.claim("one")
+            assert disk.why_broken() is None
+            network.cut()
+            broken = disk.why_broken()
+            assert broken is not None
+            assert "node b: its filter does not answer" in broken
 
 
 def test_a_full_scratch_file_of_the_lead_breaks_the_view_and_no_write(tmp_path: Path) -> None:
