@@ -12,9 +12,7 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from libs.errors import (
     BackcastError,
@@ -26,7 +24,7 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.frozen import BreakReason, FrozenBytes
+from services.change_capture.filter.frozen import BreakReason, FrozenBytes, ScratchLimits
 from services.change_capture.filter.keeping import Keeper
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
@@ -42,16 +40,6 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS_MAX = 60.0
 #: Views at once: that of a capture, and that of the one that supersedes it, twice.
 VIEWS_MAX = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ScratchLimits:
-    """Where bytes of before a cut are kept, and how many."""
-
-    folder: Path
-    size_bytes_max: int
-    #: Longest wait of one write for the scratch file; then the frozen view breaks.
-    wait_seconds_max: float
 
 
 @dataclass(slots=True)
@@ -102,9 +90,8 @@ class FilterCuts:
             server,
             Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
         )
-        #: Frozen views that broke, by why.
-        self.broken_views: Counter[BreakReason] = Counter()
-        self._counting = threading.Lock()
+        #: Why frozen views broke.
+        self.broken_views: list[BreakReason] = []
 
     @property
     def epoch(self) -> str:
@@ -401,21 +388,9 @@ class FilterCuts:
             ) from err
 
     def _made_scratch(self) -> FrozenBytes:
-        limits = self._scratch
-        try:
-            made = FrozenBytes(
-                self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
-            )
-        except OSError as err:
-            raise UnavailableError(
-                f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
-            ) from err
-        made.on_broken = self._note_broken
+        made = self._scratch.made(self.volume.disk)
+        made.on_broken = self.broken_views.append
         return made
-
-    def _note_broken(self, kind: BreakReason) -> None:
-        with self._counting:
-            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

@@ -11,8 +11,9 @@ from libs.nbd.export import BASE_ALLOCATION, BlockSizes, Export
 from libs.nbd.layout import Feature
 from services.change_capture.filter.connection import PAYLOAD_SIZE_BYTES_MAX
 from services.change_capture.filter.control import ControlServer
-from services.change_capture.filter.cuts import FilterCuts, ScratchLimits
+from services.change_capture.filter.cuts import FilterCuts
 from services.change_capture.filter.disk import DIRECT_BLOCK_SIZE_BYTES, Disk
+from services.change_capture.filter.frozen import ScratchLimits
 from services.change_capture.filter.handover.giving import Giving
 from services.change_capture.filter.handover.taking import inherit
 from services.change_capture.filter.marks.state import VolumeFacts

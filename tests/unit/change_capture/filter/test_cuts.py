@@ -9,8 +9,9 @@ from libs.errors import BadInputError, ConflictError, HoldBrokenError, NotFoundE
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.runtime.buffers import large_buffer
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.cuts import VIEWS_MAX, FilterCuts, ScratchLimits
+from services.change_capture.filter.cuts import VIEWS_MAX, FilterCuts
 from services.change_capture.filter.disk import Disk
+from services.change_capture.filter.frozen import ScratchLimits
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.state import VolumeFacts
 from services.change_capture.filter.marks.tracking import Tracking
