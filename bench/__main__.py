@@ -15,6 +15,7 @@ from bench.barrier import measure_barrier
 from bench.catalog import measure_catalog
 from bench.collection import measure_collection
 from bench.filter import measure_filter
+from bench.filter_limits import measure_holds, measure_memory
 from bench.hints import measure_hints
 from bench.increments import measure_increments
 from bench.machine import package_versions
@@ -116,6 +117,13 @@ def _add_driver_commands(commands: "argparse._SubParsersAction[argparse.Argument
     filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
     filtering.set_defaults(do=_filter)
 
+    limiting = commands.add_parser(
+        "filter-limits", help="measure a volume filter's memory, and its holds under load"
+    )
+    limiting.add_argument("--size-tib", type=int, default=64, help="size of the volume")
+    limiting.add_argument("--cuts", type=int, default=200, help="cuts while a guest writes")
+    limiting.set_defaults(do=_filter_limits)
+
 
 def _add_dataset_options(parser: argparse.ArgumentParser, default: list[str]) -> None:
     names = _names_of(datasets.NAMES)
@@ -193,6 +201,22 @@ def _hints(options: argparse.Namespace) -> None:
             f"{name}: {one.wall_seconds:.3f} s, {one.cpu_seconds:.2f} CPU s, "
             f"read {one.read_bytes} B, stored {one.stored_bytes} B"
         )
+
+
+def _filter_limits(options: argparse.Namespace) -> None:
+    with _work("filter-limits") as work:
+        memory = measure_memory(options.size_tib << 40, work)
+    print(
+        f"{options.size_tib} TiB: {memory.started >> 20} MiB when started, {memory.dense >> 20} "
+        f"MiB with every chunk marked, {memory.peak >> 20} MiB at most, with a cut taken back"
+    )
+    with _work("filter-limits") as work:
+        held = measure_holds(options.cuts, work)
+    p50, p99 = held[len(held) // 2], held[len(held) * 99 // 100]
+    print(
+        f"{len(held)} holds under load: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, longest "
+        f"{held[-1] * 1000:.1f} ms"
+    )
 
 
 def _sizes(options: argparse.Namespace) -> None:

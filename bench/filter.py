@@ -87,6 +87,11 @@ def _random(count: int, depth: int, *, writes: bool) -> list[str]:
     return _bench(count, depth, 4096, _STRIDE_BYTES, writes=writes)
 
 
+def random_writes(count: int, depth: int, uri: str) -> list[str]:
+    """The command that writes scattered blocks of 4 KiB."""
+    return [uri if part == "URI" else part for part in _random(count, depth, writes=True)]
+
+
 def _bench(count: int, depth: int, size: int, stride: int, *, writes: bool) -> list[str]:
     load = ["qemu-img", "bench", "-f", "raw", "-t", "none", "-c", str(count), "-d", str(depth)]
     return [*load, "-s", str(size), "-S", str(stride), *(["-w"] if writes else []), "URI"]

@@ -33,11 +33,12 @@ SIZE = 64 << 20
 class Site:
     """An image, and what a filter process in front of it needs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: Path | None = None) -> None:
         self.folder = folder
-        self.image = folder / "image"
-        with self.image.open("wb") as file:
-            file.truncate(SIZE)
+        self.image = device or folder / "image"
+        if device is None:
+            with self.image.open("wb") as file:
+                file.truncate(SIZE)
         self.uri = f"nbd+unix:///?socket={folder / 'nbd.sock'}"
         self.driver = FilterDriver(folder / "filters", EVERYTHING)
         self.volume = uuid4()

@@ -138,6 +138,8 @@ class ControlServer:
                     agent.serve()
                 except (OSError, DamagedDataError) as err:
                     log.warning("control connection ended", extra={"detail": str(err)})
+                except Exception:  # the clients shall not lose their disk because of an agent
+                    log.critical("control connection cut", exc_info=True)
                 finally:
                     self._cuts.end(agent)
         finally:

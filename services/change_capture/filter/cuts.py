@@ -12,7 +12,6 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
-from collections import Counter
 
 from libs.errors import (
     BackcastError,
@@ -24,8 +23,8 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.frozen import BreakReason, FrozenBytes
-from services.change_capture.filter.keeping import ScratchLimits, View, made_scratch
+from services.change_capture.filter.frozen import BreakReason, FrozenBytes, ScratchLimits
+from services.change_capture.filter.keeping import View
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.sharing.follower import KeptByLead
@@ -74,9 +73,8 @@ class FilterCuts:
             server,
             Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
         )
-        #: Frozen views that broke, by why.
-        self.broken_views: Counter[BreakReason] = Counter()
-        self._counting = threading.Lock()
+        #: Why frozen views broke.
+        self.broken_views: list[BreakReason] = []
 
     @property
     def epoch(self) -> str:
@@ -373,13 +371,9 @@ class FilterCuts:
             ) from err
 
     def _made_scratch(self) -> FrozenBytes:
-        made = made_scratch(self.volume.disk, self._scratch)
-        made.on_broken = self._note_broken
+        made = self._scratch.made(self.volume.disk)
+        made.on_broken = self.broken_views.append
         return made
-
-    def _note_broken(self, kind: BreakReason) -> None:
-        with self._counting:
-            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

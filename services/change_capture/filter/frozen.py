@@ -16,10 +16,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from libs.errors import SourceError
+from libs.errors import SourceError, UnavailableError
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from libs.runtime.threads import start_thread
@@ -37,6 +38,29 @@ BreakReason: TypeAlias = Literal[
 _WAITING_CHUNKS_MAX = 512
 #: Locks of chunks; two chunks may share one.
 _LOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchLimits:
+    """Where bytes of before a cut are kept, and how many."""
+
+    folder: Path
+    size_bytes_max: int
+    #: Longest wait of one write for the scratch file; then the frozen view breaks.
+    wait_seconds_max: float
+
+    def made(self, disk: Disk) -> "FrozenBytes":
+        """Begin to keep the bytes of a volume.
+
+        Raises:
+            UnavailableError: no scratch file can be made.
+        """
+        try:
+            return FrozenBytes(disk, self.folder, self.size_bytes_max, self.wait_seconds_max)
+        except OSError as err:
+            raise UnavailableError(
+                f"scratch folder {self.folder}: no scratch file can be made: {err.strerror}"
+            ) from err
 
 
 class FrozenBytes:

@@ -1,11 +1,8 @@
 """What a write asks before it overwrites a chunk for the first time after a cut."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from libs.errors import UnavailableError
-from services.change_capture.filter.disk import Disk
 from services.change_capture.filter.frozen import FrozenBytes
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.sharing.lead import LedCut
@@ -40,16 +37,6 @@ class Keeper(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ScratchLimits:
-    """Where bytes of before a cut are kept, and how many."""
-
-    folder: Path
-    size_bytes_max: int
-    #: Longest wait of one write for the scratch file; then the frozen view breaks.
-    wait_seconds_max: float
-
-
 @dataclass(slots=True)
 class View:
     """A cut, from its hold on."""
@@ -64,20 +51,6 @@ class View:
     token: str = ""
     is_cut: bool = False
     is_claimed: bool = False
-
-
-def made_scratch(disk: Disk, limits: ScratchLimits) -> FrozenBytes:
-    """What keeps the bytes of a cut on this node.
-
-    Raises:
-        UnavailableError: no scratch file can be made.
-    """
-    try:
-        return FrozenBytes(disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max)
-    except OSError as err:
-        raise UnavailableError(
-            f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
-        ) from err
 
 
 _: type[Keeper] = FrozenBytes

@@ -13,9 +13,9 @@ from services.change_capture.filter.connection import PAYLOAD_SIZE_BYTES_MAX
 from services.change_capture.filter.control import ControlServer
 from services.change_capture.filter.cuts import FilterCuts
 from services.change_capture.filter.disk import DIRECT_BLOCK_SIZE_BYTES, Disk
+from services.change_capture.filter.frozen import ScratchLimits
 from services.change_capture.filter.handover.giving import Giving
 from services.change_capture.filter.handover.taking import inherit
-from services.change_capture.filter.keeping import ScratchLimits
 from services.change_capture.filter.marks.state import VolumeFacts
 from services.change_capture.filter.marks.tracking import Tracking
 from services.change_capture.filter.messages import TakeOver
@@ -89,7 +89,7 @@ class VolumeFilter:
                 count,
                 inherited.stop if inherited else None,
             )
-            self.volume = FilteredVolume(self._disk, self._tracking.marks)
+            self.volume = FilteredVolume(self._disk, self._tracking.take_marks())
             self._followers = _lead_server(settings)
             if self._followers:
                 made.callback(self._followers.close)

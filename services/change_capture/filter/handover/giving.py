@@ -80,6 +80,7 @@ class Giving:
         self._on_end = on_end
         #: Held while a hand-over is under way, and by `stop` for ever.
         self._turn = threading.Lock()
+        self._is_stopped = False
         #: Whether nothing is served here any more.
         self.is_over = False
 
@@ -102,8 +103,13 @@ class Giving:
             self._turn.release()
 
     def stop(self) -> bool:
-        """No hand-over begins any more. Returns whether something is still served here."""
-        self._turn.acquire()
+        """No hand-over begins any more. Returns whether something is still served here.
+
+        One caller at a time; harmless when repeated.
+        """
+        if not self._is_stopped:
+            self._turn.acquire()
+            self._is_stopped = True
         return not self.is_over
 
     def _check(self, wanted: TakeOver) -> None:

@@ -63,10 +63,13 @@ class ChunkBitmap:
     def add(self, other: "ChunkBitmap") -> None:
         """Set all bits that another bitmap of the same volume has."""
         for at, theirs in other.stretches():
-            with self._lock:
-                ours = self._bits[at : at + len(theirs)]
-                both = int.from_bytes(ours, "little") | int.from_bytes(theirs, "little")
-                self._bits[at : at + len(theirs)] = both.to_bytes(len(theirs), "little")
+            self._add(at, theirs)
+
+    def _add(self, at: int, theirs: bytes) -> None:
+        with self._lock:
+            ours = self._bits[at : at + len(theirs)]
+            both = int.from_bytes(ours, "little") | int.from_bytes(theirs, "little")
+            self._bits[at : at + len(theirs)] = both.to_bytes(len(theirs), "little")
 
     def count(self) -> int:
         """Chunks whose bit is set; costs as `runs`."""
@@ -95,16 +98,18 @@ class ChunkBitmap:
         """Set the bits that `packed` gave for a volume of as many chunks.
 
         Raises:
-            DamagedDataError: it did not give them.
+            DamagedDataError: it did not give them. Some bits may have been set.
         """
-        added, at = ChunkBitmap(self.chunk_count), 0
+        at = 0
         try:
-            for piece in zstandard.ZstdDecompressor().read_to_iter(packed):
+            for piece in zstandard.ZstdDecompressor().read_to_iter(
+                packed, write_size=_STRETCH_SIZE_BYTES
+            ):
                 if at + len(piece) > self.size_bytes:
                     at = -1
                     break
                 if piece.strip(b"\0"):  # zeros touch no memory
-                    added._bits[at : at + len(piece)] = piece
+                    self._add(at, piece)
                 at += len(piece)
         except zstandard.ZstdError as err:
             raise DamagedDataError(f"bits of chunks: they cannot be unpacked: {err}") from err
@@ -113,7 +118,6 @@ class ChunkBitmap:
                 f"bits of chunks: expected {self.size_bytes} bytes for {self.chunk_count} chunks, "
                 f"got {'more' if at < 0 else at}"
             )
-        self.add(added)
 
     def _pieces(self) -> Iterator[bytes]:
         for at in range(0, self.size_bytes, _STRETCH_SIZE_BYTES):

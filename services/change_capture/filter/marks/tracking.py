@@ -51,8 +51,7 @@ class Tracking:
         self._chunk_count = chunk_count
         #: Why an epoch began after an unclean end, if it did.
         self.lost: TrackingLost | None = None
-        #: What was written since the last cut, as the process before this one has saved it.
-        self.marks = ChunkBitmap(chunk_count)
+        self._marks = ChunkBitmap(chunk_count)
         with self._folder.told():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._state = self._found(facts, after)
@@ -62,6 +61,14 @@ class Tracking:
     def epoch(self) -> str:
         """Names the time since tracking was last lost."""
         return self._state.epoch
+
+    def take_marks(self) -> ChunkBitmap:
+        """What was written since the last cut, as the process before this one has saved it.
+
+        To be called once: nothing of it is kept here, which would be 128 MiB for 64 TiB.
+        """
+        taken, self._marks = self._marks, ChunkBitmap(self._chunk_count)
+        return taken
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -257,7 +264,7 @@ class Tracking:
                 marks = self._bits_of([Cut(state.current, "")])
                 if marks is None:
                     raise ValueError("the bits of its last writes are damaged")
-                self.marks = marks
+                self._marks = marks
                 state.facts, state.is_clean, state.current = facts, False, None
                 return state
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:

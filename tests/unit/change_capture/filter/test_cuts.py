@@ -11,7 +11,7 @@ from libs.runtime.buffers import large_buffer
 from services.change_capture.drivers.port import TrackingLost
 from services.change_capture.filter.cuts import VIEWS_MAX, FilterCuts
 from services.change_capture.filter.disk import Disk
-from services.change_capture.filter.keeping import ScratchLimits
+from services.change_capture.filter.frozen import ScratchLimits
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.state import VolumeFacts
 from services.change_capture.filter.marks.tracking import Tracking
@@ -27,7 +27,7 @@ class Site:
         path.write_bytes(bytes(COUNT * CHUNK_SIZE_BYTES))
         facts = VolumeFacts("file:1", COUNT * CHUNK_SIZE_BYTES, 0)
         tracking = Tracking(folder / "state", facts, COUNT)
-        self.volume = FilteredVolume(Disk(path), tracking.marks)
+        self.volume = FilteredVolume(Disk(path), tracking.take_marks())
         limits = ScratchLimits(folder, 1 << 30, 30.0)
         self.cuts = FilterCuts(self.volume, tracking, limits)
         self.guest = Guest(self.volume)

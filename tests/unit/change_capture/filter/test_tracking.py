@@ -27,7 +27,7 @@ class Filter:
     def __init__(self, folder: Path, facts: VolumeFacts = FACTS) -> None:
         self.folder, self.facts = folder, facts
         self.tracking = Tracking(folder, facts, COUNT)
-        self.marks = self.tracking.marks
+        self.marks = self.tracking.take_marks()
 
     def write(self, *chunks: int) -> None:
         for chunk in chunks:
