@@ -73,6 +73,27 @@ class ProbeResponse(BaseModel):
     size_bytes: int
 
 
+class MachineRequest(BaseModel):
+    """Look at a VM that is, or is to become, a group of volumes."""
+
+    tenant: str = Field(description="Tenant that the socket must be open to")
+    path: str = Field(description="Path of the volume that is its definition")
+
+
+class MachineDiskAnswer(BaseModel):
+    """A disk that the guest can write to."""
+
+    name: str = Field(description="What it is called in the VM")
+    path: str = Field(description="Its path as a volume")
+    size_bytes: int
+
+
+class MachineAnswer(BaseModel):
+    """All of the VM can be captured."""
+
+    disks: list[MachineDiskAnswer]
+
+
 class CaptureRequest(BaseModel):
     """Capture one volume for one session."""
 

@@ -12,12 +12,17 @@ from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.barrier.barrier import Member
+from services.change_capture.drivers.qemu.driver import QemuDriver
+from services.change_capture.drivers.qemu.place import disk_path
 from services.change_capture.drivers.table import find_driver
 from services.change_capture.rpc import (
     BarrierStatus,
     BarrierStep,
     CaptureRequest,
     CaptureStatus,
+    MachineAnswer,
+    MachineDiskAnswer,
+    MachineRequest,
     NodeAbout,
     Outcome,
     PrepareRequest,
@@ -31,6 +36,7 @@ Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     """Add the RPC to the application."""
     _add_barrier_routes(app, captures)
+    _add_machine_routes(app, captures)
 
     @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
     def node(_: Coordinator) -> NodeAbout:
@@ -74,6 +80,24 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     @app.post("/v1/captures/{capture}/outcome", status_code=204, summary="How the session ended")
     def settle(_: Coordinator, capture: UUID, outcome: Outcome) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
+
+
+def _add_machine_routes(app: FastAPI, captures: AgentCaptures) -> None:
+    @app.post("/v1/machine", summary="Whether all of a VM can be captured, and its disks")
+    def machine(_: Coordinator, request: MachineRequest) -> MachineAnswer:
+        driver = find_driver(captures.drivers, "qemu")
+        assert isinstance(driver, QemuDriver)
+        path = Path(request.path)
+        return MachineAnswer(
+            disks=[
+                MachineDiskAnswer(
+                    name=one.device.rsplit("/", 1)[-1],
+                    path=str(disk_path(path, one.device)),
+                    size_bytes=one.size_bytes,
+                )
+                for one in driver.machine(request.tenant, path)
+            ]
+        )
 
 
 def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
