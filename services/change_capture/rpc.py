@@ -16,6 +16,10 @@ HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
+#: VMs that an agent tells of at most, and longest path of one's QMP socket.
+VM_COUNT_MAX = 512
+VM_SOCKET_LENGTH_MAX = 128
+
 #: Drivers that a volume may be given; `hints` come with a snapshot.
 DriverName = Literal["scan", "reflink", "qemu", "filter"]
 
@@ -36,6 +40,21 @@ class EnrolmentAnswer(BaseModel):
     credential: str
 
 
+class FoundVm(BaseModel):
+    """A QMP socket in a root of a node, at which somebody listens."""
+
+    tenant: str = Field(max_length=63, description="Tenant of the root; * if it is everybody's")
+    socket: str = Field(
+        max_length=VM_SOCKET_LENGTH_MAX, pattern=r"^/[ -~]*$", description="Its path on the node"
+    )
+
+
+class FoundVms(BaseModel):
+    """All that an agent finds."""
+
+    vms: list[FoundVm]
+
+
 class NodeAnnouncement(BaseModel):
     """An agent tells where it can be reached and which process it is."""
 
@@ -47,6 +66,9 @@ class NodeAnnouncement(BaseModel):
         default=None, ge=0, description="Room on the file system where the agent keeps its state"
     )
     state_size_bytes: int | None = Field(default=None, ge=0, description="Size of that file system")
+    vms: list[FoundVm] | None = Field(
+        default=None, max_length=VM_COUNT_MAX, description="VMs that it finds; null: no new look"
+    )
 
 
 class NodeAbout(BaseModel):

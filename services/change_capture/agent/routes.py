@@ -11,7 +11,9 @@ from libs.rest.auth import Caller, Role, require
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.vms import found_vms
 from services.change_capture.barrier.barrier import Member
+from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.qemu.place import disk_path
 from services.change_capture.drivers.table import find_driver
@@ -20,6 +22,7 @@ from services.change_capture.rpc import (
     BarrierStep,
     CaptureRequest,
     CaptureStatus,
+    FoundVms,
     MachineAnswer,
     MachineDiskAnswer,
     MachineRequest,
@@ -33,10 +36,10 @@ from services.change_capture.rpc import (
 Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 
-def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
+def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout, roots: Roots) -> None:
     """Add the RPC to the application."""
     _add_barrier_routes(app, captures)
-    _add_machine_routes(app, captures)
+    _add_machine_routes(app, captures, roots)
 
     @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
     def node(_: Coordinator) -> NodeAbout:
@@ -82,7 +85,11 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
 
 
-def _add_machine_routes(app: FastAPI, captures: AgentCaptures) -> None:
+def _add_machine_routes(app: FastAPI, captures: AgentCaptures, roots: Roots) -> None:
+    @app.post("/v1/found-vms", summary="VMs in the roots of this node")
+    def found(_: Coordinator) -> FoundVms:
+        return FoundVms(vms=found_vms(roots))
+
     @app.post("/v1/machine", summary="Whether all of a VM can be captured, and its disks")
     def machine(_: Coordinator, request: MachineRequest) -> MachineAnswer:
         driver = find_driver(captures.drivers, "qemu")

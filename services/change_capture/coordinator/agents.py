@@ -24,6 +24,8 @@ from libs.runtime.tls import is_loopback
 from services.change_capture.rpc import (
     BarrierStatus,
     CaptureStatus,
+    FoundVm,
+    FoundVms,
     MachineAnswer,
     NodeAbout,
     ProbeResponse,
@@ -138,6 +140,16 @@ class Agents:
             body = {"tenant": tenant, "path": path}
             answer = self._client(AgentAddress.of_node(node)).post("/v1/machine", body)
         return _read(MachineAnswer, answer)
+
+    def found_vms(self, node: Node) -> list[FoundVm]:
+        """The VMs in the roots of a node.
+
+        Raises:
+            UnavailableError: the agent does not answer.
+        """
+        with _naming(node.name):
+            answer = self._client(AgentAddress.of_node(node)).post("/v1/found-vms")
+        return _read(FoundVms, answer).vms
 
     def begin(
         self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None

@@ -111,4 +111,22 @@ MACHINES = (
         tests=_REAL,
         chosen="plugged_in",
     ),
+    Mutant(
+        name="a tenant's VMs crowd out those of another",
+        file=f"{_DRIVER}/machine/discovery.py",
+        old="            if count == FOUND_COUNT_MAX:\n",
+        new="            if False:\n",
+        rule="an agent tells of a bounded number of VMs for each root",
+        tests="tests/unit/change_capture/test_found_vms.py",
+        chosen="crowd_out",
+    ),
+    Mutant(
+        name="a VM of another node is resolved",
+        file="libs/catalogdb/notifications/machines.py",
+        old="WHERE kind = %s AND names ->> 'node' = %s\"",
+        new="WHERE kind = %s AND %s <> ''\"",
+        rule="a node speaks of its own VMs alone",
+        tests="tests/integration/catalogdb/notifications/test_machines.py",
+        chosen="switched_off",
+    ),
 )

@@ -3,25 +3,28 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query
 from pydantic import BaseModel, Field
 
 from libs.catalogdb.pool import Catalog
-from libs.catalogdb.protected import Volume
+from libs.catalogdb.protected import Volume, find_node, list_nodes
 from libs.ids import check_name
 from libs.keys.vault import KeyVault
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.machines.volumes import (
+    DiscoveredMachine,
     NewMachine,
     add_machine,
     ask_machine,
+    discover_machines,
 )
 from services.change_capture.coordinator.nodes.choosing import meant_node
 from services.change_capture.coordinator.tenants import ensure_tenant
 
 Operator = Annotated[Caller, Depends(require(Role.OPERATOR, by_route=True))]
+Reader = Annotated[Caller, Depends(require(Role.READER))]
 
 
 class MachineRequest(Body):
@@ -55,8 +58,34 @@ class MachineAnswer(BaseModel):
     disks: list[MachineVolumeAnswer]
 
 
+class FoundVmAnswer(BaseModel):
+    """A VM that an agent has found: a socket named *.qmp, at which somebody listens."""
+
+    node: str
+    qmp: str = Field(description="Path of its QMP socket on the node")
+    volumes: list[str] = Field(description="Volumes of the tenant that lead to it; none: nothing")
+
+
+class DiscoveryAnswer(BaseModel):
+    """VMs in the roots of a tenant."""
+
+    vms: list[FoundVmAnswer]
+    silent_nodes: list[str] = Field(description="Nodes whose agents do not answer")
+
+
 def add_machine_routes(app: FastAPI, catalog: Catalog, vault: KeyVault, agents: Agents) -> None:
     """Add the endpoints to the application."""
+
+    @app.get("/v1/tenants/{tenant}/vms", summary="VMs that agents find, protected or not")
+    def discover(
+        tenant: str,
+        _: Reader,
+        node: Annotated[str | None, Query(description="Only those of this node")] = None,
+    ) -> DiscoveryAnswer:
+        check_name("tenant", tenant)
+        nodes = [find_node(catalog, node)] if node else list_nodes(catalog)
+        vms, silent = discover_machines(catalog, agents, tenant, nodes)
+        return DiscoveryAnswer(vms=[_found(one) for one in vms], silent_nodes=silent)
 
     @app.post("/v1/tenants/{tenant}/vms", summary="Protect a VM; repeating it is harmless")
     def protect(tenant: str, caller: Operator, request: MachineRequest) -> MachineAnswer:
@@ -73,6 +102,10 @@ def add_machine_routes(app: FastAPI, catalog: Catalog, vault: KeyVault, agents: 
             definition=_answer(definition),
             disks=[_answer(one) for one in disks],
         )
+
+
+def _found(one: DiscoveredMachine) -> FoundVmAnswer:
+    return FoundVmAnswer(node=one.node, qmp=one.socket, volumes=one.volumes)
 
 
 def _answer(volume: Volume) -> MachineVolumeAnswer:

@@ -8,9 +8,11 @@ catalog. A crash between two leaves volumes that the next look finds.
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.catalogdb.notifications.machines import is_protected
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Node, Volume, add_volume, find_node, list_volumes
 from libs.catalogdb.volumes.removing import remove
@@ -18,6 +20,7 @@ from libs.errors import BadInputError, SourceError, UnavailableError
 from libs.ids import check_name
 from libs.machines.places import machine_of, machine_path
 from services.change_capture.coordinator.agents import Agents
+from services.change_capture.drivers.local.roots import ALL_TENANTS
 from services.change_capture.drivers.qemu.place import socket_of
 from services.change_capture.rpc import MachineAnswer
 
@@ -41,6 +44,40 @@ class NewMachine:
     socket: str
     #: Path of the file with the state of its TPM, or None.
     tpm_state: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveredMachine:
+    """A VM that an agent has found in a root of the tenant."""
+
+    node: str
+    socket: str
+    #: Names of the tenant's volumes that lead to it.
+    volumes: list[str]
+
+
+def discover_machines(
+    catalog: Catalog, agents: Agents, tenant: str, nodes: Sequence[Node]
+) -> tuple[list[DiscoveredMachine], list[str]]:
+    """The VMs that are open to a tenant on some nodes; and the nodes that do not answer."""
+    volumes = list_volumes(catalog, tenant)
+    found, silent = list[DiscoveredMachine](), list[str]()
+    for node in nodes:
+        try:
+            told = agents.found_vms(node)
+        except (SourceError, UnavailableError):
+            silent.append(node.name)
+            continue
+        sockets = sorted({one.socket for one in told if one.tenant in (ALL_TENANTS, tenant)})
+        for socket in sockets:
+            names = [
+                one.name
+                for one in volumes
+                if (one.node, one.driver) == (node.name, _DRIVER)
+                and is_protected(socket, [one.path])
+            ]
+            found.append(DiscoveredMachine(node.name, socket, names))
+    return found, silent
 
 
 def ask_machine(agents: Agents, new: NewMachine) -> MachineAnswer:

@@ -9,7 +9,7 @@ from libs.points import RecoveryPoint
 from libs.sizes import human_bytes
 from services.cli.commands.protected.paths import absolute_path
 from services.cli.connection import Services, connect
-from services.cli.output import Document, Output
+from services.cli.output import Column, Document, Output
 from services.cli.progress import progress_bars
 
 #: Ends the name of the volume that is a VM's definition.
@@ -45,6 +45,10 @@ def add_parser(
         "--again", action="store_true", help="although other volumes have the same disks"
     )
     add.set_defaults(run=_add)
+    text = "list the VMs that agents find in the tenant's roots, and what is not protected"
+    discover = verbs.add_parser("discover", parents=[everywhere], help=text, description=text)
+    discover.add_argument("--node", help="only those of this node")
+    discover.set_defaults(run=_discover)
     text = (
         "give a VM back: its disks as raw images, the files of its definition, and a script that "
         "starts it"
@@ -72,6 +76,23 @@ def _added(vm: Document) -> Iterator[str]:
     yield f"{vm['name']}: a VM on node {vm['node']}, defined by volume {vm['definition']['name']}"
     for one in vm["disks"]:
         yield f"  {one['name']}: {one['path']}"
+
+
+def _discover(args: argparse.Namespace) -> int:
+    services, out = connect(args), Output(as_json=args.json)
+    query = {"node": args.node} if args.node else None
+    found = services.coordinator.get(services.path("/vms"), query)
+    for node in found["silent_nodes"]:
+        out.note(f"node {node}: its agent does not answer")
+    out.show_all(
+        found["vms"],
+        [
+            Column("node", lambda one: one["node"]),
+            Column("QMP socket", lambda one: one["qmp"]),
+            Column("volumes", lambda one: ", ".join(one["volumes"]) or "none: not protected"),
+        ],
+    )
+    return 0
 
 
 def _restore(args: argparse.Namespace) -> int:
