@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # a thousand modules again, which is half of what a start costs.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo drill test test-containers test-faults test-mutants soak check sbom images model bench up down docs format clean
+.PHONY: help setup demo demo-cluster drill test test-containers test-faults test-mutants soak check sbom images model bench up down docs format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ setup: $(READY) ## make .venv with everything in it, also the command .venv/bin/
 
 demo: $(READY) ## protect, change, lose and restore a real file-system image (3 minutes)
 	$(BIN)/python -m deploy.demo $(ARGS)
+
+demo-cluster: $(READY) ## cut a disk that three nodes write, kill a node, look for effects without causes (3 minutes)
+	$(BIN)/python -m deploy.demo.cluster $(ARGS)
 
 drill: $(READY) ## lose all but the bucket and the recovery sheet, get everything back, timed (3 minutes)
 	$(BIN)/python -m deploy.drill $(ARGS)

@@ -1,25 +1,29 @@
 """The benchmark: measure Backcast, its ceiling and its peers, and make the tables."""
 
 import argparse
+import contextlib
 import dataclasses
 import signal
+import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from bench import datasets, results
+from bench.barrier import measure_barrier
 from bench.catalog import measure_catalog
 from bench.collection import measure_collection
 from bench.filter import measure_filter
 from bench.hints import measure_hints
+from bench.increments import measure_increments
 from bench.machine import package_versions
 from bench.measure import StepFailedError
 from bench.passes import STEPS
-from bench.qemu import measure_qemu
-from bench.reflink import Passed, measure_reflink
 from bench.report import replace_tables, tables
 from bench.run import SUBJECTS, Plan, run
+from bench.served import DRIVERS
+from bench.sizes import measure_sizes
 from bench.starve import measure_starving
 from deploy.local.cache import cache_folder
 from libs.errors import BackcastError
@@ -53,30 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reporting.add_argument("--print", action="store_true", help="print them only")
     reporting.set_defaults(do=_report)
 
-    filling = commands.add_parser("catalog", help="measure bytes of Postgres per unique chunk")
-    filling.add_argument("--chunks", type=_counts, default=[1_000_000, 10_000_000])
-    filling.add_argument("--json", type=Path, default=_RESULTS / "catalog.json")
-    filling.set_defaults(do=_catalog)
-
-    deleting = commands.add_parser("collection", help="measure expiry, collection and sweep")
-    deleting.add_argument("--chunks", type=int, default=10_000_000)
-    deleting.add_argument("--snapshots", type=int, default=1000)
-    deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
-    deleting.set_defaults(do=_collection)
-
-    for name, do in (("hints", _hints), ("reflink", _reflink), ("qemu", _qemu)):
-        tracking = commands.add_parser(name, help=f"measure a snapshot by the driver {name}")
-        tracking.add_argument("--repeat", type=int, default=5, help="captures of each size, change")
-        tracking.set_defaults(do=do)
-
-    filtering = commands.add_parser("filter", help="measure the volume filter against qemu-nbd")
-    filtering.add_argument("--repeat", type=int, default=5, help="turns of each server")
-    filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
-    filtering.set_defaults(do=_filter)
-
-    starving = commands.add_parser("starve", help="measure what one tenant costs another one")
-    starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
-    starving.set_defaults(do=_starve)
+    _add_catalog_commands(commands)
+    _add_driver_commands(commands)
 
     making = commands.add_parser("images", help="make the images only, into the cache")
     _add_dataset_options(making, default=["real"])
@@ -89,6 +71,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.do(options)
     except (StepFailedError, BackcastError) as error:
         sys.exit(str(error))
+
+
+def _add_catalog_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    filling = commands.add_parser("catalog", help="measure bytes of Postgres per unique chunk")
+    filling.add_argument("--chunks", type=_counts, default=[1_000_000, 10_000_000])
+    filling.add_argument("--json", type=Path, default=_RESULTS / "catalog.json")
+    filling.set_defaults(do=_catalog)
+
+    deleting = commands.add_parser("collection", help="measure expiry, collection and sweep")
+    deleting.add_argument("--chunks", type=int, default=10_000_000)
+    deleting.add_argument("--snapshots", type=int, default=1000)
+    deleting.add_argument("--json", type=Path, default=_RESULTS / "collection.json")
+    deleting.set_defaults(do=_collection)
+
+    starving = commands.add_parser("starve", help="measure what one tenant costs another one")
+    starving.add_argument("--requests", type=int, default=1000, help="listings for each figure")
+    starving.set_defaults(do=_starve)
+
+
+def _add_driver_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    hinting = commands.add_parser("hints", help="measure a snapshot by hints, on two sizes")
+    hinting.add_argument("--repeat", type=int, default=5, help="captures of each size")
+    hinting.set_defaults(do=_hints)
+
+    sizing = commands.add_parser("sizes", help="measure a snapshot by a driver, on two sizes")
+    sizing.add_argument("driver", choices=DRIVERS)
+    sizing.add_argument("--repeat", type=int, default=5, help="captures of each size and change")
+    sizing.set_defaults(do=_sizes)
+
+    changing = commands.add_parser("increments", help="measure 1 %% that changed, against a peer")
+    changing.add_argument("--drivers", type=_names_of(DRIVERS), default=list(DRIVERS))
+    changing.add_argument("--size-mib", type=int, default=4096)
+    changing.add_argument("--repeat", type=int, default=5, help="turns of each driver and change")
+    changing.set_defaults(do=_increments)
+
+    holding = commands.add_parser("barrier", help="measure for how long writers are held")
+    holding.add_argument("--nodes", type=_counts, default=[3, 8])
+    holding.add_argument("--cuts", type=int, default=100, help="snapshots of each")
+    holding.set_defaults(do=_barrier)
+
+    filtering = commands.add_parser("filter", help="measure the volume filter against qemu-nbd")
+    filtering.add_argument("--repeat", type=int, default=5, help="turns of each server")
+    filtering.add_argument("--requests", type=int, default=20_000, help="random ones of a turn")
+    filtering.set_defaults(do=_filter)
 
 
 def _add_dataset_options(parser: argparse.ArgumentParser, default: list[str]) -> None:
@@ -169,24 +195,51 @@ def _hints(options: argparse.Namespace) -> None:
         )
 
 
-def _reflink(options: argparse.Namespace) -> None:
-    _show_passed("reflink", lambda work: measure_reflink(options.repeat, work))
+def _sizes(options: argparse.Namespace) -> None:
+    with _work(f"sizes-{options.driver}") as work:
+        found = measure_sizes(options.driver, options.repeat, work)
+    for case, one in found.items():
+        print(
+            f"{options.driver}, {case}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
+            f"{one.stored_bytes} B"
+        )
 
 
-def _qemu(options: argparse.Namespace) -> None:
-    _show_passed("qemu", lambda work: measure_qemu(options.repeat, work))
+def _increments(options: argparse.Namespace) -> None:
+    with _work("increments") as work:
+        peer, found = measure_increments(
+            options.drivers, options.size_mib << 20, options.repeat, work
+        )
+    print(f"{options.size_mib} MiB, against {peer}")
+    for case, one in found.items():
+        own = statistics.median(turn.own_seconds for turn in one.turns)
+        theirs = statistics.median(turn.peer_seconds for turn in one.turns)
+        print(
+            f"{case}: {one.speed:.1f} times as fast ({own:.2f} s, {theirs:.2f} s), read "
+            f"{one.read:.2f} of the changed chunks, stored {one.stored:.3f} of a grid of 4 MiB"
+        )
 
 
-def _show_passed(name: str, measure: Callable[[Path], Mapping[str, Passed]]) -> None:
+def _barrier(options: argparse.Namespace) -> None:
+    for nodes in options.nodes:
+        with _work(f"barrier-{nodes}") as work:
+            found = measure_barrier(nodes, options.cuts, work)
+        for what, holds in found.items():
+            print(
+                f"{nodes} nodes, {options.cuts} cuts, {what}: median {holds.percentile(0.5):.0f} "
+                f"ms, p99 {holds.percentile(0.99):.0f} ms, longest {holds.percentile(1):.0f} ms"
+            )
+            for name, count in holds.histogram():
+                print(f"  {name:>9} {count:5} {'#' * round(50 * count / len(holds.milliseconds))}")
+
+
+@contextlib.contextmanager
+def _work(name: str) -> Iterator[Path]:
+    """A folder of its own, which is gone afterwards."""
     folder = cache_folder() / "bench"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-") as work:
-        found = measure(Path(work))
-    for case, one in found.items():
-        print(
-            f"{case}: {one.wall_seconds:.3f} s, read {one.read_bytes} B, stored "
-            f"{one.stored_bytes} B"
-        )
+        yield Path(work)
 
 
 def _filter(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -68,14 +68,25 @@ class Backcast(Subject):
     @override
     def backup(self, volume: str, image: Path, *options: str) -> Usage:
         if volume not in self._volumes:
-            self._run("volume", "add", volume, image, *options)
-            self._volumes.add(volume)
+            self.protect(volume, image, *options)
         before = self._catalog_rows()
         usage = self._run("snapshot", "take", volume, "--json")
         new = {table: rows - before.get(table, 0) for table, rows in self._catalog_rows().items()}
         added = {table: rows for table, rows in new.items() if rows}
         reported = json.loads(usage.output) | {"catalog_rows": added}
         return dataclasses.replace(usage, reported=reported)
+
+    def protect(self, volume: str, path: Path, *options: str) -> None:
+        """Add a volume; no snapshot of it is taken."""
+        self._run("volume", "add", volume, path, *options)
+        self._volumes.add(volume)
+
+    def snapshot_of(self, group: str, volume: str) -> Sequence[Mapping[str, str]]:
+        """Take a snapshot of a group; what its nodes said at the barrier, by one of its volumes."""
+        self._run("snapshot", "take", group, "--json")
+        shown = json.loads(self._run("snapshot", "show", volume, "--json").output)
+        barrier: Sequence[Mapping[str, str]] = shown["barrier"]
+        return barrier
 
     def backup_of(self, tenant: str, volume: str, image: Path) -> None:
         """Protect a volume of another tenant, and take its first snapshot."""

@@ -23,6 +23,7 @@ _FREEZE = "components/freeze"
 _SECOND_STORE = "components/second-store"
 _CHANGING_KEK = "components/changing-kek"
 _SCRAPING = "components/scraping"
+_VOLUME_FILTER = "components/volume-filter"
 _OIDC = "components/oidc"
 #: What people apply: name → kustomization, as if it stood in the folder k8s.
 TARGETS: dict[str, Manifest] = {
@@ -34,6 +35,7 @@ TARGETS: dict[str, Manifest] = {
     "base while the KEK is changed": {"resources": ["base"], "components": [_CHANGING_KEK]},
     "base with scraping": {"resources": ["base"], "components": [_SCRAPING]},
     "base with people by OIDC": {"resources": ["base"], "components": [_OIDC]},
+    "base with a volume filter": {"resources": ["base"], "components": [_VOLUME_FILTER]},
     "production": {"resources": ["overlays/production"]},
     "production with everything": {
         "resources": ["overlays/production"],
@@ -42,6 +44,7 @@ TARGETS: dict[str, Manifest] = {
 }
 
 _AGENT = "DaemonSet backcast-agents/agent"
+_FILTER = "DaemonSet backcast-agents/filter"
 _MAY_READ = "adds capabilities DAC_READ_SEARCH"
 _MAY_FREEZE = "adds capabilities DAC_READ_SEARCH,SYS_ADMIN"
 #: (workload, rule of `pods.restricted`) → why it does not hold there.
@@ -70,6 +73,15 @@ COMPONENT_EXCEPTIONS = {
     _FREEZE: {
         (_AGENT, _MAY_FREEZE): "the kernel freezes a file system for nobody else",
         (_AGENT, "reads /srv of the node"): "the file systems are mounted there",
+    },
+    _VOLUME_FILTER: {
+        (_AGENT, "reads /run/backcast/filters of the node"): "filters are found by their sockets",
+        (_FILTER, "runs as root"): "a capability works for root only unless a file gives it",
+        (_FILTER, "adds capabilities DAC_OVERRIDE"): "images belong to other users",
+        (_FILTER, "writes /var/lib/backcast/filters/vm of the node"): "marks survive restarts",
+        (_FILTER, "writes /run/backcast/filters of the node"): "the agent finds its socket there",
+        (_FILTER, "writes /run/backcast/nbd of the node"): "guests find its socket there",
+        (_FILTER, "writes /var/lib/libvirt/images of the node"): "it writes the guests' disk",
     },
 }
 

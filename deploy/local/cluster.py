@@ -49,7 +49,7 @@ class LocalCluster:
         s3: S3Choice = S3Choice.AUTO,
         servers_only: bool = False,
         second_store: bool = False,
-        second_agent: bool = False,
+        agent_count: int = 1,
         tls: bool = False,
     ) -> None:
         """Start what does not run, and return when everything answers.
@@ -65,8 +65,10 @@ class LocalCluster:
             if second_store and not self.home.has_second_store:
                 self.home.remember_second_store()
                 _stop(self.services(), tell)  # they learn of it when they start
-            if second_agent and not self.home.has_second_agent:
-                self.home.remember_second_agent()
+            if agent_count > self.home.agent_count:
+                self.home.remember_agents(agent_count)
+                if self.home.has_tls:
+                    _stop(self.services(), tell)  # their certificate names every node
             if tls and not self.home.has_tls:
                 self.home.remember_tls()
                 _stop(self.services(), tell)  # the same

@@ -126,13 +126,17 @@ class BackcastHome:
         self._save(self._state() | {"second_store": True})
 
     @property
-    def has_second_agent(self) -> bool:
-        """Whether a second agent runs in this home, as another node."""
-        return bool(self._state().get("second_agent"))
+    def agent_count(self) -> int:
+        """How many agents run in this home, each as another node."""
+        return int(self._state().get("agent_count", 1))
 
-    def remember_second_agent(self) -> None:
-        """Give this home a second agent, for good."""
-        self._save(self._state() | {"second_agent": True})
+    def remember_agents(self, count: int) -> None:
+        """Give this home so many agents, for good; it never has fewer than before."""
+        self._save(self._state() | {"agent_count": max(count, self.agent_count)})
+
+    def filters_folder(self, agent: str) -> Path:
+        """Where an agent, named as its process, finds the control sockets of its node's filters."""
+        return self._private(self.folder / "filters" / agent)
 
     @property
     def has_tls(self) -> bool:

@@ -29,7 +29,8 @@ from libs.keys.nodes import NodeKey
 BUCKET = "backcast"
 #: Of homes that have a second store: another bucket of the same server.
 SECOND_BUCKET = "backcast-second"
-_SOURCE = Path(__file__).parents[2]
+#: Folder of the source, from which every process is started.
+SOURCE = Path(__file__).parents[2]
 _INIT_SECONDS_MAX = 120
 #: Byte buffers of megabytes come and go all the time. By default each is mapped and unmapped, which
 #: cost 541,000 page faults per GiB; kept in the heap it is 28,000 at the same memory use. An arena
@@ -94,8 +95,8 @@ _SERVICES = (
         _LARGE_BUFFERS,
     ),
 )
-#: Of homes that have a second node: volumes of a group may then be on either of them.
-_SECOND_AGENT = replace(next(one for one in _SERVICES if one.name == "agent"), number=2)
+#: Homes may have several, each of another node: volumes of a group may then be on any of them.
+_AGENT = next(one for one in _SERVICES if one.name == "agent")
 #: Services that call others, or agents.
 _CALLING = ("coordinator", "agent", "chunker")
 #: Services that log in to the catalog; `init` makes a login for each.
@@ -115,7 +116,7 @@ class ServiceProcess(LocalServer):
 
     def spawn(self) -> None:
         """Start the service."""
-        self.process.start(self.argv, self.environ, folder=_SOURCE)
+        self.process.start(self.argv, self.environ, folder=SOURCE)
 
     def is_ready(self) -> bool:
         """Whether it says so itself."""
@@ -135,7 +136,8 @@ class LocalServices:
 
     def processes(self) -> list[ServiceProcess]:
         """Every service, in the order in which they are started."""
-        services = [*_SERVICES, _SECOND_AGENT] if self._home.has_second_agent else _SERVICES
+        more = [replace(_AGENT, number=number + 1) for number in range(1, self._home.agent_count)]
+        services = [*_SERVICES, *more]
         return [ServiceProcess(self._home, service, self._environ(service)) for service in services]
 
     def initialize(self, tell: Tell) -> None:
@@ -155,7 +157,7 @@ class LocalServices:
             finished = subprocess.run(
                 [sys.executable, "-m", "services.catalog.init"],
                 env=outer_environ() | _prefixed("init", settings),
-                cwd=_SOURCE,
+                cwd=SOURCE,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -223,7 +225,8 @@ class LocalServices:
 
         The authority's key is forgotten: nobody can sign anything else by it.
         """
-        names = [LOOPBACK, "localhost", *(_node_name(number) for number in (1, 2))]
+        counted = range(1, max(2, self._home.agent_count) + 1)
+        names = [LOOPBACK, "localhost", *(node_name(number) for number in counted)]
         made_for = self._home.secret_file("tls-names")
         if made_for.read_text() == json.dumps(names):
             return
@@ -238,12 +241,12 @@ class LocalServices:
         """What each agent has of its own."""
         name, home = agent.process_name, self._home
         return {
-            "NODE": _node_name(agent.number),
+            "NODE": node_name(agent.number),
             "COORDINATOR_URL": home.service_url("coordinator-nodes"),
             "CREDENTIAL_FILE": str(self._credential_file(agent)),
             "SPAN_LISTEN": f"{LOOPBACK}:{home.port(f'{name}-spans')}",
             "STATE_FOLDER": str(home.data(name)),
-            "FILTERS_FOLDER": str(home.folder / "filters"),
+            "FILTERS_FOLDER": str(home.filters_folder(name)),
             # Whoever has this home's token is the user who runs the agent, so that the agent opens
             # what the user may read: the kernel refuses the rest.
             "ROOTS": "*=/",
@@ -253,7 +256,7 @@ class LocalServices:
         """The credential of an agent, which the coordinator's key alone makes good."""
         name, home = agent.process_name, self._home
         chosen = UUID(hex=home.secret(f"{name}-credential-id")[:32])
-        credential = NodeKey(home.secret("node-key")).credential(_node_name(agent.number), chosen)
+        credential = NodeKey(home.secret("node-key")).credential(node_name(agent.number), chosen)
         return home.write_secret(f"{name}-credential", credential.text)
 
     def _store_settings(self, prefix: str, bucket: str) -> dict[str, str]:
@@ -278,10 +281,10 @@ def _prefixed(service: str, settings: Mapping[str, str]) -> dict[str, str]:
     return {f"BACKCAST_{service.upper()}_{name}": value for name, value in settings.items()}
 
 
-def _node_name(number: int) -> str:
+def node_name(number: int) -> str:
     """This machine's name as a node name: lower case, and only what names may contain.
 
-    The second agent calls itself another node, though it sees the same files.
+    Agents from the second one on call themselves other nodes, though they see the same files.
     """
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname().lower())
     ending = "" if number == 1 else f"-{number}"

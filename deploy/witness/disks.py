@@ -2,13 +2,26 @@
 
 import mmap
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from libs.errors import SourceError
 from libs.nbd.connection.connection import NbdConnection
 from libs.nbd.connection.dialling import NbdAddress
 from libs.packs.layout import CHUNK_SIZE_BYTES
+
+
+class Disk(Protocol):
+    """A disk as one node sees it: past every cache, and a write that returned is acknowledged."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """These bytes."""
+        ...
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Put these bytes there."""
+        ...
 
 
 class DirectFile:
@@ -75,3 +88,44 @@ class NbdDisk:
     def write(self, offset: int, content: bytes) -> None:
         """Put these bytes there."""
         self._connection.write(offset, content)
+
+
+class StripedDisk:
+    """Several disks as one: its chunks lie on them in turn. Raises as they do.
+
+    So a record and its causes lie on different disks, and so do two records of one writer. Disks
+    that are not cut together contradict each other at once.
+
+    Args:
+        disks: at least one, which the caller closes.
+    """
+
+    def __init__(self, disks: Sequence[Disk]) -> None:
+        self._disks = disks
+
+    def read(self, offset: int, length: int) -> bytes:
+        """These bytes."""
+        return b"".join(
+            disk.read(at, end - start) for disk, at, start, end in self._pieces(offset, length)
+        )
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Put these bytes there."""
+        for disk, at, start, end in self._pieces(offset, len(content)):
+            disk.write(at, content[start - offset : end - offset])
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[Disk, int, int, int]]:
+        """Disk, offset there, and the bytes of this disk that lie there."""
+        start, over = offset, offset + length
+        while start < over:
+            chunk, within = divmod(start, CHUNK_SIZE_BYTES)
+            end = min(over, (chunk + 1) * CHUNK_SIZE_BYTES)
+            row, column = divmod(chunk, len(self._disks))
+            yield self._disks[column], row * CHUNK_SIZE_BYTES + within, start, end
+            start = end
+
+
+def stripe_size_bytes(size_bytes: int, count: int) -> int:
+    """How large each of ``count`` disks must be that are one of this size together."""
+    chunks = -(-size_bytes // CHUNK_SIZE_BYTES)
+    return -(-chunks // count) * CHUNK_SIZE_BYTES

@@ -1,8 +1,8 @@
 """Writes records to a shared disk as one of its nodes."""
 
 import random
-from typing import Protocol
 
+from deploy.witness.disks import Disk
 from deploy.witness.records import (
     RECORD_SIZE_BYTES,
     Layout,
@@ -11,18 +11,6 @@ from deploy.witness.records import (
     encode_chunk,
     encode_record,
 )
-
-
-class Disk(Protocol):
-    """A disk as one node sees it: past every cache, and a write that returned is acknowledged."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """These bytes."""
-        ...
-
-    def write(self, offset: int, content: bytes) -> None:
-        """Put these bytes there."""
-        ...
 
 
 def prepare(layout: Layout, disk: Disk) -> None:
@@ -75,7 +63,11 @@ class Writer:
         self._record()
 
     def resume(self) -> None:
-        """Go on where this node's records on the disk end, after an earlier writer has died."""
+        """Go on where this node's records on the disk end, after an earlier writer has died.
+
+        A chunk that the earlier one may have been writing is written again, as half of it may be
+        there. Nobody else writes it meanwhile, because nobody has read that it was acknowledged.
+        """
         newest = None
         for number in range(self._layout.slots):
             found = self._read(self._node, number)
@@ -85,6 +77,11 @@ class Writer:
             self._seen, self._done = list(newest.seen), list(newest.done)
             self._meant = list(newest.meant)
             self._seen[self._node] = newest.number
+            pending = [c for c, meant in enumerate(self._meant) if meant > self._done[c]]
+            for chunk in pending:
+                self._overwrite(chunk)
+            if pending:
+                self._record()
 
     def _is_next(self, version: int) -> bool:
         return version % self._layout.nodes == self._node

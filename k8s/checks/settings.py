@@ -18,6 +18,7 @@ SETTINGS = {
     "catalog": "services.catalog.settings",
     "coordinator": "services.change_capture.coordinator.settings",
     "agent": "services.change_capture.agent.settings",
+    "filter": "services.change_capture.filter.settings",
     "chunker": "services.chunker.settings",
     "restore": "services.restore.settings",
 }

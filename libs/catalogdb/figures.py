@@ -35,6 +35,8 @@ class VolumeFigures:
     #: What that snapshot read, and what it stored for it.
     read_bytes: int
     stored_bytes: int
+    #: Whether that snapshot compared everything, because nobody knew what changed.
+    lost: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ _GROUPS = """
     ORDER BY g.group_no LIMIT %(most)s"""
 
 _VOLUMES = """
-    SELECT t.name AS tenant, v.name AS volume, h.size_bytes, h.read_bytes, h.stored_bytes
+    SELECT t.name AS tenant, v.name AS volume, h.size_bytes, h.read_bytes, h.stored_bytes,
+           h.tracking = 'lost' AS lost
     FROM volume v JOIN tenant t USING (tenant_no) JOIN volume_group g USING (group_no)
     JOIN snapshot_volume h ON h.session = g.head_session AND h.volume_no = v.volume_no
     ORDER BY v.volume_no LIMIT %(most)s"""

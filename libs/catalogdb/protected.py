@@ -66,6 +66,8 @@ class Volume:
     paused_at: datetime | None
     paused_by: str | None
     paused_reason: str | None
+    #: Other nodes that write it, as NODE:PATH, by name.
+    followers: tuple[str, ...] = ()
 
 
 #: Any number that only the creation of tenants uses.
@@ -74,7 +76,11 @@ _TENANTS_LOCK = 0x74656E61
 _VOLUMES = """SELECT v.volume_no, v.volume_id AS volume, v.name, g.name AS group, g.group_id,
                      n.name AS node, o.path, o.freeze_mount AS freeze, o.driver,
                      g.head_sequence, v.removed_at, v.removed_by, g.paused_at, g.paused_by,
-                     g.paused_reason
+                     g.paused_reason,
+                     ARRAY(SELECT fn.name || ':' || f.path
+                           FROM source f JOIN node fn USING (node_no)
+                           WHERE f.volume_no = v.volume_no AND NOT f.lead
+                           ORDER BY fn.name) AS followers
               FROM volume v JOIN volume_group g USING (group_no)
               JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
               JOIN tenant t ON t.tenant_no = v.tenant_no"""
@@ -212,7 +218,8 @@ def add_volume(  # noqa: PLR0913 -- the columns of a row
         volume = _volume(tx, tenant, name)
         if volume and not volume.removed_at:
             known = (volume.node, volume.path, volume.freeze, volume.driver)
-            if known == (node, path, freeze, driver) and group in (None, volume.group):
+            is_same = known == (node, path, freeze, driver) and not volume.followers
+            if is_same and group in (None, volume.group):
                 return volume
             frozen = f", frozen at {volume.freeze}" if volume.freeze else ""
             raise ConflictError(

@@ -34,6 +34,7 @@ class Stop:
         self.failure: BaseException | None = None
         #: Called once, with the first failure, after the stop was requested.
         self.on_failure: Callable[[BaseException], None] = lambda _: None
+        self._watched: dict[int, Callable[[], None]] = {}
 
     @property
     def requested(self) -> bool:
@@ -72,6 +73,24 @@ class Stop:
         ``while not stop.wait(interval_seconds): work()`` is a loop that stops without delay.
         """
         return self._event.wait(timeout_seconds)
+
+    def watch(self, number: signal.Signals, callback: Callable[[], None]) -> None:
+        """Run ``callback`` in a thread at each signal of a number that asks for no stop.
+
+        To be called in the main thread. Without it, the signal has its usual effect.
+        """
+        self._watched[number] = callback
+        signal.signal(number, lambda *_: None)
+
+    def signalled(self, number: int) -> None:
+        """A signal has come that asks for no stop."""
+        callback = self._watched.get(number)
+        if callback is None:
+            return
+        try:
+            callback()
+        except Exception:  # signals must be heard after it, too
+            log.critical("signal not followed", exc_info=True, extra={"signal": number})
 
     async def wait_async(self) -> None:
         """Return when a stop is requested; other tasks of the loop go on meanwhile."""
@@ -131,6 +150,7 @@ def _watch(reader: int, stop: Stop) -> None:
     while numbers := os.read(reader, 64):
         for number in numbers:
             if number not in _SIGNALS:
+                stop.signalled(number)
                 continue
             if stop.requested:
                 os._exit(128 + number)

@@ -100,6 +100,8 @@ class ServerTls:
         certificate_file: certificate chain in PEM, its own first.
         key_file: its private key in PEM.
         minimum: least version of TLS.
+        client_ca_file: authorities of clients in PEM; a client must show a certificate of theirs.
+            None: clients show none.
 
     Raises:
         ConfigurationError: the files cannot be used.
@@ -110,16 +112,21 @@ class ServerTls:
         certificate_file: Path,
         key_file: Path,
         minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        client_ca_file: Path | None = None,
     ) -> None:
         def make() -> ssl.SSLContext:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = minimum
             context.load_cert_chain(certificate_file, key_file, _no_password)
             context.num_tickets = 0  # nobody resumes a session: clients keep their connections
+            if client_ca_file is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(client_ca_file)
             _warn_of_end(certificate_file)
             return context
 
-        self._context = Reloaded("TLS files", (certificate_file, key_file), make)
+        files = (certificate_file, key_file, *([client_ca_file] if client_ca_file else []))
+        self._context = Reloaded("TLS files", files, make)
 
     def current(self) -> ssl.SSLContext:
         """For the next connection."""

@@ -109,6 +109,12 @@ def _of_volumes(figures: Figures) -> Iterator[Metric]:
         labels,
         [((one.tenant, one.volume), one.stored_bytes) for one in volumes],
     )
+    yield _gauge(
+        "backcast_volume_last_tracking_lost",
+        "1 if the newest snapshot has compared all of a volume, as nobody knew what changed.",
+        labels,
+        [((one.tenant, one.volume), float(one.lost)) for one in volumes],
+    )
 
 
 def _of_tally(figures: Figures) -> Iterator[Metric]:

@@ -12,6 +12,9 @@ from libs.ranges import HINTS_SIZE_BYTES_MAX
 #: Longest body of a request that carries hints: they are in Base64, and the rest is short.
 HINTS_BODY_SIZE_BYTES_MAX = HINTS_SIZE_BYTES_MAX // 3 * 4 + (1 << 20)
 
+#: A moment by a node's clock, in seconds since 1970; until the end of the year 9999, which is the
+#: last one that dates know.
+NodeTime = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]
 
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
@@ -138,6 +141,16 @@ class CaptureRequest(BaseModel):
     hints: Hints | None = Field(None, description="Chunks that may have changed")
 
 
+class SharedSource(BaseModel):
+    """What a node is at the cut of a volume that several nodes write."""
+
+    cut: str = Field(max_length=128, description="Names the cut on all nodes")
+    key: Base64Bytes = Field(description="32 bytes, by which the nodes know each other")
+    followers: list[str] = Field(
+        description="Of the lead: the other nodes. Nothing: this node follows", max_length=7
+    )
+
+
 class BarrierSource(BaseModel):
     """One volume that a node is to cut."""
 
@@ -147,6 +160,7 @@ class BarrierSource(BaseModel):
         None, description="Mount point of the file system to freeze while writes are held"
     )
     driver: str = Field("scan", description="By which driver it is cut")
+    shared: SharedSource | None = Field(None, description="Set if other nodes write it, too")
 
 
 class PrepareRequest(BaseModel):
@@ -161,6 +175,13 @@ class PrepareRequest(BaseModel):
     hold_seconds: float = Field(gt=0, description="The node ends its hold by itself after so long")
 
 
+class FollowRequest(BaseModel):
+    """Where the leads of volumes are that other nodes write, too."""
+
+    attempt: int = Field(ge=1)
+    leads: dict[UUID, str] = Field(description="By volume: host:port of the lead's filter")
+
+
 class BarrierStep(BaseModel):
     """Hold, cut or release, for one attempt."""
 
@@ -169,15 +190,23 @@ class BarrierStep(BaseModel):
 
 
 class BarrierStatus(BaseModel):
-    """How far a node is with the barrier of a session's attempt. Times are seconds since 1970."""
+    """How far a node is with the barrier of a session's attempt.
+
+    Times are seconds since 1970 by the node's own clock. They are evidence for people, and nothing
+    is decided by them.
+    """
 
     attempt: int
     means: HoldMeans
-    held_at: float | None = None
-    cut_at: float | None = None
-    released_at: float | None = None
+    held_at: NodeTime | None = None
+    cut_at: NodeTime | None = None
+    released_at: NodeTime | None = None
     unbroken: bool = Field(
         False, description="Whether the hold was unbroken when the release reached the node"
+    )
+    leads: dict[UUID, str] = Field(
+        default_factory=dict,
+        description="Where followers find the filter of each volume that this node leads",
     )
 
 

@@ -21,6 +21,7 @@ from libs.catalogdb.sessions.attempts import (
     NotTaken,
     Taken,
     WrongBoot,
+    note_lost,
     take_part,
 )
 from libs.catalogdb.sessions.folding import has_ended
@@ -238,7 +239,7 @@ class Intake:
                 await asyncio.to_thread(self._note_lost, attempt, event)
 
     def _note_lost(self, attempt: Attempt, event: TrackingLost) -> None:
-        """The agent compares everything: tell a person why it takes so long.
+        """The agent compares everything: note why, and tell a person why it takes so long.
 
         A capture that began with differences only cannot go on: nobody knows what it left out.
         """
@@ -246,6 +247,7 @@ class Intake:
             self._attempts.fail(attempt, TrackingLostError.code, event.reason)
             return
         part = attempt.part
+        note_lost(self._catalog, attempt.id, event.reason)
         notice = NotificationRaised(
             kind=TrackingLostError.code,
             severity="warning",

@@ -26,6 +26,7 @@ from libs.catalogdb.snapshots.points import (
     read_history,
     read_snapshot,
 )
+from libs.catalogdb.volumes.sharing import places_of
 from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
@@ -49,6 +50,9 @@ class PointAnswer(BaseModel):
             "was compared; exact: each chunk was compared with what it was; candidates: somebody "
             "said which chunks may differ; unknown: the snapshot came back from the store"
         )
+    )
+    lost_reason: str | None = Field(
+        description="Why nobody knew its changes, if `tracking` is lost, as the node said"
     )
     base: UUID | None = Field(description="Snapshot that the change set is relative to")
     node: str
@@ -110,6 +114,14 @@ class SnapshotAnswer(BaseModel):
     )
 
 
+class WritingNode(BaseModel):
+    """A node that writes a volume."""
+
+    node: str
+    path: str
+    lead: bool = Field(description="Whether it captures the volume")
+
+
 class VolumeAnswer(BaseModel):
     """A protected volume."""
 
@@ -118,6 +130,7 @@ class VolumeAnswer(BaseModel):
     group: str
     node: str
     path: str
+    nodes: list[WritingNode] = Field(description="All nodes that write it, the lead first")
     freeze: str | None = Field(description="Mount point that is frozen while it is cut")
     driver: str = Field(description="How its changes are known")
     removed_at: datetime | None = Field(description="Since when it is protected no more")
@@ -227,6 +240,10 @@ def _volume_answer(volume: Volume, newest: Mapping[UUID, SnapshotVolume]) -> Vol
         group=volume.group,
         node=volume.node,
         path=volume.path,
+        nodes=[
+            WritingNode(node=place.node, path=place.path, lead=number == 0)
+            for number, place in enumerate(places_of(volume))
+        ],
         freeze=volume.freeze,
         driver=volume.driver,
         removed_at=volume.removed_at,
@@ -260,6 +277,7 @@ def point_answer(point: SnapshotVolume) -> PointAnswer:
         sealed_at=point.sealed_at,
         consistency=point.consistency,
         tracking=point.tracking,
+        lost_reason=point.lost_reason,
         base=point.base,
         node=point.node,
         path=point.path,

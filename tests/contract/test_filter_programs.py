@@ -44,7 +44,7 @@ class Site:
         with self.image.open("rb") as file:
             self.control = control_path(folder / "filters", file.fileno())
 
-    def start(self, **settings: str) -> subprocess.Popen[bytes]:
+    def start(self, module: list[str] | None = None, **settings: str) -> subprocess.Popen[bytes]:
         folder = self.folder
         own = {
             "VOLUME": str(self.image),
@@ -59,7 +59,7 @@ class Site:
         }
         with (folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "services.change_capture.filter"],
+                [sys.executable, "-m", *(module or ["services.change_capture.filter"])],
                 env=environment,
                 stderr=log,
                 stdout=log,

@@ -2,8 +2,6 @@
 
 import asyncio
 import dataclasses
-import os
-import signal
 import uuid
 from collections.abc import (
     AsyncIterator,
@@ -47,6 +45,7 @@ from libs.kafka.publisher import Publisher
 from libs.kafka.topics import count_records, ensure_topics
 from libs.runtime.groups import KafkaSettings
 from tests.golden.make_events import SAMPLES, envelope_of
+from tests.support.pausing import paused
 
 T = TypeVar("T")
 
@@ -128,11 +127,8 @@ def frozen(broker: KafkaServer) -> Iterator[None]:
     """The broker takes connections and answers nothing: a stalled disk, a paused machine."""
     pid = broker.process.pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(pid):
         yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_events_arrive_in_order_as_they_were_published(settings: KafkaSettings) -> None:

@@ -48,7 +48,7 @@ CAPTURE = "services.change_capture.agent.captures.AgentCaptures.begin"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     cluster = LocalCluster(BackcastHome(tmp_path_factory.mktemp("nodes"), tied=True))
-    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO, second_agent=True))
+    start_or_skip(lambda: cluster.up(print, s3=S3Choice.MINIO, agent_count=2))
     try:
         yield RunningSite(cluster, tmp_path_factory.mktemp("volumes"))
     finally:

@@ -1,22 +1,50 @@
 """Coordinators and the nodes' side of barriers, wired as their `__main__` does."""
 
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
 from libs.catalogdb.pool import Catalog
 from libs.keys.vault import KeyVault
+from libs.rest.client import Json
 from services.change_capture.barrier.barrier import Barriers as NodeBarriers
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.barriers import Barriers
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.drivers.table import drivers
+from services.change_capture.rpc import PrepareRequest
 from tests.support.roots import EVERYTHING
 
 
-def node_barriers(state_folder: Path, outcome_timeout_seconds: float = 60) -> NodeBarriers:
+def node_barriers(
+    state_folder: Path,
+    outcome_timeout_seconds: float = 60,
+    clock: Callable[[], float] = time.time,
+) -> NodeBarriers:
     """What an agent process holds and has cut."""
     known = drivers(state_folder, EVERYTHING)
-    return NodeBarriers(known, EVERYTHING, state_folder / "holds", outcome_timeout_seconds)
+    holds = state_folder / "holds"
+    return NodeBarriers(known, EVERYTHING, holds, outcome_timeout_seconds, clock)
+
+
+def prepare_request(
+    attempt: int,
+    tenant: str,
+    sources: Sequence[Json],
+    hold_seconds: float,
+    volume_count: int,
+) -> PrepareRequest:
+    """What an agent makes of the coordinator's request, without HTTP between them."""
+    return PrepareRequest.model_validate(
+        {
+            "attempt": attempt,
+            "tenant": tenant,
+            "sources": sources,
+            "hold_seconds": hold_seconds,
+            "volume_count": volume_count,
+        }
+    )
 
 
 def conductor_of(

@@ -212,7 +212,7 @@ class FilterSite(ScanSite):
     def write_bytes(self, offset: int, content: bytes) -> None:
         """Write; while writes are held, somebody else waits for the release in our place."""
         self._join()
-        if self.filter.volume.gate.is_closed:
+        if self.filter.volume.valve.is_closed:
             self.waiting = start_thread("guest", self.guest.write, offset, content)
             return
         if offset + len(content) > self.path.stat().st_size:

@@ -5,10 +5,13 @@ import os
 import random
 import signal
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.request import Request, urlopen
 from uuid import UUID
 
@@ -158,6 +161,39 @@ class RunningSite:
         """Rows of a statement that the superuser runs."""
         with psycopg.connect(self.cluster.postgres.dsn, autocommit=True) as db:
             return db.execute(query.encode(), arguments or None).fetchall()
+
+
+class ShownNode(NamedTuple):
+    """What a person reads of one node at a barrier; times are those of its clock."""
+
+    node: str
+    means: str
+    unbroken: str
+    held_at: datetime
+    cut_at: datetime
+    released_at: datetime
+
+
+def shown_barrier(site: RunningSite, point: str) -> list[ShownNode]:
+    """What `backcast snapshot show` prints of each node at the barrier of a recovery point."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "services.cli", "snapshot", "show", point],
+        env=os.environ | {"BACKCAST_HOME": str(site.cluster.home.folder)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    blocks = [
+        dict(line.split(maxsplit=1) for line in block.splitlines()) for block in shown.split("\n\n")
+    ]
+    return [
+        ShownNode(
+            block["node"],
+            block["means"],
+            block["unbroken"],
+            *(datetime.fromisoformat(block[f"{step}_at"]) for step in ("held", "cut", "released")),
+        )
+        for block in blocks
+        if "held_at" in block
+    ]
 
 
 def sha256_of(path: Path) -> bytes:

@@ -109,6 +109,7 @@ BESIDE_ALLOWED = {
     "services/change_capture/agent/publishing.py": "`end_with` looks at the task",
     "services/change_capture/barrier/hold.py": "`start_thread` watches the process",
     "services/change_capture/filter/disk.py": "`map` hands errors to the caller, which waits",
+    "services/change_capture/filter/handover/upgrade.py": "`start_thread` watches the process",
     "services/change_capture/coordinator/__main__.py": "`end_with`, or the caller waits for orders",
     "services/chunker/__main__.py": "lanes: `end_with` looks at each step",
     "services/chunker/packer.py": "uploads: `end_with` looks at each, its owner meets the error",

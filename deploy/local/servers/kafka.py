@@ -12,10 +12,13 @@ import os
 import socket
 import struct
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local.home import LOOPBACK, BackcastHome, make_folder_once
 from deploy.local.lock import Tell
+from deploy.local.servers.kafka_classes import kept_classes
 from deploy.local.servers.kafka_jars import ensure_java, kafka_jars
 from deploy.local.servers.server import LocalServer
 from libs.errors import ConfigurationError, InvariantViolation, UnavailableError
@@ -85,6 +88,8 @@ class KafkaServer(LocalServer):
     def __init__(self, home: BackcastHome) -> None:
         super().__init__(home, "kafka", ("kafka", "kafka-controller"))
         self._jars: Path | None = None
+        #: Options of Java besides `_JAVA`.
+        self._options: Sequence[str] = ()
 
     @property
     def bootstrap(self) -> str:
@@ -107,9 +112,10 @@ class KafkaServer(LocalServer):
         )
 
     def prepare(self, tell: Tell) -> None:
-        """Install Java and fetch the jars if they are missing."""
-        ensure_java(tell)
+        """Install Java and fetch the jars if they are missing, and keep the broker's classes."""
+        java = ensure_java(tell)
         self._jars = kafka_jars(tell)
+        self._options = kept_classes(self._jars, java, self._record, tell)
 
     def spawn(self) -> None:
         """Start the broker; its first start names the cluster.
@@ -121,7 +127,8 @@ class KafkaServer(LocalServer):
         make_folder_once(folder / "log", self._format)
         _require_user(folder)
         settings = self._write_settings(folder / "log")
-        self.process.start(broker_command(self._prepared(), settings), folder=folder)
+        argv = broker_command(self._prepared(), settings, self._options)
+        self.process.start(argv, folder=folder)
 
     def is_ready(self) -> bool:
         """Whether it answers a request, which it does once it has joined its controller."""
@@ -146,6 +153,17 @@ class KafkaServer(LocalServer):
             message_size_bytes_max=MESSAGE_SIZE_BYTES_MAX,
         )
 
+    def _record(self, option: str) -> None:
+        """Run a broker of its own with one more option of Java, until it serves."""
+        with tempfile.TemporaryDirectory(prefix="backcast-kafka-") as folder:
+            broker = KafkaServer(BackcastHome(Path(folder), tied=True))
+            broker._jars, broker._options = self._jars, [option]
+            try:
+                broker.spawn()
+                broker.wait_ready()
+            finally:
+                broker.stop()
+
     def _prepared(self) -> Path:
         if self._jars is None:
             raise InvariantViolation("Kafka is started before prepare() was called")
@@ -158,7 +176,8 @@ class KafkaServer(LocalServer):
         cluster = base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
         user = f"SCRAM-SHA-512=[name={USER},password={self.password_file.read_text()}]"
         tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings))
-        arguments = (*_JAVA[1:], "-cp", f"{jars}/*", *tool, "--add-scram", user)
+        java = (*_JAVA[1:], *self._options)
+        arguments = (*java, "-cp", f"{jars}/*", *tool, "--add-scram", user)
         return "".join(f"{_quoted(argument)}\n" for argument in arguments)
 
     def _format(self, folder: Path) -> None:
@@ -191,9 +210,9 @@ def _require_user(folder: Path) -> None:
         )
 
 
-def broker_command(jars: Path, settings: Path) -> list[str]:
-    """What runs the broker, with the jars of a folder."""
-    return [*_JAVA, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)]
+def broker_command(jars: Path, settings: Path, options: Sequence[str] = ()) -> list[str]:
+    """What runs the broker, with the jars of a folder and more options of Java."""
+    return [*_JAVA, *options, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)]
 
 
 def format_command(arguments: Path) -> list[str]:

@@ -20,8 +20,8 @@ _LOCK = Path(__file__).with_name("jars.sha256")
 _JAVA_VERSION_MIN = 17
 
 
-def ensure_java(tell: Tell) -> None:
-    """Have a Java that can run the broker on PATH.
+def ensure_java(tell: Tell) -> str:
+    """Have a Java that can run the broker on PATH; what it says of its version.
 
     Raises:
         ConfigurationError: there is none and it cannot be installed, or it is too old.
@@ -34,6 +34,7 @@ def ensure_java(tell: Tell) -> None:
             f"{shutil.which('java')}: Kafka needs Java {_JAVA_VERSION_MIN} or newer, found "
             f"{found[1] if found else said.strip()!r}; put a newer java first on PATH"
         )
+    return said
 
 
 def kafka_jars(tell: Tell) -> Path:

@@ -6,8 +6,9 @@ from uuid import UUID
 
 from psycopg import sql
 
+from libs.catalogdb.idempotence import idempotent
 from libs.catalogdb.packs.copies import COPIES_OF
-from libs.catalogdb.pool import Tx
+from libs.catalogdb.pool import Catalog, Tx
 from libs.catalogdb.rows import all_rows
 from libs.copies.stores import PRIMARY
 
@@ -42,3 +43,17 @@ def locate_packs(tx: Tx, packs: Collection[int]) -> dict[int, PackLocation]:
         [list(packs)],
     )
     return {pack.pack_no: pack for pack in found}
+
+
+@idempotent
+def is_live(catalog: Catalog, generation: UUID) -> bool:
+    """Whether a pack is live, whichever stores have a copy of it.
+
+    Ask it of a pack that nothing pins before you say that its object is gone or damaged. A pack
+    that was condemned meanwhile may be deleted at any moment, and it is nobody's loss.
+    """
+    with catalog.transaction() as tx:
+        live = tx.execute(
+            "SELECT FROM pack WHERE generation = %s AND state = 'l'", [generation]
+        ).fetchone()
+        return live is not None

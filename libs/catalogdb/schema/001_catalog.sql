@@ -413,6 +413,7 @@ CREATE TABLE part (
     stored_bytes    bigint NOT NULL DEFAULT 0,
     consistency     text NOT NULL DEFAULT 'fuzzy',
     tracking        text NOT NULL DEFAULT 'unknown',
+    lost_reason     text,                -- why nobody knew what changed since the base, as the node said
     PRIMARY KEY (session, volume_no)
 );
 
@@ -529,6 +530,7 @@ CREATE TABLE snapshot_volume (
     sent_bytes    bigint NOT NULL,
     stored_bytes  bigint NOT NULL,
     tracking      text NOT NULL DEFAULT 'unknown', -- how the changes were known; a manifest does not say
+    lost_reason   text,                  -- why they were not, where they were not
     PRIMARY KEY (session, volume_no)
 );
 

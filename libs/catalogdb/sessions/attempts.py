@@ -254,6 +254,15 @@ def finish_parts(catalog: Catalog, parts: Sequence[FinishedPart]) -> Finished:
 
 
 @idempotent
+def note_lost(catalog: Catalog, attempt: UUID, reason: str) -> None:
+    """Note why nobody knows what changed since the base of a part; repeating it is harmless.
+
+    An attempt that was taken over has no say any more: whoever took over reads the event again.
+    """
+    with catalog.transaction() as tx:
+        tx.execute("UPDATE part SET lost_reason = %s WHERE attempt = %s", [reason, attempt])
+
+
 def reject_attempt(catalog: Catalog, attempt: UUID, code: str, message: str) -> bool:
     """Reject the session of a current attempt; one that was taken over has no say any more.
 

@@ -226,9 +226,9 @@ def _record(  # noqa: PLR0913 -- the columns of a row
     tx.execute(
         """INSERT INTO snapshot_volume (session, volume_no, root, root_level, size_bytes,
                                         read_bytes, changed_bytes, sent_bytes, stored_bytes,
-                                        tracking)
+                                        tracking, lost_reason)
            SELECT session, volume_no, root, root_level, size_bytes,
-                  read_bytes, changed_bytes, sent_bytes, stored_bytes, tracking
+                  read_bytes, changed_bytes, sent_bytes, stored_bytes, tracking, lost_reason
            FROM part WHERE session = %s""",
         [session],
     )

@@ -5,7 +5,7 @@ most one open session, because the base is the group's head or nothing. Sealing 
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from libs.catalogdb.rows import all_rows, one_row
 from libs.catalogdb.sessions.awaited import deadline_message
 from libs.catalogdb.sessions.folding import is_past, require_not_past
 from libs.catalogdb.sessions.opening import insert_parts, lock_live, require_admission
-from libs.catalogdb.sessions.sources import needs_barrier
+from libs.catalogdb.sessions.sources import Follower, followers_of, needs_barrier
 from libs.catalogdb.sessions.telling import finding_of, tell_rejected
 from libs.errors import NotFoundError
 from libs.events.fields import MESSAGE_LENGTH_MAX
@@ -68,6 +68,9 @@ class PartView:
     consistency: Consistency
     #: How its changes are known, once its capture has begun (`attempts.Tracking`).
     tracking: str
+    #: Whether other nodes write it, and which.
+    is_shared: bool = False
+    followers: tuple[Follower, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ def open_session(  # noqa: PLR0913 -- what a client may ask for
 
     Raises:
         NotFoundError: no such group, or it has no volume any more. PausedError: it is paused.
-        ConflictError: several nodes write one of its volumes, or a session of this id was folded.
+        ConflictError: a session of this id was folded.
         NotReconciledError: the catalog may have gone back in time; nobody knows the head.
     """
     with catalog.transaction() as tx:
@@ -342,7 +345,8 @@ _PARTS = """
            p.freeze_mount AS freeze, p.driver, p.capture, p.token, n.name AS node, n.rpc_url,
            n.span_address, n.credential, p.boot, p.state = 'f' AS finished, p.attempt_number,
            p.base_root, p.base_level, p.base_size_bytes, p.root, p.root_level, p.size_bytes,
-           p.read_bytes, p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking
+           p.read_bytes, p.changed_bytes, p.sent_bytes, p.stored_bytes, p.consistency, p.tracking,
+           EXISTS (SELECT FROM source o WHERE o.volume_no = p.volume_no AND NOT o.lead) AS is_shared
     FROM part p JOIN volume v USING (volume_no) JOIN node n ON n.node_no = p.node_no
     WHERE p.session = %s ORDER BY p.volume_no"""
 
@@ -350,6 +354,12 @@ _PARTS = """
 def session_view(tx: Tx, session: UUID) -> SessionView:
     """A session as it is, in the caller's transaction."""
     parts = tuple(all_rows(tx, PartView, _PARTS, [session]))
+    if any(part.is_shared for part in parts):
+        followers = followers_of(tx, session)
+        parts = tuple(
+            replace(part, followers=tuple(o for o in followers if o.volume_no == part.volume_no))
+            for part in parts
+        )
     found = one_row(tx, functools.partial(_view, parts), _SESSION, [session])
     if found is None:
         if is_past(tx, session):

@@ -51,6 +51,8 @@ class SnapshotVolume:
     #: How its changes were known (`libs.catalogdb.sessions.attempts.Tracking`); ``unknown`` if it
     #: came back from the store, which does not say.
     tracking: str
+    #: Why nobody knew what changed, if its tracking was lost.
+    lost_reason: str | None
     #: Stores that have all of its snapshot, and how many should by the group's policy.
     copies: int
     copies_wanted: int
@@ -99,8 +101,8 @@ _SNAPSHOT_VOLUMES: LiteralString = """
            sv.changed_bytes, sv.sent_bytes, sv.stored_bytes,
            c.strongest_at AS verified_at,
            nullif(c.strongest, '') AS verified_level, coalesce(c.damaged, false) AS damaged,
-           sv.tracking, 1 + (s.replicated_at IS NOT NULL)::int AS copies, g.copies AS copies_wanted,
-           s.note
+           sv.tracking, sv.lost_reason, 1 + (s.replicated_at IS NOT NULL)::int AS copies,
+           g.copies AS copies_wanted, s.note
     FROM tenant t JOIN domain d USING (domain_no) JOIN volume_group g USING (tenant_no)
     JOIN snapshot s ON s.group_no = g.group_no AND s.state = 'l'
     JOIN snapshot_volume sv USING (session) LEFT JOIN verification c USING (session)

@@ -38,6 +38,8 @@ class LockedVolume:
     path: str
     freeze: str | None
     driver: str
+    #: Other nodes that write it, as NODE:PATH, by name.
+    followers: tuple[str, ...]
     of: LockedGroup
 
 
@@ -99,10 +101,13 @@ def lock_volume(tx: Tx, tenant: str, name: str) -> LockedVolume | None:
     of = lock_existing_group(tx, tenant, name)
     return one_row(
         tx,
-        lambda **columns: LockedVolume(of=of, **columns),
+        lambda followers, **columns: LockedVolume(of=of, followers=tuple(followers), **columns),
         """SELECT v.volume_no, v.volume_id AS volume, v.name, v.removed_at IS NOT NULL
                   AS is_removed, n.name AS node, o.path, o.freeze_mount AS freeze,
-                  o.driver
+                  o.driver,
+                  ARRAY(SELECT fn.name || ':' || f.path FROM source f JOIN node fn USING (node_no)
+                        WHERE f.volume_no = v.volume_no AND NOT f.lead
+                        ORDER BY fn.name) AS followers
            FROM volume v JOIN tenant t USING (tenant_no)
            JOIN source o ON o.volume_no = v.volume_no AND o.lead JOIN node n USING (node_no)
            WHERE t.name = %s AND v.name = %s""",
@@ -128,6 +133,20 @@ def lock_protected(tx: Tx, tenant: str, name: str) -> LockedVolume:
             f"volume {name}: was removed; `backcast volume add {name} {found.path}` takes it back"
         )
     return found
+
+
+def refuse_shared(volume: LockedVolume, what: str) -> None:
+    """Refuse what can only be done with a volume that one node writes.
+
+    Raises:
+        ConflictError: several nodes write it.
+    """
+    if volume.followers:
+        others = " and ".join(volume.followers)
+        raise ConflictError(
+            f"volume {volume.name}: other nodes write it, too ({others}), so {what}; let them "
+            f"leave first: `backcast volume leave {volume.name} --node NODE`"
+        )
 
 
 def refuse_while_open(group: LockedGroup, what: str) -> None:

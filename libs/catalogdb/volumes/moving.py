@@ -16,6 +16,7 @@ from libs.catalogdb.volumes.locking import (
     LockedVolume,
     lock_names,
     lock_protected,
+    refuse_shared,
     refuse_while_open,
 )
 from libs.catalogdb.volumes.placing import place, refuse_same_path
@@ -54,7 +55,8 @@ def move(  # noqa: PLR0913 -- a place
     Raises:
         BadInputError: something was frozen before, and nobody said what is to be from now on.
         NotFoundError: no such volume or node.
-        ConflictError: it was removed, a session is open, or another volume is at that place.
+        ConflictError: it was removed, a session is open, other nodes write it, or another volume is
+            at that place.
         NotReconciledError: the catalog may have gone back in time.
     """
     with catalog.transaction() as tx:
@@ -69,6 +71,7 @@ def move(  # noqa: PLR0913 -- a place
                 f"volume {name}: {volume.freeze} is frozen while it is cut; say what is to be "
                 f"frozen at the new place (--freeze), or that nothing is (--no-freeze)"
             )
+        refuse_shared(volume, "it cannot move")
         refuse_while_open(volume.of, "the volume cannot move")
         if not again:
             refuse_same_path(tx, tenant, node, path, but=name)

@@ -31,6 +31,7 @@ from libs.catalogdb.volumes.locking import (
 )
 from libs.catalogdb.volumes.removing import mark_removed
 from libs.catalogdb.volumes.renaming import rename_group, rename_volume
+from libs.catalogdb.volumes.sharing import copy_followers
 from libs.errors import ForbiddenError
 from libs.events.fields import NAME_LENGTH_MAX
 
@@ -97,6 +98,7 @@ def regroup(  # noqa: PLR0913 -- a volume, names for both of its parts, and how 
         refuse_shared_name(tx, tenant, name, group)
         place = volume.node, volume.path, volume.freeze, volume.driver
         insert_volume(tx, tenant, name, group, *place)
+        copy_followers(tx, volume, tenant, name)
         if joined is None:
             _set_copies(tx, tenant, group, kept.copies)
         append(tx, "coordinator", entries)

@@ -7,7 +7,7 @@ counted anew.
 
 from libs.catalogdb.log.log import Entry
 from libs.catalogdb.pool import Tx
-from libs.catalogdb.volumes.locking import LockedVolume, count_points
+from libs.catalogdb.volumes.locking import LockedVolume, count_points, refuse_shared
 from libs.catalogdb.volumes.placing import place
 from libs.errors import ConflictError
 from libs.events.snapshots import VolumeReturned
@@ -22,14 +22,18 @@ def take_back(  # noqa: PLR0913 -- a volume and a place
     path: str,
     freeze: str | None,
     driver: str,
+    *,
+    is_shared: bool = False,
 ) -> Entry:
     """Protect a removed volume again, in the caller's transaction; what to log of it.
 
     Raises:
         ConflictError: it has recovery points and was at another place, so it may be another one; or
-            it was in another group.
+            it was in another group, or several nodes wrote it and ``is_shared`` is not said.
         NotFoundError: no such node.
     """
+    if not is_shared:
+        refuse_shared(volume, "it must be added with them, as `--node NODE:PATH` for each")
     points = count_points(tx, volume.volume_no)
     was_there = (volume.node, volume.path, volume.freeze) == (node, path, freeze)
     if points and not was_there:

@@ -3,19 +3,14 @@
 import contextlib
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from libs.nbd.streams import Bytes
+from libs.nbd.tls import ENCRYPTED_SIZE_BYTES, PLAIN_SIZE_BYTES, TlsBuffers
 from libs.spans.sockets import end, limit_blocking
 
 #: Of one `sendmsg`; Linux takes 1024.
 _BUFFERS_MAX = 512
-#: Encrypted bytes that are taken from the kernel at once.
-_ENCRYPTED_SIZE_BYTES = 256 << 10
-#: Plain bytes that are encrypted at once.
-_PLAIN_SIZE_BYTES = 256 << 10
 _UNIX = "unix:"
 
 
@@ -33,7 +28,7 @@ class Wire:
 
     def __init__(self, address: str, patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
-        self._tls: _Tls | None = None
+        self._tls: TlsBuffers | None = None
         if address.startswith(_UNIX):
             self._socket = socket.socket(socket.AF_UNIX)
             try:
@@ -57,10 +52,10 @@ class Wire:
             SSLCertVerificationError: the server is not who it must be.
             OSError: the handshake fails.
         """
-        tls = _Tls(context, server_name)
+        tls = TlsBuffers.of_client(context, server_name)
         while not tls.shake_hands():
             self._socket.sendall(tls.take_encrypted())
-            received = self._socket.recv(_ENCRYPTED_SIZE_BYTES)
+            received = self._socket.recv(ENCRYPTED_SIZE_BYTES)
             if not received:
                 raise ConnectionResetError("closed within the TLS handshake")
             tls.put_encrypted(received)
@@ -81,7 +76,7 @@ class Wire:
         if self._tls is None:
             return self._socket.recv_into(buffer, 0, socket.MSG_WAITALL if is_whole else 0)
         while (count := self._tls.read_into(buffer)) is None:
-            encrypted = self._socket.recv(_ENCRYPTED_SIZE_BYTES)
+            encrypted = self._socket.recv(ENCRYPTED_SIZE_BYTES)
             if not encrypted:
                 return 0
             self._tls.put_encrypted(encrypted)
@@ -102,8 +97,8 @@ class Wire:
             self._send_plain(left, wait)
             return
         for view in left:
-            for begin in range(0, len(view), _PLAIN_SIZE_BYTES):
-                encrypted = self._tls.encrypt(view[begin : begin + _PLAIN_SIZE_BYTES])
+            for begin in range(0, len(view), PLAIN_SIZE_BYTES):
+                encrypted = self._tls.encrypt(view[begin : begin + PLAIN_SIZE_BYTES])
                 self._send_plain([memoryview(encrypted)], wait)
 
     def fileno(self) -> int:
@@ -129,52 +124,3 @@ class Wire:
                 at += 1
             if sent:
                 left[at] = left[at][sent:]
-
-
-class _Tls:
-    """TLS between two buffers. OpenSSL's object is not for two threads, so each use is locked."""
-
-    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
-        self._lock = threading.Lock()
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
-
-    def shake_hands(self) -> bool:
-        """Whether the handshake is over; if not, more must be exchanged."""
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        return True
-
-    def put_encrypted(self, data: bytes) -> None:
-        """What the server has sent."""
-        with self._lock:
-            self._incoming.write(data)
-
-    def take_encrypted(self) -> bytes:
-        """What is to be sent to the server."""
-        with self._lock:
-            return self._outgoing.read()
-
-    def encrypt(self, data: memoryview) -> bytes:
-        """Bytes for the server, as they are to be sent."""
-        with self._lock:
-            self._tls.write(data)
-            return self._outgoing.read()
-
-    def read_into(self, buffer: memoryview) -> int | None:
-        """What the server has said, as far as it goes; None if more must come; 0: the end."""
-        done = 0
-        with self._lock:
-            while done < len(buffer):
-                try:
-                    count = cast("int", self._tls.read(len(buffer) - done, buffer[done:]))
-                except ssl.SSLWantReadError:
-                    return done or None
-                except ssl.SSLZeroReturnError:
-                    return done
-                if not count:
-                    return done
-                done += count
-        return done

@@ -48,6 +48,17 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingSession:
+    """A session between two requests, without its export."""
+
+    is_structured: bool
+    #: Names of the chosen metadata contexts by their ids.
+    contexts: dict[int, str]
+    #: What was received and not understood yet.
+    unread: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnected:
     """The client has said goodbye. Serve what is in flight, send the output, then close."""
 

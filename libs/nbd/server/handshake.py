@@ -118,8 +118,7 @@ class ServerHandshake:
         self._has_tls = True
         self.is_structured = False
         self._chosen = ("", {})
-        if self._inbox.end != self._inbox.start:
-            raise self._violation("STARTTLS", "nothing until TLS is on", "more bytes")
+        self._expect_silence()
 
     def list_exports(self, exports: Iterable[Export]) -> None:
         """Answer LIST."""
@@ -222,6 +221,8 @@ class ServerHandshake:
             except _Invalid as err:
                 self._reply(option, err.reply, str(err).encode()[:1024])
             except DamagedDataError as err:
+                if option == Option.STARTTLS:
+                    raise
                 if option == Option.EXPORT_NAME:
                     raise self._violation("EXPORT_NAME", "a name", str(err)) from err
                 self._reply(option, OptionReply.ERR_INVALID, str(err).encode()[:1024])
@@ -236,6 +237,7 @@ class ServerHandshake:
                 self._reply(option, OptionReply.ACK)
             case Option.STARTTLS:
                 self._check_tls()
+                self._expect_silence()  # also before the transport waits for TLS
                 self._reply(option, OptionReply.ACK)
                 self._asked = TlsAsked()
             case Option.LIST:
@@ -259,6 +261,10 @@ class ServerHandshake:
             raise _Invalid("TLS is on already")
         if self._tls is TlsMode.NONE:
             raise _Invalid("this server has no certificate", OptionReply.ERR_POLICY)
+
+    def _expect_silence(self) -> None:
+        if self._inbox.end != self._inbox.start:
+            raise self._violation("STARTTLS", "nothing until TLS is on", "more bytes")
 
     def _offer_contexts(self, asked: ExportAsked, export: Export) -> None:
         is_list = asked.option is Option.LIST_META_CONTEXT

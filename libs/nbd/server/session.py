@@ -1,6 +1,7 @@
 """The server's session: what a client sends, from the greeting to the goodbye."""
 
 from collections.abc import Callable, Iterable
+from typing import Self
 
 from libs.errors import BackcastError, DamagedDataError, InvariantViolation
 from libs.nbd.export import Export
@@ -18,6 +19,7 @@ from libs.nbd.server.events import (
     PayloadReceived,
     Piece,
     Request,
+    StandingSession,
     TlsMode,
 )
 from libs.nbd.server.handshake import ServerHandshake
@@ -80,6 +82,42 @@ class ServerSession:
         self._has_ended = False
         self._violation: BackcastError | None = None
 
+    @classmethod
+    def resumed(cls, peer: str, export: Export, standing: StandingSession) -> Self:
+        """The session of a client whom another process has served until now.
+
+        Args:
+            peer: names the client in errors.
+            export: that the client has entered, unchanged.
+            standing: what the other process's session was at, at a quiet moment.
+
+        Raises:
+            DamagedDataError: more unread bytes than a session can have.
+        """
+        session = cls(peer)
+        session.take_output()  # the greeting
+        session._enter(Entered(export, standing.contexts), standing.is_structured)
+        buffer = session.buffer()
+        if len(standing.unread) > len(buffer):
+            raise DamagedDataError(f"{peer}: {len(standing.unread)} unread bytes of its session")
+        buffer[: len(standing.unread)] = standing.unread
+        session.received(len(standing.unread))
+        return session
+
+    def standing(self) -> StandingSession | None:
+        """What another process needs to go on; None: this is no quiet moment.
+
+        It is quiet when the export is entered, every request is answered and sent, and none is
+        being received or skipped. Unread bytes may be the beginning of the next request.
+        """
+        entered, replies = self._entered, self._replies
+        is_busy = self._writing or self._refusal or self._outbox.size_bytes or self._has_ended
+        if entered is None or replies is None or replies.count or is_busy or self._violation:
+            return None
+        inbox = self._inbox
+        unread = bytes(memoryview(inbox.memory)[inbox.start : inbox.end])
+        return StandingSession(replies.is_structured, entered.contexts, unread)
+
     @property
     def replies(self) -> Replies:
         """Answers to requests, from `Entered` on.
@@ -90,6 +128,11 @@ class ServerSession:
         if self._replies is None:
             raise InvariantViolation(f"{self._peer}: a reply within the handshake")
         return self._replies
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether the handshake is over, so that requests follow."""
+        return self._replies is not None
 
     @property
     def can_receive(self) -> bool:
@@ -127,7 +170,7 @@ class ServerSession:
             self._violation = err
             raise
         if isinstance(event, Entered):
-            self._enter(event)
+            self._enter(event, self._of_handshake().is_structured)
         elif isinstance(event, Disconnected):
             self._has_ended = True
         return event
@@ -162,8 +205,8 @@ class ServerSession:
         self._inbox.fill(destination)
         self._is_filling = True
 
-    def _enter(self, entered: Entered) -> None:
-        is_structured = self._of_handshake().is_structured
+    def _enter(self, entered: Entered, is_structured: bool) -> None:
+        self._entered = entered
         self._handshake = None
         self._replies = Replies(
             self._peer,

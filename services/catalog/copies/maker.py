@@ -4,15 +4,19 @@ Order: what the store has of it already is enough if it is intact; else the sour
 every byte of it verified → PUT under the same key → the new object is looked at as a verification
 looks at it → `record_replicated`, which requires that the pack is live. A crash before the last
 step leaves an object that the next try finds, or writes once more: a key is only ever written with
-the pack's own bytes (scenario 13). A pack that was condemned meanwhile gets no copy; its object is
-swept.
+the pack's own bytes (scenario 13).
+
+A pack that was condemned meanwhile gets no copy, and whatever goes wrong with it is no error. A
+collector may delete its objects at any of these steps, also the one that was just written. If the
+PUT comes before that DELETE, the tombstone of this store takes the object away. If it comes after
+it, the object is of a generation that is dead for ever, and the sweep of this store deletes it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.catalogdb.packs.location import PackLocation
+from libs.catalogdb.packs.location import PackLocation, is_live
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.stores import record_replicated
 from libs.copies.stores import STORE_NAMES, Copy, Stores
@@ -50,14 +54,27 @@ class CopyMaker:
             DamagedDataError, NotFoundError: no other copy is intact.
             UnavailableError: a store does not answer, or wrote other bytes.
         """
-        self.write(pack, store_no)
+        if self.write(pack, store_no) is None:
+            return False
         return bool(record_replicated(self._catalog, store_no, [pack.pack_no], None))
 
-    def write(self, pack: PackLocation, store_no: int) -> int:
-        """Write the object of a copy that the caller records; returns its size in bytes.
+    def write(self, pack: PackLocation, store_no: int) -> int | None:
+        """Write the object of a copy that the caller records.
 
-        Raises: as `make`.
+        Returns:
+            Its size in bytes. None: the pack is no longer live, and there may be no object.
+
+        Raises:
+            DamagedDataError, NotFoundError, UnavailableError: as `make`, of a pack that is live.
         """
+        try:
+            return self._write(pack, store_no)
+        except (DamagedDataError, NotFoundError, UnavailableError):
+            if is_live(self._catalog, pack.generation):
+                raise
+            return None
+
+    def _write(self, pack: PackLocation, store_no: int) -> int:
         copy = self._stores.copy(pack.generation, store_no)
         if self._is_there(copy, pack):
             return pack.size_bytes

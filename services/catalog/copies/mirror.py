@@ -7,6 +7,7 @@ Order at a store: wrapped keys → packs → manifests → checkpoint. Of a chec
 before the head. A crash after any step leaves objects that the next round finds there.
 """
 
+import contextlib
 import hmac
 import logging
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from libs.catalogdb.stores import (
     manifests_to_copy,
     record_manifests_copied,
 )
+from libs.catalogdb.verification import read_manifest_record
 from libs.checkpoints.shelf import Checkpoint, CheckpointShelf
 from libs.copies.stores import PRIMARY, SECOND, Stores
 from libs.errors import DamagedDataError, NotFoundError
@@ -141,7 +143,9 @@ class Mirror:
                     f"object {manifest.key}: is not the manifest that was sealed"
                 )
         except (DamagedDataError, NotFoundError) as err:
-            log.warning("manifest not copied", extra={"key": manifest.key, "detail": str(err)})
+            with contextlib.suppress(NotFoundError):  # it has expired meanwhile: nobody's loss
+                read_manifest_record(self._catalog, manifest.session)
+                log.warning("manifest not copied", extra={"key": manifest.key, "detail": str(err)})
             return False
         there.put(manifest.key, body)
         return True

@@ -71,6 +71,11 @@ class Replicated:
     failures: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _NoneIntact:
+    """No other copy of a live pack is intact now."""
+
+
 class ReplicationMetrics:
     """What was copied since the process started, and what each store still lacks."""
 
@@ -276,19 +281,19 @@ class Replicator:
         lacking = locate_lacking(self._catalog, store_no, generations) if generations else []
         write = functools.partial(self._write, store_no)
         with ThreadPoolExecutor(self._thread_count, "copy") as threads:
-            sizes = list(threads.map(write, lacking))
+            made = list(threads.map(write, lacking))
         written = {
             pack.pack_no: size
-            for pack, size in zip(lacking, sizes, strict=True)
-            if size is not None
+            for pack, size in zip(lacking, made, strict=True)
+            if isinstance(size, int)
         }
         live = record_replicated(self._catalog, store_no, list(written), position)
         done.packs += len(live)
         done.pack_bytes += sum(written[pack_no] for pack_no in live)
-        done.failures += len(lacking) - len(written)
+        done.failures += sum(isinstance(one, _NoneIntact) for one in made)
 
-    def _write(self, store_no: int, pack: PackLocation) -> int | None:
-        """Write a pack's object; None: no other copy of it is intact now."""
+    def _write(self, store_no: int, pack: PackLocation) -> int | _NoneIntact | None:
+        """Write a pack's object; its size, or None if the pack is no longer live."""
         try:
             size = self._maker.write(pack, store_no)
         except (DamagedDataError, NotFoundError) as err:
@@ -301,7 +306,7 @@ class Replicator:
                     "detail": str(err),
                 },
             )
-            return None
+            return _NoneIntact()
         self._again_at.pop((store_no, pack.generation), None)
         return size
 

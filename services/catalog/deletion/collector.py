@@ -10,6 +10,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 from uuid import UUID
 
 from libs.catalogdb.deletion.condemning import (
@@ -57,6 +58,9 @@ _LISTED_COUNT = 20_000
 _TAIL_SIZE_BYTES = 128 << 10
 #: Names are parts of cursors.
 _STAGE_OF_STORE = {PRIMARY: "delete", SECOND: "delete-second"}
+
+#: What became of a tombstone that was claimed; one that failed is tried again.
+_End = Literal["deleted", "nothing to do", "failed"]
 
 
 class Collector:
@@ -129,26 +133,28 @@ class Collector:
             log.warning("store is away", extra={"store": STORE_NAMES[store_no], "detail": str(err)})
             return Freed(failures=len(claimed)), None
         with ThreadPoolExecutor(_THREAD_COUNT, "collect") as threads:
-            deleted = [dead for dead in threads.map(self._delete_pack, claimed) if dead]
+            ends = list(threads.map(self._delete_pack, claimed))
+        deleted = [dead for dead, end in zip(claimed, ends, strict=True) if end == "deleted"]
         bury(self._catalog, store_no, [dead.generation for dead in deleted])
         freed = Freed(
             packs_deleted=len(deleted),
             freed_bytes=sum(dead.size_bytes for dead in deleted),
-            failures=len(claimed) - len(deleted),
+            failures=ends.count("failed"),
         )
         return freed, str(claimed[-1].pack_no)
 
-    def _delete_pack(self, dead: Tombstone) -> Tombstone | None:
-        """Forget its items, then delete its object; None if that must be tried again."""
+    def _delete_pack(self, dead: Tombstone) -> _End:
+        """Forget its items, then delete its object."""
         try:
             if not (is_condemned(self._catalog, dead) if dead.forgotten else self._forget(dead)):
-                log.warning("pack is not condemned", extra={"pack": dead.generation.hex})
-                return None
+                # Another collector has buried it since the claim, or the catalog went back in time.
+                log.info("pack is not condemned", extra={"pack": dead.generation.hex})
+                return "nothing to do"
             self._stores.copy(dead.generation, dead.store_no).delete()
         except BackcastError as err:  # one that resists keeps no other from being deleted
             log.warning("pack not deleted", extra={"pack": dead.generation.hex, "detail": str(err)})
-            return None
-        return dead
+            return "failed"
+        return "deleted"
 
     def _forget(self, dead: Tombstone) -> bool:
         try:

@@ -30,7 +30,7 @@ from libs.catalogdb.deletion.rewriting import (
     renew_marking,
 )
 from libs.catalogdb.deletion.small_packs import SmallPack, find_small
-from libs.catalogdb.packs.location import PackLocation
+from libs.catalogdb.packs.location import PackLocation, is_live
 from libs.catalogdb.packs.registering import PackRecord
 from libs.catalogdb.pool import Catalog
 from libs.copies.stores import Copy, Stores
@@ -85,7 +85,8 @@ class RewriteTally:
     #: New packs and their bytes.
     written: int = 0
     written_bytes: int = 0
-    #: Packs that were given up because a session came to need them meanwhile, and damaged ones.
+    #: Packs that were given up because a session came to need them meanwhile, or because they were
+    #: condemned, and damaged ones.
     given_up: int = 0
     damaged: int = 0
 
@@ -360,7 +361,14 @@ class Rewriter:
         return True
 
     def _report(self, pack: PackLocation, err: Exception, tally: RewriteTally) -> None:
-        """A damaged pack is left as it is: verification tells what it was needed for."""
+        """A damaged pack is left as it is: verification tells what it was needed for.
+
+        A marking does not keep a pack from being condemned when its last row goes. Then it is
+        nobody's loss that a collector has deleted it.
+        """
+        if not is_live(self._catalog, pack.generation):
+            tally.given_up += 1
+            return
         tally.damaged += 1
         log.warning("pack not rewritten", extra={"pack": pack.generation.hex, "detail": str(err)})
 

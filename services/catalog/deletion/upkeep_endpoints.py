@@ -78,7 +78,9 @@ class RewritingAnswer(BaseModel):
     rewritten_bytes: int
     written: int = Field(description="New packs")
     written_bytes: int
-    given_up: int = Field(description="Packs that a session came to need meanwhile")
+    given_up: int = Field(
+        description="Packs that a session came to need meanwhile, or that were condemned"
+    )
     damaged: int = Field(description="Packs that could not be read")
 
 

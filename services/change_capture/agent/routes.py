@@ -14,6 +14,7 @@ from services.change_capture.agent.order import CaptureOrder
 from services.change_capture.agent.vms import found_vms
 from services.change_capture.barrier.barrier import Member
 from services.change_capture.drivers.local.roots import Roots
+from services.change_capture.drivers.port import SharedCut
 from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.qemu.place import disk_path
 from services.change_capture.drivers.table import find_driver
@@ -22,6 +23,7 @@ from services.change_capture.rpc import (
     BarrierStep,
     CaptureRequest,
     CaptureStatus,
+    FollowRequest,
     FoundVms,
     MachineAnswer,
     MachineDiskAnswer,
@@ -31,6 +33,7 @@ from services.change_capture.rpc import (
     PrepareRequest,
     ProbeRequest,
     ProbeResponse,
+    SharedSource,
 )
 
 Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
@@ -38,7 +41,7 @@ Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout, roots: Roots) -> None:
     """Add the RPC to the application."""
-    _add_barrier_routes(app, captures)
+    _add_barrier_routes(app, captures, about)
     _add_machine_routes(app, captures, roots)
 
     @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
@@ -107,16 +110,20 @@ def _add_machine_routes(app: FastAPI, captures: AgentCaptures, roots: Roots) -> 
         )
 
 
-def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
+def _add_barrier_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     @app.post("/v1/sessions/{session}/prepare", summary="Open what a node needs to be cut")
     def prepare(_: Coordinator, session: UUID, request: PrepareRequest) -> BarrierStatus:
-        members = [
-            Member(one.volume, Path(one.path), one.freeze, one.driver, request.volume_count)
-            for one in request.sources
-        ]
         return captures.barriers.prepare(
-            session, request.attempt, request.tenant, members, request.hold_seconds
+            session,
+            request.attempt,
+            request.tenant,
+            members_of(request, about.name),
+            request.hold_seconds,
         )
+
+    @app.post("/v1/sessions/{session}/follow", summary="Connect to the leads of shared volumes")
+    def follow(_: Coordinator, session: UUID, request: FollowRequest) -> BarrierStatus:
+        return captures.barriers.follow(session, request.attempt, request.leads)
 
     @app.post("/v1/sessions/{session}/hold", summary="Hold writes")
     def hold(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
@@ -129,6 +136,33 @@ def _add_barrier_routes(app: FastAPI, captures: AgentCaptures) -> None:
     @app.post("/v1/sessions/{session}/release", summary="Let writes go on")
     def release(_: Coordinator, session: UUID, step: BarrierStep) -> BarrierStatus:
         return captures.barriers.release(session, step.attempt, abandoned=step.abandoned)
+
+
+def members_of(request: PrepareRequest, node: str) -> list[Member]:
+    """What a node is to cut.
+
+    Args:
+        request: of the coordinator.
+        node: name of this node.
+    """
+    return [
+        Member(
+            one.volume,
+            Path(one.path),
+            one.freeze,
+            one.driver,
+            request.volume_count,
+            _shared(one.shared, node),
+        )
+        for one in request.sources
+    ]
+
+
+def _shared(shared: SharedSource | None, node: str) -> SharedCut | None:
+    """What this node is in a cut, as its driver is told."""
+    if shared is None:
+        return None
+    return SharedCut(shared.cut, shared.key, node, tuple(shared.followers))
 
 
 def status_of(capture: Capture) -> CaptureStatus:

@@ -1,24 +1,39 @@
 """What this agent process holds and has cut: its side of the barriers of sessions.
 
-Steps of an attempt: prepared → held → cut → released → views taken by captures. Each happens once;
-an order that comes again is answered with what it did the first time. An order of an older attempt
-is refused, and a newer attempt begins anew (scenario 18). Nothing of it survives the process.
+Steps of an attempt: prepared → held → cut → released → views taken by captures. A follower of a
+volume that several nodes write connects to its lead before it holds. Each step happens once; an
+order that comes again is answered with what it did the first time. An order of an older attempt is
+refused, and a newer attempt begins anew (scenario 18). Nothing of it survives the process.
 """
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from libs.errors import BackcastError, ConflictError, HoldBrokenError, NotFoundError, SourceError
+from libs.errors import (
+    BackcastError,
+    BadInputError,
+    ConflictError,
+    HoldBrokenError,
+    NotFoundError,
+    SourceError,
+)
 from libs.events.fields import HOLD_MEANS, HoldMeans
 from services.change_capture.barrier.hold import Hold, MountPoint, journal_path, open_mount_point
 from services.change_capture.drivers.local.roots import Roots
-from services.change_capture.drivers.port import Driver, FrozenView, Gate, GateOrder
+from services.change_capture.drivers.port import (
+    Driver,
+    FrozenView,
+    Gate,
+    GateOrder,
+    SharedCut,
+    SharedGate,
+)
 from services.change_capture.drivers.table import find_driver
 from services.change_capture.rpc import BarrierStatus
 
@@ -37,6 +52,8 @@ class Member:
     driver: str = "scan"
     #: Volumes that its session has on all nodes; 0: nobody has said.
     volume_count: int = 0
+    #: What this node is in it, if other nodes write it too.
+    shared: SharedCut | None = None
 
 
 class Barriers:
@@ -47,6 +64,7 @@ class Barriers:
         roots: whose file systems may be frozen.
         folder: for journals of holds.
         outcome_timeout_seconds: views that no capture took are let go after so long.
+        clock: seconds since 1970, for people who read the evidence. It decides nothing, may jump.
     """
 
     def __init__(
@@ -55,8 +73,10 @@ class Barriers:
         roots: Roots,
         folder: Path,
         outcome_timeout_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._drivers = drivers
+        self._clock = clock
         self._roots = roots
         self._folder = folder
         self._outcome_timeout_seconds = outcome_timeout_seconds
@@ -77,7 +97,8 @@ class Barriers:
             ConflictError: a newer attempt is known.
             SourceError: a volume cannot be read or is not open to the tenant, or its mount point
                 cannot be frozen or is not.
-            BadInputError: this agent does not have the driver of a volume.
+            BadInputError: this agent does not have the driver of a volume, or several nodes write
+                the volume and the driver cannot cut that.
         """
         for one in members:
             find_driver(self._drivers, one.driver)
@@ -87,7 +108,14 @@ class Barriers:
                 raise _outdated(session, attempt, known.number)
             if known is None or known.number < attempt:
                 fresh = _Attempt(
-                    session, attempt, tenant, members, hold_seconds, self._drivers, self._roots
+                    session,
+                    attempt,
+                    tenant,
+                    members,
+                    hold_seconds,
+                    self._drivers,
+                    self._roots,
+                    self._clock,
                 )
                 self._attempts[session] = fresh
             else:
@@ -103,6 +131,16 @@ class Barriers:
             SourceError: as of `open_mount_point`.
         """
         open_mount_point(self._roots, tenant, path).close()
+
+    def follow(self, session: UUID, attempt: int, leads: Mapping[UUID, str]) -> BarrierStatus:
+        """Connect to the leads of volumes that other nodes write, too. Errors as of `hold`.
+
+        Args:
+            session: the session.
+            attempt: its attempt.
+            leads: where the lead of each such volume is.
+        """
+        return self._get(session, attempt).follow(leads)
 
     def hold(self, session: UUID, attempt: int) -> BarrierStatus:
         """Hold writes.
@@ -198,7 +236,9 @@ class _Attempt:
         hold_seconds: float,
         drivers: Mapping[str, Driver],
         roots: Roots,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self.number = number
         self.last_used = time.monotonic()
         self._session = session
@@ -227,8 +267,24 @@ class _Attempt:
             except BaseException:
                 self._close()
                 raise
-            self._note(means=_means_of(self._gates.values()))
+            addresses = {
+                volume: gate.address
+                for volume, gate in self._gates.items()
+                if isinstance(gate, SharedGate) and gate.address
+            }
+            means = _means_of(self._gates.values())
+            self._status = self._status.model_copy(update={"means": means, "leads": addresses})
             self._prepared = True
+            return self._status
+
+    def follow(self, leads: Mapping[UUID, str]) -> BarrierStatus:
+        with self._lock:
+            self._require(self._prepared and self._status.held_at is None, "followed")
+            for volume, address in leads.items():
+                gate = self._gates.get(volume)
+                if not isinstance(gate, SharedGate):
+                    raise BadInputError(f"volume {volume}: this node shares no cut of it")
+                gate.follow(address)
             return self._status
 
     def hold(self) -> BarrierStatus:
@@ -239,7 +295,7 @@ class _Attempt:
                     self._hold.freeze()
                 for gate in self._gates.values():
                     gate.hold(self._hold_seconds)
-                self._note(held_at=time.time())
+                self._note(held_at=self._clock())
             self._require_unbroken()
             return self._status
 
@@ -248,7 +304,7 @@ class _Attempt:
             if self._status.cut_at is None:
                 self._require(self._status.held_at is not None, "cut")
                 self._require_unbroken()
-                self._note(cut_at=time.time())
+                self._note(cut_at=self._clock())
                 for volume, gate in self._gates.items():
                     self._views[volume] = gate.cut()
             self._require_unbroken()
@@ -262,7 +318,7 @@ class _Attempt:
                 unbroken = (hold.release() if hold else held) and held
                 # Each of them must be released, also after one that was broken.
                 released = [gate.release(unbroken=unbroken) for gate in self._gates.values()]
-                self._note(released_at=time.time(), unbroken=unbroken and all(released))
+                self._note(released_at=self._clock(), unbroken=unbroken and all(released))
             return self._status
 
     def take_view(self, volume: UUID) -> FrozenView | None:
@@ -295,8 +351,16 @@ class _Attempt:
             is_frozen=member.freeze is not None,
             frozen_devices=self._hold.devices if self._hold else frozenset(),
             volume_count=member.volume_count,
+            shared=member.shared,
         )
-        return self._drivers[member.driver].gate(order)
+        gate = self._drivers[member.driver].gate(order)
+        if member.shared and not isinstance(gate, SharedGate):
+            gate.close()
+            raise BadInputError(
+                f"volume {member.path}: several nodes write it, and driver {member.driver} knows "
+                f"nothing of the others; expected driver filter"
+            )
+        return gate
 
     def _mount_points(self) -> list[MountPoint]:
         with contextlib.ExitStack() as opened:

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -187,36 +187,34 @@ class Agents:
         session: UUID,
         attempt: int,
         tenant: str,
-        parts: Sequence[PartView],
+        sources: Sequence[Json],
         hold_seconds: float,
         volume_count: int = 0,
     ) -> BarrierStatus:
         """Let a node open what it needs to cut its volumes of a session; repeating it is harmless.
 
-        This and the next three raise:
+        This and the next four raise:
             ConflictError: the node knows a newer attempt.
             NotFoundError: the agent process does not know the attempt: it was restarted.
             HoldBrokenError: the node's hold has ended by itself.
             SourceError: it cannot do that.
             UnavailableError: the agent does not answer.
         """
-        sources = [
-            {
-                "volume": str(part.volume),
-                "path": part.path,
-                "freeze": part.freeze,
-                "driver": part.driver,
-            }
-            for part in parts
-        ]
         body = {
             "attempt": attempt,
             "tenant": tenant,
-            "sources": sources,
+            "sources": list(sources),
             "hold_seconds": hold_seconds,
             "volume_count": volume_count,
         }
         return self._barrier(address, session, "prepare", body)
+
+    def follow(
+        self, address: AgentAddress, session: UUID, attempt: int, leads: Mapping[UUID, str]
+    ) -> BarrierStatus:
+        """Let a node connect to the leads of volumes that other nodes write, too."""
+        told = {str(volume): where for volume, where in leads.items()}
+        return self._barrier(address, session, "follow", {"attempt": attempt, "leads": told})
 
     def hold(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         """Let a node hold writes."""

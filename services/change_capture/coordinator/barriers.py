@@ -15,12 +15,13 @@ from uuid import UUID
 
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.sessions.barrier import BarrierEvidence, record_cut
-from libs.catalogdb.sessions.session import PartView, SessionView, reject_session
+from libs.catalogdb.sessions.session import SessionView, reject_session
 from libs.errors import BackcastError, ConflictError, NotFoundError, UnavailableError
-from services.change_capture.coordinator.agents import AgentAddress, Agents
+from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.commands import (
     Command,
     CutNode,
+    FollowLeads,
     HoldNode,
     Member,
     PrepareNode,
@@ -34,6 +35,7 @@ from services.change_capture.coordinator.facts import (
     Fact,
     NodeCut,
     NodeFact,
+    NodeFollowing,
     NodeHeld,
     NodePrepared,
     NodeRefused,
@@ -50,9 +52,12 @@ from services.change_capture.coordinator.session import (
     outstanding,
     with_barrier,
 )
+from services.change_capture.coordinator.sharing.members import BarrierMember, members_of
 from services.change_capture.rpc import BarrierStatus
 
 log = logging.getLogger(__name__)
+
+NodeOrder = PrepareNode | FollowLeads | HoldNode | CutNode | ReleaseNode
 
 #: Pause before what was not confirmed is ordered again.
 _AGAIN_SECONDS = 0.2
@@ -97,8 +102,10 @@ class Barriers:
     def cut(self, view: SessionView) -> bool:
         """Take a session's attempt through its barrier; whether its cut counts now."""
         until = self._clock() + self.barrier_seconds
-        nodes = frozenset(part.node for part in view.parts)
-        state = with_barrier(view.session, view.cut_attempt, nodes, parts_of(view), until)
+        nodes = members_of(view).keys()
+        state = with_barrier(
+            view.session, view.cut_attempt, frozenset(nodes), parts_of(view), until
+        )
         commands = outstanding(state)
         while state.phase not in ENDED:
             facts = self._carry_out(view, commands)
@@ -142,8 +149,8 @@ class Barriers:
 
     def _one(self, view: SessionView, command: Command) -> Fact | None:
         match command:
-            case PrepareNode(node) | HoldNode(node) | CutNode(node) | ReleaseNode(node):
-                return self._order(view, node, command)
+            case PrepareNode() | FollowLeads() | HoldNode() | CutNode() | ReleaseNode():
+                return self._order(view, command.node, command)
             case RecordCut(members):
                 return self._record(view, members)
             case Reject(code, message):
@@ -161,12 +168,11 @@ class Barriers:
         self,
         view: SessionView,
         node: str,
-        command: PrepareNode | HoldNode | CutNode | ReleaseNode,
+        command: NodeOrder,
     ) -> NodeFact | AttemptSuperseded | None:
         attempt = view.cut_attempt
-        parts = [part for part in view.parts if part.node == node]
         try:
-            status = self._call(view, parts, command)
+            status = self._call(view, members_of(view)[node], command)
         except ConflictError:  # the node knows a newer attempt
             return AttemptSuperseded(attempt)
         except UnavailableError as err:  # it is asked again until the barrier's time is over
@@ -182,11 +188,10 @@ class Barriers:
     def _call(
         self,
         view: SessionView,
-        parts: Sequence[PartView],
-        command: PrepareNode | HoldNode | CutNode | ReleaseNode,
+        member: BarrierMember,
+        command: NodeOrder,
     ) -> BarrierStatus:
-        address = AgentAddress.of(parts[0])
-        session, attempt = view.session, view.cut_attempt
+        address, session, attempt = member.address, view.session, view.cut_attempt
         match command:
             case PrepareNode():
                 return self._agents.prepare(
@@ -194,10 +199,12 @@ class Barriers:
                     session,
                     attempt,
                     view.tenant,
-                    parts,
+                    member.sources,
                     self._hold_seconds,
                     len(view.parts),
                 )
+            case FollowLeads(leads=leads):
+                return self._agents.follow(address, session, attempt, leads)
             case HoldNode():
                 return self._agents.hold(address, session, attempt)
             case CutNode():
@@ -227,7 +234,12 @@ def parts_of(view: SessionView) -> dict[UUID, Part]:
     """A session's volumes, as its decisions know them."""
     return {
         part.capture: Part(
-            part.volume_name, part.node, taken=part.boot is not None, finished=part.finished
+            part.volume_name,
+            part.node,
+            taken=part.boot is not None,
+            finished=part.finished,
+            volume_id=part.volume,
+            followers=frozenset(one.node for one in part.followers),
         )
         for part in view.parts
     }
@@ -237,7 +249,9 @@ def _fact(node: str, command: Command, status: BarrierStatus) -> NodeFact | None
     """What a node's answer says about the step that it was ordered to do."""
     match command:
         case PrepareNode():
-            return NodePrepared(node, status.attempt, status.means)
+            return NodePrepared(node, status.attempt, status.means, status.leads)
+        case FollowLeads():
+            return NodeFollowing(node, status.attempt)
         case HoldNode() if status.held_at is not None:
             return NodeHeld(node, status.attempt, status.held_at)
         case CutNode() if status.cut_at is not None:

@@ -20,6 +20,10 @@ class Member:
     cut_at: float | None = None
     released_at: float | None = None
     unbroken: bool = False
+    #: By volume that several nodes write and this one leads: where the others find its filter.
+    leads: Mapping[UUID, str] = field(default_factory=dict, hash=False)
+    #: Connected to the leads of what it follows.
+    following: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,14 @@ class PrepareNode:
     """Open what the node needs for the barrier."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowLeads:
+    """Connect to the leads of volumes that other nodes write, too."""
+
+    node: str
+    leads: Mapping[UUID, str] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +85,13 @@ class Reject:
     message: str
 
 
-Command = PrepareNode | HoldNode | CutNode | ReleaseNode | RecordCut | CaptureVolume | Reject
+Command = (
+    PrepareNode
+    | FollowLeads
+    | HoldNode
+    | CutNode
+    | ReleaseNode
+    | RecordCut
+    | CaptureVolume
+    | Reject
+)

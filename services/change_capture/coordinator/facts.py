@@ -1,6 +1,7 @@
 """What can become known about a session: the facts that its decisions are made of."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from libs.events.fields import HoldMeans
@@ -13,6 +14,16 @@ class NodePrepared:
     node: str
     attempt: int
     means: HoldMeans
+    #: By volume that several nodes write and this one leads: where the others find its filter.
+    leads: Mapping[UUID, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFollowing:
+    """A node is connected to the leads of volumes that other nodes write, too."""
+
+    node: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,7 @@ class Ticked:
 
 Fact = (
     NodePrepared
+    | NodeFollowing
     | NodeHeld
     | NodeCut
     | NodeReleased
@@ -126,5 +138,5 @@ Fact = (
     | Ticked
 )
 
-NodeFact = NodePrepared | NodeHeld | NodeCut | NodeReleased | NodeRefused
+NodeFact = NodePrepared | NodeFollowing | NodeHeld | NodeCut | NodeReleased | NodeRefused
 CaptureFact = CaptureUnknown | CaptureRefused | PartFinished

@@ -1,5 +1,6 @@
 """The coordinator's REST endpoints: nodes, volumes, and sessions."""
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from libs.catalogdb.protected import (
     refuse_removed,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
+from libs.catalogdb.volumes.sharing import DRIVER, Place, check_places, share
 from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.nodes import NodeKey
@@ -32,6 +34,13 @@ from services.change_capture.coordinator.machines.volumes import follow_disks
 from services.change_capture.coordinator.nodes.choosing import meant_node
 from services.change_capture.coordinator.nodes.endpoints import add_node_endpoints
 from services.change_capture.coordinator.session_routes import add_session_routes
+from services.change_capture.coordinator.sharing.endpoints import (
+    NodePlace,
+    WritingNode,
+    add_sharing_routes,
+    nodes_of,
+    probe_all,
+)
 from services.change_capture.coordinator.tenant_routes import add_tenant_routes
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.coordinator.volume_routes import add_volume_routes
@@ -50,9 +59,16 @@ class VolumeRequest(Body):
     """Protect a volume."""
 
     name: str = Field(description="Name of the volume, unique in the tenant")
-    path: str = Field(
+    path: str | None = Field(
+        None,
         description="Path on the node: of a file or block device, or of a QMP socket and a disk of "
-        "its process"
+        "its process; left out if `nodes` says it",
+    )
+    nodes: list[NodePlace] | None = Field(
+        None,
+        description="The 2 to 8 nodes that write it, the lead first, instead of `node` and `path`; "
+        "each has a volume filter in front of it",
+        max_length=8,
     )
     node: str | None = Field(
         None, description="Node that the path is on; may be left out if there is only one"
@@ -83,6 +99,7 @@ class VolumeAnswer(BaseModel):
     freeze: str | None
     driver: str
     size_bytes: int
+    nodes: list[WritingNode] = Field(description="All nodes that write it, the lead first")
 
 
 class HintsRequest(Body):
@@ -163,6 +180,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     _add_session_route(app, conductor)
     add_volume_routes(app, catalog, agents)
     add_machine_routes(app, catalog, vault, agents)
+    add_sharing_routes(app, catalog, agents)
     add_session_routes(app, catalog)
     add_tenant_routes(app, catalog, vault)
 
@@ -173,20 +191,22 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
         group = request.group and check_name("group", request.group)
         if caller.groups:
             caller.within(lambda: group or _group_of_new(catalog, tenant, name))
+        if request.nodes is not None:
+            places = _places(request, request.nodes)
+            size_bytes = probe_all(catalog, agents, tenant, places)
+            ensure_tenant(catalog, vault, tenant)
+            shared = share(catalog, tenant, name, group, places, again=request.again)
+            return _protected(shared, size_bytes)
+        if request.path is None:
+            raise BadInputError("path: it is missing; expected it, or `nodes` with a path of each")
+        path, freeze, driver = request.path, request.freeze, request.driver
         node = meant_node(catalog, request.node)
-        size_bytes = agents.probe(node, tenant, request.path, request.freeze, request.driver)
+        size_bytes = agents.probe(node, tenant, path, freeze, driver)
         ensure_tenant(catalog, vault, tenant)
         volume = add_volume(
-            catalog,
-            tenant,
-            name,
-            group,
-            node.name,
-            request.path,
-            request.freeze,
-            driver=request.driver,
-            again=request.again,
-        )
+            catalog, tenant, name, group, node.name, path, freeze,
+            driver=driver, again=request.again,
+        )  # fmt: skip
         return _protected(volume, size_bytes)
 
     @app.post("/v1/tenants/{tenant}/snapshots", status_code=202, summary="Take a snapshot")
@@ -216,7 +236,30 @@ def _protected(volume: Volume, size_bytes: int) -> VolumeAnswer:
         freeze=volume.freeze,
         driver=volume.driver,
         size_bytes=size_bytes,
+        nodes=nodes_of(volume),
     )
+
+
+def _places(request: VolumeRequest, nodes: Sequence[NodePlace]) -> list[Place]:
+    """Where a volume is that several nodes write.
+
+    Raises:
+        BadInputError: they cannot, or the request says of one node what goes not with it.
+    """
+    said = {
+        "path": request.path,
+        "node": request.node,
+        "freeze": request.freeze,
+        "driver": None if request.driver in ("scan", DRIVER) else request.driver,
+    }
+    if names := [name for name, value in said.items() if value is not None]:
+        raise BadInputError(
+            f"nodes: goes not with {', '.join(names)}; a volume that several nodes write has a "
+            f"path on each of them, and is captured by driver {DRIVER}"
+        )
+    places = [Place(one.node, one.path) for one in nodes]
+    check_places(places, DRIVER, None)
+    return places
 
 
 def _add_session_route(app: FastAPI, conductor: Conductor) -> None:

@@ -5,8 +5,10 @@ about a fact. Both are total: facts may come twice, late, in any order, or never
 session tells it the time (`Ticked`); what is outstanding is then ordered again. Every command may
 be carried out again, because nodes and catalog know sessions by their id and the attempt.
 
-A session with a barrier goes Requested → Prepared → Holding → Cut → Released → Capturing → Sealing
-→ ended. The phase says what *every* node has done. One without a barrier begins at Capturing.
+A session with a barrier goes Requested → Opened → Prepared → Holding → Cut → Released → Capturing →
+Sealing → ended. The phase says what *every* node has done. One without a barrier begins at
+Capturing. Only where several nodes write a volume is there anything to do between Opened and
+Prepared: the others connect to the node that keeps its bytes, before anybody holds.
 
 The cut counts only if each node confirms that its hold was unbroken when the release reached it
 (scenario 18). Whatever ends a session early, each node that was told anything is released.
@@ -22,6 +24,7 @@ from services.change_capture.coordinator.commands import (
     CaptureVolume,
     Command,
     CutNode,
+    FollowLeads,
     HoldNode,
     Member,
     PrepareNode,
@@ -38,6 +41,7 @@ from services.change_capture.coordinator.facts import (
     Fact,
     NodeCut,
     NodeFact,
+    NodeFollowing,
     NodeHeld,
     NodePrepared,
     NodeRefused,
@@ -53,17 +57,19 @@ class Phase(IntEnum):
     """How far a session is: what every one of its nodes, or of its volumes, has done."""
 
     REQUESTED = 0
-    PREPARED = 1
-    HOLDING = 2
-    CUT = 3
-    RELEASED = 4
-    CAPTURING = 5
-    SEALING = 6
-    SEALED = 7
-    REJECTED = 8
+    #: Prepared, but for the connections to the leads of volumes that several nodes write.
+    OPENED = 1
+    PREPARED = 2
+    HOLDING = 3
+    CUT = 4
+    RELEASED = 5
+    CAPTURING = 6
+    SEALING = 7
+    SEALED = 8
+    REJECTED = 9
     #: Another coordinator has begun a newer attempt at the barrier, or recorded the cut: this one
     #: only lets go of the nodes.
-    SUPERSEDED = 9
+    SUPERSEDED = 10
 
 
 #: Phases in which a session commands nothing but releases.
@@ -81,6 +87,9 @@ class Part:
     #: A chunker works on it, so the agent process that captures it is settled.
     taken: bool = False
     finished: bool = False
+    #: Its id, if other nodes write it too, and those nodes.
+    volume_id: UUID | None = None
+    followers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,12 @@ def outstanding(state: Session) -> list[Command]:  # noqa: PLR0911 -- one answer
     match state.phase:
         case Phase.REQUESTED:
             return [PrepareNode(node) for node in nodes if not state.members[node].prepared]
+        case Phase.OPENED:
+            return [
+                FollowLeads(node, _leads_of(state, node))
+                for node in nodes
+                if _leads_of(state, node) and not state.members[node].following
+            ]
         case Phase.PREPARED:
             return [HoldNode(node) for node in nodes if state.members[node].held_at is None]
         case Phase.HOLDING:
@@ -164,7 +179,14 @@ def evolve(state: Session, fact: Fact) -> Session:  # noqa: PLR0911 -- one answe
     if state.phase in ENDED:
         return state
     match fact:
-        case NodePrepared() | NodeHeld() | NodeCut() | NodeReleased() | NodeRefused():
+        case (
+            NodePrepared()
+            | NodeFollowing()
+            | NodeHeld()
+            | NodeCut()
+            | NodeReleased()
+            | NodeRefused()
+        ):
             return _after_node(state, fact)
         case Ticked(now=now):
             return _after_time(state, now)
@@ -187,8 +209,10 @@ def _after_node(state: Session, fact: NodeFact) -> Session:
     if member is None or fact.attempt != state.attempt or state.phase > Phase.CUT:
         return state
     match fact:
-        case NodePrepared(means=means) if state.phase is Phase.REQUESTED:
-            changed = replace(member, prepared=True, means=means)
+        case NodePrepared(means=means, leads=leads) if state.phase is Phase.REQUESTED:
+            changed = replace(member, prepared=True, means=means, leads=leads)
+        case NodeFollowing() if state.phase is Phase.OPENED:
+            changed = replace(member, following=True)
         case NodeHeld(at=at) if state.phase is Phase.PREPARED:
             changed = replace(member, held_at=at)
         case NodeCut(at=at) if state.phase is Phase.HOLDING:
@@ -212,6 +236,8 @@ def _advanced(state: Session) -> Session:
     members = state.members.values()
     match state.phase:
         case Phase.REQUESTED if all(one.prepared for one in members):
+            return _opened(state)
+        case Phase.OPENED if not outstanding(state):
             return replace(state, phase=Phase.PREPARED)
         case Phase.PREPARED if all(one.held_at is not None for one in members):
             return replace(state, phase=Phase.HOLDING)
@@ -223,10 +249,38 @@ def _advanced(state: Session) -> Session:
             return state
 
 
+def _opened(state: Session) -> Session:
+    """On to where followers connect, or past it if there are none."""
+    for part in state.parts.values():
+        if part.followers and part.volume_id not in state.members[part.node].leads:
+            return _rejected(
+                state,
+                "source",
+                f"volume {part.volume}: the agent of node {part.node} does not say where the "
+                f"filter is that leads it; is it of this release?",
+            )
+    is_shared = any(part.followers for part in state.parts.values())
+    return replace(state, phase=Phase.OPENED if is_shared else Phase.PREPARED)
+
+
+def _leads_of(state: Session, node: str) -> dict[UUID, str]:
+    """Where the leads are of the volumes that a node writes and does not lead."""
+    return {
+        part.volume_id: state.members[part.node].leads[part.volume_id]
+        for part in state.parts.values()
+        if part.volume_id is not None and node in part.followers
+    }
+
+
 def _after_time(state: Session, now: float) -> Session:
     if state.phase >= Phase.RELEASED or now < state.barrier_until:
         return state
-    late = [node for node in sorted(state.members) if _is_late(state.phase, state.members[node])]
+    late = [
+        node
+        for node in sorted(state.members)
+        if _is_late(state.phase, state.members[node])
+        and (state.phase is not Phase.OPENED or _leads_of(state, node))
+    ]
     return _rejected(
         state,
         "barrier-late",
@@ -238,6 +292,7 @@ def _after_time(state: Session, now: float) -> Session:
 def _is_late(phase: Phase, member: Member) -> bool:
     done = (
         member.prepared,
+        member.following,
         member.held_at is not None,
         member.cut_at is not None,
         member.released_at is not None,

@@ -15,7 +15,7 @@ Implementations raise `SourceError` where the volume fails, and `UnavailableErro
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 from libs.events.fields import HoldMeans
@@ -220,6 +220,23 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SharedCut:
+    """Several nodes write the volume: one of them, the lead, keeps the bytes of the cut for all.
+
+    Without followers this node is a follower, and learns later where the lead is.
+    """
+
+    #: Names the cut on all nodes.
+    name: str
+    #: By which its nodes prove to each other that they take part.
+    key: bytes = field(repr=False)
+    #: Name of this node.
+    node: str
+    #: Of the lead: names of the other nodes.
+    followers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GateOrder:
     """A volume that is to be cut at the barrier of a session."""
 
@@ -235,6 +252,8 @@ class GateOrder:
     frozen_devices: frozenset[int]
     #: Volumes that the session has on all nodes; 0: nobody has said.
     volume_count: int = 0
+    #: What it shares with other nodes; None: this node alone writes it.
+    shared: SharedCut | None = None
 
 
 class Gate(Protocol):
@@ -279,6 +298,27 @@ class Gate(Protocol):
 
     def close(self) -> None:
         """Let writes go on, whatever came before; the view that was begun stays the caller's."""
+        ...
+
+
+@runtime_checkable
+class SharedGate(Gate, Protocol):
+    """The gate of a volume that several nodes write. Only some drivers have it.
+
+    The view that `cut` begins on a follower is never read. It lasts as long as that of the lead.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where followers find the lead; empty at a follower."""
+        ...
+
+    def follow(self, address: str) -> None:
+        """Connect to the lead, before `hold`; harmless when repeated.
+
+        Raises:
+            SourceError: the lead does not answer, or does not take this node for a follower.
+        """
         ...
 
 

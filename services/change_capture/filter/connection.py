@@ -11,8 +11,10 @@ takes three system calls (ADR 15).
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable
 
+from libs.errors import DamagedDataError
 from libs.nbd.export import Export
 from libs.nbd.layout import Command, CommandFlag, OptionReply, error_of_errno
 from libs.nbd.server.events import (
@@ -22,10 +24,16 @@ from libs.nbd.server.events import (
     ListAsked,
     PayloadReceived,
     Request,
+    StandingSession,
+    TlsAsked,
 )
 from libs.nbd.server.session import ServerSession
 from libs.nbd.streams import Bytes
 from libs.runtime.buffers import large_buffer
+from libs.runtime.tls import ServerTls
+from services.change_capture.filter.clients.encryption import EncryptedSocket
+from services.change_capture.filter.clients.traffic import Traffic
+from services.change_capture.filter.valve import Passage
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -34,12 +42,32 @@ log = logging.getLogger(__name__)
 PAYLOAD_SIZE_BYTES_MAX = 8 << 20
 #: When the payloads of a batch are this long together, its replies are sent.
 BATCH_SIZE_BYTES = 1 << 20
+#: A client gets so long from its connection to the end of the handshakes of NBD and TLS.
+HANDSHAKE_SECONDS_MAX = 30.0
 #: Of one `sendmsg`; Linux takes 1024.
 _BUFFERS_MAX = 512
 #: O_DIRECT wants pages.
 _PAGE = 4096 - 1
 
 Work = Callable[[], None]
+
+
+class Pause:
+    """Asks connections to stop at their next quiet moment. One thread asks, all others look."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        #: Handshakes may go on until then, by the monotonic clock.
+        self.handshakes_until = 0.0
+
+    def begin(self, handshake_seconds: float) -> None:
+        """Ask."""
+        self.handshakes_until = time.monotonic() + handshake_seconds
+        self.is_asked = True
+
+    def end(self) -> None:
+        """Connections may serve again."""
+        self.is_asked = False
 
 
 class Connection:
@@ -51,11 +79,12 @@ class Connection:
     Args:
         name: of the client, in the log.
         peer: a blocking socket with a time limit of receiving (SO_RCVTIMEO), after which
-            ``may_go_on`` is asked.
+            ``pause`` is looked at.
         session: of NBD, at its beginning or taken over.
         volume: what is served.
         export: as it is offered. The empty name, which is the default export, stands for it too.
-        may_go_on: whether to receive any more.
+        pause: whether to stop at the next quiet moment.
+        tls: what the client is shown if it asks for TLS.
     """
 
     def __init__(  # noqa: PLR0913 -- one client's surroundings
@@ -65,15 +94,23 @@ class Connection:
         session: ServerSession,
         volume: FilteredVolume,
         export: Export,
-        may_go_on: Callable[[], bool],
+        pause: "Pause",
+        tls: ServerTls | None = None,
     ) -> None:
         self.name = name
         self.socket = peer
+        self._tls = tls
+        #: What it has asked for until now.
+        self.traffic = Traffic()
+        #: Where bytes come from and go to: the socket, or TLS on it.
+        self._wire: socket.socket | EncryptedSocket = peer
+        self._handshake_until = time.monotonic() + HANDSHAKE_SECONDS_MAX
         self.session = session
         self._volume = volume
         self._export = export
-        self._may_go_on = may_go_on
-        self._passage = volume.valve.passage()
+        self._pause = pause
+        #: While it is served.
+        self._passage: Passage
         self._arena = memoryview(large_buffer(BATCH_SIZE_BYTES + PAYLOAD_SIZE_BYTES_MAX))
         self._used = 0
         self._payload = self._arena[:0]
@@ -83,42 +120,64 @@ class Connection:
         self._has_ended = False
 
     def serve(self) -> None:
-        """Serve until the client leaves, breaks the protocol, or ``may_go_on`` says no.
+        """Serve until the client leaves, breaks the protocol, or a pause begins.
+
+        May be called again after a pause.
 
         Raises:
             DamagedDataError: the client breaks the protocol.
             OSError: the connection broke.
         """
-        session, receive = self.session, self.socket.recv_into
+        session, pause = self.session, self._pause
+        self._passage = self._volume.valve.passage()
         try:
             while not self._has_ended:
                 self._work()
+                if pause.is_asked and self._may_stop():
+                    return
                 if not session.can_receive:
                     continue
                 try:
                     # Of a payload all is expected, and one call for it costs the least.
                     flags = socket.MSG_WAITALL if self._is_receiving_payload else 0
-                    count = receive(session.buffer(), 0, flags)
+                    count = self._wire.recv_into(session.buffer(), 0, flags)
                 except BlockingIOError:  # nothing came within the socket's time limit
-                    if self._may_stop():
-                        return
+                    self._check_handshake()
                     continue
                 if not count:
                     return
                 session.received(count)
-                if not self._may_go_on() and self._may_stop():
-                    return
+                self._check_handshake()
         finally:
             self._volume.valve.remove(self._passage)
+
+    @property
+    def standing(self) -> StandingSession | None:
+        """What a successor needs to go on with it; None: it cannot, as with TLS."""
+        return None if isinstance(self._wire, EncryptedSocket) else self.session.standing()
 
     @property
     def has_ended(self) -> bool:
         """Whether the client has said goodbye."""
         return self._has_ended
 
+    def _check_handshake(self) -> None:
+        """Give up on a client that keeps a place and does not enter the export.
+
+        Raises:
+            DamagedDataError: its time is over.
+        """
+        if not self.session.is_entered and time.monotonic() > self._handshake_until:
+            raise DamagedDataError(
+                f"{self.name}: handshake: expected its end within {HANDSHAKE_SECONDS_MAX:g} s, got "
+                f"nothing more"
+            )
+
     def _may_stop(self) -> bool:
-        """Whether it shall stop, and no payload is on its way."""
-        return not (self._may_go_on() or self._is_receiving_payload)
+        """Whether this is a quiet moment, or the time of the pause for handshakes is over."""
+        if self.session.is_entered:
+            return self.session.standing() is not None
+        return time.monotonic() >= self._pause.handshakes_until
 
     def _work(self) -> None:
         """Do all that has come, and send the replies."""
@@ -148,9 +207,15 @@ class Connection:
             self._passage.leave()
         output = self.session.take_output()
         if output:
-            send_all(self.socket, output)
+            self._send(output)
         if not self._is_receiving_payload:
             self._used = 0
+
+    def _send(self, output: list[Bytes]) -> None:
+        if isinstance(self._wire, EncryptedSocket):
+            self._wire.send(output)
+        else:
+            send_all(self._wire, output)
 
     def _room(self, length: int) -> memoryview:
         at = self._used
@@ -159,6 +224,8 @@ class Connection:
 
     def _begin(self, request: Request) -> None:
         command = request.command
+        self.traffic.requests[command] += 1
+        self.traffic.sizes_bytes[command] += request.length
         if command == Command.WRITE:
             self._payload = self._room(request.length)
             self._is_receiving_payload = True
@@ -261,12 +328,21 @@ class Connection:
 
     def _fail(self, request: Request, err: OSError) -> None:
         number = err.errno or errno.EIO
+        self.traffic.failed += 1
         log.warning("request failed", extra={"what": repr(request), "detail": str(err)})
         self.session.replies.fail(request, error_of_errno(number), err.strerror or "")
 
     def _shake_hands(self, event: Event) -> None:
         session, export = self.session, self._export
         match event:
+            case TlsAsked():
+                assert self._tls is not None, "TLS is granted where there is a certificate"
+                send_all(self.socket, session.take_output())
+                self._wire = EncryptedSocket(
+                    self.socket, self._tls.current(), self._handshake_until
+                )
+                log.info("TLS", extra={"client": self.name, "who": self._wire.peer_name})
+                session.tls_started()
             case ListAsked():
                 session.list_exports([export])
             case ExportAsked():

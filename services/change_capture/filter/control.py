@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from libs.errors import BackcastError, BadInputError, DamagedDataError
@@ -35,13 +36,18 @@ from services.change_capture.filter.messages import (
     Data,
     Done,
     FindData,
+    FollowLead,
     ForgetVolume,
     HoldWrites,
+    LeadCut,
+    Leading,
     Order,
     ReadView,
     Released,
     ReleaseWrites,
     SettleSession,
+    Taken,
+    TakeOver,
     failed,
     receive_order,
     send,
@@ -60,14 +66,18 @@ class ControlServer:
     Args:
         path: of the socket; what was there is replaced, as the volume's lock is ours.
         cuts: what is ordered about.
+        give: hands over to a successor at the other end of a connection.
 
     Raises:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, path: Path, cuts: FilterCuts) -> None:
+    def __init__(
+        self, path: Path, cuts: FilterCuts, give: Callable[[socket.socket, TakeOver], None]
+    ) -> None:
         self.path = path
         self._cuts = cuts
+        self._give = give
         self._identity = cuts.volume.disk.identity
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -107,7 +117,7 @@ class ControlServer:
                 if not self._is_closed:
                     log.critical("control socket ended", extra={"detail": str(err)})
                 return
-            if not _is_trusted(connection):
+            if not is_trusted(connection):
                 connection.close()
                 continue
             with self._lock:
@@ -123,7 +133,7 @@ class ControlServer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                agent = _Agent(connection, self._cuts, self._identity)
+                agent = _Agent(connection, self._cuts, self._identity, self._give)
                 try:
                     agent.serve()
                 except (OSError, DamagedDataError) as err:
@@ -138,8 +148,15 @@ class ControlServer:
 class _Agent:
     """One connection; what it holds is held by this object."""
 
-    def __init__(self, connection: socket.socket, cuts: FilterCuts, identity: str) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        cuts: FilterCuts,
+        identity: str,
+        give: Callable[[socket.socket, TakeOver], None],
+    ) -> None:
         self._connection = connection
+        self._give = give
         self._cuts = cuts
         self._identity = identity
         self._buffer = memoryview(large_buffer(READ_SIZE_BYTES_MAX))
@@ -153,6 +170,9 @@ class _Agent:
         """
         while (order := receive_order(self._connection)) is not None:
             try:
+                if isinstance(order, TakeOver):
+                    self._give(self._connection, order)
+                    return
                 answer, content = self._do(order)
             except BackcastError as err:
                 answer, content = failed(err), b""
@@ -168,15 +188,22 @@ class _Agent:
                 return Bytes(), self._read(order)
             case FindData():
                 return self._data(order), b""
-            case ReleaseWrites():
-                return Released(self._cuts.release(self)), b""
+            case ReleaseWrites() | LeadCut():
+                return self._barrier(order), b""
         self._change(order)
         return Done(), b""
+
+    def _barrier(self, order: ReleaseWrites | LeadCut) -> Answer:
+        if isinstance(order, ReleaseWrites):
+            return Released(self._cuts.release(self))
+        return Leading(self._cuts.sharing.lead(self, order.cut, order.key, order.followers))
 
     def _change(self, order: Order) -> None:
         """Do what has no answer but that it is done."""
         cuts = self._cuts
         match order:
+            case FollowLead():
+                cuts.sharing.follow(self, order.cut, order.key, order.node, order.address)
             case HoldWrites():
                 cuts.hold(self, order.seconds)
             case CutNow():
@@ -187,6 +214,8 @@ class _Agent:
                 cuts.settle(order.volume, order.session, sealed=order.sealed)
             case ForgetVolume():
                 cuts.forget(order.volume)
+            case Taken():
+                raise BadInputError("a successor says that it serves, and none was asked to")
 
     def _about(self, order: Ask) -> About:
         cuts, disk = self._cuts, self._cuts.volume.disk
@@ -196,7 +225,7 @@ class _Agent:
             size_bytes=disk.size_bytes,
             epoch=cuts.epoch,
             view_count=cuts.view_count,
-            broken=cuts.view(order.token).broken if order.token else None,
+            broken=cuts.why_broken(order.token) if order.token else None,
             version=VERSION,
         )
 
@@ -229,7 +258,8 @@ class _Agent:
         return Data(extents, extents[-1][1] if len(extents) == EXTENTS_MAX else None)
 
 
-def _is_trusted(connection: socket.socket) -> bool:
+def is_trusted(connection: socket.socket) -> bool:
+    """Whether this process's own user or root is at the other end, as the kernel says."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(raw)
     if user in (0, os.geteuid()):

@@ -12,6 +12,7 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,14 @@ from libs.errors import (
     UnavailableError,
 )
 from services.change_capture.drivers.port import TrackingLost
-from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.frozen import BreakReason, FrozenBytes
+from services.change_capture.filter.keeping import Keeper
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.tracking import Tracking
+from services.change_capture.filter.sharing.follower import KeptByLead
+from services.change_capture.filter.sharing.lead import LeadServer, LedCut
+from services.change_capture.filter.sharing.messages import AskChanges
+from services.change_capture.filter.sharing.parts import Member, Sharing
 from services.change_capture.filter.volume import FilteredVolume
 
 log = logging.getLogger(__name__)
@@ -53,7 +59,9 @@ class _View:
     """A cut, from its hold on."""
 
     owner: object
-    frozen: FrozenBytes
+    frozen: Keeper
+    #: Where other nodes write the volume too: the cut that this filter leads.
+    led: LedCut | None = None
     #: Bits of before, until they are durable.
     before: ChunkBitmap | None = None
     #: Of the cut, when it counts.
@@ -69,16 +77,34 @@ class FilterCuts:
         volume: the volume.
         tracking: what is known of its cuts.
         scratch: for bytes of before a cut.
+        server: where the filters of other nodes that write the volume connect; None: nowhere.
     """
 
-    def __init__(self, volume: FilteredVolume, tracking: Tracking, scratch: ScratchLimits) -> None:
+    def __init__(
+        self,
+        volume: FilteredVolume,
+        tracking: Tracking,
+        scratch: ScratchLimits,
+        server: LeadServer | None = None,
+    ) -> None:
         self.volume = volume
         self._tracking = tracking
         self._scratch = scratch
         #: That is being cut.
         self._held: _View | None = None
         self._views: tuple[_View, ...] = ()
+        #: Another process has what is tracked, or will have it.
+        self._is_retired = False
         self._lock = threading.RLock()
+        #: What of the cuts is shared with other nodes.
+        self.sharing = Sharing(
+            volume,
+            server,
+            Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
+        )
+        #: Frozen views that broke, by why.
+        self.broken_views: Counter[BreakReason] = Counter()
+        self._counting = threading.Lock()
 
     @property
     def epoch(self) -> str:
@@ -95,6 +121,11 @@ class FilterCuts:
         """Views that are open."""
         return len(self._views)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of before a cut that are kept for the views that are open."""
+        return sum(view.frozen.kept_bytes for view in self._views)
+
     def hold(self, owner: object, seconds: float) -> None:
         """Hold writes; this returns when none is under way and all are on stable storage.
 
@@ -107,20 +138,26 @@ class FilterCuts:
             ConflictError: the volume is held already, or has too many views.
             HoldBrokenError: the time was over before writes were held.
             UnavailableError: no scratch file can be made.
-            SourceError: the disk fails.
+            SourceError: the disk fails, or other nodes that write it are not connected.
         """
         if not 0 < seconds <= HOLD_SECONDS_MAX:
             raise BadInputError(
                 f"hold of {seconds:g} s: expected more than 0 and {HOLD_SECONDS_MAX:g} s at most"
             )
         with self._lock:
+            self._check_serving()
             if self._held or len(self._views) >= VIEWS_MAX or self._of(owner):
                 raise ConflictError(
                     f"volume {self.volume.disk.path}: it is held already, or has {VIEWS_MAX} "
                     f"views; wait until other captures have ended"
                 )
+            led, followed = self.sharing.led_by(owner), self.sharing.followed_by(owner)
+            if led:
+                led.require_all()
+            if followed and followed.broken is not None:
+                raise SourceError(f"volume {self.volume.disk.path}: {followed.broken}")
             self._flush()  # most of it, while writes still go on
-            view = _View(owner, self._made_scratch())
+            view = _View(owner, followed or self._made_scratch(), led)
             self._held = view
             try:
                 if not self.volume.valve.close(seconds):
@@ -137,6 +174,7 @@ class FilterCuts:
             HoldBrokenError: writes are not held any more, or never were.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None or view.is_cut or not self.volume.valve.is_holding:
                 raise HoldBrokenError(
@@ -144,6 +182,8 @@ class FilterCuts:
                     f"take the snapshot again"
                 )
             view.before = self.volume.cut(ChunkBitmap(self.volume.chunk_count), view.frozen)
+            if view.led and isinstance(view.frozen, FrozenBytes):
+                view.led.begin(view.frozen)
             view.is_cut = True
 
     def release(self, owner: object) -> str | None:
@@ -158,11 +198,13 @@ class FilterCuts:
             UnavailableError: the state folder fails; the cut is taken back.
         """
         with self._lock:
+            self._check_serving()
             view = self._held_by(owner)
             if view is None:
                 return None
             was_held = self.volume.valve.open()
-            if not (was_held and view.is_cut and view.before is not None):
+            is_whole = was_held and view.is_cut and view.frozen.broken is None
+            if not is_whole or view.before is None:
                 self._let_go(view)
                 return None
             try:
@@ -172,6 +214,10 @@ class FilterCuts:
                 raise
             view.before, self._held = None, None
             self._views = (*self._views, view)
+            self.sharing.take(owner)
+            if isinstance(view.frozen, KeptByLead):
+                # It lasts as long as the lead's, whatever becomes of this node's agent.
+                view.frozen.token, view.owner = view.token, view.frozen
             return view.token
 
     def view(self, token: str) -> FrozenBytes:
@@ -180,13 +226,21 @@ class FilterCuts:
         Raises:
             SourceError: it is gone.
         """
-        for view in self._views:
-            if view.token == token:
-                return view.frozen
-        raise SourceError(
-            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
-            f"the agent restarted? Take the snapshot again"
-        )
+        frozen = self._view(token).frozen
+        if not isinstance(frozen, FrozenBytes):
+            raise SourceError(
+                f"volume {self.volume.disk.path}: its frozen view is read at the lead, not here"
+            )
+        return frozen
+
+    def why_broken(self, token: str) -> str | None:
+        """Why the frozen view of a cut is broken, on whichever node; None: it is not.
+
+        Raises:
+            SourceError: it is gone.
+        """
+        view = self._view(token)
+        return view.frozen.broken or (view.led.why_broken() if view.led else None)
 
     def claim(
         self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
@@ -201,8 +255,20 @@ class FilterCuts:
             NotFoundError: there is no such cut.
             OutOfSpaceError: the state folder is full.
             UnavailableError: it fails.
+            SourceError: another node does not say what was written there.
         """
+        found = self._claim(token, volume, session, base, is_trusted=is_trusted)
+        led = next((view.led for view in self._views if view.token == token), None)
+        if led:
+            found = led.union(found, AskChanges(volume, session, base, is_trusted))
+        return found
+
+    def _claim(
+        self, token: str, volume: str, session: str, base: str | None, *, is_trusted: bool
+    ) -> ChunkBitmap | TrackingLost | None:
+        """The same of what this node has written."""
         with self._lock:
+            self._check_serving()
             try:
                 self._tracking.claim(token, volume, session)
                 found: ChunkBitmap | TrackingLost | None = None
@@ -210,7 +276,9 @@ class FilterCuts:
                     found = self._tracking.changes(token, volume, base)
                     if not is_trusted:
                         found = TrackingLost(
-                            "distrusted", f"what was written since base {base} was found untrue"
+                            "distrusted",
+                            f"what was written since base {base} is not believed: something was "
+                            f"overlooked, or the volume's place or its nodes have changed",
                         )
                 self._tracking.keep_since(token, volume, base)
             except KeyError as err:
@@ -227,11 +295,13 @@ class FilterCuts:
             UnavailableError: it fails.
         """
         with self._lock:
+            self._check_serving()
             self._rejoin(self._tracking.settle(volume, session, sealed=sealed))
 
     def forget(self, volume: str) -> None:
         """What is known of a volume's bases is of no use any more. Errors as of `settle`."""
         with self._lock:
+            self._check_serving()
             self._tracking.forget(volume)
 
     def end(self, owner: object) -> None:
@@ -240,6 +310,7 @@ class FilterCuts:
             view = self._held_by(owner) or self._of(owner)
             if view is not None:
                 self._let_go(view)
+            self.sharing.end(owner)
 
     def end_all(self, reason: str) -> None:
         """End whatever hold and views there are, because this process ends."""
@@ -248,8 +319,52 @@ class FilterCuts:
                 view.frozen.break_off(reason)
                 self._let_go(view)
 
+    def retire(self, reason: str) -> None:
+        """End all views, and take no order any more: what is tracked will be another process's.
+
+        Raises:
+            ConflictError: the volume is held, or another successor is served; all goes on.
+        """
+        with self._lock:
+            if self._held or self._is_retired:
+                raise ConflictError(
+                    f"volume {self.volume.disk.path}: its writes are held, or it is being handed "
+                    f"over; try again in a moment"
+                )
+            self._is_retired = True
+            self.end_all(reason)
+
+    def resume(self) -> None:
+        """Take orders again; what is tracked is this process's."""
+        with self._lock:
+            self._is_retired = False
+
+    def _check_serving(self) -> None:
+        if self._is_retired:
+            raise UnavailableError(
+                f"volume {self.volume.disk.path}: its filter hands over to a successor; try again"
+            )
+
     def _held_by(self, owner: object) -> _View | None:
         return self._held if self._held is not None and self._held.owner is owner else None
+
+    def _view(self, token: str) -> _View:
+        for view in self._views:
+            if view.token == token:
+                return view
+        raise SourceError(
+            f"volume {self.volume.disk.path}: the filter's frozen view is gone; was the filter or "
+            f"the agent restarted? Take the snapshot again"
+        )
+
+    def _tell_lead(self, token: str, question: AskChanges) -> ChunkBitmap | TrackingLost | None:
+        return self._claim(
+            token,
+            question.volume,
+            question.session,
+            question.base,
+            is_trusted=question.is_trusted,
+        )
 
     def _of(self, owner: object) -> _View | None:
         return next((view for view in self._views if view.owner is owner), None)
@@ -260,6 +375,8 @@ class FilterCuts:
             self.volume.valve.open()
             self._held = None
         self._views = tuple(one for one in self._views if one is not view)
+        if view.led:
+            self.sharing.end_lead(view.led)
         view.frozen.close()  # first, so that nobody who reads takes new bytes for those of the cut
         self.volume.thaw(view.frozen)
         self._rejoin(view.before)
@@ -286,13 +403,19 @@ class FilterCuts:
     def _made_scratch(self) -> FrozenBytes:
         limits = self._scratch
         try:
-            return FrozenBytes(
+            made = FrozenBytes(
                 self.volume.disk, limits.folder, limits.size_bytes_max, limits.wait_seconds_max
             )
         except OSError as err:
             raise UnavailableError(
                 f"scratch folder {limits.folder}: no scratch file can be made: {err.strerror}"
             ) from err
+        made.on_broken = self._note_broken
+        return made
+
+    def _note_broken(self, kind: BreakReason) -> None:
+        with self._counting:
+            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

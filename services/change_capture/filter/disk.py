@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,8 @@ _ZEROS = memoryview(large_buffer(1 << 20))
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL})
 #: Requests of one batch that a disk without a page cache works on at once.
 _DIRECT_THREADS = 16
+#: Between two looks whether another process has let go of a lock.
+_LOCK_LOOK_SECONDS = 0.01
 #: What O_DIRECT is aligned to where nothing else is known; no disk asks for more.
 DIRECT_BLOCK_SIZE_BYTES = 4096
 
@@ -35,13 +38,14 @@ class Disk:
         path: of a regular file or block device.
         is_direct: read and write past this host's page cache, so that other hosts see each write
             and each of theirs is seen.
+        is_locked: keep other filters of this host from it; if not, `lock` comes before any write.
 
     Raises:
         SourceError: it cannot be opened, is neither, or another filter has it; or O_DIRECT does not
             suit it.
     """
 
-    def __init__(self, path: Path, *, is_direct: bool = False) -> None:
+    def __init__(self, path: Path, *, is_direct: bool = False, is_locked: bool = True) -> None:
         self.path = path
         self.is_direct = is_direct
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if is_direct else 0)
@@ -54,6 +58,8 @@ class Disk:
         self._is_device = stat.S_ISBLK(mode)
         try:
             self._check(mode)
+            if is_locked:
+                self.lock(0.0)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -77,13 +83,38 @@ class Disk:
                 f"volume {self.path}: {self.size_bytes} bytes; past the page cache it must have a "
                 f"multiple of {DIRECT_BLOCK_SIZE_BYTES}"
             )
+
+    def lock(self, seconds_max: float) -> None:
+        """Keep other filters of this host from the volume, or wait until another one lets go of it.
+
+        Args:
+            seconds_max: longest wait.
+
+        Raises:
+            SourceError: another process has it.
+        """
+        deadline = time.monotonic() + seconds_max
+        while not self.try_lock():
+            if time.monotonic() >= deadline:
+                raise SourceError(
+                    f"volume {self.path}: another process has locked it; two filters of one node "
+                    f"would each miss what the other writes"
+                )
+            time.sleep(_LOCK_LOOK_SECONDS)
+
+    def try_lock(self) -> bool:
+        """As `lock`, without waiting. Returns whether this process has it now."""
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise SourceError(
-                f"volume {self.path}: another process has locked it ({err.strerror}); two filters "
-                f"of one node would each miss what the other writes"
-            ) from err
+            # Filters of several nodes share it: on a cluster's file system it holds on all of them.
+            mode_of_lock = fcntl.LOCK_SH if self.is_direct else fcntl.LOCK_EX
+            fcntl.flock(self.descriptor, mode_of_lock | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Let another filter have the volume; this one writes nothing any more."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     @property
     def identity(self) -> str:

@@ -15,8 +15,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from libs.errors import SourceError
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -26,6 +27,11 @@ from services.change_capture.filter.disk import Disk
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 
 log = logging.getLogger(__name__)
+
+#: Why a frozen view broke, for counting.
+BreakReason: TypeAlias = Literal[
+    "scratch-full", "scratch-slow", "scratch-failed", "unreadable", "stopped"
+]
 
 #: Chunks that wait in memory for the scratch file: 32 MiB.
 _WAITING_CHUNKS_MAX = 512
@@ -68,6 +74,8 @@ class FrozenBytes:
         self._reserved = 0
         self._readers = 0
         self.broken: str | None = None
+        #: Told why it broke, at most once.
+        self.on_broken: Callable[[BreakReason], None] = lambda _: None
         self._is_over = False
         self._writer = start_thread("scratch", self._write_scratch, daemon=True)
 
@@ -144,11 +152,12 @@ class FrozenBytes:
         if begin >= 0:
             yield ByteRange(begin * CHUNK_SIZE_BYTES, (last + 1) * CHUNK_SIZE_BYTES)
 
-    def break_off(self, reason: str) -> None:
+    def break_off(self, reason: str, kind: BreakReason = "stopped") -> None:
         """Nothing is kept any more; whoever reads gets an error with the reason."""
         with self._changed:
             if self.broken is None and not self._is_over:
                 self.broken = reason
+                self.on_broken(kind)
                 log.error("frozen view broken", extra={"detail": reason})
             self._memory.clear()
             self._unwritten.clear()
@@ -211,7 +220,9 @@ class FrozenBytes:
                     start, min(CHUNK_SIZE_BYTES, self._disk.size_bytes - start)
                 )
             except OSError as err:
-                self.break_off(f"a chunk cannot be read before it is overwritten: {err.strerror}")
+                self.break_off(
+                    f"a chunk cannot be read before it is overwritten: {err.strerror}", "unreadable"
+                )
                 return
             with self._changed:
                 if self.broken is not None:
@@ -228,13 +239,16 @@ class FrozenBytes:
             if self._reserved >= self._scratch_chunks_max:
                 self.break_off(
                     f"more than {self._scratch_chunks_max * CHUNK_SIZE_BYTES} bytes were "
-                    f"overwritten since the cut; give the scratch file more room"
+                    f"overwritten since the cut; give the scratch file more room",
+                    "scratch-full",
                 )
                 return False
             while self.broken is None and len(self._memory) >= _WAITING_CHUNKS_MAX:
                 left = until - time.monotonic()
                 if left <= 0:
-                    self.break_off("the scratch file is slower than what is overwritten")
+                    self.break_off(
+                        "the scratch file is slower than what is overwritten", "scratch-slow"
+                    )
                     return False
                 self._changed.wait(left)
             self._reserved += 1
@@ -273,7 +287,9 @@ class FrozenBytes:
             try:
                 _write(self._scratch, content, chunk * CHUNK_SIZE_BYTES)
             except OSError as err:
-                self.break_off(f"the scratch file takes nothing more: {err.strerror}")
+                self.break_off(
+                    f"the scratch file takes nothing more: {err.strerror}", "scratch-failed"
+                )
                 continue
             with self._changed:
                 self._memory.pop(chunk, None)

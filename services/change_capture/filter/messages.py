@@ -21,8 +21,8 @@ _ORDER_SIZE_BYTES_MAX = 64 << 10
 READ_SIZE_BYTES_MAX = 8 << 20
 #: Extents of one answer; more are asked for.
 EXTENTS_MAX = 4096
-#: Of an answer, beside its bytes.
-_ANSWER_SIZE_BYTES_MAX = 1 << 20
+#: Of an answer, beside its bytes: extents, or some clients with the beginning of a request each.
+_ANSWER_SIZE_BYTES_MAX = 8 << 20
 #: Bytes of an answer: the bits of 64 TiB, packed, and what is read at once.
 _CONTENT_SIZE_BYTES_MAX = 1 << 28
 
@@ -46,6 +46,27 @@ class CutNow(msgspec.Struct, frozen=True, tag="cut"):
 
 class ReleaseWrites(msgspec.Struct, frozen=True, tag="release"):
     """Let writes go on."""
+
+
+class LeadCut(msgspec.Struct, frozen=True, tag="lead"):
+    """Keep the bytes of the next cut for other nodes that write the volume, too."""
+
+    #: Of the cut on all nodes, and the key that they have.
+    cut: str
+    key: bytes
+    #: Names of the other nodes.
+    followers: list[str]
+
+
+class FollowLead(msgspec.Struct, frozen=True, tag="follow"):
+    """Let the lead keep the bytes of the next cut."""
+
+    cut: str
+    key: bytes
+    #: Name of this node.
+    node: str
+    #: Of the lead's filter.
+    address: str
 
 
 class CloseView(msgspec.Struct, frozen=True, tag="close"):
@@ -91,9 +112,25 @@ class ForgetVolume(msgspec.Struct, frozen=True, tag="forget"):
     volume: str
 
 
+class TakeOver(msgspec.Struct, frozen=True, tag="take-over"):
+    """Ask to be the successor: the same volume, served in the same way, and the same state."""
+
+    identity: str
+    size_bytes: int
+    export: str
+    is_direct: bool
+    nbd_listen: str
+    #: Numbers of the state folder, as every process of the host sees them.
+    state_folder: tuple[int, int]
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """Say that the successor serves; the predecessor lets go of everything."""
+
+
 Order = (
-    Ask | HoldWrites | CutNow | ReleaseWrites | CloseView | ClaimCut | ReadView | FindData
-    | SettleSession | ForgetVolume
+    Ask | LeadCut | FollowLead | HoldWrites | CutNow | ReleaseWrites | CloseView | ClaimCut
+    | ReadView | FindData | SettleSession | ForgetVolume | TakeOver | Taken
 )  # fmt: skip
 
 
@@ -119,6 +156,12 @@ class About(msgspec.Struct, frozen=True, tag="about"):
     #: Why the view that was asked about is broken; None: it is not.
     broken: str | None
     version: str
+
+
+class Leading(msgspec.Struct, frozen=True, tag="leading"):
+    """Followers find this filter there."""
+
+    address: str
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
@@ -148,11 +191,33 @@ class Data(msgspec.Struct, frozen=True, tag="extents"):
     next_start: int | None
 
 
-Answer = Done | Failed | About | Released | Claimed | Bytes | Data
+class Standing(msgspec.Struct, frozen=True):
+    """A client's connection at a quiet moment (`libs.nbd.server.events.StandingSession`)."""
+
+    is_structured: bool
+    contexts: dict[int, str]
+    unread: bytes
+
+
+class HandingOver(msgspec.Struct, frozen=True, tag="handing-over"):
+    """What a predecessor hands over; a byte with a descriptor follows for each, then `Done`."""
+
+    listener_count: int
+    #: Names the predecessor's stop (`marks.tracking`).
+    stop: str
+    #: Of the descriptors after those of the listeners, in their order.
+    connections: list[Standing]
+
+
+Answer = Done | Failed | About | Leading | Released | Claimed | Bytes | Data | HandingOver
 
 _orders: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
+
+#: What bytes that are no message make the decoder raise: text that is none, and nesting too deep,
+#: are no errors of its own.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 A = TypeVar("A")
 
@@ -182,7 +247,7 @@ def receive_order(peer: socket.socket) -> Order | None:
     message_size, _ = _sizes(head, _ORDER_SIZE_BYTES_MAX, 0)
     try:
         return _orders.decode(_whole(peer, message_size))
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no order: {err}") from err
 
 
@@ -203,7 +268,7 @@ def receive_answer(peer: socket.socket, into: memoryview | None = None) -> tuple
     )
     try:
         answer = _answers.decode(_whole(peer, message_size))
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise DamagedDataError(f"control of a filter: no answer: {err}") from err
     if isinstance(answer, Failed):
         raise error_class(answer.code)(answer.message)

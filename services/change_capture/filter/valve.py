@@ -8,6 +8,7 @@ one order.)
 
 import threading
 import time
+from collections.abc import Callable
 
 
 class Passage:
@@ -40,6 +41,10 @@ class Valve:
         self._changed = threading.Condition()
         self._passages: set[Passage] = set()
         self._deadline = 0.0
+        self._closed_at = 0.0
+        #: Told of each hold that has ended: its seconds, and whether it ended by its deadline. It
+        #: must be quick.
+        self.on_hold_end: Callable[[float, bool], None] = lambda _seconds, _is_broken: None
 
     def passage(self) -> Passage:
         """A way through, for a new connection."""
@@ -65,7 +70,8 @@ class Valve:
             Whether all have left; if not, the valve is open again.
         """
         with self._changed:
-            self._deadline = time.monotonic() + seconds
+            self._closed_at = time.monotonic()
+            self._deadline = self._closed_at + seconds
             self.is_closed = True
             while self.is_closed and any(one.is_inside for one in self._passages):
                 self._changed.wait(max(0.0, self._deadline - time.monotonic()))
@@ -83,8 +89,9 @@ class Valve:
         """Release. Returns whether the hold was unbroken until now."""
         with self._changed:
             self._open_if_over()
-            was_closed, self.is_closed = self.is_closed, False
-            self._changed.notify_all()
+            was_closed = self.is_closed
+            if was_closed:
+                self._open(is_broken=False)
             return was_closed
 
     def wait_outside(self, passage: Passage) -> None:
@@ -104,5 +111,9 @@ class Valve:
 
     def _open_if_over(self) -> None:
         if self.is_closed and time.monotonic() >= self._deadline:
-            self.is_closed = False
-            self._changed.notify_all()
+            self._open(is_broken=True)
+
+    def _open(self, *, is_broken: bool) -> None:
+        self.is_closed = False
+        self._changed.notify_all()
+        self.on_hold_end(time.monotonic() - self._closed_at, is_broken)

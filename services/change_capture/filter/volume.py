@@ -8,7 +8,7 @@ a crash of any disk. A mark without a write costs one chunk that is read for not
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from services.change_capture.filter.disk import Disk
-from services.change_capture.filter.frozen import FrozenBytes
+from services.change_capture.filter.keeping import Keeper
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.valve import Valve
 
@@ -30,14 +30,14 @@ class FilteredVolume:
         self.valve = Valve()
         self._marks = marks
         #: Of each view that is open.
-        self._frozen: tuple[FrozenBytes, ...] = ()
+        self._frozen: tuple[Keeper, ...] = ()
 
     @property
     def chunk_count(self) -> int:
         """Chunks of the volume; the last one may be shorter than a chunk."""
         return chunk_count_of(self.disk.size_bytes)
 
-    def cut(self, marks: ChunkBitmap, frozen: FrozenBytes) -> ChunkBitmap:
+    def cut(self, marks: ChunkBitmap, frozen: Keeper) -> ChunkBitmap:
         """Begin a frozen view, and tracking anew. Nobody is inside the valve.
 
         Args:
@@ -51,7 +51,7 @@ class FilteredVolume:
         self._frozen = (*self._frozen, frozen)
         return before
 
-    def thaw(self, frozen: FrozenBytes) -> None:
+    def thaw(self, frozen: Keeper) -> None:
         """A frozen view has ended: nothing is kept for it any more. One caller at a time."""
         self._frozen = tuple(one for one in self._frozen if one is not frozen)
 
@@ -63,6 +63,11 @@ class FilteredVolume:
     def marks(self) -> ChunkBitmap:
         """What was written since the last cut."""
         return self._marks
+
+    @property
+    def keepers(self) -> tuple[Keeper, ...]:
+        """What a write asks first: one for each cut that is in force."""
+        return self._frozen
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write all of ``data``.

@@ -52,10 +52,12 @@ def add_parser(
         help="give this home a second bucket, which gets a copy of everything",
     )
     up.add_argument(
-        "--second-agent",
-        action="store_true",
-        help="give this home a second agent, which is another node (NAME-2), to try groups across "
-        "nodes; volumes are then added with --node",
+        "--agents",
+        type=int,
+        default=1,
+        metavar="COUNT",
+        help="give this home so many agents, each of which is another node (NAME-2 and so on), to "
+        "try groups across nodes; volumes are then added with --node",
     )
     up.add_argument(
         "--tls",
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             s3=S3Choice(args.s3),
             servers_only=args.servers_only,
             second_store=args.second_store,
-            second_agent=args.second_agent,
+            agent_count=args.agents,
             tls=args.tls,
         )
         _show_status(cluster, cluster.status(), as_json=as_json)

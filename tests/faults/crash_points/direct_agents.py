@@ -7,11 +7,13 @@ from uuid import UUID
 
 from libs.catalogdb.sessions.session import PartView, SessionView
 from libs.errors import UnavailableError
+from libs.rest.client import Json
 from services.change_capture.agent.order import CaptureOrder
-from services.change_capture.barrier.barrier import Member
+from services.change_capture.agent.routes import members_of
 from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.rpc import BarrierStatus, CaptureStatus
 from tests.faults.crash_points.effects import Killed
+from tests.support.conducting import prepare_request
 
 if TYPE_CHECKING:
     from tests.faults.crash_points.process import AgentProcess
@@ -52,10 +54,12 @@ class DirectAgents(Agents):
         session: UUID,
         attempt: int,
         tenant: str,
-        parts: Sequence[PartView],
+        sources: Sequence[Json],
         hold_seconds: float,
+        volume_count: int = 0,
     ) -> BarrierStatus:
-        members = [Member(part.volume, Path(part.path), part.freeze) for part in parts]
+        request = prepare_request(attempt, tenant, sources, hold_seconds, volume_count)
+        members = members_of(request, address.node.name)
         return self._call(
             lambda agent: agent.barriers.prepare(session, attempt, tenant, members, hold_seconds)
         )

@@ -99,7 +99,7 @@ PLANTED = {
     "a pack is buried that was not deleted": PlantedBug(
         Collector,
         "_delete_pack",
-        lambda _self, dead: dead,
+        lambda _self, _dead: "deleted",
         "collect",
         ("bury",),
     ),

@@ -111,4 +111,13 @@ BARRIERS = (
         tests="tests/integration/barrier/test_hold.py",
         chosen="killed_agent",
     ),
+    Mutant(
+        name="18 a moment that no date has reaches the coordinator",
+        file="services/change_capture/rpc.py",
+        old="NodeTime = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]",
+        new="NodeTime = float",
+        rule="what a node's clock says decides nothing, and ends no coordinator",
+        tests="tests/unit/change_capture/test_barrier_rpc.py",
+        chosen="no_date",
+    ),
 )

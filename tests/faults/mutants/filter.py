@@ -85,8 +85,8 @@ FILTER = (
     _filter(
         "a late release counts",
         "valve",
-        "            self._open_if_over()\n            was_closed, self.is_closed",
-        "            was_closed, self.is_closed",
+        "            self._open_if_over()\n            was_closed = ",
+        "            was_closed = ",
         "a hold is over at its own deadline, whoever was told",
         "test_valve",
         "after_the_deadline",
@@ -94,8 +94,8 @@ FILTER = (
     _filter(
         "a cut whose hold was broken counts",
         "cuts",
-        "            if not (was_held and view.is_cut and view.before is not None):\n",
-        "            if not (view.is_cut and view.before is not None):\n",
+        "            is_whole = was_held and view.is_cut and view.frozen.broken is None\n",
+        "            is_whole = view.is_cut and view.frozen.broken is None\n",
         "a cut counts only if the hold was unbroken until the release",
         "test_cuts",
         "before_the_release",

@@ -8,6 +8,7 @@ from tests.faults.mutants.crowds import CROWDS
 from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.filter import FILTER
+from tests.faults.mutants.gone import GONE
 from tests.faults.mutants.machines import MACHINES
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nbd import NBD
@@ -16,6 +17,7 @@ from tests.faults.mutants.notifications import NOTIFICATIONS
 from tests.faults.mutants.qemu import QEMU
 from tests.faults.mutants.reflink import REFLINK
 from tests.faults.mutants.roots import ROOTS
+from tests.faults.mutants.sharing import SHARING
 from tests.faults.mutants.strangers import STRANGERS
 from tests.faults.mutants.targets import TARGETS
 from tests.faults.mutants.together import TOGETHER
@@ -369,6 +371,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *MACHINES,
     *REFLINK,
     *FILTER,
+    *SHARING,
+    *GONE,
     *NODES,
     *WAITING,
     *CROWDS,

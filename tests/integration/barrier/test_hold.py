@@ -20,6 +20,7 @@ from services.change_capture.barrier.hold import (
     thaw_leftovers,
 )
 from tests.support.file_systems import is_done, mounted, needs_mounts, run
+from tests.support.pausing import pause
 from tests.support.roots import mount_point
 
 pytestmark = needs_mounts
@@ -140,6 +141,7 @@ _AGENT = """
 import sys, time
 from pathlib import Path
 from services.change_capture.barrier.hold import Hold
+from tests.support.pausing import pause
 from tests.support.roots import mount_point
 hold = Hold([mount_point(Path(sys.argv[1]))], 60, Path(sys.argv[2]))
 hold.freeze()
@@ -179,7 +181,7 @@ def test_a_freezer_that_is_asked_to_end_thaws_only_when_its_agent_says_so(
 
 def test_when_agent_and_freezer_are_killed_the_next_agent_thaws(mount: Path, journal: Path) -> None:
     agent, freezer_pid = held_by_another_process(mount, journal)
-    os.kill(agent.pid, signal.SIGSTOP)  # or it would thaw in the place of its freezer
+    pause(agent.pid)  # or it would thaw in the place of its freezer
     os.kill(freezer_pid, signal.SIGKILL)
     agent.kill()
     agent.wait()

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,6 +31,7 @@ from libs.ids import uuid7
 from libs.kafka.clients import producer
 from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ChunkRun, pack_runs
+from tests.support.pausing import paused
 from tests.support.running import TENANT, Answer, RunningSite, eventually
 
 CHUNKS = 16
@@ -180,12 +179,8 @@ def catalog(site: RunningSite) -> Iterator[Catalog]:
     pool.open()
     coordinator = site.server("coordinator").process.pid
     assert coordinator is not None
-    os.kill(coordinator, signal.SIGSTOP)
-    try:
+    with contextlib.closing(pool), paused(coordinator):
         yield pool
-    finally:
-        os.kill(coordinator, signal.SIGCONT)
-        pool.close()
     assert site.take("before-events")["state"] == "sealed"
     assert site.matches("before-events", path)
 

@@ -15,7 +15,7 @@ def test_what_is_written_through_a_filter_is_captured_and_nothing_else_is_read(
 ) -> None:
     path, name = tmp_path / "image", "filtered"
     path.write_bytes(os.urandom(16 << 20))
-    sockets = site.cluster.home.folder / "filters"
+    sockets = site.cluster.home.filters_folder("agent")
     settings = filter_settings(tmp_path, path, control_folder=sockets)
     with running_filter(settings) as one:
         guest = Guest(one.volume)

@@ -9,7 +9,7 @@ import pytest
 from libs.errors import SourceError
 from tests.integration.capture.test_tracking import notices, part_of
 from tests.support.qemu import StorageDaemon, require_storage_daemon
-from tests.support.running import TENANT, Answer, RunningSite
+from tests.support.running import TENANT, Answer, RunningSite, shown_barrier
 
 CHUNK = 1 << 16
 MIB = 1 << 20
@@ -78,6 +78,9 @@ def test_disks_of_one_vm_are_a_group_with_one_moment(
         assert {part["consistency"] for part in taken["parts"]} == {"frozen"}
         assert site.matches("first-disk", daemon.image)
         assert site.matches("second-disk", second)
+        (said,) = shown_barrier(site, "first-disk")
+        assert (said.means, said.unbroken) == ("none", "True")
+        assert said.held_at <= said.cut_at <= said.released_at
         write(daemon, 7, 1)
 
 

@@ -65,6 +65,17 @@ def notices(site: RunningSite, volume: str) -> list[str]:
     ]
 
 
+def lost_reason(site: RunningSite, volume: str) -> str | None:
+    """Why nobody knew the changes of a volume's newest snapshot, as `snapshot show` says."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "services.cli", "snapshot", "show", volume, "--json"],
+        env=os.environ | {"BACKCAST_HOME": str(site.cluster.home.folder)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: str | None = json.loads(ran.stdout)["lost_reason"]
+    return found
+
+
 def test_hints_read_only_what_changed(site: RunningSite) -> None:
     path = site.volume("hinted", 16 * MIB)
     first = site.take("hinted")
@@ -186,6 +197,9 @@ def test_an_agent_whose_state_was_lost_compares_everything_and_everybody_is_told
     assert "damaged" not in ran.stderr
     assert notices(site, "forgotten") == ["warning"]
     assert site.matches("forgotten", path)
+    assert lost_reason(site, "forgotten") is not None
+    assert site.take("forgotten")["state"] == "sealed"
+    assert lost_reason(site, "forgotten") is None
 
 
 def test_the_command_takes_a_snapshot_by_hints(site: RunningSite, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Nodes that a coordinator cuts: real barriers behind an RPC that fails as a network does."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -14,14 +15,16 @@ from libs.errors import NotFoundError, UnavailableError
 from libs.ids import uuid7
 from libs.keys.kek import KeyEncryptionKey
 from libs.keys.vault import KeyVault
+from libs.rest.client import Json
 from libs.store.memory import MemoryStore
-from services.change_capture.barrier.barrier import Member
+from services.change_capture.agent.routes import members_of
+from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.coordinator.agents import AgentAddress, Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.tenants import ensure_tenant
 from services.change_capture.rpc import BarrierStatus, CaptureStatus
 from tests.support.catalog import TENANT, CatalogSite
-from tests.support.conducting import conductor_of, node_barriers
+from tests.support.conducting import conductor_of, node_barriers, prepare_request
 
 T = TypeVar("T")
 
@@ -37,7 +40,9 @@ class NodeProcess:
         self.name = name
         self.folder = folder
         self.boot = uuid4()
-        self.barriers = node_barriers(folder)
+        #: Seconds since 1970, as this node believes.
+        self.clock: Callable[[], float] = time.time
+        self.barriers = self._new_barriers()
         #: Captures that were ordered, each with the attempt whose view it reads.
         self.captures: dict[UUID, int] = {}
         #: Names of the steps that reached it, in order.
@@ -46,8 +51,14 @@ class NodeProcess:
     def restart(self) -> None:
         """Nothing of it survives."""
         self.barriers.close()
-        self.boot, self.barriers = uuid4(), node_barriers(self.folder)
+        self.boot, self.barriers = uuid4(), self._new_barriers()
         self.captures.clear()
+
+    def _new_barriers(self) -> Barriers:
+        return node_barriers(self.folder, clock=self._now)
+
+    def _now(self) -> float:
+        return self.clock()  # the one that is set at that moment
 
 
 #: Called before and after each order: (node, step, "before" or "after").
@@ -73,15 +84,17 @@ class NodeAgents(Agents):
         session: UUID,
         attempt: int,
         tenant: str,
-        parts: Sequence[PartView],
+        sources: Sequence[Json],
         hold_seconds: float,
+        volume_count: int = 0,
     ) -> BarrierStatus:
-        members = [Member(part.volume, Path(part.path), part.freeze) for part in parts]
-        return self._call(
-            address,
-            "prepare",
-            lambda node: node.barriers.prepare(session, attempt, tenant, members, hold_seconds),
-        )
+        request = prepare_request(attempt, tenant, sources, hold_seconds, volume_count)
+
+        def prepare(node: NodeProcess) -> BarrierStatus:
+            members = members_of(request, node.name)
+            return node.barriers.prepare(session, attempt, tenant, members, hold_seconds)
+
+        return self._call(address, "prepare", prepare)
 
     def hold(self, address: AgentAddress, session: UUID, attempt: int) -> BarrierStatus:
         return self._call(address, "hold", lambda node: node.barriers.hold(session, attempt))

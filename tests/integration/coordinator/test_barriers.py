@@ -1,6 +1,7 @@
 """A group of three volumes on two nodes goes through its barrier, whatever fails on the way."""
 
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -115,6 +116,31 @@ def test_answers_that_are_lost_are_asked_for_again(cluster: Cluster) -> None:
     assert cluster.view(session).cut_attempt == 1
     for node in cluster.nodes.values():
         assert node.steps.count("hold") == 2
+
+
+def test_clocks_of_nodes_that_jump_change_nothing_but_what_they_say(cluster: Cluster) -> None:
+    """Every look at a node's clock is at another time, years before and after; one is a dead one's.
+
+    What each node said is kept as evidence, and decides nothing.
+    """
+    told: dict[str, list[float]] = {name: [] for name in ("node-a", "node-b")}
+
+    def jumping(name: str, times: Iterator[float]) -> Callable[[], float]:
+        def look() -> float:
+            told[name].append(next(times))
+            return told[name][-1]
+
+        return look
+
+    cluster.node("node-a").clock = jumping("node-a", iter([4e9, 1.0, 2.5e9]))
+    cluster.node("node-b").clock = jumping("node-b", iter([0.0, 9e9, 0.0]))
+    session = cluster.request(cluster.conductor())
+    eventually("all captures are ordered", lambda: len(cluster.ordered()) == 3)
+    assert cluster.view(session).cut
+    for one in barrier_evidence(cluster.site.restore, session):
+        moments = [one.held_at, one.cut_at, one.released_at]
+        assert [moment.timestamp() for moment in moments] == told[one.node]
+        assert one.unbroken
 
 
 def test_a_slow_node_delays_the_others_and_breaks_nothing(cluster: Cluster) -> None:

@@ -4,13 +4,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from deploy.local.process import wait_until
 from libs.catalogdb.sessions.session import PartView
-from libs.errors import ConflictError, NotFoundError, SourceError
+from libs.errors import ConflictError, NotFoundError, SourceError, UnavailableError
 from libs.keys.nodes import NodeKey
 from libs.rest.client import RestClient
 from libs.rest.server import create_app, serving
@@ -61,6 +62,10 @@ class Site:
         #: What the coordinator answers to a report, and the reports that it got.
         self.ended: list[EndedCapture] = []
         self.reports: list[NodeReport] = []
+
+    def source(self, freeze: str | None = None) -> dict[str, Any]:
+        path = str(self.volume.path)
+        return {"volume": str(VOLUME), "path": path, "freeze": freeze, "driver": "scan"}
 
     def part(self) -> PartView:
         return PartView(
@@ -113,7 +118,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_node_goes_through_its_barrier_and_captures_what_it_cut(site: Site) -> None:
     agents, address = site.agents, AgentAddress.of(site.part())
-    assert agents.prepare(address, SESSION, 1, TENANT, [site.part()], 10).means == "none"
+    assert agents.prepare(address, SESSION, 1, TENANT, [site.source()], 10).means == "none"
     held = agents.hold(address, SESSION, 1).held_at
     cut = agents.cut(address, SESSION, 1).cut_at
     released = agents.release(address, SESSION, 1, abandoned=False)
@@ -133,12 +138,22 @@ def test_refusals_reach_the_coordinator_as_what_they_are(site: Site) -> None:
     agents, address = site.agents, AgentAddress.of(site.part())
     with pytest.raises(NotFoundError, match="restarted"):
         agents.hold(address, SESSION, 1)
-    agents.prepare(address, SESSION, 2, TENANT, [site.part()], 10)
+    agents.prepare(address, SESSION, 2, TENANT, [site.source()], 10)
     with pytest.raises(ConflictError, match="attempt 2 has begun"):
         agents.hold(address, SESSION, 1)
-    unmounted = replace(site.part(), freeze="/nowhere")
     with pytest.raises(SourceError, match="/nowhere"):
-        agents.prepare(address, UUID(int=9), 1, TENANT, [unmounted], 10)
+        agents.prepare(address, UUID(int=9), 1, TENANT, [site.source("/nowhere")], 10)
+
+
+@pytest.mark.parametrize("moment", [-1.0, 253_402_300_800.0, 1e300])
+def test_a_moment_that_no_date_has_is_no_answer(site: Site, tmp_path: Path, moment: float) -> None:
+    """The coordinator makes dates of what nodes say, and goes on without a node that says this."""
+    site.captures.barriers = node_barriers(tmp_path, clock=lambda: moment)
+    agents, address = site.agents, AgentAddress.of(site.part())
+    agents.prepare(address, SESSION, 1, TENANT, [site.source()], 10)
+    with pytest.raises(UnavailableError, match="no BarrierStatus"):
+        agents.hold(address, SESSION, 1)
+    site.captures.barriers.close()
 
 
 def test_a_report_tells_all_captures_and_settles_those_that_ended(site: Site) -> None:

@@ -1,5 +1,7 @@
 """A node's barrier takes the gates of all its volumes through each step, whoever holds them."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -36,12 +38,15 @@ class BrittleDriver(MemoryDriver):
 class Node:
     """Two volumes in memory, the first with a driver of its own."""
 
-    def __init__(self, folder: Path, first: MemoryDriver) -> None:
+    def __init__(
+        self, folder: Path, first: MemoryDriver, clock: Callable[[], float] = time.time
+    ) -> None:
         second = MemoryDriver()
         self.volumes = [MemoryVolume(bytearray(100)), MemoryVolume(bytearray(100))]
         for driver in (first, second):
             driver.volumes.update(zip(PATHS, self.volumes, strict=True))
-        self.barriers = Barriers({"first": first, "second": second}, EVERYTHING, folder, 60)
+        known = {"first": first, "second": second}
+        self.barriers = Barriers(known, EVERYTHING, folder, 60, clock)
         self.members = [
             Member(volume, path, None, driver)
             for volume, path, driver in zip(VOLUMES, PATHS, ("first", "second"), strict=True)
@@ -85,6 +90,18 @@ def test_one_broken_gate_makes_the_whole_hold_broken_and_the_others_are_released
     assert node.held == [False, False]
     with pytest.raises(SourceError, match="the frozen view of its cut is gone"):
         node.barriers.take_view(SESSION, 1, VOLUMES[1])
+
+
+def test_a_clock_that_jumps_breaks_no_hold_and_mends_none(tmp_path: Path) -> None:
+    """Days pass on it, or it goes back, while writes are held: only the monotonic clock counts."""
+    for times in ((1e9, 3e9, 5e9), (5e9, 3e9, 1.0)):
+        looks = iter(times)
+        node = Node(tmp_path, MemoryDriver(), clock=looks.__next__)
+        assert node.cut()
+        status = node.barriers.release(SESSION, 1, abandoned=False)
+        assert (status.held_at, status.cut_at, status.released_at) == times
+        broken = Node(tmp_path, BrittleDriver(), clock=iter(times).__next__)
+        assert not broken.cut()
 
 
 def test_a_newer_attempt_and_an_ended_session_let_go_of_every_gate(tmp_path: Path) -> None:

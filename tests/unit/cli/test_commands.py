@@ -79,7 +79,8 @@ def test_an_unforeseen_error_has_its_own_status(backcast: Backcast, script: Scri
 def test_a_relative_path_is_the_callers(
     backcast: Backcast, script: Script, service: ScriptedService, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    added = {"name": "vm", "path": "/x", "node": "n", "size_bytes": 1}
+    nodes = [{"node": "n", "path": "/x", "lead": True}]
+    added = {"name": "vm", "path": "/x", "node": "n", "size_bytes": 1, "nodes": nodes}
     script["POST", f"{BASE}/volumes"] = [added]
     monkeypatch.chdir(tmp_path)
     options = ("--group", "g", "--freeze", "/mnt/vm", "--json")

@@ -18,6 +18,7 @@ def volume(**changed: Any) -> dict[str, Any]:
         "group": "db",
         "node": "node-1",
         "path": "/dev/disk",
+        "nodes": [{"node": "node-1", "path": "/dev/disk", "lead": True}],
         "freeze": None,
         "driver": "scan",
         "removed_at": None,

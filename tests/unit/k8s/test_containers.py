@@ -35,14 +35,18 @@ def on_top(below: Any, above: Any) -> Any:
 
 WITH_SECOND_STORE = on_top(COMPOSE, SECOND_STORE)
 CHANGING_KEK = yaml.safe_load((ROOT / "deploy" / "compose.changing-kek.yaml").read_text())
+WITH_FILTER = on_top(COMPOSE, yaml.safe_load((ROOT / "deploy" / "compose.filter.yaml").read_text()))
 FILES = {
+    " with a volume filter": WITH_FILTER,
     "": COMPOSE,
     " with a second store": WITH_SECOND_STORE,
     " while the KEK is changed": on_top(COMPOSE, CHANGING_KEK),
 }
 #: Service, and what is on top of the first file → its definition.
 OURS = {
-    f"{name}{what}": made["services"][name] for what, made in FILES.items() for name in SETTINGS
+    f"{name}{what}": made["services"][name]
+    for what, made in FILES.items()
+    for name in sorted(SETTINGS.keys() & made["services"].keys())
 }
 
 
@@ -87,7 +91,7 @@ def test_all_but_the_coordinator_and_the_agent_are_given_the_second_store() -> N
         for name, definition in SECOND_STORE["services"].items()
         if name in SETTINGS
     }
-    assert given.keys() == SETTINGS.keys() - {"coordinator", "agent"}
+    assert given.keys() == SETTINGS.keys() - {"coordinator", "agent", "filter"}
     assert set(map(frozenset, given.values())) == {
         frozenset({"ENDPOINT", "BUCKET", "ACCESS_KEY_FILE", "SECRET_KEY_FILE"})
     }

@@ -137,18 +137,24 @@ def test_a_server_that_requires_tls_grants_nothing_before() -> None:
         Raw(tls=TlsMode.REQUIRED).say(pack_option(Option.EXPORT_NAME, b"disk"))
 
 
-def _asked_for_tls(after: bytes = b"") -> ServerSession:
+def _asked_for_tls() -> ServerSession:
     session = ServerSession("client", TlsMode.REQUIRED)
-    push(session, FLAGS + pack_option(Option.STARTTLS) + after)
+    push(session, FLAGS + pack_option(Option.STARTTLS))
     assert session.next_event() == TlsAsked()
     assert session.next_event() is None
     return session
 
 
 def test_what_was_said_before_tls_counts_for_nothing() -> None:
-    session = _asked_for_tls(after=GO)
+    expected = "STARTTLS: expected nothing until TLS is on"
+    session = _asked_for_tls()
+    push(session, GO)
     session.tls_started()
-    with pytest.raises(DamagedDataError, match="STARTTLS: expected nothing until TLS is on"):
+    with pytest.raises(DamagedDataError, match=expected):
+        session.next_event()
+    session = ServerSession("client", TlsMode.REQUIRED)
+    push(session, FLAGS + pack_option(Option.STARTTLS) + GO)
+    with pytest.raises(DamagedDataError, match=expected):  # and TLS is not even tried
         session.next_event()
     session = ServerSession("client", TlsMode.OFFERED)
     push(session, FLAGS + STRUCTURED + pack_option(Option.STARTTLS))

@@ -14,7 +14,11 @@ from libs.packs.layout import CHUNK_SIZE_BYTES
 from libs.ranges import ByteRange
 from services.change_capture.drivers.everything import AllChanged, EverythingTracker
 from services.change_capture.drivers.filter.client import FilterClient
-from services.change_capture.drivers.filter.gate import FilterGate, opened_view
+from services.change_capture.drivers.filter.gate import (
+    FilterGate,
+    SharedFilterGate,
+    opened_view,
+)
 from services.change_capture.drivers.filter.view import FilterView
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import (
@@ -75,8 +79,10 @@ class FilterDriver:
         """As the port says.
 
         Raises:
-            SourceError: also if no filter is in front of it.
+            SourceError: also if no filter is in front of it, or it can share nothing.
         """
+        if order.shared:
+            return SharedFilterGate(order, order.shared, self._roots, self._folder)
         return FilterGate(order, self._roots, self._folder)
 
     def require_tracking(self, view: FrozenView) -> None:

@@ -8,7 +8,13 @@ from libs.events.fields import HoldMeans
 from services.change_capture.drivers.filter.view import FilterView
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.local.view import LocalView
-from services.change_capture.drivers.port import FrozenView, Gate, GateOrder
+from services.change_capture.drivers.port import (
+    FrozenView,
+    Gate,
+    GateOrder,
+    SharedCut,
+    SharedGate,
+)
 from services.change_capture.filter.places import control_path
 
 
@@ -36,11 +42,11 @@ class FilterGate:
 
     def hold(self, seconds: float) -> None:
         """As the port says."""
-        self._standing().hold(seconds)
+        self.standing().hold(seconds)
 
     def cut(self) -> FrozenView:
         """As the port says."""
-        view = self._standing()
+        view = self.standing()
         view.cut()
         self._is_cut = True
         return view
@@ -65,7 +71,12 @@ class FilterGate:
         if view is not None:
             self._end(view)
 
-    def _standing(self) -> FilterView:
+    def standing(self) -> FilterView:
+        """The view, until the release.
+
+        Raises:
+            HoldBrokenError: the volume is not held any more.
+        """
         if self._view is None:
             raise HoldBrokenError(f"volume {self._order.path}: it is not held any more")
         return self._view
@@ -74,6 +85,43 @@ class FilterGate:
     def _end(view: FilterView) -> None:
         with contextlib.suppress(BackcastError):
             view.close()
+
+
+class SharedFilterGate(FilterGate):
+    """One node's side of the barrier of a volume that other nodes write, too.
+
+    Args:
+        order: the volume.
+        shared: what this node is in it.
+        roots: what may be opened.
+        folder: of the control sockets of this node's filters.
+
+    Raises:
+        SourceError: also if the filter can share nothing.
+    """
+
+    def __init__(self, order: GateOrder, shared: SharedCut, roots: Roots, folder: Path) -> None:
+        super().__init__(order, roots, folder)
+        self._shared = shared
+        self._is_following = False
+        self._address = ""
+        if shared.followers:
+            try:
+                self._address = self.standing().lead(shared)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def address(self) -> str:
+        """As the port says."""
+        return self._address
+
+    def follow(self, address: str) -> None:
+        """As the port says."""
+        if not self._is_following:
+            self.standing().follow(self._shared, address)
+            self._is_following = True
 
 
 def opened_view(roots: Roots, folder: Path, tenant: str, path: Path) -> FilterView:
@@ -92,3 +140,4 @@ def opened_view(roots: Roots, folder: Path, tenant: str, path: Path) -> FilterVi
 
 
 _: type[Gate] = FilterGate
+_shared: type[SharedGate] = SharedFilterGate

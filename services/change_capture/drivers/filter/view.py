@@ -10,7 +10,7 @@ from libs.errors import SourceError, UnavailableError
 from libs.ranges import ByteRange
 from services.change_capture.drivers.filter.client import FilterClient
 from services.change_capture.drivers.local.view import LocalView
-from services.change_capture.drivers.port import FrozenView
+from services.change_capture.drivers.port import FrozenView, SharedCut
 from services.change_capture.filter.messages import (
     READ_SIZE_BYTES_MAX,
     About,
@@ -22,7 +22,10 @@ from services.change_capture.filter.messages import (
     CutNow,
     Data,
     FindData,
+    FollowLead,
     HoldWrites,
+    LeadCut,
+    Leading,
     Order,
     ReadView,
     Released,
@@ -65,6 +68,23 @@ class FilterView:
         except BaseException:
             self._client.close()
             raise
+
+    def lead(self, shared: SharedCut) -> str:
+        """Keep the bytes of the cut for other nodes, too. Returns where their filters find it.
+
+        Raises:
+            SourceError: the filter cannot, or has gone.
+        """
+        order = LeadCut(shared.name, shared.key, list(shared.followers))
+        return expect(self._as_source(order)[0], Leading).address
+
+    def follow(self, shared: SharedCut, address: str) -> None:
+        """Let the lead keep the bytes of the cut.
+
+        Raises:
+            SourceError: the lead does not answer, or the filter cannot or has gone.
+        """
+        self._as_source(FollowLead(shared.name, shared.key, shared.node, address))
 
     def hold(self, seconds: float) -> None:
         """Let writes wait; those under way are done and flushed when this returns.

@@ -68,6 +68,10 @@ class ChunkBitmap:
                 both = int.from_bytes(ours, "little") | int.from_bytes(theirs, "little")
                 self._bits[at : at + len(theirs)] = both.to_bytes(len(theirs), "little")
 
+    def count(self) -> int:
+        """Chunks whose bit is set; costs as `runs`."""
+        return sum(int.from_bytes(piece, "little").bit_count() for _, piece in self.stretches())
+
     def runs(self) -> Iterator[ChunkRun]:
         """Runs of chunks whose bit is set, ascending; costs O(memory that is resident)."""
         first = end = -1

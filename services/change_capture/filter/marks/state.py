@@ -57,6 +57,8 @@ class TrackingState:
     cuts: list[Cut] = field(default_factory=list)
     #: What was written since the last cut; of a clean stop alone.
     current: int | None = None
+    #: Names the newest clean stop, so that a successor knows whether nobody came between.
+    stop: str = ""
 
     @property
     def segments(self) -> list[int]:

@@ -21,6 +21,7 @@ import logging
 from pathlib import Path
 from uuid import uuid4
 
+from libs.errors import ConflictError
 from services.change_capture.drivers.port import TrackingLost
 from services.change_capture.filter.marks.bitmap import ChunkBitmap
 from services.change_capture.filter.marks.state import Cut, StateFolder, TrackingState, VolumeFacts
@@ -35,13 +36,17 @@ class Tracking:
         folder: of this filter alone.
         facts: of the volume as it is found.
         chunk_count: chunks of the volume.
+        after: the stop of the process that handed over; None: of no matter which.
 
     Raises:
+        ConflictError: another process has used the state since that stop; nothing was changed.
         OutOfSpaceError: the state folder is full.
         UnavailableError: it fails.
     """
 
-    def __init__(self, folder: Path, facts: VolumeFacts, chunk_count: int) -> None:
+    def __init__(
+        self, folder: Path, facts: VolumeFacts, chunk_count: int, after: str | None = None
+    ) -> None:
         self._folder = StateFolder(folder, chunk_count)
         self._chunk_count = chunk_count
         #: Why an epoch began after an unclean end, if it did.
@@ -50,7 +55,7 @@ class Tracking:
         self.marks = ChunkBitmap(chunk_count)
         with self._folder.told():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._state = self._found(facts)
+            self._state = self._found(facts, after)
             self._save()
 
     @property
@@ -193,24 +198,58 @@ class Tracking:
             self._state.current = self._folder.write_segment(marks)
             self._state.facts = facts
             self._state.is_clean = True
+            self._state.stop = uuid4().hex
             self._save()
 
+    @property
+    def last_stop(self) -> str:
+        """Names the newest `stop`."""
+        return self._state.stop
+
     def go_on(self) -> None:
-        """Nobody has taken over after `stop`: the state is in use again.
+        """After a `stop` that came to nothing, with the volume's lock kept: it is in use again.
 
         Raises:
-            OutOfSpaceError: the state folder is full.
-            UnavailableError: it fails.
+            OutOfSpaceError: the state folder is full; nothing may be written to the volume.
+            UnavailableError: it fails; the same.
         """
         self._state.is_clean, self._state.current = False, None
         with self._folder.told():
             self._save()
 
-    def _found(self, facts: VolumeFacts) -> TrackingState:
-        """The state of the process before this one, or a new epoch."""
+    def take_back(self) -> bool:
+        """After `stop`: whether nobody has taken the state over; if so, it is in use again.
+
+        The caller has the volume's lock, so nobody takes it over meanwhile.
+
+        Raises:
+            OutOfSpaceError: the state folder is full; nothing may be written to the volume.
+            UnavailableError: it fails; the same.
+        """
+        with self._folder.told():
+            try:
+                found = StateFolder(self._folder.path, self._chunk_count).read_state()
+            except (ValueError, TypeError, KeyError, AttributeError):
+                found = None
+        if found != self._state:
+            return False
+        self.go_on()
+        return True
+
+    def _found(self, facts: VolumeFacts, after: str | None) -> TrackingState:
+        """The state of the process before this one, or a new epoch.
+
+        Raises:
+            ConflictError: it is not that of the stop ``after``.
+        """
         fresh = TrackingState(uuid4().hex, facts)
         try:
             state = self._folder.read_state()
+            if after is not None and (state is None or not state.is_clean or state.stop != after):
+                raise ConflictError(
+                    f"the filter's state in {self._folder.path}: another process has used it since "
+                    f"it was handed over; start again"
+                )
             if state is None:
                 return fresh
             lost = _why_useless(state, facts)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from libs.sizes import human_bytes
-from services.cli.commands.protected.paths import absolute_path
+from services.cli.commands.protected.sharing import add_sharing_verbs, place_of, written_by
 from services.cli.commands.protected.volume_changes import DRIVERS, add_change_verbs
 from services.cli.commands.retaining import add_volume_verbs
 from services.cli.connection import connect
@@ -27,10 +27,17 @@ def add_parser(
     add.add_argument(
         "path",
         metavar="PATH",
+        nargs="?",
         help="file or block device on its node; with --driver qemu, a disk of a VM behind its QMP "
         "socket: SOCKET/NODE, or SOCKET/machine/peripheral/ID",
     )
-    add.add_argument("--node", help="node that the path is on (needless if there is one node)")
+    add.add_argument(
+        "--node",
+        action="append",
+        metavar="NODE[:PATH]",
+        help="node that the path is on (needless if there is one node); NODE:PATH for each of the "
+        "2 to 8 nodes that write the volume, instead of PATH: the first one captures it",
+    )
     add.add_argument("--group", help="volumes of a group are cut together (default: its own)")
     add.add_argument(
         "--freeze",
@@ -56,24 +63,24 @@ def add_parser(
     show = verbs.add_parser("show", parents=[everywhere], help=text, description=text)
     show.add_argument("name", metavar="NAME", help="volume")
     show.set_defaults(run=_show)
+    add_sharing_verbs(verbs, everywhere)
     add_change_verbs(verbs, everywhere)
     add_volume_verbs(verbs, everywhere)
 
 
 #: Options of `add` that the coordinator has a default for.
-_GIVEN = ("node", "group", "freeze", "driver")
+_GIVEN = ("group", "freeze", "driver")
 
 
 def _add(args: argparse.Namespace) -> int:
     services = connect(args)
-    body = {"name": args.name, "path": absolute_path(args.path)}
+    body = {"name": args.name, **place_of(args.node or [], args.path)}
     body |= {key: value for key in _GIVEN if (value := getattr(args, key))}
     body |= {"again": True} if args.again else {}
     volume = services.coordinator.post(services.path("/volumes"), body)
     size = human_bytes(volume["size_bytes"])
-    Output(as_json=args.json).show(
-        volume, f"{volume['name']}: {volume['path']} on node {volume['node']}, {size}"
-    )
+    where = written_by(volume["nodes"])
+    Output(as_json=args.json).show(volume, f"{volume['name']}: {where}, {size}")
     return 0
 
 
@@ -118,7 +125,7 @@ def _lines(volume: Document) -> Iterator[str]:
         "volume": volume["name"],
         "id": volume["volume"],
         "group": volume["group"],
-        "place": f"{volume['path']} on node {volume['node']}",
+        "place": written_by(volume["nodes"]),
         "driver": volume["driver"],
         "freezes": volume["freeze"] or "nothing",
         "state": _state(volume),

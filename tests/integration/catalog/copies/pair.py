@@ -1,7 +1,7 @@
 """Protected volumes in two stores, and what copies from one to the other."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -11,6 +11,7 @@ from libs.catalogdb.snapshots.points import read_snapshot
 from libs.copies.stores import Stores
 from libs.errors import UnavailableError
 from libs.ranges import ByteRange
+from libs.store.layout import PACKS_PREFIX
 from libs.store.port import Body, ObjectStat, ObjectStore
 from services.catalog.copies.identity import identify_stores
 from services.catalog.copies.maker import CopyMaker
@@ -21,11 +22,13 @@ from tests.support.catalog import CatalogSite
 
 
 class Breakable(ObjectStore):
-    """A store that can be away."""
+    """A store that can be away, or slow to answer a PUT."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
         self.is_away = False
+        #: What others do, once, after the PUT of a pack and before whoever made it has the answer.
+        self.after_pack: Callable[[str], object] | None = None
 
     def _there(self) -> ObjectStore:
         if self.is_away:
@@ -34,6 +37,9 @@ class Breakable(ObjectStore):
 
     def put(self, key: str, body: Body) -> None:
         self._there().put(key, body)
+        if self.after_pack and key.startswith(PACKS_PREFIX):
+            then, self.after_pack = self.after_pack, None
+            then(key)
 
     def get(self, key: str) -> bytes:
         return self._there().get(key)

@@ -98,6 +98,42 @@ def test_a_copy_that_lands_after_its_pack_is_dead_is_swept(pair: Pair) -> None:
     assert pair.keys(SECOND, PACKS_PREFIX) == []
 
 
+def test_a_pack_that_is_collected_while_its_copy_is_made_is_gone_and_no_error(pair: Pair) -> None:
+    """Whoever copies slept between the PUT and the look at what it wrote."""
+    expire_first(pair, replicated=False)
+    (first, _) = generations(pair, "l")
+    (pack,) = locate_lacking(pair.site.catalog, SECOND, [first])  # type: ignore[list-item] # of rows
+    maker = CopyMaker(pair.site.catalog, pair.stores, pair.vault)
+    pair.two.after_pack = lambda _key: pair.collect()
+    assert maker.write(pack, SECOND) is None
+    assert generations(pair, "d") == [first]
+    assert pair.keys(SECOND, PACKS_PREFIX) == []
+    assert not maker.make(pack, SECOND), "there is nothing to copy from either"
+    assert pair.states(SECOND) == ["m"]  # of the other pack
+
+
+def test_a_round_goes_on_when_a_pack_is_collected_meanwhile(pair: Pair) -> None:
+    expire_first(pair, replicated=False)
+    pair.two.after_pack = lambda _key: pair.collect()
+    done = pair.replicate()
+    assert (done.packs, done.failures) == (1, 0)
+    assert pair.copies("disk", 2) == 2
+    pair.sweep(SECOND)  # what landed after the collector had been there
+    assert len(pair.keys(SECOND, PACKS_PREFIX)) == 1
+    pair.check()
+
+
+def test_a_store_that_loses_the_copy_of_a_live_pack_is_told_of(pair: Pair) -> None:
+    pair.protect("disk")
+    pair.take("disk", 1)
+    (live,) = generations(pair, "l")
+    (pack,) = locate_lacking(pair.site.catalog, SECOND, [live])  # type: ignore[list-item] # of rows
+    pair.two.after_pack = pair.two.delete
+    with pytest.raises(UnavailableError, match="gives other bytes"):
+        CopyMaker(pair.site.catalog, pair.stores, pair.vault).make(pack, SECOND)
+    assert pair.states(SECOND) == ["m"]
+
+
 def test_a_lost_store_holds_no_dead_pack_back(pair: Pair) -> None:
     expire_first(pair)
     pair.two.is_away = True

@@ -1,9 +1,17 @@
 """Replication from the log: copies are made, verified, counted, and read."""
 
+from uuid import UUID
+
 import pytest
 
 from libs.catalogdb.log.log import last_position
-from libs.catalogdb.stores import read_store_figures, read_stores
+from libs.catalogdb.pool import Catalog
+from libs.catalogdb.stores import (
+    SealedManifest,
+    manifests_to_copy,
+    read_store_figures,
+    read_stores,
+)
 from libs.checkpoints.rows import SnapshotRow
 from libs.checkpoints.shelf import CheckpointShelf
 from libs.copies.stores import PRIMARY, SECOND, Stores
@@ -146,3 +154,27 @@ def test_checkpoints_are_copied_before_anything_is_deleted_there(pair: Pair) -> 
     assert newest is not None
     known = {r.sequence: r.live for r in shelf.rows(newest) if isinstance(r, SnapshotRow)}
     assert known == {1: False, 2: True}
+
+
+def test_a_snapshot_that_expires_while_manifests_are_copied_is_not_missed(
+    folders: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two manifests that are gone, a person reads of the one that a live snapshot needs."""
+    folders.protect("disk")
+    folders.take("disk", 1)
+    folders.take("disk", 2)
+    expiring, kept = sorted(folders.keys(PRIMARY, MANIFESTS_PREFIX))
+    folders.one.delete(kept)
+
+    def then_one_expires(catalog: Catalog, after: UUID, limit: int) -> list[SealedManifest]:
+        page = manifests_to_copy(catalog, after, limit)
+        if page:
+            assert folders.expire("disk", 1)
+            folders.collect()
+        return page
+
+    monkeypatch.setattr("services.catalog.copies.mirror.manifests_to_copy", then_one_expires)
+    assert folders.replicate().manifests == 0
+    missed = [record.__dict__["key"] for record in caplog.records if "manifest" in record.message]
+    assert missed == [kept]
+    assert expiring not in folders.keys(PRIMARY, MANIFESTS_PREFIX)

@@ -227,6 +227,21 @@ class TestFaults:
         assert len(protected.objects(PACKS_PREFIX)) == 1
         assert orphaned_rows(protected) == []
 
+    def test_what_another_collector_has_buried_meanwhile_is_no_failure(
+        self, protected: Protected, dying: list[int]
+    ) -> None:
+        """A collector sleeps past the deadline of its claim. People are told of failures."""
+        others: list[Freed] = []
+
+        def sleeps() -> None:
+            if not others:
+                expire_tombstones(protected)
+                others.append(total(collector_of(protected)))
+
+        freed = total(collector_of(protected, witness=sleeps))
+        assert others[0].packs_deleted == len(dying)
+        assert freed == Freed(packs_condemned=len(dying))
+
     def test_tombstones_of_a_collector_that_died_are_taken_over_at_their_deadline(
         self, protected: Protected, dying: list[int]
     ) -> None:

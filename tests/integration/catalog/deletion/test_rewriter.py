@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from libs.catalogdb.deletion.rewriting import next_point
+from libs.catalogdb.deletion.rewriting import begin_marking, next_point
+from libs.catalogdb.packs.location import PackLocation
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.snapshots.points import SnapshotVolume
 from libs.errors import DamagedDataError
@@ -147,6 +149,29 @@ def test_a_damaged_pack_is_not_rewritten(protected: Protected) -> None:
     tally = protected.rewriter().run()
     assert (tally.rewritten, tally.damaged) == (0, 1)
     assert protected.packs("c") == []
+
+
+def test_a_pack_that_is_collected_while_it_is_marked_is_not_called_damaged(
+    protected: Protected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A marking keeps no pack: the last snapshot that needed it expires, and a collector comes."""
+    protected.take("disk", *range(1, 41))
+    protected.take("disk", *range(1, 5), *range(101, 137))
+    protected.take("disk", *range(201, 241))
+    protected.expire("disk", 1)
+
+    def collected(
+        catalog: Catalog, token: UUID, packs: Sequence[int], deadline_seconds: float
+    ) -> dict[int, list[PackLocation]]:
+        marked = begin_marking(catalog, token, packs, deadline_seconds)
+        assert protected.expire("disk", 2)
+        assert protected.collect() == 2
+        return marked
+
+    monkeypatch.setattr("services.catalog.deletion.rewriter.begin_marking", collected)
+    tally = protected.rewriter().run()
+    assert (tally.rewritten, tally.given_up, tally.damaged) == (0, tally.candidates, 0)
+    protected.check()
 
 
 def test_packs_in_a_bucket_are_rewritten_and_swept(site: CatalogSite, in_bucket: Protected) -> None:

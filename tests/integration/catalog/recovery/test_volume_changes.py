@@ -18,6 +18,7 @@ from libs.catalogdb.volumes.pausing import pause
 from libs.catalogdb.volumes.regrouping import regroup
 from libs.catalogdb.volumes.removing import remove
 from libs.catalogdb.volumes.renaming import rename
+from libs.catalogdb.volumes.sharing import Place, join, leave, share
 from libs.errors import PausedError
 from libs.points import RecoveryPoint
 from libs.store.folder import FolderStore
@@ -51,6 +52,11 @@ def change_everything(line: Timeline) -> None:
     regroup(coordinator, TENANT, "third", "db", "ops", may_shorten=False)
     taker.take(TENANT, "db", {"data": content(4, 6), "third": content(9)})
     pause(coordinator, TENANT, "other", "ops", "the array moves")
+    places = [Place(NODE.name, "/dev/c"), Place("node-2", "/dev/c")]
+    share(coordinator, TENANT, "cluster", "db", places)
+    announce_node(coordinator, Node("node-3", "http://node-3:1", "node-3:2", BOOT))
+    join(coordinator, TENANT, "cluster", Place("node-3", "/dev/c"))
+    leave(coordinator, TENANT, "cluster", NODE.name)
     set_quota(coordinator, TENANT, 1 << 50)
     session = line.protected.sessions["disk", 1]  # which is `other` by now
     note_snapshot(line.site.catalog, TENANT, session, "ops", "before the upgrade")

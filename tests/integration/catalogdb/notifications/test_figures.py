@@ -102,6 +102,18 @@ def test_what_is_wrong_is_counted_by_kind(site: CatalogSite) -> None:
     assert f'backcast_volume_size_bytes{{tenant="{TENANT}",volume="vm"}} 1.073741824e+09' in lines
 
 
+def test_a_volume_whose_changes_nobody_knew_is_shown_until_its_next_snapshot(
+    site: CatalogSite,
+) -> None:
+    protect(site, "vm")
+    take_snapshot(site, "vm", item(1))
+    site.sql("UPDATE snapshot_volume SET tracking = 'lost'")
+    gauge = f'backcast_volume_last_tracking_lost{{tenant="{TENANT}",volume="vm"}}'
+    assert f"{gauge} 1.0" in scraped(site)
+    take_snapshot(site, "vm", item(2))
+    assert f"{gauge} 0.0" in scraped(site)
+
+
 def test_the_live_packs_of_each_tenant_are_summed_up(site: CatalogSite) -> None:
     protect(site, "vm")
     protect(site, "vm", tenant="other")

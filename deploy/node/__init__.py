@@ -1,0 +1,1 @@
+"""The package of a node outside of Kubernetes: agent and volume filters, as a .deb."""
