@@ -19,6 +19,10 @@ NodeTime = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)
 #: Runs of chunks, ascending, 12 bytes each (`libs.ranges.pack_runs`), in Base64.
 Hints = Annotated[bytes, MaxLen(HINTS_SIZE_BYTES_MAX // 3 * 4), EncodedBytes(encoder=Base64Encoder)]
 
+#: VMs that an agent tells of at most, and longest path of one's QMP socket.
+VM_COUNT_MAX = 512
+VM_SOCKET_LENGTH_MAX = 128
+
 #: Drivers that a volume may be given; `hints` come with a snapshot.
 DriverName = Literal["scan", "reflink", "qemu", "filter"]
 
@@ -39,6 +43,21 @@ class EnrolmentAnswer(BaseModel):
     credential: str
 
 
+class FoundVm(BaseModel):
+    """A QMP socket in a root of a node, at which somebody listens."""
+
+    tenant: str = Field(max_length=63, description="Tenant of the root; * if it is everybody's")
+    socket: str = Field(
+        max_length=VM_SOCKET_LENGTH_MAX, pattern=r"^/[ -~]*$", description="Its path on the node"
+    )
+
+
+class FoundVms(BaseModel):
+    """All that an agent finds."""
+
+    vms: list[FoundVm]
+
+
 class NodeAnnouncement(BaseModel):
     """An agent tells where it can be reached and which process it is."""
 
@@ -50,6 +69,9 @@ class NodeAnnouncement(BaseModel):
         default=None, ge=0, description="Room on the file system where the agent keeps its state"
     )
     state_size_bytes: int | None = Field(default=None, ge=0, description="Size of that file system")
+    vms: list[FoundVm] | None = Field(
+        default=None, max_length=VM_COUNT_MAX, description="VMs that it finds; null: no new look"
+    )
 
 
 class NodeAbout(BaseModel):
@@ -74,6 +96,27 @@ class ProbeResponse(BaseModel):
     """The path can be captured."""
 
     size_bytes: int
+
+
+class MachineRequest(BaseModel):
+    """Look at a VM that is, or is to become, a group of volumes."""
+
+    tenant: str = Field(description="Tenant that the socket must be open to")
+    path: str = Field(description="Path of the volume that is its definition")
+
+
+class MachineDiskAnswer(BaseModel):
+    """A disk that the guest can write to."""
+
+    name: str = Field(description="What it is called in the VM")
+    path: str = Field(description="Its path as a volume")
+    size_bytes: int
+
+
+class MachineAnswer(BaseModel):
+    """All of the VM can be captured."""
+
+    disks: list[MachineDiskAnswer]
 
 
 class CaptureRequest(BaseModel):

@@ -21,7 +21,7 @@ from services.cli.commands import (
 from services.cli.commands.access import audit, tokens
 from services.cli.commands.health import stats, status
 from services.cli.commands.nodes import verbs as nodes
-from services.cli.commands.protected import sessions, tenants, volumes
+from services.cli.commands.protected import sessions, tenants, vms, volumes
 from services.cli.streams import write_line
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _NOUNS = (
     status,
     stats,
     volumes,
+    vms,
     sessions,
     snapshots,
     restores,

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,15 +180,23 @@ class VirtualMachine(DiskServer):
         folder: gets the images.
         sizes_bytes: of its disks.
         has_iothread: whether a thread of their own does the work of the disks.
+        options: further ones of its command line.
     """
 
-    def __init__(self, folder: Path, *sizes_bytes: int, has_iothread: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *sizes_bytes: int,
+        has_iothread: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
         super().__init__(folder)
         for n, size_bytes in enumerate(sizes_bytes):
             made = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.image(n)), str(size_bytes)]
             subprocess.run(made, check=True)
         self._count = len(sizes_bytes)
         self._has_iothread = has_iothread
+        self._options = options
         self.start()
 
     def image(self, n: int) -> Path:
@@ -214,8 +222,25 @@ class VirtualMachine(DiskServer):
         self.begin(
             "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", "32",
             "-nodefaults", "-display", "none", *threads, *disks,
-            "-qmp", f"unix:{self.socket},server=on,wait=off",
+            *self._options, "-qmp", f"unix:{self.socket},server=on,wait=off",
         )  # fmt: skip
+
+    def plug_in(self, n: int, size_bytes: int) -> None:
+        """Give the running VM another disk, at the bus of a device `virtio-scsi-pci,id=scsi`."""
+        made = ["qemu-img", "create", "-q", "-f", "qcow2", str(self.image(n)), str(size_bytes)]
+        subprocess.run(made, check=True)
+        file = {"driver": "file", "filename": str(self.image(n))}
+        self.do("blockdev-add", driver="qcow2", node_name=f"disk{n}", file=file)
+        self.do("device_add", driver="scsi-hd", id=f"vd{n}", bus="scsi.0", drive=f"disk{n}")
+
+    def pull_out(self, n: int) -> None:
+        """Take a disk that was plugged in away from the running VM."""
+        self.do("device_del", id=f"vd{n}")
+        assert wait_until(lambda: f"vd{n}" not in self._devices(), SECONDS_MAX)
+
+    def _devices(self) -> list[str]:
+        """Ids of its devices. `query-block` may go on to tell of one that is gone."""
+        return [one["name"] for one in self.do("qom-list", path="/machine/peripheral")]
 
     def write(self, n: int, start: int, length: int, byte: int) -> None:
         """Let a disk's device write bytes that are all the same."""

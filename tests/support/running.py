@@ -53,6 +53,7 @@ class RunningSite:
         home = cluster.home
         self.coordinator = RestClient(home.service_url("coordinator"), token, home.ca_file)
         credential = NodeCredential.parse(home.secret("agent-credential"))
+        self.restore = RestClient(home.url, token, home.ca_file)
         self.agent = RestClient(home.service_url("agent"), credential.order_token, home.ca_file)
 
     # Volumes

@@ -51,6 +51,8 @@ class Kind(StrEnum):
     STORE_FULL = "store-full"
     #: No agent has announced itself for a node. About the node.
     NODE_SILENT = "node-silent"
+    #: No volume leads to a VM of a node. About ``vm/NODE/SOCKET``.
+    VM_UNPROTECTED = "vm-unprotected"
     #: No chunker takes captures. About ``chunkers``.
     NO_CHUNKER = "no-chunker"
     #: A store does not answer the catalog service. About the store.

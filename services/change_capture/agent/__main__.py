@@ -27,6 +27,7 @@ from services.change_capture.agent.reporting import Reporter
 from services.change_capture.agent.routes import add_routes
 from services.change_capture.agent.settings import Settings
 from services.change_capture.agent.spans.server import SpanServer
+from services.change_capture.agent.vms import DISCOVER_SECONDS, VmWatch
 from services.change_capture.agent.window import Window
 from services.change_capture.barrier.barrier import Barriers
 from services.change_capture.barrier.hold import thaw_leftovers
@@ -71,7 +72,7 @@ def main(settings: Settings, stop: Stop) -> None:
             span_address=settings.span_advertised or spans.address,
             roots=list(settings.roots),
         )
-        add_routes(app, captures, about)
+        add_routes(app, captures, about, roots)
         with serving(app, settings) as url:
             announcement = NodeAnnouncement(
                 rpc_url=settings.advertised_url or url,
@@ -82,7 +83,8 @@ def main(settings: Settings, stop: Stop) -> None:
             coordinator = RestClient(
                 settings.coordinator_url, credential.announce_token, settings.ca_file
             )
-            _run(settings, stop, health, captures, coordinator, announcement)
+            vms = VmWatch(roots)
+            _run(settings, stop, health, captures, coordinator, announcement, vms)
 
 
 def _run(  # noqa: PLR0913 -- the agent's surroundings
@@ -92,6 +94,7 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
     captures: AgentCaptures,
     coordinator: RestClient,
     announcement: NodeAnnouncement,
+    vms: VmWatch,
 ) -> None:
     """Announce the agent, and report its captures, until it is asked to stop."""
     reporter = Reporter(captures, coordinator, settings.node)
@@ -99,7 +102,7 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
     loops = [
         Loop(
             "announce",
-            _announcing(coordinator, settings, announcement, health),
+            _announcing(coordinator, settings, announcement, health, vms),
             announce_seconds,
             again_seconds=min(1.0, announce_seconds),
         ),
@@ -108,6 +111,7 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
             lambda _stop, _progressed: reporter.report(),
             settings.report_interval_seconds,
         ),
+        Loop("discover", lambda _stop, _progressed: vms.look(), DISCOVER_SECONDS),
         Loop("let go", lambda _stop, _progressed: captures.drop_forgotten(), announce_seconds),
     ]
     threads = start_loops(loops, health, stop)
@@ -118,7 +122,11 @@ def _run(  # noqa: PLR0913 -- the agent's surroundings
 
 
 def _announcing(
-    coordinator: RestClient, settings: Settings, announcement: NodeAnnouncement, health: Health
+    coordinator: RestClient,
+    settings: Settings,
+    announcement: NodeAnnouncement,
+    health: Health,
+    vms: VmWatch,
 ) -> Round:
     """Tells the coordinator where we are, again and again; ready once it has heard us."""
     body = announcement.model_dump(mode="json")
@@ -129,7 +137,9 @@ def _announcing(
             "state_free_bytes": disk.f_bavail * disk.f_frsize,
             "state_size_bytes": disk.f_blocks * disk.f_frsize,
         }
-        coordinator.post(f"/v1/nodes/{settings.node}/announcement", {**body, **room})
+        with vms.told() as found:
+            whole = {**body, **room, "vms": found}
+            coordinator.post(f"/v1/nodes/{settings.node}/announcement", whole)
         health.started()
 
     return announce

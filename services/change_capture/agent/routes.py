@@ -11,8 +11,12 @@ from libs.rest.auth import Caller, Role, require
 from services.change_capture.agent.capture import Capture
 from services.change_capture.agent.captures import AgentCaptures
 from services.change_capture.agent.order import CaptureOrder
+from services.change_capture.agent.vms import found_vms
 from services.change_capture.barrier.barrier import Member
+from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import SharedCut
+from services.change_capture.drivers.qemu.driver import QemuDriver
+from services.change_capture.drivers.qemu.place import disk_path
 from services.change_capture.drivers.table import find_driver
 from services.change_capture.rpc import (
     BarrierStatus,
@@ -20,6 +24,10 @@ from services.change_capture.rpc import (
     CaptureRequest,
     CaptureStatus,
     FollowRequest,
+    FoundVms,
+    MachineAnswer,
+    MachineDiskAnswer,
+    MachineRequest,
     NodeAbout,
     Outcome,
     PrepareRequest,
@@ -31,9 +39,10 @@ from services.change_capture.rpc import (
 Coordinator = Annotated[Caller, Depends(require(Role.COORDINATOR))]
 
 
-def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
+def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout, roots: Roots) -> None:
     """Add the RPC to the application."""
     _add_barrier_routes(app, captures, about)
+    _add_machine_routes(app, captures, roots)
 
     @app.get("/v1/node", summary="Which node and boot this is, and what may be protected on it")
     def node(_: Coordinator) -> NodeAbout:
@@ -77,6 +86,28 @@ def add_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:
     @app.post("/v1/captures/{capture}/outcome", status_code=204, summary="How the session ended")
     def settle(_: Coordinator, capture: UUID, outcome: Outcome) -> None:
         captures.settle(capture, sealed=outcome.sealed, distrusted=outcome.distrusted)
+
+
+def _add_machine_routes(app: FastAPI, captures: AgentCaptures, roots: Roots) -> None:
+    @app.post("/v1/found-vms", summary="VMs in the roots of this node")
+    def found(_: Coordinator) -> FoundVms:
+        return FoundVms(vms=found_vms(roots))
+
+    @app.post("/v1/machine", summary="Whether all of a VM can be captured, and its disks")
+    def machine(_: Coordinator, request: MachineRequest) -> MachineAnswer:
+        driver = find_driver(captures.drivers, "qemu")
+        assert isinstance(driver, QemuDriver)
+        path = Path(request.path)
+        return MachineAnswer(
+            disks=[
+                MachineDiskAnswer(
+                    name=one.device.rsplit("/", 1)[-1],
+                    path=str(disk_path(path, one.device)),
+                    size_bytes=one.size_bytes,
+                )
+                for one in driver.machine(request.tenant, path)
+            ]
+        )
 
 
 def _add_barrier_routes(app: FastAPI, captures: AgentCaptures, about: NodeAbout) -> None:

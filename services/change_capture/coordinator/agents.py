@@ -21,7 +21,15 @@ from libs.keys.nodes import NodeKey
 from libs.rest.client import Json, RestClient
 from libs.rest.connections import Timeouts
 from libs.runtime.tls import is_loopback
-from services.change_capture.rpc import BarrierStatus, CaptureStatus, NodeAbout, ProbeResponse
+from services.change_capture.rpc import (
+    BarrierStatus,
+    CaptureStatus,
+    FoundVm,
+    FoundVms,
+    MachineAnswer,
+    NodeAbout,
+    ProbeResponse,
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -115,6 +123,33 @@ class Agents:
         with _naming(node.name):
             answer = self._client(AgentAddress.of_node(node)).post("/v1/probe", body)
         return _read(ProbeResponse, answer).size_bytes
+
+    def machine(self, node: Node, tenant: str, path: str) -> MachineAnswer:
+        """The disks of a VM of a node, as long as all of it can be captured.
+
+        Args:
+            node: the node.
+            tenant: whom its socket must be open to there.
+            path: of the volume that is its definition.
+
+        Raises:
+            SourceError: it cannot be captured.
+            UnavailableError: the agent does not answer.
+        """
+        with _naming(node.name):
+            body = {"tenant": tenant, "path": path}
+            answer = self._client(AgentAddress.of_node(node)).post("/v1/machine", body)
+        return _read(MachineAnswer, answer)
+
+    def found_vms(self, node: Node) -> list[FoundVm]:
+        """The VMs in the roots of a node.
+
+        Raises:
+            UnavailableError: the agent does not answer.
+        """
+        with _naming(node.name):
+            answer = self._client(AgentAddress.of_node(node)).post("/v1/found-vms")
+        return _read(FoundVms, answer).vms
 
     def begin(
         self, session: SessionView, part: PartView, id_key: bytes, hints: bytes | None

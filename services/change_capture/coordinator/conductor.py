@@ -159,6 +159,14 @@ class Conductor:
                 self._capture(view)
         return view
 
+    def is_known(self, session: UUID) -> bool:
+        """Whether a session was opened, and may have ended."""
+        try:
+            read_session(self._catalog, session)
+        except NotFoundError:
+            return False
+        return True
+
     def look(self, session: UUID) -> SessionView:
         """The session as it is.
 

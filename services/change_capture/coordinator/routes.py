@@ -11,12 +11,9 @@ from pydantic import BaseModel, Field
 from libs.access.readiness import add_readiness_route
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import (
-    Node,
     Volume,
     add_volume,
-    find_node,
     group_of,
-    list_nodes,
     refuse_removed,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
@@ -32,6 +29,9 @@ from libs.rest.waiting import read_or_wait
 from services.change_capture.coordinator.agents import Agents
 from services.change_capture.coordinator.conductor import Conductor
 from services.change_capture.coordinator.hints import HintedVolume
+from services.change_capture.coordinator.machines.endpoints import add_machine_routes
+from services.change_capture.coordinator.machines.volumes import follow_disks
+from services.change_capture.coordinator.nodes.choosing import meant_node
 from services.change_capture.coordinator.nodes.endpoints import add_node_endpoints
 from services.change_capture.coordinator.session_routes import add_session_routes
 from services.change_capture.coordinator.sharing.endpoints import (
@@ -179,6 +179,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     add_node_endpoints(app, catalog, agents, node_key)
     _add_session_route(app, conductor)
     add_volume_routes(app, catalog, agents)
+    add_machine_routes(app, catalog, vault, agents)
     add_sharing_routes(app, catalog, agents)
     add_session_routes(app, catalog)
     add_tenant_routes(app, catalog, vault)
@@ -199,7 +200,7 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
         if request.path is None:
             raise BadInputError("path: it is missing; expected it, or `nodes` with a path of each")
         path, freeze, driver = request.path, request.freeze, request.driver
-        node = find_node(catalog, request.node) if request.node else _only_node(catalog)
+        node = meant_node(catalog, request.node)
         size_bytes = agents.probe(node, tenant, path, freeze, driver)
         ensure_tenant(catalog, vault, tenant)
         volume = add_volume(
@@ -212,6 +213,8 @@ def add_routes(  # noqa: PLR0913 -- what the endpoints work with
     def take(tenant: str, caller: Operator, request: SnapshotRequest) -> SessionAnswer:
         group = caller.within(lambda: group_of(catalog, tenant, request.name))
         refuse_removed(catalog, tenant, request.name)
+        if not conductor.is_known(request.session):
+            follow_disks(catalog, agents, tenant, group)
         view = conductor.request(
             tenant,
             group,
@@ -312,14 +315,6 @@ def _hinted(request: SnapshotRequest) -> HintedVolume | None:
         raise BadInputError("hints: they are relative to a base, and `full` takes none")
     check_runs(hints.runs, _CHUNK_COUNT_MAX)  # the agent knows where the volume ends
     return HintedVolume(request.name, hints.base, hints.runs)
-
-
-def _only_node(catalog: Catalog) -> Node:
-    nodes = list_nodes(catalog)
-    if len(nodes) == 1:
-        return nodes[0]
-    names = ", ".join(node.name for node in nodes) or "none has announced itself yet"
-    raise NotFoundError(f"node: name the one that the path is on ({names})")
 
 
 def _answer(view: SessionView, conductor: Conductor) -> SessionAnswer:

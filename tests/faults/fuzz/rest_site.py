@@ -139,7 +139,7 @@ def rest(database: str, tmp_path: Path) -> Iterator[Site]:
             ),
             "catalog": lambda app: _add_catalog_routes(app, site, store, vault, kek),
             "nodes": lambda app: node_routes.add_routes(app, registration, conductor),
-            "agent": lambda app: agent_routes.add_routes(app, captures, about),
+            "agent": lambda app: agent_routes.add_routes(app, captures, about, EVERYTHING),
         }
 
         def make(name: str) -> FastAPI:

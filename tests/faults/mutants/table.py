@@ -9,6 +9,7 @@ from tests.faults.mutants.domains import DOMAINS
 from tests.faults.mutants.encryption import ENCRYPTION
 from tests.faults.mutants.filter import FILTER
 from tests.faults.mutants.gone import GONE
+from tests.faults.mutants.machines import MACHINES
 from tests.faults.mutants.mutant import Mutant, scenario
 from tests.faults.mutants.nbd import NBD
 from tests.faults.mutants.nodes import NODES
@@ -367,6 +368,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *TARGETS,
     *ROOTS,
     *QEMU,
+    *MACHINES,
     *REFLINK,
     *FILTER,
     *SHARING,

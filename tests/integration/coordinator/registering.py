@@ -30,6 +30,7 @@ from services.change_capture.enrolment import accepted
 from services.change_capture.rpc import NodeAbout
 from tests.support.catalog import TENANT, CatalogSite
 from tests.support.conducting import conductor_of
+from tests.support.roots import EVERYTHING
 
 SETTINGS = ServiceSettings()
 ADMIN = "an-administrators-token"
@@ -46,7 +47,7 @@ class Agent:
             name=credential.node, boot=boot, span_address=spans, roots=["acme=/srv/acme"]
         )
         app = create_app("agent", SETTINGS, Health(), new_registry(), accepted(credential))
-        agent_routes.add_routes(app, None, about)  # type: ignore[arg-type]  # captures are not asked for
+        agent_routes.add_routes(app, None, about, EVERYTHING)  # type: ignore[arg-type]  # no captures
         self._running: AbstractContextManager[str] = serving(app, SETTINGS)
         self.url = stack.enter_context(self._running)
         self.announcement = {

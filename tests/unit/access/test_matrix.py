@@ -57,6 +57,7 @@ SESSION = "01900000-0000-7000-8000-000000000001"
 GROUP_OF = {"name": "web", "session": SESSION, "restore": SESSION}
 BODIES = {
     "POST /v1/tenants/{tenant}/volumes": {"name": "web", "path": "/disk", "node": "n"},
+    "POST /v1/tenants/{tenant}/vms": {"name": "web", "qmp": "/vm.qmp", "node": "n"},
     "POST /v1/tenants/{tenant}/snapshots": {"session": SESSION, "name": "web"},
 }
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

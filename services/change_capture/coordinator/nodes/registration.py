@@ -10,6 +10,7 @@ from uuid import UUID
 
 from libs.catalogdb.nodes.announcing import announce_node, heard_again
 from libs.catalogdb.nodes.enrolment import enrol, known_node
+from libs.catalogdb.notifications.machines import SeenMachine, review_machines
 from libs.catalogdb.notifications.nodes import DiskSpace
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import NO_BOOT, Node
@@ -60,7 +61,7 @@ class Registration:
         return credential.text
 
     def announce(self, caller: NodeIdentity, announced: NodeAnnouncement) -> None:
-        """Record where a node's agent can be reached and which process it is.
+        """Record where a node's agent can be reached and which process it is, and its VMs.
 
         Raises:
             BadInputError: no agent may have such an address.
@@ -68,6 +69,12 @@ class Registration:
             ConflictError: the node's agent still answers at another address.
             UnavailableError: the agent cannot be reached at the address, or another one answers.
         """
+        self._record(caller, announced)
+        if announced.vms is not None:
+            seen = [SeenMachine(one.tenant, one.socket) for one in announced.vms]
+            review_machines(self._catalog, caller.name, seen)
+
+    def _record(self, caller: NodeIdentity, announced: NodeAnnouncement) -> None:
         node = Node(
             caller.name,
             announced.rpc_url,

@@ -136,6 +136,11 @@ class Roots:
         for root in self._roots:
             self._refuse_own(root)
 
+    @property
+    def opened(self) -> Sequence[Root]:
+        """The roots, the longest first."""
+        return self._roots
+
     def open(self, tenant: str, path: Path) -> OpenSource:
         """Open a volume of a tenant.
 

@@ -4,6 +4,8 @@ The frozen view is copy-before-write in the process (`cut`). A bitmap is begun j
 When the capture is complete, it becomes the bitmap that is kept, in one transaction of QEMU, and
 named after volume, session and device. It goes on to record, whatever becomes of later captures. So
 a capture reads what a copy of its base's bitmap has, and a capture that fails has changed nothing.
+
+The definition of a VM is a volume, too, which is cut with the disks of its process (`machine`).
 """
 
 import contextlib
@@ -15,6 +17,8 @@ from pathlib import Path
 from uuid import UUID
 
 from libs.errors import BackcastError, SourceError
+from libs.machines.definition import MachineDisk
+from libs.machines.places import machine_of
 from services.change_capture.drivers.local.roots import Roots
 from services.change_capture.drivers.port import (
     Driver,
@@ -29,13 +33,20 @@ from services.change_capture.drivers.qemu.cut import Freezing, find_disk, freeze
 from services.change_capture.drivers.qemu.gate import DisksTogether, QemuGate
 from services.change_capture.drivers.qemu.graph import graph_of
 from services.change_capture.drivers.qemu.identity import identity_of
+from services.change_capture.drivers.qemu.machine.reading import MachineReading
+from services.change_capture.drivers.qemu.machine.telling import told_disks
+from services.change_capture.drivers.qemu.machine.view import MachineView
 from services.change_capture.drivers.qemu.names import ViewNames
 from services.change_capture.drivers.qemu.own_views import OwnViews
-from services.change_capture.drivers.qemu.place import place_of
+from services.change_capture.drivers.qemu.place import place_of, socket_of
 from services.change_capture.drivers.qemu.process import DiskProcess
 from services.change_capture.drivers.qemu.qmp import QmpConnection
 from services.change_capture.drivers.qemu.records import DiskRecord, DiskRecords
 from services.change_capture.drivers.qemu.view import DiskFacts, QemuView
+from services.change_capture.drivers.scan.fingerprints import (
+    keep_only as keep_only_fingerprints,
+)
+from services.change_capture.drivers.scan.tracker import FingerprintTracker
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +89,14 @@ class QemuDriver:
         Raises:
             BackcastError: also if the process does not answer, or is no QEMU.
         """
-        place = place_of(order.path)
-        process = DiskProcess(self._roots, order.tenant, place.socket)
+        process = DiskProcess(self._roots, order.tenant, socket_of(order.path))
         with process.qmp() as qmp:
             process.require_served_safely(qmp)
-            find_disk(graph_of(qmp), place)
-        key = (order.session, order.attempt, place.socket)
+            if machine_of(order.path):
+                told_disks(qmp)
+            else:
+                find_disk(graph_of(qmp), place_of(order.path))
+        key = (order.session, order.attempt, process.socket)
         with self._lock:
             together = self._together.get(key)
             if together is None:
@@ -99,35 +112,81 @@ class QemuDriver:
     def cut(self, tenant: str, paths: Sequence[Path], *, is_all: bool) -> Sequence[FrozenView]:
         """Views of disks of one process that are cut at one instant, in the order of their paths.
 
+        The definition of its VM may be among them.
+
         Args:
             tenant: whose.
-            paths: of the disks.
+            paths: of the volumes.
             is_all: whether nothing else must be of the same moment.
 
         Raises:
             BackcastError: as `view`; nothing is cut then.
         """
-        process = DiskProcess(self._roots, tenant, place_of(paths[0]).socket)
+        process = DiskProcess(self._roots, tenant, socket_of(paths[0]))
         return self._cut(process, paths, is_all)
+
+    def machine(self, tenant: str, path: Path) -> Sequence[MachineDisk]:
+        """The disks of a VM, as long as all of it can be protected.
+
+        Args:
+            tenant: whose.
+            path: of the volume that is its definition.
+
+        Raises:
+            BackcastError: as `view`.
+        """
+        place = machine_of(path)
+        if place is None:
+            raise SourceError(f"volume {path}: it is no VM; expected SOCKET/machine")
+        process = DiskProcess(self._roots, tenant, place.socket)
+        with process.qmp() as qmp:
+            process.require_served_safely(qmp)
+            MachineReading(self._roots, tenant, place, qmp).view(is_frozen=True)
+            return told_disks(qmp)
 
     def _forget(self, key: tuple[UUID, int, Path]) -> None:
         with self._lock:
             self._together.pop(key, None)
 
-    def _cut(self, process: DiskProcess, paths: Sequence[Path], is_frozen: bool) -> list[QemuView]:
-        """Views of disks of one process, which are cut at one instant."""
-        with (
-            self._views.changing(process.socket),
-            process.qmp() as qmp,
-            contextlib.ExitStack() as undone,
-        ):
+    def _cut(
+        self, process: DiskProcess, paths: Sequence[Path], is_frozen: bool
+    ) -> Sequence[FrozenView]:
+        """Views of disks of one process, which are cut at one instant, and of its VM."""
+        if len({*paths}) < len(paths):
+            raise SourceError(
+                f"disks of {process.socket}: two volumes of the group are one disk; remove one"
+            )
+        disks = [path for path in paths if machine_of(path) is None]
+        with self._views.changing(process.socket), process.qmp() as qmp:
             process.require_served_safely(qmp)
+            readings = {
+                path: MachineReading(self._roots, process.tenant, place, qmp)
+                for path in paths
+                if (place := machine_of(path))
+            }
+            cut: Sequence[QemuView] = self._cut_disks(process, qmp, disks, is_frozen)
+            views: dict[Path, FrozenView] = dict(zip(disks, cut, strict=True))
+            try:
+                for path, reading in readings.items():
+                    views[path] = reading.view(is_frozen=is_frozen)
+            except BaseException:
+                for view in cut:
+                    view.hang_up()
+                    self._views.end(view.names)
+                self._undo(process, qmp)
+                for view in cut:
+                    self._views.close_scratch(view.names)
+                raise
+            return [views[path] for path in paths]
+
+    def _cut_disks(
+        self, process: DiskProcess, qmp: QmpConnection, paths: Sequence[Path], is_frozen: bool
+    ) -> Sequence[QemuView]:
+        with contextlib.ExitStack() as undone:
             self._views.remove(process, qmp)
+            if not paths:
+                return []
             graph = graph_of(qmp)
-            if len({*paths}) < len(paths):
-                raise SourceError(
-                    f"disks of {process.socket}: two volumes of the group are one disk; remove one"
-                )
             places = [place_of(path) for path in paths]
             disks = [find_disk(graph, place) for place in places]
             undone.callback(self._undo, process, qmp)
@@ -164,6 +223,8 @@ class QemuDriver:
         Raises:
             BackcastError: the process does not answer, or refuses a step.
         """
+        if isinstance(view, MachineView):  # small, so all of it is compared
+            return FingerprintTracker(order, view, self._records.folder)
         assert isinstance(view, QemuView)
         self._records.write(
             "volumes", order.volume, DiskRecord(view.process.tenant, str(order.path))
@@ -171,7 +232,8 @@ class QemuDriver:
         return BitmapTracker(order, view)
 
     def forget(self, volume: UUID) -> None:
-        """Remove the volume's bitmaps, where its process can be reached."""
+        """Remove the volume's bitmaps, where its process can be reached, and its fingerprints."""
+        keep_only_fingerprints(self._records.folder, volume, set())
         record = self._records.read("volumes", volume)
         if record is None:
             return

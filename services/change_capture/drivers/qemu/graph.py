@@ -136,4 +136,7 @@ def _below(told: Document) -> Iterator[tuple[str, str]]:
 def _devices(told: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     for one in told:
         if one.get("qdev") and one.get("inserted", {}).get("node-name"):
-            yield str(one["qdev"]), str(one["inserted"]["node-name"])
+            # A device is told by its path, or by its id alone (`-device scsi-hd,id=ID`).
+            told_as = str(one["qdev"])
+            path = told_as if told_as.startswith("/") else f"/machine/peripheral/{told_as}"
+            yield path, str(one["inserted"]["node-name"])

@@ -74,9 +74,13 @@ class QmpConnection:
 
     @property
     def user(self) -> int:
-        """Id of the user that the process runs as."""
-        told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        return int(_PEER.unpack(told)[1])
+        """Id of the user that the process ran as when it began to listen."""
+        return self._peer()[1]
+
+    @property
+    def process(self) -> int:
+        """Number of the process that began to listen; it may have ended. 0: none of this host's."""
+        return self._peer()[0]
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Have a command carried out; what it returns. Underscores in arguments are hyphens.
@@ -113,6 +117,11 @@ class QmpConnection:
         """End the conversation."""
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _peer(self) -> tuple[int, int]:
+        told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        process, user, _ = _PEER.unpack(told)
+        return int(process), int(user)
 
     def _line(self, deadline: float) -> Document:
         searched = 0

@@ -1,0 +1,1 @@
+"""VMs as groups of volumes: how one is protected, and how its disks are followed."""
