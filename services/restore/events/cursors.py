@@ -49,10 +49,13 @@ class TenantCursors:
         self._tenant = tenant
 
     def seal(self, positions: Mapping[str, int]) -> str:
-        """A cursor that means these positions."""
-        nonce = os.urandom(_NONCE_SIZE_BYTES)
-        sealed = self._ciphers[0].encrypt(nonce, _packed(positions), None)
-        return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
+        """A cursor that means these positions. It begins with no dash, as options do."""
+        while True:
+            nonce = os.urandom(_NONCE_SIZE_BYTES)
+            sealed = self._ciphers[0].encrypt(nonce, _packed(positions), None)
+            made = base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
+            if not made.startswith("-"):
+                return made
 
     def open(self, text: str, topics: Iterable[str] = ()) -> dict[str, int]:
         """Position per topic.

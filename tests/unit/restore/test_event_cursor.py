@@ -1,5 +1,7 @@
 """What tenants get instead of positions of the log."""
 
+import os
+
 import pytest
 
 from libs.errors import BadInputError
@@ -66,3 +68,9 @@ def test_a_cursor_that_was_changed_is_refused() -> None:
 def test_a_topic_that_the_log_has_not_is_refused(topic: str) -> None:
     with pytest.raises(BadInputError, match="the catalog's log has"):
         OURS.open("", (topic,))
+
+
+def test_a_cursor_is_no_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([b"\xf8" * 12, b"\xfb" * 12, b"\x00" * 12])  # 62 is the dash
+    monkeypatch.setattr(os, "urandom", lambda _: next(drawn))
+    assert TenantCursors(KEK, "a").seal({}).startswith("A")
