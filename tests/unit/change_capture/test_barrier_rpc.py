@@ -103,7 +103,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     about = NodeAbout(name="node-1", boot=made.captures.boot, span_address="", roots=[])
-    add_routes(made.app, made.captures, about)
+    add_routes(made.app, made.captures, about, EVERYTHING)
 
     @made.app.post("/v1/nodes/node-1/report")
     def report(report: NodeReport) -> ReportAnswer:
