@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from libs.catalogdb.log.log import append
@@ -247,7 +248,7 @@ def list_volumes(
     with catalog.transaction() as tx:
         return all_rows(
             tx,
-            Volume,
+            _as_volume,
             _VOLUMES + " WHERE t.name = %s" + of_group + " ORDER BY v.name",
             [tenant, group, group, removed],
         )
@@ -317,8 +318,12 @@ def _tenant(tx: Tx, name: str) -> Tenant | None:
     )
 
 
+def _as_volume(followers: list[str], **columns: Any) -> Volume:
+    return Volume(followers=tuple(followers), **columns)
+
+
 def _volume(tx: Tx, tenant: str, name: str) -> Volume | None:
-    return one_row(tx, Volume, _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name])
+    return one_row(tx, _as_volume, _VOLUMES + " WHERE t.name = %s AND v.name = %s", [tenant, name])
 
 
 def read_volume(tx: Tx, tenant: str, name: str) -> Volume:

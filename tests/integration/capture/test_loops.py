@@ -40,7 +40,7 @@ LOOPS = {
         *("collection", "upkeep", "verification", "watch", "figures", "tokens", "audit"),
     },
     "coordinator": {"listening", "watch", "tokens"},
-    "agent": {"announce", "let go", "report"},
+    "agent": {"announce", "let go", "report", "discover"},
     "chunker": {"renew", "announce"},
     "restore": {"listening", "tokens"},
 }

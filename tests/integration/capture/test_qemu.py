@@ -88,14 +88,14 @@ def test_an_agent_that_was_killed_knows_what_changed_since(
     site: RunningSite, daemon: StorageDaemon
 ) -> None:
     write(daemon, 0, 64)
-    protect(site, "agent-killed", daemon)
-    site.take("agent-killed")
+    protect(site, "qemu-agent-killed", daemon)
+    site.take("qemu-agent-killed")
     write(daemon, 5, 1)
     site.kill("agent")
     site.start("agent")
-    taken = site.take("agent-killed")
+    taken = site.take("qemu-agent-killed")
     assert (part_of(taken)["tracking"], part_of(taken)["read_bytes"]) == ("candidates", CHUNK)
-    assert site.matches("agent-killed", daemon.image)
+    assert site.matches("qemu-agent-killed", daemon.image)
 
 
 def test_a_bitmap_that_lies_is_found_out(site: RunningSite, tmp_path: Path) -> None:
