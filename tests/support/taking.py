@@ -1,5 +1,6 @@
 """One capture by a driver as the agent makes it, without threads and without events."""
 
+from collections.abc import Callable
 from uuid import UUID
 
 from libs.packs.layout import CHUNK_SIZE_BYTES
@@ -87,3 +88,26 @@ def chunks_of(view: FrozenView) -> Chunks:
         if any(buffer):
             found[index] = bytes(buffer)
     return found
+
+
+def settle_by_the_next_order(
+    site: Site, restart: Callable[[], None], kept: Callable[[], set[UUID]]
+) -> None:
+    """The agent dies before it hears how a session ended: the next order's base tells it.
+
+    Args:
+        site: of a driver that keeps something of each session until that is settled.
+        restart: begins another agent process.
+        kept: the sessions of which it keeps something.
+    """
+    site.write(0, 4)
+    first = Taken(site, None).settle(sealed=True)
+    site.write(1, 1)
+    second = Taken(site, first)
+    assert kept() == {first.session, second.session}
+    restart()
+    assert kept() == {first.session, second.session}
+    site.write(2, 1)
+    third = Taken(site, second)
+    assert (third.named, third.trust) == ({2}, "candidates")
+    assert kept() == {second.session, third.session}

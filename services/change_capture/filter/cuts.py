@@ -12,6 +12,7 @@ with it the tracking (`tracking`).
 
 import logging
 import threading
+from collections import Counter
 
 from libs.errors import (
     BackcastError,
@@ -73,8 +74,10 @@ class FilterCuts:
             server,
             Member(tracking.epoch, scratch.wait_seconds_max, self._tell_lead, self.end),
         )
-        #: Why frozen views broke.
-        self.broken_views: list[BreakReason] = []
+        #: Frozen views that broke, by why.
+        self.broken_views: Counter[BreakReason] = Counter()
+        #: A view breaks under its own lock, while another thread may have that of the cuts.
+        self._counting = threading.Lock()
 
     @property
     def epoch(self) -> str:
@@ -372,8 +375,12 @@ class FilterCuts:
 
     def _made_scratch(self) -> FrozenBytes:
         made = self._scratch.made(self.volume.disk)
-        made.on_broken = self.broken_views.append
+        made.on_broken = self._note_broken
         return made
+
+    def _note_broken(self, kind: BreakReason) -> None:
+        with self._counting:
+            self.broken_views[kind] += 1
 
     def _broken_hold(self, seconds: float) -> HoldBrokenError:
         return HoldBrokenError(

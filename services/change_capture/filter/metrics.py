@@ -90,7 +90,7 @@ class _FilterMetrics(Collector):
             f"{_NAME}broken_views", "Frozen views that broke, by reason.", labels=["reason"]
         )
         for kind in get_args(BreakReason):
-            broken.add_metric([kind], cuts.broken_views.count(kind))
+            broken.add_metric([kind], cuts.broken_views[kind])
         yield broken
 
     def _of_tracking(self) -> Iterator[Metric]:

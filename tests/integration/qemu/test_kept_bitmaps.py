@@ -10,7 +10,7 @@ from services.change_capture.drivers.qemu.driver import QemuDriver
 from services.change_capture.drivers.qemu.names import KeptName, kept_name
 from tests.support.driver_sites import VOLUME, QemuSite
 from tests.support.roots import EVERYTHING
-from tests.support.taking import Taken
+from tests.support.taking import Taken, settle_by_the_next_order
 
 #: What the process has when no capture is going on.
 AT_REST = (["disk", "top"], ["guest"])
@@ -59,18 +59,9 @@ def test_a_session_that_failed_leaves_the_bitmap_of_its_base(any_site: QemuSite)
 
 
 def test_what_nobody_settled_is_settled_by_the_next_order(site: QemuSite) -> None:
-    """The agent died before it heard: the order's base tells which of the two counts."""
-    site.write(0, 4)
-    first = Taken(site, None).settle(sealed=True)
-    site.write(1, 1)
-    second = Taken(site, first)
-    assert len(kept(site)) == 2
-    restarted(site)
-    assert len(kept(site)) == 2
-    site.write(2, 1)
-    third = Taken(site, second)
-    assert (third.named, third.trust) == ({2}, "candidates")
-    assert {one.session for one in kept(site)} == {second.session, third.session}
+    settle_by_the_next_order(
+        site, lambda: restarted(site), lambda: {one.session for one in kept(site)}
+    )
 
 
 def test_a_restart_of_the_vm_keeps_a_bitmap_in_qcow2(site: QemuSite) -> None:

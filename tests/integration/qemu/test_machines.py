@@ -63,13 +63,13 @@ class DefinitionSite(Site):
         self.path = machine_path(machine.socket, None)
 
     def write_bytes(self, offset: int, content: bytes) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("what a definition says follows from the VM")
 
     def resize(self, size_bytes: int) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a definition is as long as it is")
 
     def replace(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a definition is that of its VM")
 
 
 def bytes_of(view: FrozenView) -> bytes:

@@ -43,13 +43,13 @@ class MachineSite(Site):
         self.machine.write(0, at, length, self.writes)
 
     def write_bytes(self, offset: int, content: bytes) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("its guest writes whole chunks by number: `write`")
 
     def resize(self, size_bytes: int) -> None:
         self.machine.do("block_resize", node_name="disk0", size=size_bytes)
 
     def replace(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a disk is not exchanged while its VM runs")
 
     def close(self) -> None:
         self.machine.close()

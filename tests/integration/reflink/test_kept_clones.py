@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.integration.reflink.conftest import site_on
 from tests.support.conducting import node_barriers
 from tests.support.driver_sites import VOLUME, ReflinkSite
 from tests.support.roots import EVERYTHING, TENANT
-from tests.support.taking import Taken
+from tests.support.taking import Taken, settle_by_the_next_order
 
 #: One capture of a volume that is killed at a call; arguments: volume, state folder, call, number.
 _CAPTURER = """
@@ -90,20 +90,11 @@ def test_a_session_that_failed_leaves_the_clone_of_its_base(site: ReflinkSite) -
 
 
 def test_what_nobody_settled_is_settled_by_the_next_order(site: ReflinkSite) -> None:
-    """The agent died before it heard: the order's base tells which of the two counts."""
-    site.write(0, 4)
-    first = Taken(site, None).settle(sealed=True)
-    site.write(1, 1)
-    second = Taken(site, first)
-    assert len(clones(site)) == 2
-    restarted(site)
-    assert len(clones(site)) == 2
-    site.write(2, 1)
-    third = Taken(site, second)
-    assert (third.named, third.trust) == ({2}, "candidates")
-    assert {path.name for path in clones(site)} == {
-        f"{VOLUME}.{one.session}" for one in (second, third)
-    }
+    settle_by_the_next_order(
+        site,
+        lambda: restarted(site),
+        lambda: {UUID(path.name.removeprefix(f"{VOLUME}.")) for path in clones(site)},
+    )
 
 
 @pytest.mark.parametrize(
