@@ -27,6 +27,7 @@ from libs.catalogdb.snapshots.points import (
     read_snapshot,
 )
 from libs.catalogdb.volumes.sharing import places_of
+from libs.catalogdb.volumes.writing import WritingNode, writing_nodes
 from libs.points import RecoveryPoint
 from libs.reading.volume import VolumeReaders
 from libs.rest.auth import Caller, Role, require
@@ -112,14 +113,6 @@ class SnapshotAnswer(BaseModel):
     barrier: list[BarrierAnswer] = Field(
         description="What its nodes said when they were cut together; empty if there was no need"
     )
-
-
-class WritingNode(BaseModel):
-    """A node that writes a volume."""
-
-    node: str
-    path: str
-    lead: bool = Field(description="Whether it captures the volume")
 
 
 class VolumeAnswer(BaseModel):
@@ -240,10 +233,7 @@ def _volume_answer(volume: Volume, newest: Mapping[UUID, SnapshotVolume]) -> Vol
         group=volume.group,
         node=volume.node,
         path=volume.path,
-        nodes=[
-            WritingNode(node=place.node, path=place.path, lead=number == 0)
-            for number, place in enumerate(places_of(volume))
-        ],
+        nodes=writing_nodes(places_of(volume)),
         freeze=volume.freeze,
         driver=volume.driver,
         removed_at=volume.removed_at,

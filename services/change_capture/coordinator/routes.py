@@ -17,7 +17,8 @@ from libs.catalogdb.protected import (
     refuse_removed,
 )
 from libs.catalogdb.sessions.session import GroupBusy, SessionView
-from libs.catalogdb.volumes.sharing import DRIVER, Place, check_places, share
+from libs.catalogdb.volumes.sharing import DRIVER, Place, check_places, places_of, share
+from libs.catalogdb.volumes.writing import WritingNode, writing_nodes
 from libs.errors import BadInputError, ConflictError, NotFoundError
 from libs.ids import check_name
 from libs.keys.nodes import NodeKey
@@ -36,9 +37,7 @@ from services.change_capture.coordinator.nodes.endpoints import add_node_endpoin
 from services.change_capture.coordinator.session_routes import add_session_routes
 from services.change_capture.coordinator.sharing.endpoints import (
     NodePlace,
-    WritingNode,
     add_sharing_routes,
-    nodes_of,
     probe_all,
 )
 from services.change_capture.coordinator.tenant_routes import add_tenant_routes
@@ -236,7 +235,7 @@ def _protected(volume: Volume, size_bytes: int) -> VolumeAnswer:
         freeze=volume.freeze,
         driver=volume.driver,
         size_bytes=size_bytes,
-        nodes=nodes_of(volume),
+        nodes=writing_nodes(places_of(volume)),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from libs.catalogdb.pool import Catalog
 from libs.catalogdb.protected import Volume, find_node, find_volume
 from libs.catalogdb.volumes.sharing import DRIVER, Place, join, leave, places_of
+from libs.catalogdb.volumes.writing import WritingNode, writing_nodes
 from libs.errors import BadInputError
 from libs.rest.auth import Caller, Role, require
 from libs.rest.strict import Body
@@ -25,14 +26,6 @@ class NodePlace(Body):
 
     node: str = Field(description="Name of the node")
     path: str = Field(description="Path of the file or block device there")
-
-
-class WritingNode(BaseModel):
-    """A node that writes a volume."""
-
-    node: str
-    path: str
-    lead: bool = Field(description="Whether it captures the volume")
 
 
 class JoinRequest(NodePlace):
@@ -94,16 +87,10 @@ def probe_all(catalog: Catalog, agents: Agents, tenant: str, places: Sequence[Pl
     return next(iter(sizes.values()))
 
 
-def nodes_of(volume: Volume) -> list[WritingNode]:
-    """The nodes that write a volume, the lead first."""
-    places = places_of(volume)
-    return [
-        WritingNode(node=place.node, path=place.path, lead=number == 0)
-        for number, place in enumerate(places)
-    ]
-
-
 def _answer(volume: Volume) -> SharedAnswer:
     return SharedAnswer(
-        volume=volume.volume, name=volume.name, group=volume.group, nodes=nodes_of(volume)
+        volume=volume.volume,
+        name=volume.name,
+        group=volume.group,
+        nodes=writing_nodes(places_of(volume)),
     )
